@@ -1,0 +1,203 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Pre-train a small masked autoencoder: how the backbone that ships with the examples was made.
+
+    accelerate launch examples/pretrain_mae.py --dataset uoft-cs/cifar10 --output_dir runs/mae
+
+`transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the normalised
+pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script leaves in `output_dir`:
+
+    encoder/               a `ViTModel` in half precision, with its image processor
+    log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
+    checkpoint/            the newest training state; run the same command again to go on from it
+
+The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which suits small images only.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from datasets import load_dataset
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+from transformers import (
+    AutoImageProcessor,
+    HfArgumentParser,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTModel,
+    get_cosine_schedule_with_warmup,
+)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Arguments:
+    """Defaults: the recipe of the shipped backbone."""
+
+    dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
+    output_dir: str = field(default="runs/mae", metadata={"help": "where everything is written"})
+    image_size: int = field(default=32, metadata={"help": "pixels a side; images are resized to it"})
+    patch_size: int = field(default=4, metadata={"help": "pixels a side of one patch"})
+    hidden_size: int = field(default=128, metadata={"help": "width of the encoder"})
+    num_hidden_layers: int = field(default=12, metadata={"help": "blocks of the encoder"})
+    num_attention_heads: int = field(default=4, metadata={"help": "heads of the encoder"})
+    decoder_hidden_size: int = field(default=96, metadata={"help": "width of the two-block decoder"})
+    mask_ratio: float = field(default=0.75, metadata={"help": "share of patches that is hidden"})
+    num_train_epochs: int = field(default=40, metadata={"help": "passes over the training images"})
+    warmup_epochs: int = field(default=3, metadata={"help": "epochs of linear warm-up; a cosine follows"})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
+    min_crop: float = field(default=0.4, metadata={"help": "smallest area of the random crop, as a share"})
+    seed: int = field(default=0, metadata={"help": "of weights, order, crops and masks"})
+
+
+def load_images(dataset: str, image_size: int) -> torch.Tensor:
+    """All training images as one uint8 tensor of shape (N, 3, image_size, image_size)."""
+    split = load_dataset(dataset, split="train")
+    column = "image" if "image" in split.column_names else "img"
+    images = torch.empty(len(split), 3, image_size, image_size, dtype=torch.uint8)
+    for i, image in enumerate(tqdm(split[column], desc="decode", leave=False)):
+        image = image.convert("RGB").resize((image_size, image_size))
+        images[i] = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(
+            image_size, image_size, 3
+        ).permute(2, 0, 1)
+    return images
+
+
+def augment(images: torch.Tensor, min_crop: float) -> torch.Tensor:
+    """Random resized crop and flip of a uint8 batch (B, 3, H, W), then ImageNet normalisation, as float."""
+    n = len(images)
+    side = torch.empty(n).uniform_(min_crop, 1).sqrt()
+    flip = torch.randint(0, 2, (n,)) * 2.0 - 1.0
+    shift_x, shift_y = (torch.empty(2, n).uniform_(-1, 1)) * (1 - side)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 2] = side * flip, shift_x
+    theta[:, 1, 1], theta[:, 1, 2] = side, shift_y
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    pixels = F.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
+    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels - mean) / std
+
+
+def build_model(args: Arguments) -> ViTMAEForPreTraining:
+    """A masked autoencoder whose encoder has the blocks of `ViTModel`."""
+    return ViTMAEForPreTraining(
+        ViTMAEConfig(
+            image_size=args.image_size,
+            patch_size=args.patch_size,
+            hidden_size=args.hidden_size,
+            num_hidden_layers=args.num_hidden_layers,
+            num_attention_heads=args.num_attention_heads,
+            intermediate_size=4 * args.hidden_size,
+            decoder_hidden_size=args.decoder_hidden_size,
+            decoder_num_hidden_layers=2,
+            decoder_num_attention_heads=3,
+            decoder_intermediate_size=4 * args.decoder_hidden_size,
+            mask_ratio=args.mask_ratio,
+            norm_pix_loss=True,
+            initializer_range=args.hidden_size**-0.5,  # the default, 0.02, is made for width 768 and stalls here
+            layer_norm_eps=1e-6,
+        )
+    )
+
+
+def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
+    """Write the encoder as a half-precision `ViTModel`; its keys are the same, so loading is strict."""
+    shared = {k: v for k, v in mae.config.to_dict().items() if k in ViTConfig().to_dict() and k != "model_type"}
+    encoder = ViTModel(ViTConfig(**shared), add_pooling_layer=False)
+    encoder.load_state_dict(mae.vit.state_dict(), strict=True)
+    encoder.half().save_pretrained(folder)
+    side = {"height": mae.config.image_size, "width": mae.config.image_size}
+    ViTImageProcessor(size=side, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(folder)  # what users will call must work on what was written
+
+
+def plot_loss(log: Path, target: Path) -> None:
+    """Draw the curve of `log.jsonl`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    axes.plot([r["epoch"] for r in rows], [r["loss"] for r in rows])
+    axes.set(xlabel="epoch", ylabel="masked-pixel loss", title="MAE pre-training")
+    figure.savefig(target, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    accelerator = Accelerator()
+    set_seed(args.seed, device_specific=True)  # every process draws crops and masks of its own
+    output, checkpoint = Path(args.output_dir), Path(args.output_dir) / "checkpoint"
+    output.mkdir(parents=True, exist_ok=True)
+
+    images = load_images(args.dataset, args.image_size)
+    loader = DataLoader(TensorDataset(images), args.per_device_train_batch_size, shuffle=True, drop_last=True)
+    model = build_model(args)
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.learning_rate,
+        betas=(0.9, 0.95),
+    )
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    # The scheduler is stepped by hand, once per optimizer step, so it counts this process's steps.
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, args.warmup_epochs * len(loader), args.num_train_epochs * len(loader)
+    )
+    accelerator.register_for_checkpointing(schedule)
+
+    log, first = output / "log.jsonl", 0
+    if checkpoint.exists():
+        accelerator.load_state(str(checkpoint))
+        first = schedule.last_epoch // len(loader)
+        accelerator.print(f"resumed after epoch {first}")
+    if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
+        rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
+        log.write_text("".join(rows))
+
+    model.train()
+    for epoch in range(first, args.num_train_epochs):
+        loader.set_epoch(epoch)
+        start, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
+        bar = tqdm(loader, desc=f"epoch {epoch + 1}", disable=not accelerator.is_main_process, leave=False)
+        for (batch,) in bar:
+            loss = model(pixel_values=augment(batch, args.min_crop)).loss
+            accelerator.backward(loss)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total += loss.detach()
+        mean = accelerator.gather(total / len(loader)).mean().item()
+        if not math.isfinite(mean):
+            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
+        accelerator.save_state(str(checkpoint))
+        if accelerator.is_main_process:
+            seconds = round(time.perf_counter() - start, 1)
+            with log.open("a") as file:
+                file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
+            tqdm.write(f"epoch {epoch + 1}/{args.num_train_epochs}  loss {mean:.4f}  {seconds} s")
+
+    if accelerator.is_main_process:
+        export_encoder(accelerator.unwrap_model(model), output / "encoder")
+        plot_loss(log, output / "loss.png")
+        print(f"encoder: {output / 'encoder'}")
+
+
+if __name__ == "__main__":
+    main()

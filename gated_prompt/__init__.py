@@ -1,0 +1,37 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Gated visual prompt tuning for Vision Transformers, as a PEFT method.
+
+Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_model`, `PeftModel` and the rest
+of PEFT then work as with any other method.
+"""
+
+from .config import GatedPromptConfig
+from .errors import (
+    AdapterMismatchError,
+    ArchitectureError,
+    ConfigError,
+    DamagedAdapterError,
+    GatedPromptError,
+    UnsupportedOperationError,
+)
+from .model import GatedPromptModel
+from .readouts import gates, selection_ratios, temperatures
+from .registration import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterMismatchError",
+    "ArchitectureError",
+    "ConfigError",
+    "DamagedAdapterError",
+    "GatedPromptConfig",
+    "GatedPromptError",
+    "GatedPromptModel",
+    "UnsupportedOperationError",
+    "gates",
+    "selection_ratios",
+    "temperatures",
+]
+
+register(GatedPromptConfig, GatedPromptModel)

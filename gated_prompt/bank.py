@@ -1,0 +1,174 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The parameters of all adapters on one model: prompt tokens, gate logits and temperatures.
+
+There is one bank a model, a child of its root named `gated_prompt`, so that the keys of an adapter file hold no
+path into the backbone and survive renamings there. What the numbers do is in `hooks.py`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .architecture import VisionTransformer
+from .config import GatedPromptConfig
+from .errors import UnsupportedOperationError
+from .layout import GATE_LOGITS, TEMPERATURES, TOKENS, gated_block_indices, parameter_shapes
+
+MERGE_REFUSAL = (
+    "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
+    "Keep the adapter beside the base model, or call unload() to get the base model back"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the hooks need to know of one adapter; constants, while the tensors stay in the bank.
+
+    `prompts`: the slice of the token axis that holds the prompts; `gate_rows`: row of `gate_logits` by block.
+    """
+
+    name: str
+    config: GatedPromptConfig
+    num_layers: int
+    prompts: slice
+    gate_rows: dict[int, int]
+
+
+class PromptBank(nn.Module, BaseTunerLayer):
+    """Holds, for each adapter name:
+
+    - `gated_prompt_tokens` (S, P, D), S = 1, or L - k when deep;
+    - `gated_prompt_gate_logits` (G,), one for each gated block, where gates are learned;
+    - `gated_prompt_temperatures` (L - k,), one for each block from k on, where temperatures are learned.
+    """
+
+    adapter_layer_names = (TOKENS, GATE_LOGITS, TEMPERATURES)
+    other_param_names = ("plans",)
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.gated_prompt_tokens = nn.ParameterDict()
+        self.gated_prompt_gate_logits = nn.ParameterDict()
+        self.gated_prompt_temperatures = nn.ParameterDict()
+        self.plans: dict[str, Plan] = {}
+        self.handles: list[RemovableHandle] = []
+        self.sequence_length = -1  # tokens without prompts, as the last forward saw them
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self._active_adapter: list[str] = []
+        # Plain lists: as submodules they would appear twice in the model's state dict.
+        self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
+
+    def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
+        """Make the parameters of a new adapter, on the device and in the precision of the blocks.
+
+        Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the bound of the patch projection's Xavier
+        start, as in the official code; gate logits at `gate_init`; temperatures at `temperature_init`.
+        """
+        num_layers = len(vit.blocks)
+        shapes = parameter_shapes(config, num_layers, vit.hidden_size)
+        bound = math.sqrt(6.0 / (vit.patch_values + vit.hidden_size))
+        like = next((p for p in vit.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        starts = {TOKENS: (-bound, bound), GATE_LOGITS: (config.gate_init,) * 2, TEMPERATURES: (config.temperature_init,) * 2}
+        for name, shape in shapes.items():
+            start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
+            getattr(self, name)[adapter_name] = nn.Parameter(start)
+        first, gated = config.num_prefix_tokens or 0, gated_block_indices(config, num_layers)
+        self.plans[adapter_name] = Plan(
+            name=adapter_name,
+            config=config,
+            num_layers=num_layers,
+            prompts=slice(first, first + config.num_virtual_tokens),
+            gate_rows={block: row for row, block in enumerate(gated)},
+        )
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the active adapter; None when adapters are disabled or none is active."""
+        if self.disable_adapters or not self.active_adapters:
+            return None
+        return self.plans.get(self.active_adapters[0])
+
+    def tokens(self, plan: Plan, block: int) -> torch.Tensor:
+        """Prompt tokens (P, D) that enter at this block."""
+        return self.gated_prompt_tokens[plan.name][block - plan.config.insert_at if plan.config.deep else 0]
+
+    def gate(self, plan: Plan, block: int) -> torch.Tensor | None:
+        """Gate value g = sigmoid(logit) of this block as a scalar tensor, or None where there is no gate."""
+        row = plan.gate_rows.get(block)
+        return None if row is None else torch.sigmoid(self.gated_prompt_gate_logits[plan.name][row])
+
+    def inverse_temperature(self, plan: Plan, block: int) -> torch.Tensor | float | None:
+        """1 / tau of this block, or None where it is exactly 1 for good."""
+        if block < plan.config.insert_at:
+            return None
+        if plan.config.temperature:
+            return 1.0 / self.gated_prompt_temperatures[plan.name][block - plan.config.insert_at]
+        return None if plan.config.temperature_init == 1.0 else 1.0 / plan.config.temperature_init
+
+    def project_temperatures(self, plan: Plan) -> None:
+        """Move the temperatures into their range, outside autograd.
+
+        A clamp inside the graph would cut the gradient outside the range, and a temperature that stepped out
+        could never come back.
+        """
+        if plan.config.temperature:
+            self.gated_prompt_temperatures[plan.name].data.clamp_(*plan.config.temperature_range)
+
+    def train(self, mode: bool = True) -> "PromptBank":
+        """Set the mode; with `eval_backbone` the inside of the frozen blocks stays in eval mode.
+
+        The root trains its children in their order and the bank is the last of them, so this has the last word.
+        The blocks themselves keep the mode of the root: transformers checkpoints activations only in train mode.
+        """
+        super().train(mode)
+        if mode and any(plan.config.eval_backbone for plan in self._active_plans()):
+            for module in self._frozen:
+                module.eval()
+        return self
+
+    def _active_plans(self) -> list[Plan]:
+        return [self.plans[name] for name in self.active_adapters if name in self.plans]
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Activate one adapter.
+
+        Raises:
+            UnsupportedOperationError: two names were given; prompts of two adapters do not add up.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if len(names) > 1:
+            raise UnsupportedOperationError(
+                f"gated prompts can have one active adapter, got {names}; activate one of them with set_adapter(name)"
+            )
+        super().set_adapter(names, inference_mode=inference_mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse.
+
+        Raises:
+            UnsupportedOperationError: always.
+        """
+        raise UnsupportedOperationError(MERGE_REFUSAL)
+
+    def unmerge(self) -> None:
+        """Refuse, as nothing can have been merged.
+
+        Raises:
+            UnsupportedOperationError: always.
+        """
+        raise UnsupportedOperationError(MERGE_REFUSAL)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Never called: the bank holds parameters, the hooks use them.
+
+        Raises:
+            UnsupportedOperationError: always.
+        """
+        raise UnsupportedOperationError("the prompt bank is no layer; call the model that holds it")

@@ -1,0 +1,40 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Every error that this package raises on purpose.
+
+All are `ValueError`s, so code written against PEFT's own errors keeps working. Each message says what was
+given, what was expected and what to do.
+"""
+
+from collections.abc import Sequence
+
+
+class GatedPromptError(ValueError):
+    """Base of all errors of this package."""
+
+
+class ConfigError(GatedPromptError):
+    """The configuration is wrong, in itself or for this model. Lists every fault, not only the first."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
+        lines = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(f"GatedPromptConfig has {len(self.faults)} fault(s):{lines}")
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return type(self), (self.faults,)  # the message is not the argument: without this, unpickling nests it
+
+
+class ArchitectureError(GatedPromptError):
+    """The base model is not a Vision Transformer that prompts can be inserted into."""
+
+
+class AdapterMismatchError(GatedPromptError):
+    """The adapter was made for another base model (depth, width, prefix tokens or head)."""
+
+
+class DamagedAdapterError(GatedPromptError):
+    """A file of the adapter is unreadable, incomplete, or holds what it should not hold."""
+
+
+class UnsupportedOperationError(GatedPromptError):
+    """The operation has no meaning for prompts: merging, two active adapters, wrapping a base twice."""

@@ -1,0 +1,182 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What happens to the tokens on their way through the blocks.
+
+                   block k                 blocks k .. L-2                    block L-1
+    [prefix, patches] -> [prefix, PROMPTS, patches] -> gate -> ... -> [prefix, patches]
+
+Hooks are instances of module-level classes that hold the bank and a block index, so that models with hooks can be
+copied and pickled. The prompts travel inside the hidden states, which keeps activation checkpointing correct.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .architecture import VisionTransformer
+from .bank import Plan, PromptBank
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
+    """Register all hooks; their handles are kept in `bank.handles`."""
+    handles = bank.handles
+    handles.append(vit.before[-1].register_forward_hook(RequireInputGradient(bank, vit.blocks)))
+    for index, (block, query) in enumerate(zip(vit.blocks, vit.queries, strict=True)):
+        handles.append(block.register_forward_pre_hook(EnterBlock(bank, index), with_kwargs=True))
+        # First among the block's hooks: transformers 5 captures hidden states in a hook of its own.
+        handles.append(block.register_forward_hook(LeaveBlock(bank, index), with_kwargs=True, prepend=True))
+        handles.append(query.module.register_forward_hook(ScaleQueries(bank, index, query.fused)))
+    for ancestor in vit.ancestors:
+        handles.append(ancestor.register_forward_hook(StripHiddenStates(bank)))
+
+
+class EnterBlock:
+    """Before a block: insert the prompts, or replace them when deep, and widen masks to the new length."""
+
+    def __init__(self, bank: PromptBank, index: int) -> None:
+        self.bank, self.index = bank, index
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        plan = self.bank.plan
+        if plan is None or self.index < plan.config.insert_at:
+            return None
+        hidden: torch.Tensor = args[0]
+        if self.index == plan.config.insert_at:
+            self.bank.project_temperatures(plan)
+            self.bank.sequence_length = hidden.shape[1]
+            hidden = self._with_prompts(plan, hidden, after=plan.prompts.start)
+        elif plan.config.deep:
+            hidden = self._with_prompts(plan, hidden, after=plan.prompts.stop)
+        rest = [_widen_mask(a, plan, self.bank.sequence_length) for a in args[1:]]
+        named = {name: _widen_mask(a, plan, self.bank.sequence_length) for name, a in kwargs.items()}
+        return (hidden, *rest), named
+
+    def _with_prompts(self, plan: Plan, hidden: torch.Tensor, after: int) -> torch.Tensor:
+        """Prompts between the prefix tokens and what comes after the first `after` tokens of `hidden` (B, N, D)."""
+        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(len(hidden), -1, -1)
+        prompts = F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
+        return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, after:]), dim=1)
+
+
+class LeaveBlock:
+    """After a block: gate the prompts; after the last block pool and take the prompts out."""
+
+    def __init__(self, bank: PromptBank, index: int) -> None:
+        self.bank, self.index = bank, index
+
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        plan = self.bank.plan
+        if plan is None or self.index < plan.config.insert_at:
+            return None
+        gate = self.bank.gate(plan, self.index)
+        last = self.index == plan.num_layers - 1
+        if gate is None and not last:
+            return None
+        tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        prefix, prompts, patches = _split(tokens, plan)
+        if gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
+            gate = gate.to(prompts.dtype)
+            prompts = gate * prompts + (1 - gate) * args[0][:, plan.prompts]
+        tokens = torch.cat(_pooled(plan, prefix, prompts, patches) if last else (prefix, prompts, patches), dim=1)
+        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+
+
+class ScaleQueries:
+    """After the query projection: divide by the temperature, which divides the block's attention logits by it."""
+
+    def __init__(self, bank: PromptBank, index: int, fused: bool) -> None:
+        self.bank, self.index, self.fused = bank, index, fused
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        plan = self.bank.plan
+        scale = None if plan is None else self.bank.inverse_temperature(plan, self.index)
+        if scale is None:
+            return None
+        if isinstance(scale, torch.Tensor):
+            scale = scale.to(output.dtype)
+        if not self.fused:
+            return output * scale
+        width = output.shape[-1] // 3
+        return torch.cat((output[..., :width] * scale, output[..., width:]), dim=-1)
+
+
+class StripHiddenStates:
+    """After a module that holds the blocks: take the prompts out of the hidden states that it reports."""
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        plan = self.bank.plan
+        if plan is None:
+            return None
+        if isinstance(output, tuple):  # return_dict=False
+            return tuple(self._strip_all(plan, part) if isinstance(part, tuple) else part for part in output)
+        states = getattr(output, "hidden_states", None)
+        if isinstance(states, tuple):
+            output.hidden_states = self._strip_all(plan, states)
+        return output
+
+    def _strip_all(self, plan: Plan, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        prompted = self.bank.sequence_length + plan.config.num_virtual_tokens
+        return tuple(
+            torch.cat((s[:, : plan.prompts.start], s[:, plan.prompts.stop :]), dim=1)
+            if isinstance(s, torch.Tensor) and s.ndim == 3 and s.shape[1] == prompted
+            else s
+            for s in states
+        )
+
+
+class RequireInputGradient:
+    """After the embeddings, in training: let their output require a gradient.
+
+    Reentrant activation checkpointing passes gradients only to inputs that require one. transformers before 5.10
+    checkpoints a block together with its hooks, so prompts inserted there would silently not be trained.
+    """
+
+    def __init__(self, bank: PromptBank, blocks: list[nn.Module]) -> None:
+        self.bank, self.blocks = bank, blocks
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        plan = self.bank.plan
+        if plan is None or not self.bank.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        # With prompts at block 0 the gradient reaches its input anyway; further up it would cost the blocks below.
+        if plan.config.insert_at > 0 and not getattr(self.blocks[0], "gradient_checkpointing", False):
+            return
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor) and first.is_floating_point() and not first.requires_grad:
+            first.requires_grad_()
+
+
+def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tokens[:, : plan.prompts.start], tokens[:, plan.prompts], tokens[:, plan.prompts.stop :]
+
+
+def _pooled(
+    plan: Plan, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Prefix and patch tokens, with the mean that `pooling` names in the place of token 0."""
+    pooling = plan.config.pooling
+    if pooling is None:
+        return prefix, patches
+    parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
+    mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
+    return mean, prefix[:, 1:], patches
+
+
+def _widen_mask(value: Any, plan: Plan, length: int) -> Any:
+    """A mask (..., N) or (..., N, N) made for the N tokens without prompts, with the prompts visible."""
+    if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[-1] != length:
+        return value
+    axes = (-1, -2) if value.ndim > 2 and value.shape[-2] == length else (-1,)
+    visible = 0.0 if value.is_floating_point() else 1  # additive masks; boolean and integer ones
+    for axis in axes:
+        shape = list(value.shape)
+        shape[axis] = plan.config.num_virtual_tokens
+        before, after = value.split((plan.prompts.start, length - plan.prompts.start), dim=axis)
+        value = torch.cat((before, value.new_full(shape, visible), after), dim=axis)
+    return value

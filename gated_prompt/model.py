@@ -1,0 +1,136 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
+
+import copy
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from .architecture import VisionTransformer, find_vision_transformer
+from .bank import MERGE_REFUSAL, PromptBank
+from .config import GatedPromptConfig
+from .errors import UnsupportedOperationError
+from .fit import fit_config
+from .hooks import attach_hooks
+from .layout import BANK
+
+
+class GatedPromptModel(BaseTuner):
+    """Gated prompt tuning of a frozen Vision Transformer; made by `peft.get_peft_model`.
+
+    Args:
+        model: the base model, changed in place: it gets a child `gated_prompt` and forward hooks.
+        peft_config: the configuration, or one for each adapter name.
+        adapter_name: name of the first adapter.
+        low_cpu_mem_usage: make the parameters on the meta device, to be filled from a file.
+        state_dict: keys of an adapter, passed on by PEFT; only its presence matters here.
+
+    Raises:
+        UnsupportedOperationError: the base already carries gated prompts.
+        ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
+    """
+
+    prefix: str = "gated_prompt_"
+    tuner_layer_cls = PromptBank
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig | dict[str, PeftConfig],
+        adapter_name: str,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        bank = next((m for m in model.modules() if isinstance(m, PromptBank)), None)
+        # get_peft_model passes a dict; inject_adapter_in_model a config, and may add a second adapter that way.
+        if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.plans):
+            raise UnsupportedOperationError(
+                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.plans)}); call "
+                "add_adapter(name, config) on the PeftModel for another adapter, or unload() it first"
+            )
+        super().__init__(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Add one adapter, after everything that can be wrong with it was checked (see `peft.BaseTuner`)."""
+        asked = self.peft_config[adapter_name]
+        vit = find_vision_transformer(model, asked.target_modules)
+        # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
+        self.peft_config[adapter_name] = fit_config(copy.copy(asked), model, vit, adapter_name)
+        bank = getattr(model, BANK, None)
+        if bank is None:
+            if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+                # PEFT 0.21 freezes the base only where it finds no adapter yet, and the bank counts as one.
+                model.requires_grad_(False)
+            bank = PromptBank(vit)
+            model.add_module(BANK, bank)
+            attach_hooks(bank, vit)
+        self._vit: VisionTransformer | None = vit
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        except Exception:
+            bank.plans.pop(adapter_name, None)
+            if not bank.plans:
+                self._detach(model)
+            raise
+        finally:
+            self._vit = None
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
+        return key == BANK
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: GatedPromptConfig,
+        adapter_name: str,
+        target: PromptBank,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        target.update_layer(adapter_name, peft_config, self._vit)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Activate one adapter and its head.
+
+        Raises:
+            UnsupportedOperationError: two names were given.
+        """
+        if isinstance(adapter_name, list) and len(adapter_name) > 1:
+            self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def _check_merge_allowed(self) -> None:
+        raise UnsupportedOperationError(MERGE_REFUSAL)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        if merge:
+            self._check_merge_allowed()
+        self._detach(self.model)
+        return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+
+    @staticmethod
+    def _detach(model: nn.Module) -> None:
+        for handle in model.get_submodule(BANK).handles:
+            handle.remove()
+        delattr(model, BANK)
