@@ -88,7 +88,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         before=before,
         hidden_size=hidden_size,
         num_prefix_tokens=_count_prefix_tokens(body, blocks, hidden_size),
-        patch_values=projection.weight[0].numel(),
+        patch_values=projection.get_parameter("weight")[0].numel(),
     )
 
 
@@ -143,7 +143,7 @@ def _find_blocks_path(root: nn.Module, asked: str | None) -> str:
         )
     raise ArchitectureError(
         f"{type(root).__name__} has no list of two or more equal transformer blocks with a query projection "
-        f"({', '.join(QUERY_NAMES)}); gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
+        f"({', '.join(QUERY_NAMES)}); gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)"
     )
 
 
@@ -184,10 +184,10 @@ def _find_query(block: nn.Module) -> QueryOutput | None:
 
 
 def _in_features(query: nn.Module, block: nn.Module) -> int:
-    if hasattr(query, "in_features"):
-        return int(query.in_features)
-    norm = next(m for m in block.modules() if hasattr(m, "normalized_shape"))
-    return int(norm.normalized_shape[0])
+    width = getattr(query, "in_features", None)
+    if width is None:  # a norm of the queries: read the width off the block's own norm
+        width = next(m for m in block.modules() if isinstance(m, nn.LayerNorm)).normalized_shape[0]
+    return int(width)
 
 
 def _is_projection(module: nn.Module) -> bool:

@@ -74,7 +74,11 @@ class PromptBank(nn.Module, BaseTunerLayer):
         shapes = parameter_shapes(config, num_layers, vit.hidden_size)
         bound = math.sqrt(6.0 / (vit.patch_values + vit.hidden_size))
         like = next((p for p in vit.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
-        starts = {TOKENS: (-bound, bound), GATE_LOGITS: (config.gate_init,) * 2, TEMPERATURES: (config.temperature_init,) * 2}
+        starts = {
+            TOKENS: (-bound, bound),
+            GATE_LOGITS: (config.gate_init,) * 2,
+            TEMPERATURES: (config.temperature_init,) * 2,
+        }
         for name, shape in shapes.items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)
@@ -86,14 +90,20 @@ class PromptBank(nn.Module, BaseTunerLayer):
             prompts=slice(first, first + config.num_virtual_tokens),
             gate_rows={block: row for row, block in enumerate(gated)},
         )
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self.set_adapter(self.active_names, inference_mode=config.inference_mode)
+
+    @property
+    def active_names(self) -> list[str]:
+        """Names of the active adapters: one, or none after the last was deleted."""
+        names: list[str] = BaseTunerLayer.active_adapters.fget(self)
+        return names
 
     @property
     def plan(self) -> Plan | None:
         """The plan of the active adapter; None when adapters are disabled or none is active."""
-        if self.disable_adapters or not self.active_adapters:
+        if self._disable_adapters or not self.active_names:
             return None
-        return self.plans.get(self.active_adapters[0])
+        return self.plans.get(self.active_names[0])
 
     def tokens(self, plan: Plan, block: int) -> torch.Tensor:
         """Prompt tokens (P, D) that enter at this block."""
@@ -134,7 +144,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         return self
 
     def _active_plans(self) -> list[Plan]:
-        return [self.plans[name] for name in self.active_adapters if name in self.plans]
+        return [self.plans[name] for name in self.active_names if name in self.plans]
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter.

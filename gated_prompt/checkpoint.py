@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
@@ -37,7 +37,7 @@ def check_adapter_file(
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the handle is no dict)
     except (SafetensorError, OSError) as error:
         raise DamagedAdapterError(
             f"{path} is not a readable safetensors file ({error}); save or download the adapter again"

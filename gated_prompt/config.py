@@ -5,10 +5,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from peft import PeftConfig
-from typing_extensions import Self
 
 from .checkpoint import check_adapter_file
 from .errors import ConfigError, DamagedAdapterError

@@ -2,7 +2,7 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig
@@ -35,7 +35,7 @@ class GatedPromptModel(BaseTuner):
 
     prefix: str = "gated_prompt_"
     tuner_layer_cls = PromptBank
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class GatedPromptModel(BaseTuner):
             bank = PromptBank(vit)
             model.add_module(BANK, bank)
             attach_hooks(bank, vit)
-        self._vit: VisionTransformer | None = vit
+        self._vit: VisionTransformer = vit
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         except Exception:
@@ -84,7 +84,7 @@ class GatedPromptModel(BaseTuner):
                 self._detach(model)
             raise
         finally:
-            self._vit = None
+            del self._vit
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
@@ -93,7 +93,7 @@ class GatedPromptModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         return peft_config
 
-    def _create_and_replace(
+    def _create_and_replace(  # noqa: PLR0917 (PEFT's signature)
         self,
         peft_config: GatedPromptConfig,
         adapter_name: str,
@@ -131,6 +131,7 @@ class GatedPromptModel(BaseTuner):
 
     @staticmethod
     def _detach(model: nn.Module) -> None:
-        for handle in model.get_submodule(BANK).handles:
+        bank: PromptBank = getattr(model, BANK)
+        for handle in bank.handles:
             handle.remove()
         delattr(model, BANK)

@@ -61,7 +61,7 @@ def _find(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]
             f"this {type(model).__name__} carries no gated prompts; wrap it with "
             "get_peft_model(model, GatedPromptConfig(...)) or load an adapter first"
         )
-    name = adapter_name if adapter_name is not None else next(iter(bank.active_adapters), None)
+    name = adapter_name if adapter_name is not None else next(iter(bank.active_names), None)
     if name not in bank.plans:
         raise GatedPromptError(f"no adapter {name!r} here; there are: {', '.join(bank.plans) or 'none'}")
     return bank, bank.plans[name]

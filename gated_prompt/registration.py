@@ -23,8 +23,8 @@ def add_peft_type(name: str) -> PeftType:
     member = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
-    member.__objclass__ = PeftType  # type: ignore[attr-defined]
-    member._sort_order_ = len(PeftType._member_names_)  # type: ignore[attr-defined]
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType._member_names_)
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member

@@ -3,8 +3,8 @@
 import torch
 import transformers
 
-TINY = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64)
-PIXELS = dict(image_size=32, patch_size=8)
+TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+PIXELS = {"image_size": 32, "patch_size": 8}
 
 
 def build(name: str, config: str, **settings: object) -> torch.nn.Module:

@@ -1,0 +1,30 @@
+# Every target makes its own environment in .venv first; nothing else has to be installed but Python 3.11 or later.
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.PHONY: demo test quality style
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[examples,test,dev]"
+	touch $@
+
+# Train a gated-prompt adapter on real images, beside a linear probe: minutes on two cores.
+demo: $(VENV)/.installed
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $(CORES) \
+		examples/train_vtab.py --num_train_epochs 20 --warmup_epochs 2 --output_dir runs/demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+quality: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
