@@ -3,8 +3,9 @@
 
     accelerate launch examples/pretrain_mae.py --dataset uoft-cs/cifar10 --output_dir runs/mae
 
-`transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the pixels of the rest
-(He et al., 2022, https://arxiv.org/abs/2111.06377). The script leaves in `output_dir`:
+`transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the normalised
+pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script leaves in
+`output_dir`:
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
@@ -89,9 +90,21 @@ def augment(images: torch.Tensor, min_crop: float) -> torch.Tensor:
     return (pixels - mean) / std
 
 
+def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
+    """Fixed 2-D sine-cosine position embeddings of a square grid, shape (1, 1 + side * side, hidden_size).
+
+    A quarter of the channels each for the sine and cosine of column and row; zeros for the CLS token.
+    """
+    frequency = 10000.0 ** (-torch.arange(hidden_size // 4) / (hidden_size // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]
+    patches = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat((torch.zeros(1, hidden_size), patches))[None]
+
+
 def build_model(args: Arguments) -> ViTMAEForPreTraining:
     """A masked autoencoder whose encoder has the blocks of `ViTModel`."""
-    return ViTMAEForPreTraining(
+    model = ViTMAEForPreTraining(
         ViTMAEConfig(
             image_size=args.image_size,
             patch_size=args.patch_size,
@@ -104,11 +117,20 @@ def build_model(args: Arguments) -> ViTMAEForPreTraining:
             decoder_num_attention_heads=3,
             decoder_intermediate_size=4 * args.decoder_hidden_size,
             mask_ratio=args.mask_ratio,
-            norm_pix_loss=False,  # a 4-pixel patch without its mean colour is hardly predictable
-            initializer_range=args.hidden_size**-0.5,  # the default, 0.02, is made for width 768 and stalls here
+            norm_pix_loss=True,
+            initializer_range=0.5 * args.hidden_size**-0.5,  # the default, 0.02, is made for width 768
             layer_norm_eps=1e-6,
         )
     )
+    # Set here, as transformers 5 leaves all of these at zero in a new model: the decoder cannot tell one masked
+    # patch from another then, and the loss stays where it is after the first epoch.
+    side = args.image_size // args.patch_size
+    with torch.no_grad():
+        model.vit.embeddings.position_embeddings.copy_(sine_positions(args.hidden_size, side))
+        model.decoder.decoder_pos_embed.copy_(sine_positions(args.decoder_hidden_size, side))
+        for token in (model.vit.embeddings.cls_token, model.decoder.mask_token):
+            token.normal_(std=0.02)
+    return model
 
 
 def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:

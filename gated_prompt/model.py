@@ -93,7 +93,7 @@ class GatedPromptModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
         return peft_config
 
-    def _create_and_replace(  # noqa: PLR0917 (PEFT's signature)
+    def _create_and_replace(
         self,
         peft_config: GatedPromptConfig,
         adapter_name: str,

@@ -1,0 +1,151 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What a run leaves behind for people: results.json, gates.png and the model card of the adapter."""
+
+import json
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import peft
+import torch
+import transformers
+from huggingface_hub import HfApi
+from peft import PeftModel
+
+import gated_prompt
+from gated_prompt.layout import gated_block_indices
+
+
+def read_out(model: torch.nn.Module) -> dict[str, list[float]]:
+    """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
+    if not isinstance(model, PeftModel):
+        return {}
+    return {
+        "gates": gated_prompt.gates(model).tolist(),
+        "temperatures": gated_prompt.temperatures(model).tolist(),
+        "selection_ratios": gated_prompt.selection_ratios(model).tolist(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Machine, peak memory and versions that a result depends on."""
+    libraries = (gated_prompt, peft, transformers, torch, accelerate)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        peak = torch.cuda.max_memory_allocated() // 2**20
+    else:  # resident memory of the process: bytes on macOS, KiB elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "peak_memory_mib": peak,
+        "versions": {"python": platform.python_version(), **{lib.__name__: lib.__version__ for lib in libraries}},
+    }
+
+
+def write_results(output: Path, model: torch.nn.Module, before: dict[str, Any], results: dict[str, Any]) -> None:
+    """Write results.json, and for prompts adapter/ with its card and gates.png; else the model itself."""
+    if isinstance(model, PeftModel):
+        config = model.active_peft_config
+        results["settings"] |= {name: getattr(config, name) for name in results["settings"] if hasattr(config, name)}
+        results |= {"before": before, "after": read_out(model)}
+        results["blocks"] = {
+            "gates": gated_block_indices(config, config.num_layers),
+            "temperatures": list(range(config.insert_at, config.num_layers)),
+        }
+        model.save_pretrained(output / "adapter")
+        write_card(output / "adapter", results)
+        plot_gates(output / "gates.png", results)
+    else:
+        model.save_pretrained(output / "model")
+    write_json(output / "results.json", results)
+
+
+def push(output: Path, repository: str) -> None:
+    """Upload the adapter folder (or the model folder) to the Hub."""
+    folder = output / "adapter" if (output / "adapter").is_dir() else output / "model"
+    repo = HfApi().create_repo(repository, exist_ok=True)
+    HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def plot_gates(path: Path, results: dict[str, Any]) -> None:
+    """Draw gate and temperature by block, before and after training."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for ax, name in zip(axes, ("gates", "temperatures"), strict=True):
+        blocks, before, after = (results[part][name] for part in ("blocks", "before", "after"))
+        if after:
+            ax.plot(blocks, before, color="0.6", linestyle="--", marker="o", markersize=3, label="before")
+            ax.plot(blocks, after, color="#0072B2", marker="o", label="after")
+            ax.legend()
+        else:
+            ax.text(0.5, 0.5, f"no {name} in this method", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xlabel="block", ylabel=name.removesuffix("s"))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_card(folder: Path, results: dict[str, Any]) -> None:
+    """Write the adapter's README.md: how to load it, how it came about, what its gates look like."""
+    labels = results["class_names"]
+    backbone = results["settings"]["backbone"]
+    base = Path(backbone).name if Path(backbone).exists() else backbone  # a folder's path means nothing elsewhere
+    rows = "".join(
+        f"| {block} | {gate:.4g} | {ratio:.3f} |\n"
+        for block, gate, ratio in zip(
+            results["blocks"]["gates"], results["after"]["gates"], results["after"]["selection_ratios"], strict=True
+        )
+    )
+    gates = f"| block | gate | selection ratio |\n|---|---|---|\n{rows}" if rows else "This adapter has no gates.\n"
+    settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items())
+    card = f"""---
+library_name: peft
+base_model: {base}
+pipeline_tag: image-classification
+tags:
+- gated-prompt
+- visual-prompt-tuning
+- base_model:adapter:{base}
+---
+
+# {results["method"]} prompts for {results["task"]}
+
+Test accuracy **{results["test_accuracy"]:.4f}** on {results["num_test"]} images; a linear probe of the same frozen
+backbone: {results["linear_probe_accuracy"]:.4f}. One run, seed {results["settings"]["seed"]}.
+
+```python
+import gated_prompt  # registers the method with PEFT; without it, loading ends in KeyError: 'GATED_PROMPT'
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+base = AutoModelForImageClassification.from_pretrained("{base}", num_labels={len(labels)})
+model = PeftModel.from_pretrained(base, "path/or/hub-id/of/this/adapter").eval()
+```
+
+Data: {results["provenance"]}. Classes: {", ".join(labels)}.
+
+## Gates after training
+
+{gates}
+## Settings
+
+{settings}
+Method: Yoo et al., Improving Visual Prompt Tuning for Self-supervised Vision Transformers, ICML 2023
+(https://arxiv.org/abs/2306.05067). Made with gated_prompt {results["versions"]["gated_prompt"]}.
+"""
+    (folder / "README.md").write_text(card)

@@ -1,0 +1,134 @@
+"""Settings are checked together, and survive JSON, copies and pickling."""
+
+import copy
+import json
+import pickle
+
+import pytest
+from models import dinov2, vit
+from peft import PeftConfig, get_peft_model
+
+from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+
+
+def test_defaults_are_the_contract() -> None:
+    config = GatedPromptConfig()
+    found = {k: v for k, v in config.to_dict().items() if k not in PeftConfig().to_dict()}
+    assert found == {
+        "num_virtual_tokens": 50,
+        "insert_at": 0,
+        "deep": False,
+        "gates": True,
+        "gate_init": -5.0,
+        "gated_blocks": None,
+        "temperature": True,
+        "temperature_init": 1.0,
+        "temperature_range": (0.01, 10.0),
+        "prompt_dropout": 0.1,
+        "pooling": None,
+        "eval_backbone": True,
+        "modules_to_save": None,
+        "target_modules": None,
+        "num_prefix_tokens": None,
+        "num_layers": None,
+        "hidden_size": None,
+        "detected_prefix_tokens": None,
+    }
+    assert config.peft_type == "GATED_PROMPT"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0; at least 1"),
+        ({"num_virtual_tokens": "8"}, "num_virtual_tokens is '8'; an integer"),
+        ({"num_virtual_tokens": True}, "num_virtual_tokens is True; an integer"),
+        ({"insert_at": -1}, "insert_at is -1"),
+        ({"deep": 1}, "deep is 1; True or False"),
+        ({"deep": True, "gated_blocks": [1]}, "deep=True has no gates"),
+        ({"gates": False, "gated_blocks": [1]}, "gates=False contradicts gated_blocks"),
+        ({"gated_blocks": []}, "gated_blocks is empty"),
+        ({"gated_blocks": [2, 1]}, "ascending order"),
+        ({"gated_blocks": [1, 1]}, "each block once"),
+        ({"gated_blocks": [0, 1, 3], "insert_at": 2}, "gated_blocks [0, 1] lie below insert_at=2"),
+        ({"gated_blocks": [0.5]}, "list of block indices"),
+        ({"gate_init": float("nan")}, "gate_init is nan"),
+        ({"gate_init": "-5"}, "gate_init is '-5'; a number"),
+        ({"temperature_init": 0.0, "temperature": False}, "temperature_init is 0.0"),
+        ({"temperature_init": 20.0}, "outside temperature_range (0.01, 10.0)"),
+        ({"temperature_range": (10.0, 0.01)}, "0 < low < high"),
+        ({"temperature_range": (0.0, 1.0)}, "0 < low < high"),
+        ({"temperature_range": 3}, "a pair of numbers"),
+        ({"temperature_range": (0.1, 1, 2)}, "a pair of numbers"),
+        ({"prompt_dropout": 1.0}, "must lie in [0, 1)"),
+        ({"prompt_dropout": -0.1}, "must lie in [0, 1)"),
+        ({"pooling": "cls"}, "pooling is 'cls'; known are None, 'prompts', 'patches', 'prompts_and_patches'"),
+        ({"modules_to_save": "classifier"}, "list of module names"),
+        ({"target_modules": ["layers"]}, "None or a string"),
+        ({"num_prefix_tokens": -2}, "num_prefix_tokens is -2"),
+    ],
+)
+def test_each_fault_is_named(settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        GatedPromptConfig(**settings)
+    assert words in str(caught.value)
+
+
+def test_all_faults_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        GatedPromptConfig(num_virtual_tokens=0, pooling="max", temperature_range=(2.0, 1.0), prompt_dropout=2.0)
+    assert len(caught.value.faults) == 4
+    assert isinstance(caught.value, GatedPromptError)
+    assert isinstance(caught.value, ValueError)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"insert_at": 4}, "insert_at is 4; the last block of this ViTForImageClassification is 3"),
+        ({"gated_blocks": [0, 4]}, "gated_blocks [4] lie beyond the last block, 3"),
+        ({"modules_to_save": ["pooler"]}, "modules_to_save names 'pooler'"),
+    ],
+)
+def test_faults_that_depend_on_the_base_leave_it_alone(settings: dict, words: str) -> None:
+    base = vit()
+    before = set(base.state_dict())
+    with pytest.raises(ConfigError) as caught:
+        get_peft_model(base, GatedPromptConfig(**settings))
+    assert words in str(caught.value)
+    assert set(base.state_dict()) == before
+    get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2))  # still usable
+
+
+def test_last_block_can_be_first() -> None:
+    model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2, insert_at=3))
+    names = {n.split("gated_prompt.")[1] for n, _ in model.named_parameters() if "gated_prompt." in n}
+    assert names == {"gated_prompt_tokens.default", "gated_prompt_temperatures.default"}
+
+
+def test_json_round_trip(tmp_path) -> None:
+    config = GatedPromptConfig(num_virtual_tokens=7, gated_blocks=[1, 3], temperature_range=(0.5, 2.0), insert_at=1)
+    config.save_pretrained(tmp_path)
+    assert GatedPromptConfig.from_pretrained(tmp_path) == config
+    assert PeftConfig.from_pretrained(tmp_path) == config
+    assert copy.deepcopy(config) == config
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_unknown_fields_of_a_later_version_are_ignored_with_a_warning(tmp_path) -> None:
+    GatedPromptConfig(num_virtual_tokens=7).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "invented_later": 1}))
+    with pytest.warns(UserWarning, match="invented_later"):
+        assert GatedPromptConfig.from_pretrained(tmp_path).num_virtual_tokens == 7
+
+
+def test_one_config_serves_several_bases() -> None:
+    config = GatedPromptConfig(num_virtual_tokens=3)
+    first = get_peft_model(vit(), config).peft_config["default"]
+    second = get_peft_model(dinov2(num_hidden_layers=3), config).peft_config["default"]
+    assert (first.num_layers, second.num_layers, config.num_layers) == (4, 3, None)
+    assert first.modules_to_save == ["classifier"]
+    assert config.modules_to_save is None

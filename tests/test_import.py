@@ -1,0 +1,50 @@
+"""Importing the package: what it registers, what it leaves alone."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+import gated_prompt
+from gated_prompt.registration import add_peft_type, register
+
+
+def test_the_method_is_registered_once() -> None:
+    member = PeftType["GATED_PROMPT"]
+    assert member in list(PeftType)
+    assert PeftType("GATED_PROMPT") is member is PeftType.GATED_PROMPT
+    assert member == "GATED_PROMPT"
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[member] is gated_prompt.GatedPromptConfig
+    assert PEFT_TYPE_TO_TUNER_MAPPING[member] is gated_prompt.GatedPromptModel
+    before = list(PeftType)
+    assert add_peft_type("GATED_PROMPT") is member
+    assert add_peft_type("LORA") is PeftType.LORA
+    register(gated_prompt.GatedPromptConfig, gated_prompt.GatedPromptModel)
+    assert list(PeftType) == before
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.walk_packages(gated_prompt.__path__, "gated_prompt.")])
+def test_every_module_imports(module: str) -> None:
+    importlib.import_module(module)
+
+
+def test_nothing_optional_is_imported() -> None:
+    code = (
+        "import peft, sys; before = set(sys.modules); import gated_prompt; "
+        "print([m for m in ('datasets', 'matplotlib', 'sklearn', 'torchmetrics', 'PIL', 'timm') "
+        "if m in sys.modules and m not in before])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def test_public_names_and_types() -> None:
+    assert set(gated_prompt.__all__) <= set(dir(gated_prompt))
+    assert all(getattr(gated_prompt, name).__doc__ for name in gated_prompt.__all__)
+    assert (Path(gated_prompt.__file__).parent / "py.typed").exists()
