@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The methods that the example scripts compare, and their arguments."""
 
-import copy
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -33,15 +32,18 @@ def _prompt_arguments() -> type:
         "pooling": (str, "auto", "auto: prompts_and_patches for the shipped MAE backbone, else none; or none, "),
         "temperature_range": (list[float], [0.01, 10.0], "low and high: "),
     }
-    fields = []
+    fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(GatedPromptConfig):
         if field.name in skip:
             continue
         kind, default, note = changed.get(field.name, (field.type, field.default, ""))
-        described = dataclasses.field(
-            default_factory=partial(copy.copy, default), metadata={"help": note + field.metadata["help"]}
-        )
-        fields.append((field.name, kind, described))
+        described = {"help": note + field.metadata["help"]}
+        if isinstance(default, list):
+            fields.append(
+                (field.name, kind, dataclasses.field(default_factory=partial(list, default), metadata=described))
+            )
+        else:
+            fields.append((field.name, kind, dataclasses.field(default=default, metadata=described)))
     return dataclasses.make_dataclass("PromptArguments", fields)
 
 
@@ -81,14 +83,20 @@ def build_model(backbone: str, method: str, prompts: Any, labels: list[str]) -> 
         GatedPromptError: the method is unknown, a setting is wrong, or the backbone is no ViT.
     """
     names = dict(enumerate(labels))
-    model = AutoModelForImageClassification.from_pretrained(
-        backbone,
-        num_labels=len(labels),
-        id2label=names,
-        label2id={name: index for index, name in names.items()},
-        ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
-        dtype="float32",
-    )
+    try:
+        model = AutoModelForImageClassification.from_pretrained(
+            backbone,
+            num_labels=len(labels),
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
+            ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
+            dtype="float32",
+        )
+    except OSError as error:
+        raise GatedPromptError(
+            f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
+            f"({str(error).splitlines()[0]})"
+        ) from error
     is_mae = Path(backbone).resolve() == SHIPPED_BACKBONE.resolve()
     config = prompt_config(method, prompts, mae_backbone=is_mae)
     if config is not None:

@@ -55,7 +55,7 @@ class Arguments:
     num_attention_heads: int = field(default=4, metadata={"help": "heads of the encoder"})
     decoder_hidden_size: int = field(default=96, metadata={"help": "width of the two-block decoder"})
     mask_ratio: float = field(default=0.75, metadata={"help": "share of patches that is hidden"})
-    num_train_epochs: int = field(default=30, metadata={"help": "passes over the training images"})
+    num_train_epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     warmup_epochs: int = field(default=2, metadata={"help": "epochs of linear warm-up; a cosine follows"})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
     learning_rate: float = field(default=1.5e-3, metadata={"help": "peak learning rate of AdamW"})

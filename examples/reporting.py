@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a run leaves behind for people: results.json, gates.png and the model card of the adapter."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -50,7 +51,7 @@ def write_results(output: Path, model: torch.nn.Module, before: dict[str, Any], 
     """Write results.json, and for prompts adapter/ with its card and gates.png; else the model itself."""
     if isinstance(model, PeftModel):
         config = model.active_peft_config
-        results["settings"] |= {name: getattr(config, name) for name in results["settings"] if hasattr(config, name)}
+        results["settings"] |= {k: v for k, v in dataclasses.asdict(config).items() if k in results["settings"]}
         results |= {"before": before, "after": read_out(model)}
         results["blocks"] = {
             "gates": gated_block_indices(config, config.num_layers),

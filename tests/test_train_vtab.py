@@ -1,0 +1,191 @@
+"""The training script: what it leaves behind, resuming to the same bytes, faults that users make."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import methods
+import pytest
+import torch
+import train_vtab
+from accelerate.state import AcceleratorState, GradientState
+from methods import PromptArguments
+from peft import PeftModel
+from PIL import Image
+from tasks import TaskError, load_task
+from transformers import AutoModelForImageClassification, HfArgumentParser
+
+import gated_prompt
+from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+
+QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
+QUICK += ["--per_device_train_batch_size", "32", "--gate_init", "-1"]  # three steps an epoch
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def run(backbone: Path, output: Path, *more: str) -> dict:
+    return train_vtab.main(["--backbone", str(backbone), "--output_dir", str(output), *QUICK, *more])
+
+
+def adapter_bytes(output: Path) -> bytes:
+    return (output / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
+    results = run(backbone, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["num_train"] == 96
+    assert results["num_test"] == 797
+    assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 10 * 32 + 10
+    assert results["steps"] == 9
+    assert set(results["blocks"]["gates"]) == {0, 1, 2}
+    assert results["before"]["gates"] == pytest.approx([0.26894] * 3, abs=1e-4)
+    assert results["after"]["gates"] != results["before"]["gates"]
+    assert results["versions"]["gated_prompt"] == gated_prompt.__version__
+    with Image.open(tmp_path / "gates.png") as picture:
+        assert len(picture.convert("L").resize((64, 32)).getcolors()) > 5  # not blank
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "import gated_prompt" in card
+    assert f"{results['test_accuracy']:.4f}" in card
+    assert str(backbone) not in card.split("## Settings")[0]
+
+    base = AutoModelForImageClassification.from_pretrained(backbone, num_labels=10)
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert gated_prompt.gates(model).tolist() == results["after"]["gates"]
+    task = load_task("digits")
+    with torch.no_grad():
+        pixels = train_vtab.to_pixels(task.test, train_vtab.AutoImageProcessor.from_pretrained(backbone)).tensors[0]
+        found = (model(pixels).logits.argmax(1) == torch.tensor(task.test.labels)).float().mean().item()
+    assert found == pytest.approx(results["test_accuracy"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("every", "kill_at"), [("epoch", 4), ("epoch", 6), ("2", 5), ("1", 7)])
+def test_resumed_ends_with_the_same_bytes(backbone, tmp_path, monkeypatch, every, kill_at) -> None:
+    """Killed in the middle of an epoch or right at its end, with checkpoints by epoch or by step."""
+    run(backbone, tmp_path / "straight", "--checkpointing_steps", every)
+    count, step = 0, torch.optim.SGD.step
+
+    def step_or_die(self, *args, **kwargs):
+        nonlocal count
+        count += 1
+        if count > kill_at:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(backbone, tmp_path / "killed", "--checkpointing_steps", every)
+    monkeypatch.undo()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 1
+    torch.manual_seed(999)  # the new process has another random state
+    run(backbone, tmp_path / "killed", "--checkpointing_steps", every, "--resume_from_checkpoint", "latest")
+    assert adapter_bytes(tmp_path / "killed") == adapter_bytes(tmp_path / "straight")
+
+
+def test_seeds(backbone: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run(backbone, tmp_path / name, "--seed", seed, "--num_train_epochs", "2")
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
+    assert adapter_bytes(tmp_path / "a") != adapter_bytes(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        ("shallow", 3 * 32 + 330),
+        ("deep", 4 * 3 * 32 + 330),
+        ("linear", 330),
+        ("full", None),
+    ],
+)
+def test_methods(backbone, tmp_path, method, trained) -> None:
+    results = run(backbone, tmp_path, "--method", method, "--num_train_epochs", "2", "--pooling", "patches")
+    base = AutoModelForImageClassification.from_pretrained(backbone, num_labels=10)
+    everything = sum(p.numel() for p in base.parameters())
+    assert results["trained_parameters"] == (everything if trained is None else trained)
+    assert (tmp_path / "adapter").is_dir() is (method in ("shallow", "deep"))
+    assert (tmp_path / "model").is_dir() is (method in ("linear", "full"))
+
+
+def test_the_schedule_is_the_papers() -> None:
+    """Rate 0 in the first epoch, linear to epoch 10, then a cosine: the values the official loop uses."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = train_vtab.get_cosine_schedule_with_warmup(optimizer, 10, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 0.0
+    assert rates[5] == pytest.approx(0.5)
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.0003, abs=1e-4)
+
+
+def test_arguments_mirror_the_config() -> None:
+    parsed = vars(HfArgumentParser(PromptArguments).parse_args_into_dataclasses([])[0])
+    config = dataclasses.asdict(GatedPromptConfig())
+    assert set(config) - set(parsed) == {
+        *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "num_layers", "hidden_size", "detected_prefix_tokens"),
+    }
+    for name, value in parsed.items():
+        wanted = {"pooling": "auto", "temperature_range": [0.01, 10.0]}.get(name, config[name])
+        assert value == wanted, name
+    args = ["--gates", "false", "--gated_blocks", "1", "2", "--temperature_range", "0.1", "5"]
+    parsed = HfArgumentParser(PromptArguments).parse_args_into_dataclasses(args)[0]
+    assert (parsed.gates, parsed.gated_blocks, parsed.temperature_range) == (False, [1, 2], [0.1, 5.0])
+
+
+def test_method_sets_the_config() -> None:
+    arguments = PromptArguments()
+    gated = methods.prompt_config("gated", arguments, mae_backbone=True)
+    assert gated == GatedPromptConfig(pooling="prompts_and_patches")
+    assert methods.prompt_config("gated", arguments, mae_backbone=False) == GatedPromptConfig()
+    shallow = methods.prompt_config("shallow", arguments, mae_backbone=False)
+    assert shallow == GatedPromptConfig(gates=False, temperature=False)
+    assert methods.prompt_config("deep", arguments, False) == GatedPromptConfig(deep=True, temperature=False)
+    assert methods.prompt_config("linear", arguments, False) is None
+
+
+def test_digits_are_split_like_vtab() -> None:
+    task = load_task("digits")
+    assert (len(task.train), len(task.val), len(task.test)) == (800, 200, 797)
+    assert len(task.class_names) == 10
+    assert task.train.images[0].size == (8, 8)
+    pixels = [image.tobytes() for part in (task.train, task.val, task.test) for image in part.images]
+    assert len(set(pixels)) == len(pixels) == 1797
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--task", "cats"], TaskError, "unknown task 'cats'; known tasks: digits"),
+        (["--method", "lora"], GatedPromptError, "unknown method 'lora'; known methods: gated, shallow"),
+        (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
+        (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),
+        (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
+        (["--resume_from_checkpoint", "latest"], GatedPromptError, "no checkpoint to resume from"),
+    ],
+)
+def test_faults(backbone, tmp_path, monkeypatch, arguments, error, words) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(error, match=words):
+        run(backbone, tmp_path, *arguments)
+
+
+def test_output_that_cannot_be_written(backbone, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GatedPromptError, match=r"cannot write into --output_dir .* give a folder"):
+        run(backbone, tmp_path / "file")
