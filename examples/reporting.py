@@ -47,7 +47,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_results(output: Path, model: torch.nn.Module, before: dict[str, Any], results: dict[str, Any]) -> None:
+def write_results(output: Path, model: Any, before: dict[str, Any], results: dict[str, Any]) -> None:
     """Write results.json, and for prompts adapter/ with its card and gates.png; else the model itself."""
     if isinstance(model, PeftModel):
         config = model.active_peft_config
