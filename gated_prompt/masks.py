@@ -13,6 +13,8 @@ from torch import nn
 from .architecture import VisionTransformer
 from .bank import Plan, PromptBank
 
+HIDDEN = -1e4  # additive masks hide with the least number of their precision, -inf, or in old models -10000
+
 
 def attach_bias_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
     """Register the hooks on the model's relative position biases, if it has any."""
@@ -63,17 +65,28 @@ def widen_argument(name: str | int, value: Any, plan: Plan, length: int) -> Any:
 
 
 def widen_mask(value: Any, plan: Plan, length: int) -> Any:
-    """A mask (..., N) or (..., N, N) made for the N tokens without prompts, with the prompts visible."""
+    """A mask or bias (..., N) or (..., N, N), queries by keys, made for the N tokens without prompts.
+
+    Every token sees the prompts. Prompts see what at least one token sees: padding is hidden from them as well.
+    """
     if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[-1] != length:
         return value
-    axes = (-1, -2) if value.ndim > 2 and value.shape[-2] == length else (-1,)
-    visible = 0.0 if value.is_floating_point() else 1  # additive masks; boolean and integer ones
-    for axis in axes:
-        shape = list(value.shape)
-        shape[axis] = plan.config.num_virtual_tokens
-        before, after = value.split((plan.prompts.start, length - plan.prompts.start), dim=axis)
-        value = torch.cat((before, value.new_full(shape, visible), after), dim=axis)
-    return value
+    if value.ndim > 2 and value.shape[-2] == length:
+        seen = value.amax(dim=-2, keepdim=True)
+        if value.is_floating_point():  # additive; what is not hidden may be a position bias, of which prompts get none
+            seen = torch.where(seen <= HIDDEN, seen, torch.zeros_like(seen))
+        value = _insert(value, seen, plan, dim=-2)
+    visible = value.new_full((*value.shape[:-1], 1), 0.0 if value.is_floating_point() else 1)
+    return _insert(value, visible, plan, dim=-1)
+
+
+def _insert(value: torch.Tensor, one: torch.Tensor, plan: Plan, dim: int) -> torch.Tensor:
+    """`value` with a copy of `one`, of length 1 along `dim`, for each prompt."""
+    count = plan.config.num_virtual_tokens
+    sizes = list(one.shape)
+    sizes[dim] = count
+    before, after = value.split((plan.prompts.start, value.shape[dim] - plan.prompts.start), dim=dim)
+    return torch.cat((before, one.expand(sizes), after), dim=dim)
 
 
 def widen_rotations(value: torch.Tensor, plan: Plan) -> torch.Tensor:

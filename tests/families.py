@@ -362,6 +362,7 @@ CASES: list[Case] = [
     _timm("cls", 1, SLOT0),
     _timm("registers-qk-norm", 3, SLOT0, registers=2, qk_norm=True),
     _timm("distilled", 2, ("slot 0", "slot 1"), distilled=True, head=("head", "head_dist")),
+    _timm("rotary", 3, SLOT0, registers=2, rotary=True),
     _timm("average", 1, PATCHES, global_pool="avg", pools=False),
 ]
 HERE = [case for case in CASES if case.exists]

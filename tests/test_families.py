@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm_like
 import torch
 import transformers
 from families import CASES, DEPTH, FIVE, HERE, PATCH, SIZE, WIDTH, Case
@@ -20,6 +21,8 @@ from gated_prompt.heads import find_head_names
 transformers.logging.set_verbosity_error()
 P = 5
 OUTPUTS = [case for case in HERE if case.config]  # those that return transformers' output objects
+# Those that report neither hidden states nor attentions.
+SILENT = [case for case in HERE if case.name in ("SiglipModel", "Siglip2Model") and not FIVE]
 
 
 def cases(chosen: list[Case]) -> Any:
@@ -133,6 +136,17 @@ def test_prompts_stand_between_prefix_and_patches(case: Case, insert_at: int) ->
 
 
 @cases(HERE)
+def test_prompts_have_no_order(case: Case) -> None:
+    """No position reaches the prompts, be it by rotation or by bias: shuffled prompts do the same."""
+    model, shuffled = prompted(case), prompted(case)
+    tokens = shuffled.base_model.model.gated_prompt.gated_prompt_tokens["default"]
+    tokens.data = tokens.data.flip(1)
+    wanted, found = tensors(case.run(model)), tensors(case.run(shuffled))
+    for name in wanted:
+        assert (found[name] - wanted[name]).abs().max() <= 1e-5 * max(1.0, wanted[name].abs().max()), name
+
+
+@cases(HERE)
 def test_disabled_and_unloaded_are_the_base(case: Case) -> None:
     base = case.build().requires_grad_(False)  # frozen: SigLIP's pool takes another kernel for weights that are not
     wanted, keys = case.run(base), list(base.state_dict())
@@ -188,13 +202,18 @@ def test_hidden_states_leave_the_prompts_out_and_attentions_keep_them(case: Case
 
     shapes = {n: t.shape for n, t in tensors(wanted).items()}
     attentions = [n for n in shapes if re.search(r"attentions\.\d+$", n) and "text" not in n and "decoder" not in n]
-    assert len(attentions) >= (DEPTH if FIVE or case.name not in ("SiglipModel", "Siglip2Model") else 0)
+    assert len(attentions) >= (DEPTH if case not in SILENT else 0)
     for name in attentions:
         block = int(name.rpartition(".")[2])
         length = case.tokens() + (P if 1 <= block < DEPTH else 0)
         if block < DEPTH:
             assert tensors(found)[name].shape == (2, 4, length, length)
-            assert torch.allclose(tensors(found)[name].sum(-1), torch.ones(()), atol=1e-5)
+            attention = tensors(found)[name]
+            assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-5)
+            assert (attention[..., case.prefix : case.prefix + length - case.tokens()] > 0).all()
+            if case.family == "SigLIP 2":  # the padding of the smaller image stays masked
+                assert (attention[1, ..., length - 16 + 9 :] == 0).all()
+                assert (attention[..., : length - 16 + 9] > 0).all()
             shapes[name] = tensors(found)[name].shape
     assert {n: t.shape for n, t in tensors(found).items()} == shapes
 
@@ -275,6 +294,43 @@ def test_position_bias_is_not_stretched_over_prompts(case: Case, size: int) -> N
     """`interpolate_pos_encoding` stretches the bias to the length of the tokens, which nothing changes without prompts."""
     for model in (case.build(), prompted(case)):
         assert_same(case.run(model, size, interpolate_pos_encoding=True), case.run(model, size))
+
+
+@cases([case for case in HERE if case.family == "SigLIP 2"])
+def test_padding_stays_unseen(case: Case) -> None:
+    """What stands in the padding of the smaller image reaches nothing, not through the prompts either."""
+    for model in (case.build(), prompted(case)):
+        inputs = case.inputs()
+        wanted = model(**inputs)[case.read_from]
+        inputs["pixel_values"][1, 9:] += 5.0
+        assert torch.allclose(model(**inputs)[case.read_from], wanted, atol=1e-5)
+        inputs["pixel_values"][1, :9] += 5.0
+        assert not torch.allclose(model(**inputs)[case.read_from], wanted, atol=1e-5)
+
+
+@cases([case for case in HERE if case not in SILENT])
+def test_temperature_divides_the_logits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are s / tau + b: from 1 to 2 they lose s / 2, from 2 to 4 they lose s / 4."""
+    model, asked = prompted(case, attention="eager"), {"output_attentions": True}
+    seen: list[torch.Tensor] = []
+
+    def record(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+        seen.append(weights)
+        return weights @ v
+
+    monkeypatch.setattr(timm_like.F, "scaled_dot_product_attention", record)
+    logits = []
+    for tau in (1.0, 2.0, 4.0):
+        model.base_model.model.gated_prompt.gated_prompt_temperatures["default"].data.fill_(tau)
+        seen.clear()
+        found = tensors(case.run(model, **(asked if case.config else {})))
+        first = seen[0] if seen else next(t for n, t in found.items() if n.endswith("attentions.0") and "text" not in n)
+        first = first[:1].double().log()  # SigLIP 2 pads the second image
+        logits.append(first - first.mean(-1, keepdim=True))  # known up to a constant for each query
+    one, two = logits[0] - logits[1], logits[1] - logits[2]
+    assert one.abs().max() > 0.01
+    assert torch.allclose(one, 2 * two, atol=1e-3 * one.abs().max().item())
 
 
 @cases(HERE)
