@@ -14,6 +14,7 @@ from .errors import ArchitectureError
 
 QUERY_NAMES = ("q_proj", "query", "qkv")
 QUERY_NORM_NAMES = ("q_norm", "query_norm")
+BIAS_TABLE = "relative_position_bias_table"
 PREFIX_NAMES = (
     "cls_token",
     "class_token",
@@ -22,15 +23,6 @@ PREFIX_NAMES = (
     "dist_token",
     "register_tokens",
     "reg_token",
-)
-HEAD_NAMES = (
-    "classifier",
-    "cls_classifier",
-    "distillation_classifier",
-    "head",
-    "head_dist",
-    "decode_head",
-    "auxiliary_head",
 )
 
 
@@ -43,18 +35,29 @@ class QueryOutput:
 
 
 @dataclass(frozen=True)
+class PositionBias:
+    """A module that computes a bias (1, H, N, N) on the attention logits of one block, or of all when None."""
+
+    module: nn.Module
+    block: int | None
+
+
+@dataclass(frozen=True)
 class VisionTransformer:
     """The parts of one model.
 
     `blocks`: the L transformer blocks; `queries`: one for each block; `ancestors`: the modules that hold the
-    blocks, the root first; `before`: the modules that run before them; `hidden_size`: D; `num_prefix_tokens`:
-    tokens that stand before the patches; `patch_values`: numbers in one patch (3 p p).
+    blocks, the root first; `before`: the modules that run before them; `embeddings`: the one of these that holds
+    the patch projection; `position_biases`: relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: tokens
+    that stand before the patches; `patch_values`: numbers in one patch (3 p p).
     """
 
     blocks: list[nn.Module]
     queries: list[QueryOutput]
     ancestors: list[nn.Module]
     before: list[nn.Module]
+    embeddings: nn.Module
+    position_biases: list[PositionBias]
     hidden_size: int
     num_prefix_tokens: int
     patch_values: int
@@ -74,49 +77,24 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
     parents = path.split(".")[:-1]
     ancestors = [root.get_submodule(".".join(parents[:i])) for i in range(len(parents) + 1)]
     body, before = _body_and_modules_before(ancestors, path.split("."))
-    projection = next(filter(_is_projection, (m for module in before for m in module.modules())), None)
-    if projection is None:
+    if not before:
         raise ArchitectureError(
-            f"{type(root).__name__}.{path} are transformer blocks, but no patch projection (Conv2d or Linear) stands "
-            "before them, so this is no Vision Transformer; prompts need one"
+            f"{type(root).__name__}.{path} are transformer blocks, but no patch projection (a Conv2d, or a Linear "
+            "named after patches) stands before them, so this is no Vision Transformer; prompts need one"
         )
+    embeddings, projection = next((m, p) for m in before if (p := _patch_projection(m)) is not None)
     hidden_size = _in_features(queries[0].module, blocks[0])
     return VisionTransformer(
         blocks=blocks,
         queries=queries,
         ancestors=ancestors,
         before=before,
+        embeddings=embeddings,
+        position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
         num_prefix_tokens=_count_prefix_tokens(body, blocks, hidden_size),
         patch_values=projection.get_parameter("weight")[0].numel(),
     )
-
-
-def find_head_names(root: nn.Module) -> list[str]:
-    """Dotted names of the heads on `root`, or on the model that it wraps; empty when there are none."""
-    holders = [("", root)] + [(f"{n}.", m) for n, m in root.named_children() if n == "timm_model"]
-    return [
-        prefix + name
-        for prefix, holder in holders
-        for name, child in holder.named_children()
-        if name in HEAD_NAMES and any(True for _ in child.parameters())
-    ]
-
-
-def pooling_obstacle(root: nn.Module, num_prefix_tokens: int) -> str | None:
-    """Why a mean written into token 0 would not reach the head of `root`, or None if it does.
-
-    Heads that read token 0 beside other tokens (DeiT, DINOv2) count as reading it.
-    """
-    name, config = type(root).__name__, getattr(root, "config", None)
-    family = getattr(config, "model_type", "")
-    if num_prefix_tokens == 0:
-        return f"{name} has no prefix token whose place the mean could take"
-    if name.endswith(("Backbone", "ForSemanticSegmentation", "ForMaskedImageModeling", "ForPreTraining")):
-        return f"{name} reads the patch tokens, not token 0"
-    if getattr(config, "use_mean_pooling", False) or (family == "clip" and name.endswith("ForImageClassification")):
-        return f"{name} reads the mean of the patch tokens, not token 0"
-    return None
 
 
 def _find_blocks_path(root: nn.Module, asked: str | None) -> str:
@@ -176,6 +154,11 @@ def _find_query(block: nn.Module) -> QueryOutput | None:
     if len(hits) != 1:
         return None
     parent, _, leaf = hits[0].rpartition(".")
+    if leaf == "qkv" and getattr(named[parent], "q_bias", None) is not None:
+        raise ArchitectureError(
+            f"{type(named[parent]).__name__} adds its query bias outside of its module `qkv`, where the attention "
+            "temperature cannot reach it; use a model whose bias is part of qkv"
+        )
     for norm in QUERY_NORM_NAMES:
         module = named.get(f"{parent}.{norm}" if parent else norm)
         if module is not None and not isinstance(module, nn.Identity):
@@ -190,8 +173,32 @@ def _in_features(query: nn.Module, block: nn.Module) -> int:
     return int(width)
 
 
-def _is_projection(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear))
+def _patch_projection(module: nn.Module) -> nn.Conv2d | nn.Conv3d | nn.Linear | None:
+    """The first module in here that turns patches into tokens.
+
+    A Linear has to say so by its name: text and audio models have Linears before their blocks as well.
+    """
+    for path, part in module.named_modules():
+        if isinstance(part, (nn.Conv2d, nn.Conv3d)) or (isinstance(part, nn.Linear) and "patch" in path):
+            return part
+    return None
+
+
+def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionBias]:
+    """All modules of `root` that hold a table of relative position biases.
+
+    Raises:
+        ArchitectureError: an attention holds its table itself, so that no hook can widen what it makes of it.
+    """
+    owner = {id(module): index for index, block in enumerate(blocks) for module in block.modules()}
+    found = [m for m in root.modules() if BIAS_TABLE in m._parameters]
+    for module in found:
+        if any(name in QUERY_NAMES for name, _ in module.named_children()):
+            raise ArchitectureError(
+                f"{type(module).__name__} adds a relative position bias of a fixed number of tokens, inside its forward, "
+                "where prompts cannot be made room for; use a model whose bias is a module (transformers' BEiT) or has none"
+            )
+    return [PositionBias(module, owner.get(id(module))) for module in found]
 
 
 def _body_and_modules_before(ancestors: list[nn.Module], path: list[str]) -> tuple[nn.Module, list[nn.Module]]:
@@ -199,7 +206,7 @@ def _body_and_modules_before(ancestors: list[nn.Module], path: list[str]) -> tup
     for ancestor, name in zip(reversed(ancestors), reversed(path), strict=True):
         children = dict(ancestor.named_children())
         before = list(children.values())[: list(children).index(name)]
-        if any(_is_projection(m) for child in before for m in child.modules()):
+        if any(_patch_projection(child) is not None for child in before):
             return ancestor, before
     return ancestors[0], []
 

@@ -7,12 +7,11 @@ path into the backbone and survive renamings there. What the numbers do is in `h
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from .architecture import VisionTransformer
 from .config import GatedPromptConfig
@@ -23,6 +22,12 @@ MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
     "Keep the adapter beside the base model, or call unload() to get the base model back"
 )
+
+
+class Removable(Protocol):
+    """A handle of a hook, as `register_forward_hook` returns it."""
+
+    def remove(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.gated_prompt_gate_logits = nn.ParameterDict()
         self.gated_prompt_temperatures = nn.ParameterDict()
         self.plans: dict[str, Plan] = {}
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[Removable] = []
         self.sequence_length = -1  # tokens without prompts, as the last forward saw them
         self.merged_adapters: list[str] = []
         self._disable_adapters = False

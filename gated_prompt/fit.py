@@ -3,10 +3,11 @@
 
 from torch import nn
 
-from .architecture import VisionTransformer, find_head_names, pooling_obstacle
+from .architecture import VisionTransformer
 from .checkpoint import PREFIX
 from .config import GatedPromptConfig
 from .errors import AdapterMismatchError, ArchitectureError, ConfigError
+from .heads import find_head_names, pooling_obstacle
 
 
 def fit_config(

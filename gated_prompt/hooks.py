@@ -16,6 +16,8 @@ from torch import nn
 
 from .architecture import VisionTransformer
 from .bank import Plan, PromptBank
+from .errors import ArchitectureError, UnsupportedOperationError
+from .masks import attach_bias_hooks, widen_argument
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -23,7 +25,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
     """Register all hooks; their handles are kept in `bank.handles`."""
     handles = bank.handles
-    handles.append(vit.before[-1].register_forward_hook(RequireInputGradient(bank, vit.blocks)))
+    handles.append(vit.embeddings.register_forward_hook(RequireInputGradient(bank, vit.blocks)))
     for index, (block, query) in enumerate(zip(vit.blocks, vit.queries, strict=True)):
         handles.append(block.register_forward_pre_hook(EnterBlock(bank, index), with_kwargs=True))
         # First among the block's hooks: transformers 5 captures hidden states in a hook of its own.
@@ -31,6 +33,9 @@ def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
         handles.append(query.module.register_forward_hook(ScaleQueries(bank, index, query.fused)))
     for ancestor in vit.ancestors:
         handles.append(ancestor.register_forward_hook(StripHiddenStates(bank)))
+        if hasattr(ancestor, "forward_intermediates"):
+            handles.append(RefuseIntermediates(bank, ancestor))
+    attach_bias_hooks(bank, vit)
 
 
 class EnterBlock:
@@ -45,13 +50,19 @@ class EnterBlock:
             return None
         hidden: torch.Tensor = args[0]
         if self.index == plan.config.insert_at:
+            if hidden.ndim != 3:
+                raise ArchitectureError(
+                    f"the blocks of this model work on hidden states of shape {tuple(hidden.shape)}, not on a row of "
+                    "tokens (batch, tokens, width); prompts can only be put into a row"
+                )
             self.bank.project_temperatures(plan)
             self.bank.sequence_length = hidden.shape[1]
             hidden = self._with_prompts(plan, hidden, after=plan.prompts.start)
         elif plan.config.deep:
             hidden = self._with_prompts(plan, hidden, after=plan.prompts.stop)
-        rest = [_widen_mask(a, plan, self.bank.sequence_length) for a in args[1:]]
-        named = {name: _widen_mask(a, plan, self.bank.sequence_length) for name, a in kwargs.items()}
+        length = self.bank.sequence_length
+        rest = [widen_argument(place, a, plan, length) for place, a in enumerate(args[1:], start=1)]
+        named = {name: widen_argument(name, a, plan, length) for name, a in kwargs.items()}
         return (hidden, *rest), named
 
     def _with_prompts(self, plan: Plan, hidden: torch.Tensor, after: int) -> torch.Tensor:
@@ -114,9 +125,9 @@ class StripHiddenStates:
         if plan is None:
             return None
         if isinstance(output, tuple):  # return_dict=False
-            return tuple(self._strip_all(plan, part) if isinstance(part, tuple) else part for part in output)
+            return tuple(self._strip_all(plan, part) if _is_states(part) else part for part in output)
         states = getattr(output, "hidden_states", None)
-        if isinstance(states, tuple):
+        if _is_states(states):
             output.hidden_states = self._strip_all(plan, states)
         return output
 
@@ -124,10 +135,34 @@ class StripHiddenStates:
         prompted = self.bank.sequence_length + plan.config.num_virtual_tokens
         return tuple(
             torch.cat((s[:, : plan.prompts.start], s[:, plan.prompts.stop :]), dim=1)
-            if isinstance(s, torch.Tensor) and s.ndim == 3 and s.shape[1] == prompted
+            if s.shape[1] == prompted
             else s
             for s in states
         )
+
+
+class RefuseIntermediates:
+    """In the place of timm's `forward_intermediates`, which cuts what the blocks return into maps, prompts included.
+
+    It calls no hook, so nothing can take the prompts out first; where the numbers of tokens happen to divide, the
+    maps would be wrong without an error. An instance attribute that shadows the method, removed like a hook.
+    """
+
+    def __init__(self, bank: PromptBank, module: nn.Module) -> None:
+        self.bank, self.module = bank, module
+        module.forward_intermediates = self  # type: ignore[assignment]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.bank.plan is not None:
+            raise UnsupportedOperationError(
+                f"forward_intermediates of {type(self.module).__name__} (in transformers: output_hidden_states=True) "
+                "would return maps with prompts in them; read the blocks with forward hooks, or use disable_adapter()"
+            )
+        return type(self.module).forward_intermediates(self.module, *args, **kwargs)
+
+    def remove(self) -> None:
+        """Give the module its own method back."""
+        del self.module.forward_intermediates
 
 
 class RequireInputGradient:
@@ -152,6 +187,11 @@ class RequireInputGradient:
             first.requires_grad_()
 
 
+def _is_states(part: Any) -> bool:
+    """Whether this output is a tuple of hidden states, not of attentions nor the nested output of a text tower."""
+    return isinstance(part, tuple) and all(isinstance(s, torch.Tensor) and s.ndim == 3 for s in part)
+
+
 def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tokens[:, : plan.prompts.start], tokens[:, plan.prompts], tokens[:, plan.prompts.stop :]
 
@@ -166,17 +206,3 @@ def _pooled(
     parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
     mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
     return mean, prefix[:, 1:], patches
-
-
-def _widen_mask(value: Any, plan: Plan, length: int) -> Any:
-    """A mask (..., N) or (..., N, N) made for the N tokens without prompts, with the prompts visible."""
-    if not isinstance(value, torch.Tensor) or value.ndim < 2 or value.shape[-1] != length:
-        return value
-    axes = (-1, -2) if value.ndim > 2 and value.shape[-2] == length else (-1,)
-    visible = 0.0 if value.is_floating_point() else 1  # additive masks; boolean and integer ones
-    for axis in axes:
-        shape = list(value.shape)
-        shape[axis] = plan.config.num_virtual_tokens
-        before, after = value.split((plan.prompts.start, length - plan.prompts.start), dim=axis)
-        value = torch.cat((before, value.new_full(shape, visible), after), dim=axis)
-    return value

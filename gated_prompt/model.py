@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from .architecture import VisionTransformer, find_vision_transformer
@@ -127,7 +128,16 @@ class GatedPromptModel(BaseTuner):
         if merge:
             self._check_merge_allowed()
         self._detach(self.model)
+        self._restore_heads(self.model)
         return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+
+    @staticmethod
+    def _restore_heads(model: nn.Module) -> None:
+        """Put the base's own heads back; PEFT would leave the trained ones, and fails on those without a `weight`."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.original_module)
 
     @staticmethod
     def _detach(model: nn.Module) -> None:
