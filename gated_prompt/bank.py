@@ -76,6 +76,9 @@ class PromptBank(nn.Module, BaseTunerLayer):
         bound = math.sqrt(6.0 / (vit.patch_values + vit.hidden_size))
         like = self._like()
         starts = {TOKENS: (-bound, bound), GATE_LOGITS: (config.gate_init,) * 2, TEMPERATURES: (config.temperature_init,) * 2}
+        for name in self.adapter_layer_names:  # as in PEFT, an adapter of the same name is replaced: leave nothing
+            if adapter_name in getattr(self, name):
+                del getattr(self, name)[adapter_name]
         for name, shape in shapes.items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from .architecture import VisionTransformer, find_vision_transformer
@@ -16,6 +17,7 @@ from .errors import UnsupportedOperationError
 from .fit import fit_config
 from .hooks import attach_hooks
 from .layout import BANK
+from .names import check_adapter_name
 
 
 class GatedPromptModel(BaseTuner):
@@ -31,6 +33,7 @@ class GatedPromptModel(BaseTuner):
     Raises:
         UnsupportedOperationError: the base already carries gated prompts.
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
+        AdapterNameError: PEFT could not save or load an adapter of this name.
     """
 
     prefix: str = "gated_prompt_"
@@ -66,7 +69,9 @@ class GatedPromptModel(BaseTuner):
         asked = self.peft_config[adapter_name]
         vit = find_vision_transformer(model, asked.target_modules)
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
-        self.peft_config[adapter_name] = fit_config(copy.copy(asked), model, vit, adapter_name)
+        fitted = fit_config(copy.copy(asked), model, vit, adapter_name)
+        check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
+        self.peft_config[adapter_name] = fitted
         bank = getattr(model, BANK, None)
         if bank is None:
             if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -124,10 +129,33 @@ class GatedPromptModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
+        """Take off what this tuner put on, and nothing else: the base model is back bit for bit.
+
+        PEFT's own version would leave the trained head in the base, and remove LoRA layers below the prompts.
+        """
         if merge:
             self._check_merge_allowed()
         self._detach(self.model)
-        return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+        for path, module in list(self.model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                parent, _, name = path.rpartition(".")
+                setattr(self.model.get_submodule(parent), name, module.original_module)
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        return self.model
+
+    def enable_adapter_layers(self) -> None:
+        """Use the adapters again after `disable_adapter_layers`."""
+        for module in self._own_modules():
+            module.enable_adapters(True)
+
+    def disable_adapter_layers(self) -> None:
+        """Compute what the base computes; LoRA layers below the prompts are part of it."""
+        for module in self._own_modules():
+            module.enable_adapters(False)
+
+    def _own_modules(self) -> list[PromptBank | ModulesToSaveWrapper]:
+        return [module for module in self.model.modules() if isinstance(module, (PromptBank, ModulesToSaveWrapper))]
 
     @staticmethod
     def _detach(model: nn.Module) -> None:
