@@ -2,6 +2,8 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from .errors import UnsupportedOperationError
 from .fit import fit_config
 from .hooks import attach_hooks
 from .layout import BANK
+from .mixed_batch import mixed_batch
 from .names import check_adapter_name
 
 
@@ -118,6 +121,16 @@ class GatedPromptModel(BaseTuner):
         if isinstance(adapter_name, list) and len(adapter_name) > 1:
             self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
         super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around each forward and keeps `adapter_names` out of the model's arguments."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        with mixed_batch(self.model, adapter_names):
+            yield
 
     def _check_merge_allowed(self) -> None:
         raise UnsupportedOperationError(MERGE_REFUSAL)

@@ -106,7 +106,18 @@ def test_names_that_work(tmp_path, name: str) -> None:
 
 
 BAD = ["", ".", "a.b", "__base__", "gated_prompt", "gated_prompt_tokens", "my_gated_prompt_2", "modules_to_save"]
-BAD += ["classifier", "model", "base_model", "original_module", "weight", "bias", "keys", "forward", "_modules", "type"]
+BAD += [
+    "classifier",
+    "model",
+    "base_model",
+    "original_module",
+    "weight",
+    "bias",
+    "keys",
+    "forward",
+    "_modules",
+    "type",
+]
 
 
 @pytest.mark.parametrize("name", BAD)
