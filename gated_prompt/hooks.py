@@ -56,7 +56,7 @@ class EnterBlock:
 
     def _with_prompts(self, plan: Plan, hidden: torch.Tensor, after: int) -> torch.Tensor:
         """Prompts between the prefix tokens and what comes after the first `after` tokens of `hidden` (B, N, D)."""
-        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(len(hidden), -1, -1)
+        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(hidden.shape[0], -1, -1)
         prompts = F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
         return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, after:]), dim=1)
 
