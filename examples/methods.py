@@ -11,7 +11,8 @@ from peft import PeftConfig, get_peft_model
 from transformers import AutoModelForImageClassification
 
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.architecture import find_head_names, find_vision_transformer
+from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.heads import find_head_names
 
 SHIPPED_BACKBONE = Path(__file__).parent / "backbones" / "mae-cifar10-tiny"
 METHODS = ("gated", "shallow", "deep", "linear", "full")

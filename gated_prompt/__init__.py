@@ -8,6 +8,7 @@ of PEFT then work as with any other method.
 from .config import GatedPromptConfig
 from .errors import (
     AdapterMismatchError,
+    AdapterNameError,
     ArchitectureError,
     ConfigError,
     DamagedAdapterError,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdapterMismatchError",
+    "AdapterNameError",
     "ArchitectureError",
     "ConfigError",
     "DamagedAdapterError",

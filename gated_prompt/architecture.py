@@ -195,8 +195,9 @@ def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionB
     for module in found:
         if any(name in QUERY_NAMES for name, _ in module.named_children()):
             raise ArchitectureError(
-                f"{type(module).__name__} adds a relative position bias of a fixed number of tokens, inside its forward, "
-                "where prompts cannot be made room for; use a model whose bias is a module (transformers' BEiT) or has none"
+                f"{type(module).__name__} adds a relative position bias of a fixed number of tokens in its forward, "
+                "where there is no way to make room for prompts; use a model whose bias is a module of its own "
+                "(transformers' BEiT) or that has none"
             )
     return [PositionBias(module, owner.get(id(module))) for module in found]
 

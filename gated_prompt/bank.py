@@ -67,6 +67,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         # Plain lists: as submodules they would appear twice in the model's state dict.
+        self._blocks = list(vit.blocks)
         self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
@@ -78,12 +79,15 @@ class PromptBank(nn.Module, BaseTunerLayer):
         num_layers = len(vit.blocks)
         shapes = parameter_shapes(config, num_layers, vit.hidden_size)
         bound = math.sqrt(6.0 / (vit.patch_values + vit.hidden_size))
-        like = next((p for p in vit.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        like = self._like()
         starts = {
             TOKENS: (-bound, bound),
             GATE_LOGITS: (config.gate_init,) * 2,
             TEMPERATURES: (config.temperature_init,) * 2,
         }
+        for name in self.adapter_layer_names:  # as in PEFT, an adapter of the same name is replaced: leave nothing
+            if adapter_name in getattr(self, name):
+                del getattr(self, name)[adapter_name]
         for name, shape in shapes.items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)
@@ -102,6 +106,21 @@ class PromptBank(nn.Module, BaseTunerLayer):
         """Names of the active adapters: one, or none after the last was deleted."""
         names: list[str] = BaseTunerLayer.active_adapters.fget(self)
         return names
+
+    def _like(self) -> torch.Tensor:
+        """A tensor with the device and the precision of the blocks."""
+        return next((p for p in self._blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Called by PEFT after it filled an adapter that was made on the meta device.
+
+        PEFT looks at the weight of the wrapped layer, and the bank wraps none. The precision stays that of the file.
+        """
+        target = device if device is not None else self._like().device
+        for name in self.adapter_layer_names:
+            tensors = getattr(self, name)
+            if adapter_name in tensors and not tensors[adapter_name].is_meta:
+                tensors[adapter_name].data = tensors[adapter_name].data.to(target)
 
     @property
     def plan(self) -> Plan | None:

@@ -15,7 +15,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
 from .errors import DamagedAdapterError
-from .layout import BANK, parameter_shapes
+from .layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS, parameter_shapes
 
 if TYPE_CHECKING:
     from .config import GatedPromptConfig
@@ -85,7 +85,9 @@ def _check_keys_and_shapes(config: "GatedPromptConfig", path: str, tensors: dict
     for head in heads:
         if not any(key.startswith(head) for key in tensors):
             raise DamagedAdapterError(f"{path} lacks the tensors of the head {head!r}; save or download it again")
-    surplus = [key for key in tensors if key not in expected and not key.startswith(tuple(heads))]
+    # PEFT 0.18 also writes the prompts of all other adapters on the model, under their names; no loader reads them.
+    others = tuple(f"{PREFIX}{BANK}.{name}." for name in (TOKENS, GATE_LOGITS, TEMPERATURES))
+    surplus = [key for key in tensors if key not in expected and not key.startswith((*heads, *others))]
     if surplus:
         raise DamagedAdapterError(
             f"{path} holds tensors that do not belong to this adapter: {', '.join(sorted(surplus)[:5])}; expected are "

@@ -32,6 +32,10 @@ class AdapterMismatchError(GatedPromptError):
     """The adapter was made for another base model (depth, width, prefix tokens or head)."""
 
 
+class AdapterNameError(GatedPromptError):
+    """No adapter can have this name, or none of the adapters has it."""
+
+
 class DamagedAdapterError(GatedPromptError):
     """A file of the adapter is unreadable, incomplete, or holds what it should not hold."""
 

@@ -67,7 +67,7 @@ class EnterBlock:
 
     def _with_prompts(self, plan: Plan, hidden: torch.Tensor, after: int) -> torch.Tensor:
         """Prompts between the prefix tokens and what comes after the first `after` tokens of `hidden` (B, N, D)."""
-        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(len(hidden), -1, -1)
+        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(hidden.shape[0], -1, -1)
         prompts = F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
         return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, after:]), dim=1)
 
@@ -126,7 +126,7 @@ class StripHiddenStates:
             return None
         if isinstance(output, tuple):  # return_dict=False
             return tuple(self._strip_all(plan, part) if _is_states(part) else part for part in output)
-        states = getattr(output, "hidden_states", None)
+        states: Any = getattr(output, "hidden_states", None)
         if _is_states(states):
             output.hidden_states = self._strip_all(plan, states)
         return output
@@ -134,9 +134,7 @@ class StripHiddenStates:
     def _strip_all(self, plan: Plan, states: tuple[Any, ...]) -> tuple[Any, ...]:
         prompted = self.bank.sequence_length + plan.config.num_virtual_tokens
         return tuple(
-            torch.cat((s[:, : plan.prompts.start], s[:, plan.prompts.stop :]), dim=1)
-            if s.shape[1] == prompted
-            else s
+            torch.cat((s[:, : plan.prompts.start], s[:, plan.prompts.stop :]), dim=1) if s.shape[1] == prompted else s
             for s in states
         )
 
@@ -158,7 +156,8 @@ class RefuseIntermediates:
                 f"forward_intermediates of {type(self.module).__name__} (in transformers: output_hidden_states=True) "
                 "would return maps with prompts in them; read the blocks with forward hooks, or use disable_adapter()"
             )
-        return type(self.module).forward_intermediates(self.module, *args, **kwargs)
+        method: Any = getattr(type(self.module), "forward_intermediates")  # noqa: B009 (a class of timm's)
+        return method(self.module, *args, **kwargs)
 
     def remove(self) -> None:
         """Give the module its own method back."""

@@ -2,6 +2,8 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +19,8 @@ from .errors import UnsupportedOperationError
 from .fit import fit_config
 from .hooks import attach_hooks
 from .layout import BANK
+from .mixed_batch import mixed_batch
+from .names import check_adapter_name
 
 
 class GatedPromptModel(BaseTuner):
@@ -32,6 +36,7 @@ class GatedPromptModel(BaseTuner):
     Raises:
         UnsupportedOperationError: the base already carries gated prompts.
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
+        AdapterNameError: PEFT could not save or load an adapter of this name.
     """
 
     prefix: str = "gated_prompt_"
@@ -67,7 +72,9 @@ class GatedPromptModel(BaseTuner):
         asked = self.peft_config[adapter_name]
         vit = find_vision_transformer(model, asked.target_modules)
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
-        self.peft_config[adapter_name] = fit_config(copy.copy(asked), model, vit, adapter_name)
+        fitted = fit_config(copy.copy(asked), model, vit, adapter_name)
+        check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
+        self.peft_config[adapter_name] = fitted
         bank = getattr(model, BANK, None)
         if bank is None:
             if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
@@ -115,6 +122,16 @@ class GatedPromptModel(BaseTuner):
             self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around each forward and keeps `adapter_names` out of the model's arguments."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        with mixed_batch(self.model, adapter_names):
+            yield
+
     def _check_merge_allowed(self) -> None:
         raise UnsupportedOperationError(MERGE_REFUSAL)
 
@@ -125,11 +142,30 @@ class GatedPromptModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
+        """Take off what this tuner put on, and nothing else: the base model is back bit for bit.
+
+        PEFT's own version would leave the trained head in the base, and remove LoRA layers below the prompts.
+        """
         if merge:
             self._check_merge_allowed()
         self._detach(self.model)
         self._restore_heads(self.model)
-        return super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        return self.model
+
+    def enable_adapter_layers(self) -> None:
+        """Use the adapters again after `disable_adapter_layers`."""
+        for module in self._own_modules():
+            module.enable_adapters(True)
+
+    def disable_adapter_layers(self) -> None:
+        """Compute what the base computes; LoRA layers below the prompts are part of it."""
+        for module in self._own_modules():
+            module.enable_adapters(False)
+
+    def _own_modules(self) -> list[Any]:
+        return [module for module in self.model.modules() if isinstance(module, (PromptBank, ModulesToSaveWrapper))]
 
     @staticmethod
     def _restore_heads(model: nn.Module) -> None:

@@ -148,9 +148,7 @@ CLASSIFIER = dict(head=("classifier",))
 def _timm(note: str, prefix: int, reads: tuple[str, ...], **kwargs: Any) -> Case:
     head = kwargs.pop("head", ("head",))
     pools = kwargs.pop("pools", True)
-    return Case(
-        "timm", "timm-like", "", prefix, reads, kwargs, pools=pools, head=head, larger=None, note=note
-    )
+    return Case("timm", "timm-like", "", prefix, reads, kwargs, pools=pools, head=head, larger=None, note=note)
 
 
 def _registers(name: str, config: str, prefix: int) -> list[Case]:

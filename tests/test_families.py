@@ -275,7 +275,9 @@ def trained(case: Case, model: PeftModel) -> dict[str, torch.Tensor]:
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("gated_prompt" in name or "modules_to_save" in name), name
         if parameter.grad is not None:
-            found[re.sub(r"^.*gated_prompt_|^base_model\.model\.|\.default|\.modules_to_save", "", name)] = parameter.grad
+            found[re.sub(r"^.*gated_prompt_|^base_model\.model\.|\.default|\.modules_to_save", "", name)] = (
+                parameter.grad
+            )
     return found
 
 
@@ -291,7 +293,7 @@ def test_sdpa_is_eager(case: Case) -> None:
 @cases([case for case in HERE if case.takes_larger and case.larger and case.family in ("BEiT", "Data2Vec-Vision")])
 @pytest.mark.parametrize("size", [SIZE, 48])
 def test_position_bias_is_not_stretched_over_prompts(case: Case, size: int) -> None:
-    """`interpolate_pos_encoding` stretches the bias to the length of the tokens, which nothing changes without prompts."""
+    """`interpolate_pos_encoding` stretches the bias to the length of the tokens; without prompts, to its own."""
     for model in (case.build(), prompted(case)):
         assert_same(case.run(model, size, interpolate_pos_encoding=True), case.run(model, size))
 
@@ -325,7 +327,9 @@ def test_temperature_divides_the_logits(case: Case, monkeypatch: pytest.MonkeyPa
         model.base_model.model.gated_prompt.gated_prompt_temperatures["default"].data.fill_(tau)
         seen.clear()
         found = tensors(case.run(model, **(asked if case.config else {})))
-        first = seen[0] if seen else next(t for n, t in found.items() if n.endswith("attentions.0") and "text" not in n)
+        first = (
+            seen[0] if seen else next(t for n, t in found.items() if n.endswith("attentions.0") and "text" not in n)
+        )
         first = first[:1].double().log()  # SigLIP 2 pads the second image
         logits.append(first - first.mean(-1, keepdim=True))  # known up to a constant for each query
     one, two = logits[0] - logits[1], logits[1] - logits[2]

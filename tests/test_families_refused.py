@@ -28,7 +28,12 @@ REFUSED = [
     # Both have Linears before their blocks, which turn no patches into tokens.
     ("ElectraModel", "ElectraConfig", TEXT | dict(embedding_size=16), "no patch projection"),
     ("Wav2Vec2Model", "Wav2Vec2Config", TINY | SPEECH, "no patch projection"),
-    ("ResNetForImageClassification", "ResNetConfig", dict(depths=[2, 2], hidden_sizes=[8, 8], embedding_size=8), "no list of two or more"),
+    (
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        dict(depths=[2, 2], hidden_sizes=[8, 8], embedding_size=8),
+        "no list of two or more",
+    ),
 ]
 
 
@@ -45,7 +50,9 @@ def test_not_a_plain_vision_transformer(name: str, config: str, settings: dict, 
 
 
 def test_blocks_that_work_on_maps() -> None:
-    config = transformers.VitDetConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
+    config = transformers.VitDetConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
     model = get_peft_model(transformers.VitDetModel(config), GatedPromptConfig())
     with pytest.raises(ArchitectureError, match=r"hidden states of shape \(2, 32, 4, 4\), not on a row of tokens"):
         model(**images())

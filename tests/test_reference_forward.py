@@ -112,7 +112,9 @@ class Reference:
         slot = norm(x)[:, 0]
         return slot if self.case.family == "DINOv3" else self.model.classifier(slot)
 
-    def run(self, pixels: torch.Tensor, bank: dict[str, torch.Tensor], config: GatedPromptConfig | None) -> torch.Tensor:
+    def run(
+        self, pixels: torch.Tensor, bank: dict[str, torch.Tensor], config: GatedPromptConfig | None
+    ) -> torch.Tensor:
         x, front, k = self.embed(pixels), self.case.prefix, config.insert_at if config else len(self.blocks)
         tables = {n: p for n, p in self.named.items() if n.endswith("relative_position_bias_table")}
         shared = next((p for n, p in tables.items() if not any(part.isdigit() for part in n.split("."))), None)
