@@ -21,7 +21,7 @@ def test_clevr_count():
 
 
 @pytest.mark.parametrize(
-    "nearest, label",
+    ("nearest", "label"),
     [(0.1, 0), (8.0, 0), (8.001, 1), (8.5, 1), (9.0, 2), (9.2, 3), (9.5, 3), (10.0, 4), (10.01, 5), (100.0, 5)],
 )
 def test_clevr_distance_edges_belong_to_the_lower_class(nearest, label):
@@ -35,7 +35,7 @@ def test_clevr_distance_outside_the_classes_is_refused(depths):
 
 
 @pytest.mark.parametrize(
-    "depths, label",
+    ("depths", "label"),
     [([7.9, 50], 0), ([8.0], 0), ([8.01], 1), ([20.0, 70.0], 1), ([20.01], 2), ([999.0], 2), ([], 3), ([-5.0], 0)],
 )
 def test_kitti_distance(depths, label):

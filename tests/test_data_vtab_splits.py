@@ -30,7 +30,8 @@ def complete_keys(task: str) -> dict[str, list[str]]:
 
 
 def assert_published(published, task, train, val):
-    assert set(train) == set(published[task]["train"]) and len(train) == 800
+    assert set(train) == set(published[task]["train"])
+    assert len(train) == 800
     assert val == published[task]["val"]
 
 
@@ -56,7 +57,8 @@ def test_patch_camelyon_is_the_published_list(published):
 def test_clevr_is_the_published_list(published, task):
     splits = split_keys(task, complete_keys(task))
     assert_published(published, "clevr", splits["train800"], splits["val200"])
-    assert len(splits["test"]) == 15000 and splits["test"][0].startswith("CLEVR_val_")
+    assert len(splits["test"]) == 15000
+    assert splits["test"][0].startswith("CLEVR_val_")
 
 
 def test_resisc45_is_the_published_list(published):
@@ -97,12 +99,13 @@ def test_dsprites_slices_cover_the_single_original_split():
 def test_smallnorb_validates_on_the_head_of_test_and_tests_on_its_second_half():
     splits = split_keys("smallnorb_azi", {"train": range(24300), "test": range(24300)})
     order = tfds_order(range(24300), "test")
-    assert splits["val200"] == order[:200] and splits["test"] == order[12150:]
+    assert splits["val200"] == order[:200]
+    assert splits["test"] == order[12150:]
     assert splits["train800"] == tfds_order(range(24300), "train")[:800]
 
 
 @pytest.mark.parametrize(
-    "task, sizes",
+    ("task", "sizes"),
     {
         "caltech101": (102, 6085),
         "cifar": (100, 10000),
@@ -145,11 +148,12 @@ def test_caltech101_takes_the_exact_lists_of_an_export():
     splits = split_keys("caltech101", caltech())
     assert [len(splits[name]) for name in ("train800", "val200", "test")] == [800, 200, 6085]
     order = tfds_order(caltech()["train"], "train")
-    assert splits["train800"] == order[:800] and splits["val200"] == order[2753:2953]
+    assert splits["train800"] == order[:800]
+    assert splits["val200"] == order[2753:2953]
 
 
 @pytest.mark.parametrize(
-    "keys, fault",
+    ("keys", "fault"),
     [
         ({"train": [f"c/image_{i:04d}.jpg" for i in range(9144)]}, "split 'test' is missing"),
         ({**caltech(), "train": caltech()["train"][:-1]}, "has 3058 keys, expected all 3059"),
@@ -169,7 +173,7 @@ def dtd(**changes: list[str]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "task, keys, fault",
+    ("task", "keys", "fault"),
     [
         ("imagenet", {}, "'imagenet' is not a VTAB-1k task.*caltech101, cifar"),
         ("dtd", {"train": [], "test": []}, r"'validation' is missing; expected 'train' \(1880 keys\)"),
@@ -188,7 +192,7 @@ def test_wrong_keys_are_refused_with_what_was_expected(task, keys, fault):
 
 
 def test_cifar_ids_are_not_keys():
-    with pytest.raises(DataError, match="'train_.*expected '0' to '49999'"):
+    with pytest.raises(DataError, match=r"'train_.*expected '0' to '49999'"):
         split_keys("cifar", {"train": [f"train_{i:05d}" for i in range(50000)], "test": range(10000)})
 
 
