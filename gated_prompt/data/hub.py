@@ -112,6 +112,8 @@ class HubImages:
         column: str,
         rows: Sequence[tuple[int, int]],
         finish: Callable[[Image.Image], Image.Image] | None = None,
+        *,
+        as_stored: bool = False,
     ) -> None:
         """`rows`: (table number, row number) of each image; `finish`: applied to the decoded image."""
         import datasets
@@ -127,6 +129,7 @@ class HubImages:
         self._column = column
         self._rows = rows
         self._finish = finish
+        self._as_stored = as_stored
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -135,7 +138,7 @@ class HubImages:
         table, row = self._rows[index]
         stored = self._bytes[table][row][self._column]
         source = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-        image = decode(source, self.name(index))
+        image = decode(source, self.name(index), as_stored=self._as_stored)
         return image if self._finish is None else self._finish(image)
 
     def name(self, index: int) -> str:

@@ -46,6 +46,12 @@ class Provenance:
         """The fields, ready for JSON."""
         return asdict(self)
 
+    def warn_if_inexact(self) -> None:
+        """Warns with the reason; a benchmark of unknown size has nothing to be compared with."""
+        if not self.exact and self.expected_count is not None:
+            message = f"{self.dataset} {self.split}: not exactly the benchmark's examples. {self.note}"
+            warnings.warn(message, InexactDataWarning, stacklevel=4)
+
 
 class Images(Protocol):
     """Images by position, decoded when asked for."""
@@ -59,15 +65,15 @@ class Images(Protocol):
         ...
 
 
-def decode(source: Path | bytes, name: str) -> Image.Image:
-    """Decodes an image to RGB.
+def decode(source: Path | bytes, name: str, *, as_stored: bool = False) -> Image.Image:
+    """Decodes an image to RGB, or, for label maps, to what is stored.
 
     Raises:
         DataError: It is missing or damaged; the message names it.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
+            return image.copy() if as_stored else image.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"The image {name} is missing.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -128,12 +134,7 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
                     f"The image {images.name(index)} has label {label}, expected 0 to {num_classes - 1} for"
                     f" {provenance.dataset}."
                 )
-        if not provenance.exact:
-            warnings.warn(
-                f"{provenance.dataset} {provenance.split}: not exactly the benchmark's examples. {provenance.note}",
-                InexactDataWarning,
-                stacklevel=3,
-            )
+        provenance.warn_if_inexact()
 
     def __len__(self) -> int:
         return len(self.labels)
