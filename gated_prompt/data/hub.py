@@ -4,6 +4,7 @@
 Everything goes through `datasets`, so its cache, `HF_ENDPOINT` and `HF_HUB_OFFLINE` work as everywhere.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from .images import decode
 
 if TYPE_CHECKING:
     import datasets
+
+_COMMIT = re.compile("[0-9a-f]{7,40}")
 
 
 class HubTable:
@@ -84,13 +87,16 @@ def open_table(
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("Hub data sets need the extra: pip install 'gated_prompt[data]'") from error
+        raise ImportError("Hub data sets need the extra: pip install 'gated-prompt[data]'") from error
 
     source = repo if path is None else str(path)
     if path is not None and not Path(path).is_dir():
         raise DataError(f"{path} is not a folder; expected a local copy of the Hub data set {repo}.")
     try:
         builder = datasets.load_dataset_builder(source, config, revision=revision if path is None else None)
+        if path is None and revision and _COMMIT.fullmatch(revision) and not builder.hash.startswith(revision):
+            # Offline, `datasets` takes the newest commit in its cache, whichever was asked for.
+            raise ValueError(f"the newest commit in the cache is {builder.hash}, and only that one is found offline.")
         builder.download_and_prepare()
         rows = builder.as_dataset(split)
     except (ValueError, RuntimeError, OSError) as error:  # `datasets` has no base class; its errors are of these
