@@ -35,9 +35,8 @@ def test_sizes_are_those_of_vpts_lists(name, sizes):
     assert tuple(fgvc.FGVC[name].size_of(split) for split in fgvc.SPLITS) == sizes
 
 
-def write_cub(folder):
-    """Image i is of class i % 200 + 1 and trains when i < 5994; the files list the images backwards."""
-    rows = range(5994 + 5794 - 1, -1, -1)
+def write_cub(folder, rows=range(5994 + 5794)):
+    """Image i is of class i % 200 + 1 and trains when i < 5994."""
     folder.mkdir(exist_ok=True)
     (folder / "images.txt").write_text("".join(f"{i + 1} {i % 200 + 1:03d}.Bird/{i:05d}.jpg\n" for i in rows))
     (folder / "image_class_labels.txt").write_text("".join(f"{i + 1} {i % 200 + 1}\n" for i in rows))
@@ -64,6 +63,10 @@ def test_cub_folder_keeps_the_official_test_and_draws_a_tenth_to_validate(tmp_pa
     with pytest.warns(InexactDataWarning):
         again, other = (fgvc.load_folder(tmp_path, "cub", "val", seed=seed) for seed in (0, 1))
     assert images_of(again) == images_of(val) != images_of(other)
+    write_cub(tmp_path, rows=range(5994 + 5794 - 1, -1, -1))
+    with pytest.warns(InexactDataWarning):
+        backwards = fgvc.load_folder(tmp_path, "cub", "val")
+    assert images_of(backwards) == images_of(val)  # the order of the lists must not matter
 
 
 def test_nabirds_class_ids_with_gaps_become_consecutive(tmp_path):
@@ -83,7 +86,11 @@ def test_nabirds_class_ids_with_gaps_become_consecutive(tmp_path):
     [
         ("images.txt", lambda text: text + "99999 x.jpg\n", "list other images"),
         ("image_class_labels.txt", lambda text: text.replace(" 200\n", " 199\n"), "has 199 classes, expected 200"),
-        ("train_test_split.txt", lambda text: text.replace("\n1 1", "\n1 0"), "5993 images in cub's official train"),
+        (
+            "train_test_split.txt",
+            lambda text: text.replace("\n2 1\n", "\n2 0\n"),
+            "5993 images in cub's official train",
+        ),
         ("train_test_split.txt", lambda text: text + "broken\n", "line 11789: expected 'image value', found 'broken'"),
         ("images.txt", None, r"images.txt is missing"),
     ],

@@ -99,7 +99,7 @@ def open_table(
             raise ValueError(f"the newest commit in the cache is {builder.hash}, and only that one is found offline.")
         builder.download_and_prepare()
         rows = builder.as_dataset(split)
-    except (ValueError, RuntimeError, OSError) as error:  # `datasets` has no base class; its errors are of these
+    except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"Cannot read split {split!r} of {source}{f' (config {config})' if config else ''}"
             f"{f' at revision {revision}' if revision and path is None else ''}: {error}\nWithout a network, read it"

@@ -126,6 +126,10 @@ def _choose(
             picked = [by_key[part.split][key] for name, part in wanted for key in splits[name]]
             return _Chosen(picked, True, "VTAB's own images, found by their original keys.")
     picked = [row for _, part in _parts_of(spec, split) for row in _slice(part, rows)]
+    if split == "test" and spec.test.start == 0 and not source.key and not source.in_original_order:
+        return _Chosen(
+            picked, True, "VTAB tests on the whole original test split; the order of its rows is not VTAB's."
+        )
     return _Chosen(picked, False, f"VTAB-like: the slices were taken in the order of the rows, since {reason}.")
 
 
