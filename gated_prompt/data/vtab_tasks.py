@@ -7,6 +7,7 @@ Datasets (TFDS) splits. `vtab_splits` turns this table into lists of examples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import DataError
 
@@ -31,23 +32,24 @@ class VtabTask:
         group: "natural", "specialized" or "structured"; VTAB averages per group.
         num_classes: Number of classes of the task, which a small split may not show in full.
         sizes: Original split name -> number of its examples, for the splits that VTAB uses.
-        train800, val200, test: Where VTAB takes them from.
-        key_pattern: Regular expression that every TFDS key matches; None where `key_of_row` says more.
-        key_of_row: Original split name -> format string that makes the key of row i, where the keys are plain row
-            numbers in some dress. Then the whole set of keys is known and checked.
+        val200, test: Where VTAB takes them from. train800 is always the head of "train".
         key_example: One key, for messages.
+        key_pattern: Regular expression that every TFDS key matches; None where `key_of_row` says more.
+        key_of_row: Original split name -> format string that makes the key of row i, where the keys are row numbers
+            in some dress. Then the whole set of keys is known and checked.
     """
 
     name: str
     group: str
     num_classes: int
     sizes: Mapping[str, int]
-    train800: Slice
     val200: Slice
     test: Slice
     key_example: str
     key_pattern: str | None = None
     key_of_row: Mapping[str, str] | None = None
+
+    train800: ClassVar[Slice] = Slice("train", 0, 800)
 
     @property
     def test_size(self) -> int:
@@ -60,211 +62,126 @@ class VtabTask:
         return {"train800": 800, "val200": 200, "train800val200": 1000, "test": self.test_size}[split]
 
 
-_TRAIN = Slice("train", 0, 800)
 _VALIDATION = Slice("validation", 0, 200)
+_TEST = Slice("test")
+_FOLDER_AND_FILE = r"[^/]+/[^/]+\.jpg"
+_CLASS_AND_FILE = r"(.+)_\1_\d+\.jpg"
 
 
-def _val_at(start: int) -> Slice:
+def _train_from(start: int) -> Slice:
     return Slice("train", start, start + 200)
 
 
-def _clevr(name: str, num_classes: int) -> VtabTask:
-    # The original test images have no labels, so VTAB tests on the original validation split.
-    return VtabTask(
-        name,
-        "structured",
-        num_classes,
-        {"train": 70000, "validation": 15000},
-        _TRAIN,
-        _val_at(63000),
-        Slice("validation"),
-        key_example="CLEVR_train_000000.png",
-        key_of_row={"train": "CLEVR_train_{:06d}.png", "validation": "CLEVR_val_{:06d}.png"},
-    )
+def _named(
+    name: str,
+    group: str,
+    num_classes: int,
+    sizes: Mapping[str, int],
+    example: str,
+    *,
+    pattern: str,
+    val: Slice = _VALIDATION,
+    test: Slice = _TEST,
+) -> VtabTask:
+    """A task whose keys are file names or the like."""
+    return VtabTask(name, group, num_classes, sizes, val, test, example, key_pattern=pattern)
 
 
-def _dsprites(name: str) -> VtabTask:
-    return VtabTask(
-        name,
-        "structured",
-        16,
-        {"train": 737280},
-        _TRAIN,
-        _val_at(589824),
-        Slice("train", 663552),
-        key_example="0",
-        key_of_row={"train": "{}"},
-    )
+def _numbered(
+    name: str,
+    group: str,
+    num_classes: int,
+    sizes: Mapping[str, int],
+    rows: Mapping[str, str],
+    *,
+    val: Slice = _VALIDATION,
+    test: Slice = _TEST,
+) -> VtabTask:
+    """A task whose keys are row numbers in some dress."""
+    return VtabTask(name, group, num_classes, sizes, val, test, rows["train"].format(0), key_of_row=rows)
 
 
-def _smallnorb(name: str, num_classes: int) -> VtabTask:
-    # The validation images come from the original test split: its first half validates, its second half tests.
-    return VtabTask(
-        name,
-        "structured",
-        num_classes,
-        {"train": 24300, "test": 24300},
-        _TRAIN,
-        Slice("test", 0, 200),
-        Slice("test", 12150),
-        key_example="0",
-        key_of_row={"train": "{}", "test": "{}"},
-    )
+_CIFAR = {"train": 50000, "test": 10000}
+_DTD = {"train": 1880, "validation": 1880, "test": 1880}
+_FLOWERS = {"train": 1020, "validation": 1020, "test": 6149}
+_SUN = {"train": 76128, "validation": 10875, "test": 21750}
+_PCAM = {"train": 262144, "validation": 32768, "test": 32768}
+_PCAM_ROWS = {"train": "train_{}", "validation": "valid_{}", "test": "test_{}"}
+_RETINA = {"train": 35126, "validation": 10906, "test": 42670}
+_CLEVR = {"train": 70000, "validation": 15000}
+_CLEVR_ROWS = {"train": "CLEVR_train_{:06d}.png", "validation": "CLEVR_val_{:06d}.png"}
+_DMLAB = {"train": 65550, "validation": 22628, "test": 22735}
+_KITTI = {"train": 6347, "validation": 423, "test": 711}
+_NORB = {"train": 24300, "test": 24300}
+_ROWS = {"train": "{}", "test": "{}"}
 
+# The original test scenes have no labels, so VTAB tests on the original validation split.
+_CLEVR_CUT = {"val": _train_from(63000), "test": Slice("validation")}
+_DSPRITES_CUT = {"val": _train_from(589824), "test": Slice("train", 663552)}
+# Validation images come from the original test split: its first half validates, its second half tests.
+_NORB_CUT = {"val": Slice("test", 0, 200), "test": Slice("test", 12150)}
 
-_ALL = (
-    VtabTask(
+_NATURAL = (
+    _named(
         "caltech101",
         "natural",
         102,
         {"train": 3059, "test": 6085},
-        _TRAIN,
-        _val_at(2753),
-        Slice("test"),
-        key_example="accordion/image_0001.jpg",
-        key_pattern=r"[^/]+/[^/]+\.jpg",
+        "accordion/image_0001.jpg",
+        pattern=_FOLDER_AND_FILE,
+        val=_train_from(2753),
     ),
-    VtabTask(
-        "cifar",
-        "natural",
-        100,
-        {"train": 50000, "test": 10000},
-        _TRAIN,
-        _val_at(45000),
-        Slice("test"),
-        key_example="35605",
-        key_of_row={"train": "{}", "test": "{}"},
-    ),
-    VtabTask(
-        "dtd",
-        "natural",
-        47,
-        {"train": 1880, "validation": 1880, "test": 1880},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="banded/banded_0002.jpg",
-        key_pattern=r"[^/]+/[^/]+\.jpg",
-    ),
-    VtabTask(
-        "oxford_flowers102",
-        "natural",
-        102,
-        {"train": 1020, "validation": 1020, "test": 6149},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="image_00607.jpg",
-        key_pattern=r"image_\d{5}\.jpg",
-    ),
-    VtabTask(
+    _numbered("cifar", "natural", 100, _CIFAR, _ROWS, val=_train_from(45000)),
+    _named("dtd", "natural", 47, _DTD, "banded/banded_0002.jpg", pattern=_FOLDER_AND_FILE),
+    _named("oxford_flowers102", "natural", 102, _FLOWERS, "image_00607.jpg", pattern=r"image_\d{5}\.jpg"),
+    _named(
         "oxford_iiit_pet",
         "natural",
         37,
         {"train": 3680, "test": 3669},
-        _TRAIN,
-        _val_at(3312),
-        Slice("test"),
-        key_example="Abyssinian_100.jpg",
-        key_pattern=r"[^/]+_\d+\.jpg",
+        "Abyssinian_100.jpg",
+        pattern=r"[^/]+_\d+\.jpg",
+        val=_train_from(3312),
     ),
-    VtabTask(
-        "svhn",
-        "natural",
-        10,
-        {"train": 73257, "test": 26032},
-        _TRAIN,
-        _val_at(65931),
-        Slice("test"),
-        key_example="0",
-        key_of_row={"train": "{}", "test": "{}"},
-    ),
-    VtabTask(
-        "sun397",
-        "natural",
-        397,
-        {"train": 76128, "validation": 10875, "test": 21750},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="/a/abbey/sun_aaalbzqrimafwbiv.jpg",
-        key_pattern=r"/.+\.jpg",
-    ),
-    VtabTask(
-        "patch_camelyon",
-        "specialized",
-        2,
-        {"train": 262144, "validation": 32768, "test": 32768},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="train_206220",
-        key_of_row={"train": "train_{}", "validation": "valid_{}", "test": "test_{}"},
-    ),
-    VtabTask(
+    _numbered("svhn", "natural", 10, {"train": 73257, "test": 26032}, _ROWS, val=_train_from(65931)),
+    _named("sun397", "natural", 397, _SUN, "/a/abbey/sun_aaalbzqrimafwbiv.jpg", pattern=r"/.+\.jpg"),
+)
+_SPECIALIZED = (
+    _numbered("patch_camelyon", "specialized", 2, _PCAM, _PCAM_ROWS),
+    _named(
         "eurosat",
         "specialized",
         10,
         {"train": 27000},
-        _TRAIN,
-        _val_at(16200),
-        Slice("train", 21600),
-        key_example="AnnualCrop_AnnualCrop_1.jpg",
-        key_pattern=r"(.+)_\1_\d+\.jpg",
+        "AnnualCrop_AnnualCrop_1.jpg",
+        pattern=_CLASS_AND_FILE,
+        val=_train_from(16200),
+        test=Slice("train", 21600),
     ),
-    VtabTask(
+    _named(
         "resisc45",
         "specialized",
         45,
         {"train": 31500},
-        _TRAIN,
-        _val_at(18900),
-        Slice("train", 25200),
-        key_example="airplane_airplane_001.jpg",
-        key_pattern=r"(.+)_\1_\d+\.jpg",
+        "airplane_airplane_001.jpg",
+        pattern=_CLASS_AND_FILE,
+        val=_train_from(18900),
+        test=Slice("train", 25200),
     ),
-    VtabTask(
-        "diabetic_retinopathy",
-        "specialized",
-        5,
-        {"train": 35126, "validation": 10906, "test": 42670},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="24261_left",
-        key_pattern=r"\d+_(left|right)",
-    ),
-    _clevr("clevr_count", 8),
-    _clevr("clevr_dist", 6),
-    VtabTask(
-        "dmlab",
-        "structured",
-        6,
-        {"train": 65550, "validation": 22628, "test": 22735},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="video_600_5_976.jpg",
-        key_pattern=r"[^/]+\.jpg",
-    ),
-    VtabTask(
-        "kitti",
-        "structured",
-        4,
-        {"train": 6347, "validation": 423, "test": 711},
-        _TRAIN,
-        _VALIDATION,
-        Slice("test"),
-        key_example="000123.png",
-        key_pattern=r"\d{6}\.png",
-    ),
-    _dsprites("dsprites_loc"),
-    _dsprites("dsprites_ori"),
-    _smallnorb("smallnorb_azi", 18),
-    _smallnorb("smallnorb_ele", 9),
+    _named("diabetic_retinopathy", "specialized", 5, _RETINA, "24261_left", pattern=r"\d+_(left|right)"),
+)
+_STRUCTURED = (
+    _numbered("clevr_count", "structured", 8, _CLEVR, _CLEVR_ROWS, **_CLEVR_CUT),
+    _numbered("clevr_dist", "structured", 6, _CLEVR, _CLEVR_ROWS, **_CLEVR_CUT),
+    _named("dmlab", "structured", 6, _DMLAB, "video_600_5_976.jpg", pattern=r"[^/]+\.jpg"),
+    _named("kitti", "structured", 4, _KITTI, "000123.png", pattern=r"\d{6}\.png"),
+    _numbered("dsprites_loc", "structured", 16, {"train": 737280}, {"train": "{}"}, **_DSPRITES_CUT),
+    _numbered("dsprites_ori", "structured", 16, {"train": 737280}, {"train": "{}"}, **_DSPRITES_CUT),
+    _numbered("smallnorb_azi", "structured", 18, _NORB, _ROWS, **_NORB_CUT),
+    _numbered("smallnorb_ele", "structured", 9, _NORB, _ROWS, **_NORB_CUT),
 )
 
-TASKS: Mapping[str, VtabTask] = {task.name: task for task in _ALL}
+TASKS: Mapping[str, VtabTask] = {task.name: task for task in _NATURAL + _SPECIALIZED + _STRUCTURED}
 
 
 def find_task(name: str) -> VtabTask:
