@@ -42,3 +42,7 @@ class DamagedAdapterError(GatedPromptError):
 
 class UnsupportedOperationError(GatedPromptError):
     """The operation has no meaning for prompts: merging, two active adapters, wrapping a base twice."""
+
+
+class DataError(GatedPromptError):
+    """A data set is missing, incomplete, damaged or not the one that was asked for."""

@@ -1,0 +1,78 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The "vtab-1k" folder layout, in which NOAH, SSF, RepAdapter and others hand VTAB-1k out.
+
+    vtab-1k/<task>/<split>.txt                       lines "images/<split>/000000.jpg 12"
+    vtab-1k/<task>/images/<split>/000000.jpg
+
+The labels are final. The images were saved again as JPEG of quality 75, also those that were lossless before.
+"""
+
+from pathlib import Path
+
+from ..errors import DataError
+from .images import ImageFiles, LabelledImages, Provenance
+from .vtab_tasks import check_split, find_task
+
+
+def load_folder(root: str | Path, task: str, split: str, *, expected_count: int | None = None) -> LabelledImages:
+    """One split of one task from the folder layout.
+
+    Args:
+        root: The folder that holds the task folders, or the one that holds `vtab-1k`.
+        task: Task name.
+        split: "train800", "val200", "train800val200" or "test".
+        expected_count: Number of lines that the list should have; None means VTAB's. Another number of lines gives a
+            warning and is recorded as not exact, since reduced copies are useful too.
+
+    Raises:
+        DataError: The folder, list or an image is missing, or a line is malformed; the message names it.
+    """
+    spec = find_task(task)
+    check_split(split)
+    folder = _task_folder(Path(root), task)
+    list_file = folder / f"{split}.txt"
+    if not list_file.is_file():
+        raise DataError(f"{list_file} is missing: each task folder holds {split}.txt beside images/{split}/.")
+    names, labels = _read_list(list_file)
+    paths = [folder / name for name in names]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise DataError(f"{list_file} names {len(absent)} image(s) that are not there, the first {absent[0]}.")
+    vtab_count = spec.size_of(split)
+    complete = len(paths) == vtab_count and expected_count in (None, vtab_count)
+    if complete:
+        note = "VTAB's own images, as JPEG of quality 75: pixels differ slightly from the originals."
+    else:
+        note = f"{list_file.name} lists {len(paths)} images, expected {expected_count or vtab_count}."
+    provenance = Provenance(
+        task,
+        split,
+        str(folder),
+        None,
+        complete,
+        note,
+        len(paths),
+        vtab_count if expected_count is None else expected_count,
+    )
+    return LabelledImages(ImageFiles(paths), labels, num_classes=spec.num_classes, provenance=provenance)
+
+
+def _task_folder(root: Path, task: str) -> Path:
+    candidates = [root / task, root / "vtab-1k" / task]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise DataError(f"Neither {candidates[0]} nor {candidates[1]} is a folder; expected the 'vtab-1k' layout there.")
+
+
+def _read_list(list_file: Path) -> tuple[list[str], list[int]]:
+    names, labels = [], []
+    for number, line in enumerate(list_file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not label.isdecimal():
+            raise DataError(f"{list_file}, line {number}: expected 'images/.../000000.jpg 12', found {line!r}.")
+        names.append(name)
+        labels.append(int(label))
+    return names, labels

@@ -1,0 +1,121 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""VTAB's label rules for the tasks whose label is derived from other annotations. Pure functions."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from ..errors import DataError
+
+_CLEVR_EDGES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
+_KITTI_EDGES = (-100.0, 8.0, 20.0, 999.0)
+_KITTI_NO_VEHICLE = 1000.0
+KITTI_VEHICLES = frozenset({"Car", "Van", "Truck"})
+
+# dSprites enumerates every combination of its factors once; y changes fastest.
+DSPRITES_FACTORS = (("shape", 3), ("scale", 6), ("orientation", 40), ("x", 32), ("y", 32))
+
+
+def _last_edge_below(edges: Sequence[float], value: float) -> int:
+    """Largest i with edges[i] < value; a value on an edge falls to the lower class."""
+    below = [i for i, edge in enumerate(edges) if edge < value]
+    if not below or math.isnan(value):
+        raise DataError(f"The distance {value} is not above {edges[0]}, the lowest edge of this task's classes.")
+    return below[-1]
+
+
+def svhn(label: int) -> int:
+    """SVHN's own files call the digit 0 "10"."""
+    return label % 10
+
+
+def clevr_count(num_objects: int) -> int:
+    """Number of objects in a scene, 3 to 10 -> class 0 to 7."""
+    if not 3 <= num_objects <= 10:
+        raise DataError(f"A CLEVR scene has 3 to 10 objects, not {num_objects}. (The test scenes have no labels.)")
+    return num_objects - 3
+
+
+def clevr_distance(depths: Iterable[float]) -> int:
+    """Class 0 to 5 of the nearest object, from the objects' depths (third pixel coordinate)."""
+    nearest = min(depths, default=math.nan)
+    if math.isnan(nearest) or nearest > _CLEVR_EDGES[-1]:
+        raise DataError(f"A CLEVR scene needs the depth of at least one object, up to 100; got {nearest}.")
+    return _last_edge_below(_CLEVR_EDGES, nearest)
+
+
+def kitti_distance(vehicle_depths: Iterable[float]) -> int:
+    """Class 0 (up to 8 m), 1 (to 20 m), 2 (farther) or 3 (no vehicle) of the closest vehicle.
+
+    Args:
+        vehicle_depths: z of the location, in metres, of every Car, Van and Truck.
+    """
+    return _last_edge_below(_KITTI_EDGES, min([*vehicle_depths, _KITTI_NO_VEHICLE]))
+
+
+def kitti_distance_of_text(text: str) -> int:
+    """`kitti_distance` of a KITTI label file: one object per line, type first, z of the location 14th.
+
+    Raises:
+        DataError: A line is not a KITTI object.
+    """
+    depths = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            kind, depth = fields[0], float(fields[13])
+        except (IndexError, ValueError):
+            raise DataError(f"Line {number} is not a KITTI object of 15 fields: {line!r}.") from None
+        if kind in KITTI_VEHICLES:
+            depths.append(depth)
+    return kitti_distance(depths)
+
+
+def dsprites_factors(index: int) -> dict[str, int]:
+    """Row index 0 to 737279 -> class index of each factor of `DSPRITES_FACTORS`."""
+    factors = {}
+    rest = index
+    for name, size in reversed(DSPRITES_FACTORS):
+        rest, factors[name] = divmod(rest, size)
+    if rest:
+        raise DataError(f"dSprites has rows 0 to 737279, not {index}.")
+    return factors
+
+
+def dsprites_index(shape: int, scale: int, orientation: int, x: int, y: int) -> int:
+    """Inverse of `dsprites_factors`."""
+    index = 0
+    for (name, size), value in zip(DSPRITES_FACTORS, (shape, scale, orientation, x, y), strict=True):
+        if not 0 <= value < size:
+            raise DataError(f"dSprites has {name} 0 to {size - 1}, not {value}.")
+        index = index * size + value
+    return index
+
+
+def dsprites_location(x: int) -> int:
+    """x position 0 to 31 -> class 0 to 15."""
+    return _in_range("x position", x, 32) // 2
+
+
+def dsprites_orientation(orientation: int) -> int:
+    """Orientation 0 to 39 -> class 0 to 15, floor(orientation / 2.5)."""
+    return _in_range("orientation", orientation, 40) * 2 // 5
+
+
+def smallnorb_azimuth(raw: int) -> int:
+    """Azimuth as stored in the original files, 0, 2, ..., 34 (units of 10 degrees) -> class 0 to 17."""
+    if raw % 2:
+        raise DataError(f"smallNORB stores even azimuths 0 to 34, not {raw}.")
+    return _in_range("azimuth", raw, 36) // 2
+
+
+def smallnorb_elevation(elevation: int) -> int:
+    """Elevation 0 to 8 is the class."""
+    return _in_range("elevation", elevation, 9)
+
+
+def _in_range(name: str, value: int, size: int) -> int:
+    if not 0 <= value < size:
+        raise DataError(f"The {name} is {value}, expected 0 to {size - 1}.")
+    return value
