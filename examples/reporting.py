@@ -138,7 +138,7 @@ base = AutoModelForImageClassification.from_pretrained("{base}", num_labels={len
 model = PeftModel.from_pretrained(base, "path/or/hub-id/of/this/adapter").eval()
 ```
 
-Data: {results["provenance"]}. Classes: {", ".join(labels)}.
+Data: {results["data"][0]["source"]}. {results["data"][0]["note"]} Classes: {", ".join(labels)}.
 
 ## Gates after training
 

@@ -27,13 +27,14 @@ from checkpoints import find_checkpoint, keep_only_trainable, prepare_output_dir
 from methods import METHODS, SHIPPED_BACKBONE, PromptArguments, build_model
 from probe import patch_features, probe
 from reporting import environment, push, read_out, write_results
-from tasks import KNOWN, Split, load_task
-from torch.utils.data import DataLoader, TensorDataset
+from tasks import KNOWN, load_task, transform_for
+from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoModel, HfArgumentParser, get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError
+from gated_prompt.data.preprocess import CachedImages, TransformedImages
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Arguments:
     """What to train on what; the settings of the prompts are those of `GatedPromptConfig`."""
 
     task: str = field(default="digits", metadata={"help": f"one of: {', '.join(KNOWN)}"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; without it: the Hub"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
     method: str = field(default="gated", metadata={"help": f"one of: {', '.join(METHODS)}"})
     output_dir: str = field(default="runs/vtab", metadata={"help": "where everything is written"})
@@ -60,12 +62,6 @@ class Arguments:
     hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
 
 
-def to_pixels(split: Split, processor: Any) -> TensorDataset:
-    """Decode, resize and normalise all images of a split once; they are few."""
-    images = [processor(image, return_tensors="pt")["pixel_values"][0] for image in tqdm(split.images, leave=False)]
-    return TensorDataset(torch.stack(images), torch.tensor(split.labels))
-
-
 def evaluate(model: torch.nn.Module, loader: DataLoader[Any], num_classes: int, accelerator: Accelerator) -> float:
     """Top-1 accuracy in [0, 1]."""
     metric = MulticlassAccuracy(num_classes, average="micro").to(accelerator.device)
@@ -80,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
     args, prompts = HfArgumentParser((Arguments, PromptArguments)).parse_args_into_dataclasses(argv)
     output = prepare_output_dir(args.output_dir)
-    task = load_task(args.task)
+    task = load_task(args.task, args.data_dir)
     accelerator = Accelerator(
         log_with=args.report_to,
         project_dir=str(output),
@@ -88,14 +84,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     set_seed(args.seed)
 
-    # Model and data. The paper's final run trains on the 800 + 200 images together.
+    # Model and data. The paper's final run trains on the 800 + 200 images together, without augmentation.
     model = build_model(args.backbone, args.method, prompts, task.class_names)
     trained = [p for p in model.parameters() if p.requires_grad]
     before = read_out(model)
     accelerator.print(f"{args.method}: {sum(p.numel() for p in trained)} trained parameters")
-    processor = AutoImageProcessor.from_pretrained(args.backbone)
-    train_data = to_pixels((task.train + task.val)[: args.max_train_samples], processor)
-    test_data = to_pixels(task.test, processor)
+    transform = transform_for(AutoImageProcessor.from_pretrained(args.backbone))
+    cached = CachedImages(task.train, transform)
+    train_data = Subset(cached, range(min(len(cached), args.max_train_samples or len(cached))))
+    test_data = TransformedImages(task.test, transform)
     # A generator of its own: starting an epoch must not draw from the one that the dropout uses (exact resuming).
     loader = DataLoader(train_data, args.per_device_train_batch_size, shuffle=True, generator=torch.Generator())
     test_loader = DataLoader(test_data, args.per_device_eval_batch_size)
@@ -146,11 +143,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
         backbone = AutoModel.from_pretrained(args.backbone, dtype="float32").eval().to(accelerator.device)
-        x, x_test = (patch_features(backbone, data.tensors[0]) for data in (train_data, test_data))
-        probe_accuracy = probe(x, train_data.tensors[1].numpy(), x_test, test_data.tensors[1].numpy())
+        probe_accuracy = probe(patch_features(backbone, train_data), patch_features(backbone, test_data))
         results = {
             "task": task.name,
-            "provenance": task.provenance,
+            "data": [task.train.provenance.to_dict(), task.test.provenance.to_dict()],
             "class_names": task.class_names,
             "method": args.method,
             "test_accuracy": accuracy,

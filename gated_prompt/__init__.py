@@ -12,6 +12,7 @@ from .errors import (
     ArchitectureError,
     ConfigError,
     DamagedAdapterError,
+    DataError,
     GatedPromptError,
     UnsupportedOperationError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ArchitectureError",
     "ConfigError",
     "DamagedAdapterError",
+    "DataError",
     "GatedPromptConfig",
     "GatedPromptError",
     "GatedPromptModel",

@@ -25,7 +25,7 @@ class HubServer:
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802
+            def do_GET(self):
                 hub._answer(self)
 
             do_HEAD = do_POST = do_GET  # noqa: N815
@@ -68,7 +68,11 @@ class HubServer:
             if commit is None:
                 self._refuse(request, "RevisionNotFound")
             else:
-                self._send(request, json.dumps(self._describe(what, commit, folder, body or url.query.encode())).encode(), commit)
+                self._send(
+                    request,
+                    json.dumps(self._describe(what, commit, folder, body or url.query.encode())).encode(),
+                    commit,
+                )
         else:
             self._refuse(request, "RepoNotFound")
 

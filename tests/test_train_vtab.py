@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState, GradientState
 from methods import PromptArguments
 from peft import PeftModel
 from PIL import Image
-from tasks import TaskError, load_task
-from transformers import AutoModelForImageClassification, HfArgumentParser
+from tasks import load_task, transform_for
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
 
 import gated_prompt
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+from gated_prompt.errors import DataError
 
 QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
 QUICK += ["--per_device_train_batch_size", "32", "--gate_init", "-1"]  # three steps an epoch
@@ -59,8 +60,9 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
     model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert gated_prompt.gates(model).tolist() == results["after"]["gates"]
     task = load_task("digits")
+    transform = transform_for(AutoImageProcessor.from_pretrained(backbone))
     with torch.no_grad():
-        pixels = train_vtab.to_pixels(task.test, train_vtab.AutoImageProcessor.from_pretrained(backbone)).tensors[0]
+        pixels = torch.stack([transform(image) for image, _ in task.test])
         found = (model(pixels).logits.argmax(1) == torch.tensor(task.test.labels)).float().mean().item()
     assert found == pytest.approx(results["test_accuracy"], abs=1e-6)
 
@@ -161,17 +163,17 @@ def test_method_sets_the_config() -> None:
 
 def test_digits_are_split_like_vtab() -> None:
     task = load_task("digits")
-    assert (len(task.train), len(task.val), len(task.test)) == (800, 200, 797)
-    assert len(task.class_names) == 10
-    assert task.train.images[0].size == (8, 8)
-    pixels = [image.tobytes() for part in (task.train, task.val, task.test) for image in part.images]
+    assert (len(task.train), len(task.test)) == (1000, 797)
+    assert task.class_names == list("0123456789")
+    assert task.train[0][0].size == (8, 8)
+    pixels = [image.tobytes() for part in (task.train, task.test) for image, _ in part]
     assert len(set(pixels)) == len(pixels) == 1797
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--task", "cats"], TaskError, "unknown task 'cats'; known tasks: digits"),
+        (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
         (["--method", "lora"], GatedPromptError, "unknown method 'lora'; known methods: gated, shallow"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),
