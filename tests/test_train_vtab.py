@@ -9,6 +9,7 @@ import pytest
 import torch
 import train_vtab
 from accelerate.state import AcceleratorState, GradientState
+from data_files import real_data
 from methods import PromptArguments
 from peft import PeftModel
 from PIL import Image
@@ -17,6 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Hf
 
 import gated_prompt
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
 
 QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
@@ -191,3 +193,12 @@ def test_output_that_cannot_be_written(backbone, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GatedPromptError, match=r"cannot write into --output_dir .* give a folder"):
         run(backbone, tmp_path / "file")
+
+
+def test_a_vtab_task_from_the_folder_layout(backbone, tmp_path) -> None:
+    layout = real_data("vtab1k_layout_fixture")
+    with pytest.warns(InexactDataWarning, match="lists 100 images, expected 1000"):
+        results = run(backbone, tmp_path, "--task", "dtd", "--data_dir", str(layout), "--num_train_epochs", "2")
+    assert (results["num_train"], results["num_test"]) == (96, 60)
+    assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 47 * 33  # all 47 classes, though the copy shows 10
+    assert results["data"][0]["exact"] is False
