@@ -39,7 +39,7 @@ def read(asked: list[tuple[str, str | None]], endpoint: str, home, **environment
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
