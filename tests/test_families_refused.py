@@ -15,20 +15,25 @@ from torch import nn
 from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
 
 TEXT = {**TINY, "vocab_size": 20}
-STAGES = dict(image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=2)
-SPEECH = dict(conv_dim=[8, 8], conv_kernel=[4, 4], conv_stride=[2, 2], num_conv_pos_embeddings=4)
-HIERA = dict(image_size=[32, 32], embed_dim=8, depths=[2, 2], num_heads=[1, 2], query_stride=[2, 2])
-HIERA |= dict(num_query_pool=1, masked_unit_size=[4, 4])
+STAGES = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 2}
+SPEECH = {"conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2], "num_conv_pos_embeddings": 4}
+HIERA = {"image_size": [32, 32], "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "query_stride": [2, 2]}
+HIERA |= {"num_query_pool": 1, "masked_unit_size": [4, 4]}
 REFUSED = [
     ("SwinForImageClassification", "SwinConfig", STAGES, "hierarchical transformer"),
     ("Swinv2ForImageClassification", "Swinv2Config", STAGES, "hierarchical transformer"),
-    ("SegformerModel", "SegformerConfig", dict(depths=[2, 2, 2, 2]), "hierarchical transformer"),
+    ("SegformerModel", "SegformerConfig", {"depths": [2, 2, 2, 2]}, "hierarchical transformer"),
     ("HieraModel", "HieraConfig", HIERA, "hierarchical transformer"),
     ("BertModel", "BertConfig", TEXT, "no patch projection"),
     # Both have Linears before their blocks, which turn no patches into tokens.
-    ("ElectraModel", "ElectraConfig", TEXT | dict(embedding_size=16), "no patch projection"),
+    ("ElectraModel", "ElectraConfig", TEXT | {"embedding_size": 16}, "no patch projection"),
     ("Wav2Vec2Model", "Wav2Vec2Config", TINY | SPEECH, "no patch projection"),
-    ("ResNetForImageClassification", "ResNetConfig", dict(depths=[2, 2], hidden_sizes=[8, 8], embedding_size=8), "no list of two or more"),
+    (
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        {"depths": [2, 2], "hidden_sizes": [8, 8], "embedding_size": 8},
+        "no list of two or more",
+    ),
 ]
 
 
@@ -45,7 +50,9 @@ def test_not_a_plain_vision_transformer(name: str, config: str, settings: dict, 
 
 
 def test_blocks_that_work_on_maps() -> None:
-    config = transformers.VitDetConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8)
+    config = transformers.VitDetConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
     model = get_peft_model(transformers.VitDetModel(config), GatedPromptConfig())
     with pytest.raises(ArchitectureError, match=r"hidden states of shape \(2, 32, 4, 4\), not on a row of tokens"):
         model(**images())

@@ -19,11 +19,11 @@ from gated_prompt import GatedPromptConfig
 HEADS, P, GRID = 4, 5, SIZE // PATCH
 NAMES = ["ViTForImageClassification", "DINOv3ViTModel", "BeitForImageClassification-cls"]
 SETTINGS = [
-    dict(),
-    dict(insert_at=1, gated_blocks=[1, 3]),
-    dict(deep=True),
-    dict(deep=True, insert_at=2, temperature=False, temperature_init=1.7),
-    dict(pooling="prompts_and_patches"),
+    {},
+    {"insert_at": 1, "gated_blocks": [1, 3]},
+    {"deep": True},
+    {"deep": True, "insert_at": 2, "temperature": False, "temperature_init": 1.7},
+    {"pooling": "prompts_and_patches"},
 ]
 
 
@@ -112,7 +112,9 @@ class Reference:
         slot = norm(x)[:, 0]
         return slot if self.case.family == "DINOv3" else self.model.classifier(slot)
 
-    def run(self, pixels: torch.Tensor, bank: dict[str, torch.Tensor], config: GatedPromptConfig | None) -> torch.Tensor:
+    def run(
+        self, pixels: torch.Tensor, bank: dict[str, torch.Tensor], config: GatedPromptConfig | None
+    ) -> torch.Tensor:
         x, front, k = self.embed(pixels), self.case.prefix, config.insert_at if config else len(self.blocks)
         tables = {n: p for n, p in self.named.items() if n.endswith("relative_position_bias_table")}
         shared = next((p for n, p in tables.items() if not any(part.isdigit() for part in n.split("."))), None)

@@ -24,7 +24,6 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
-
     def rotate(self, x: torch.Tensor, rope: torch.Tensor | None) -> torch.Tensor:
         """Turn pairs of channels of the tokens after the prefix; `rope` (N, 2 d) holds sines, then cosines."""
         if rope is None:
