@@ -8,7 +8,7 @@ Hooks are instances of module-level classes that hold the bank and a block index
 copied and pickled. The prompts travel inside the hidden states, which keeps activation checkpointing correct.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -156,8 +156,8 @@ class RefuseIntermediates:
                 f"forward_intermediates of {type(self.module).__name__} (in transformers: output_hidden_states=True) "
                 "would return maps with prompts in them; read the blocks with forward hooks, or use disable_adapter()"
             )
-        method: Any = getattr(type(self.module), "forward_intermediates")  # noqa: B009 (a class of timm's)
-        return method(self.module, *args, **kwargs)
+        kind: Any = type(self.module)
+        return kind.forward_intermediates(self.module, *args, **kwargs)
 
     def remove(self) -> None:
         """Give the module its own method back."""
@@ -186,7 +186,7 @@ class RequireInputGradient:
             first.requires_grad_()
 
 
-def _is_states(part: Any) -> bool:
+def _is_states(part: Any) -> TypeGuard[tuple[torch.Tensor, ...]]:
     """Whether this output is a tuple of hidden states, not of attentions nor the nested output of a text tower."""
     return isinstance(part, tuple) and all(isinstance(s, torch.Tensor) and s.ndim == 3 for s in part)
 

@@ -17,14 +17,14 @@ from torch import nn
 
 FIVE = int(transformers.__version__.split(".")[0]) >= 5
 DEPTH, WIDTH, SIZE, PATCH, LABELS = 4, 32, 32, 8, 5
-TINY = dict(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=4, intermediate_size=64)
-PIXELS = dict(image_size=SIZE, patch_size=PATCH)
-STRIDE = dict(encoder_stride=PATCH)
+TINY = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4, "intermediate_size": 64}
+PIXELS = {"image_size": SIZE, "patch_size": PATCH}
+STRIDE = {"encoder_stride": PATCH}
 TEXT = {**TINY, "num_hidden_layers": 2, "vocab_size": 20, "max_position_embeddings": 8, "projection_size": WIDTH}
-TEXT |= dict(bos_token_id=0, eos_token_id=19, pad_token_id=1)
-STAGES = dict(out_features=["stage1", "stage4"])
-FOUR = dict(out_indices=[1, 2, 3, 4], pool_scales=[1, 2], auxiliary_channels=8, auxiliary_num_convs=1)
-IN_BLOCK, SHARED = dict(use_relative_position_bias=True), dict(use_shared_relative_position_bias=True)
+TEXT |= {"bos_token_id": 0, "eos_token_id": 19, "pad_token_id": 1}
+STAGES = {"out_features": ["stage1", "stage4"]}
+FOUR = {"out_indices": [1, 2, 3, 4], "pool_scales": [1, 2], "auxiliary_channels": 8, "auxiliary_num_convs": 1}
+IN_BLOCK, SHARED = {"use_relative_position_bias": True}, {"use_shared_relative_position_bias": True}
 Inputs = dict[str, torch.Tensor]
 
 
@@ -139,10 +139,10 @@ class Case:
 
 
 SLOT0, PATCHES, ALL = ("slot 0",), ("patches",), ("all",)
-STATE = dict(read_from="last_hidden_state", reads=ALL)
-MAPS = dict(read_from="feature_maps", reads=PATCHES)
-POOLED = dict(read_from="pooler_output")
-CLASSIFIER = dict(head=("classifier",))
+STATE = {"read_from": "last_hidden_state", "reads": ALL}
+MAPS = {"read_from": "feature_maps", "reads": PATCHES}
+POOLED = {"read_from": "pooler_output"}
+CLASSIFIER = {"head": ("classifier",)}
 
 
 def _timm(note: str, prefix: int, reads: tuple[str, ...], **kwargs: Any) -> Case:
@@ -152,8 +152,8 @@ def _timm(note: str, prefix: int, reads: tuple[str, ...], **kwargs: Any) -> Case
 
 
 def _registers(name: str, config: str, prefix: int) -> list[Case]:
-    count = dict(num_register_tokens=prefix - 1) if prefix > 1 else {}
-    common = dict(config=config, prefix=prefix, larger={})
+    count = {"num_register_tokens": prefix - 1} if prefix > 1 else {}
+    common = {"config": config, "prefix": prefix, "larger": {}}
     family = "DINOv2 with registers" if prefix > 1 else "DINOv2"
     return [
         Case(family, f"{name}Model", settings=count, pools=True, **POOLED, reads=SLOT0, **common),
@@ -170,7 +170,7 @@ def _registers(name: str, config: str, prefix: int) -> list[Case]:
         Case(
             family,
             f"{name}Backbone",
-            settings=count | STAGES | dict(reshape_hidden_states=False),
+            settings=count | STAGES | {"reshape_hidden_states": False},
             read_from="feature_maps",
             reads=ALL,
             note="flat",
@@ -180,10 +180,10 @@ def _registers(name: str, config: str, prefix: int) -> list[Case]:
 
 
 def _beit(family: str, name: str, config: str) -> list[Case]:
-    common = dict(family=family, config=config, prefix=1)
-    cls = dict(use_mean_pooling=False)
+    common = {"family": family, "config": config, "prefix": 1}
+    cls = {"use_mean_pooling": False}
     # Data2VecVisionModel has no pooler unless asked for at construction.
-    mean, token = (POOLED | dict(reads=PATCHES), POOLED | dict(reads=SLOT0)) if name == "Beit" else (STATE, STATE)
+    mean, token = (POOLED | {"reads": PATCHES}, POOLED | {"reads": SLOT0}) if name == "Beit" else (STATE, STATE)
     return [
         Case(name=f"{name}Model", settings=IN_BLOCK, note="mean", **mean, **common),
         Case(name=f"{name}Model", settings=SHARED | cls, pools=True, note="shared-cls", **token, **common),
@@ -192,7 +192,7 @@ def _beit(family: str, name: str, config: str) -> list[Case]:
         ),
         Case(
             name=f"{name}ForImageClassification",
-            settings=IN_BLOCK | SHARED | dict(use_absolute_position_embeddings=True) | cls,
+            settings=IN_BLOCK | SHARED | {"use_absolute_position_embeddings": True} | cls,
             reads=SLOT0,
             pools=True,
             **CLASSIFIER,
@@ -254,8 +254,8 @@ CASES: list[Case] = [
         "ViTMAEConfig",
         1,
         ALL,
-        dict(decoder_hidden_size=16, decoder_num_hidden_layers=2, decoder_num_attention_heads=2)
-        | dict(decoder_intermediate_size=16),
+        {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2}
+        | {"decoder_intermediate_size": 16},
         inputs=noisy,
         keeps=0.25,
     ),
@@ -269,7 +269,7 @@ CASES: list[Case] = [
         "DINOv3ViTConfig",
         4,
         SLOT0,
-        dict(num_register_tokens=3),
+        {"num_register_tokens": 3},
         read_from="pooler_output",
         pools=True,
         larger={},
@@ -279,7 +279,7 @@ CASES: list[Case] = [
         "DINOv3ViTBackbone",
         "DINOv3ViTConfig",
         4,
-        settings=dict(num_register_tokens=3) | STAGES,
+        settings={"num_register_tokens": 3} | STAGES,
         larger={},
         **MAPS,
     ),
@@ -290,7 +290,7 @@ CASES: list[Case] = [
         "BeitConfig",
         1,
         PATCHES,
-        SHARED | dict(vocab_size=20, use_mask_token=True),
+        SHARED | {"vocab_size": 20, "use_mask_token": True},
         inputs=masked,
     ),
     Case("BEiT", "BeitBackbone", "BeitConfig", 1, settings=IN_BLOCK | STAGES, larger={}, **MAPS),
@@ -329,7 +329,7 @@ CASES: list[Case] = [
         "Siglip2VisionConfig",
         0,
         ALL,
-        dict(num_patches=16),
+        {"num_patches": 16},
         read_from="pooler_output",
         inputs=packed,
         larger={},
@@ -340,7 +340,7 @@ CASES: list[Case] = [
         "Siglip2Config",
         0,
         ALL,
-        dict(num_patches=16),
+        {"num_patches": 16},
         inputs=packed,
         larger={},
         **CLASSIFIER,
@@ -351,7 +351,7 @@ CASES: list[Case] = [
         "Siglip2Config",
         0,
         ALL,
-        dict(num_patches=16),
+        {"num_patches": 16},
         read_from="logits_per_image",
         inputs=packed_captioned,
         larger={},

@@ -15,23 +15,23 @@ from torch import nn
 from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
 
 TEXT = {**TINY, "vocab_size": 20}
-STAGES = dict(image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=2)
-SPEECH = dict(conv_dim=[8, 8], conv_kernel=[4, 4], conv_stride=[2, 2], num_conv_pos_embeddings=4)
-HIERA = dict(image_size=[32, 32], embed_dim=8, depths=[2, 2], num_heads=[1, 2], query_stride=[2, 2])
-HIERA |= dict(num_query_pool=1, masked_unit_size=[4, 4])
+STAGES = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 2}
+SPEECH = {"conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2], "num_conv_pos_embeddings": 4}
+HIERA = {"image_size": [32, 32], "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "query_stride": [2, 2]}
+HIERA |= {"num_query_pool": 1, "masked_unit_size": [4, 4]}
 REFUSED = [
     ("SwinForImageClassification", "SwinConfig", STAGES, "hierarchical transformer"),
     ("Swinv2ForImageClassification", "Swinv2Config", STAGES, "hierarchical transformer"),
-    ("SegformerModel", "SegformerConfig", dict(depths=[2, 2, 2, 2]), "hierarchical transformer"),
+    ("SegformerModel", "SegformerConfig", {"depths": [2, 2, 2, 2]}, "hierarchical transformer"),
     ("HieraModel", "HieraConfig", HIERA, "hierarchical transformer"),
     ("BertModel", "BertConfig", TEXT, "no patch projection"),
     # Both have Linears before their blocks, which turn no patches into tokens.
-    ("ElectraModel", "ElectraConfig", TEXT | dict(embedding_size=16), "no patch projection"),
+    ("ElectraModel", "ElectraConfig", TEXT | {"embedding_size": 16}, "no patch projection"),
     ("Wav2Vec2Model", "Wav2Vec2Config", TINY | SPEECH, "no patch projection"),
     (
         "ResNetForImageClassification",
         "ResNetConfig",
-        dict(depths=[2, 2], hidden_sizes=[8, 8], embedding_size=8),
+        {"depths": [2, 2], "hidden_sizes": [8, 8], "embedding_size": 8},
         "no list of two or more",
     ),
 ]

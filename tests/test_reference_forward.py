@@ -19,11 +19,11 @@ from gated_prompt import GatedPromptConfig
 HEADS, P, GRID = 4, 5, SIZE // PATCH
 NAMES = ["ViTForImageClassification", "DINOv3ViTModel", "BeitForImageClassification-cls"]
 SETTINGS = [
-    dict(),
-    dict(insert_at=1, gated_blocks=[1, 3]),
-    dict(deep=True),
-    dict(deep=True, insert_at=2, temperature=False, temperature_init=1.7),
-    dict(pooling="prompts_and_patches"),
+    {},
+    {"insert_at": 1, "gated_blocks": [1, 3]},
+    {"deep": True},
+    {"deep": True, "insert_at": 2, "temperature": False, "temperature_init": 1.7},
+    {"pooling": "prompts_and_patches"},
 ]
 
 

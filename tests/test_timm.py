@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     pytest.skip(f"timm cannot be imported here: {error}", allow_module_level=True)
 
-TINY = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=5)
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5}
 MODELS = [  # with the number of prefix tokens
     ("vit_tiny_patch16_224", 1),
     ("vit_small_patch14_reg4_dinov2", 5),
