@@ -143,16 +143,19 @@ class PromptBank(nn.Module, BaseTunerLayer):
         if block < plan.config.insert_at:
             return None
         if plan.config.temperature:
-            return 1.0 / self.gated_prompt_temperatures[plan.name][block - plan.config.insert_at]
+            temperature = self.gated_prompt_temperatures[plan.name][block - plan.config.insert_at]
+            if torch.compiler.is_exporting():  # see project_temperatures
+                temperature = temperature.clamp(*plan.config.temperature_range)
+            return 1.0 / temperature
         return None if plan.config.temperature_init == 1.0 else 1.0 / plan.config.temperature_init
 
     def project_temperatures(self, plan: Plan) -> None:
         """Move the temperatures into their range, outside autograd.
 
         A clamp inside the graph would cut the gradient outside the range, and a temperature that stepped out
-        could never come back.
+        could never come back. An exported program cannot change its weights and needs no gradient: there it is a clamp.
         """
-        if plan.config.temperature:
+        if plan.config.temperature and not torch.compiler.is_exporting():
             self.gated_prompt_temperatures[plan.name].data.clamp_(*plan.config.temperature_range)
 
     def train(self, mode: bool = True) -> "PromptBank":

@@ -61,7 +61,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_only_adapter_parameters_move_and_all_of_them(tmp_path) -> None:
     model = make()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    run = trainer(model, tmp_path)
+    run = trainer(model, tmp_path, max_steps=30, learning_rate=0.02)
     first = run.evaluate()["eval_loss"]
     run.train()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
