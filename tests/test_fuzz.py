@@ -71,8 +71,7 @@ def test_random_bytes(tmp_path, monkeypatch, target: str) -> None:
         start = time.perf_counter()
         try:
             model = gated_prompt.load(base, folder)
-        except GatedPromptError as error:
-            assert str(error)
+        except GatedPromptError:
             refused += 1
         else:
             check_loaded(model, folder)
@@ -82,5 +81,5 @@ def test_random_bytes(tmp_path, monkeypatch, target: str) -> None:
         after = base.state_dict()
         assert set(vars(base)) == attributes and after.keys() == before.keys()
         assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert loaded + refused == CHANGES // 2 and min(loaded, refused) > CHANGES // 40
+    assert loaded + refused == CHANGES // 2 and min(loaded, refused) > 10
     assert slowest < 10  # seconds: a damaged size must not be allocated
