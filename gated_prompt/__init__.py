@@ -16,9 +16,11 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
+from .loading import load
 from .model import GatedPromptModel
 from .readouts import gates, selection_ratios, temperatures
 from .registration import register
+from .saving import save
 
 __version__ = "0.1.0"
 
@@ -34,6 +36,8 @@ __all__ = [
     "GatedPromptModel",
     "UnsupportedOperationError",
     "gates",
+    "load",
+    "save",
     "selection_ratios",
     "temperatures",
 ]

@@ -6,14 +6,16 @@ reading it once more to refuse all of that costs little.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import safetensors.torch
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import file_exists, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors import SafetensorError
 
+from .config_file import FINGERPRINT, fingerprint
 from .errors import DamagedAdapterError
 from .layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS, parameter_shapes
 
@@ -21,37 +23,54 @@ if TYPE_CHECKING:
     from .config import GatedPromptConfig
 
 PREFIX = "base_model.model."
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class Entry(NamedTuple):
+    """What is compared of a tensor in the file with one of the base model."""
+
+    shape: tuple[int, ...]
+    is_float: bool
 
 
 def check_adapter_file(
     config: "GatedPromptConfig", source: str, subfolder: str | None, download_kwargs: dict[str, Any]
-) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of all tensors in the adapter file by key, or None where there is only a config.
+) -> dict[str, Entry] | None:
+    """Shapes and types of all tensors in the adapter file by key, or None where there is only a config.
 
     Raises:
-        DamagedAdapterError: the file cannot be read, lacks a tensor, holds one that does not belong there, one of
-            a wrong shape, or one with non-finite numbers.
+        DamagedAdapterError: the file cannot be read, is a pickle, is not the one that the config was saved with,
+            lacks a tensor, holds one that does not belong there, one of a wrong shape or type, or one with
+            non-finite numbers.
     """
     path = _locate(source, subfolder, download_kwargs)
     if path is None:
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the handle is no dict)
-    except (SafetensorError, OSError) as error:
+        with open(path, "rb") as file:
+            data = file.read()
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type that torch does not have
         raise DamagedAdapterError(
             f"{path} is not a readable safetensors file ({error}); save or download the adapter again"
         ) from error
     if config.num_layers is None or config.hidden_size is None:
         raise DamagedAdapterError(
-            f"adapter_config.json beside {path} lacks num_layers or hidden_size, which every saved adapter records; "
+            f"{CONFIG_NAME} beside {path} lacks num_layers or hidden_size, which every saved adapter records; "
             "save the adapter again"
         )
     _check_keys_and_shapes(config, path, tensors)
     for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if tensor.dtype.is_floating_point and not torch.isfinite(tensor.to(torch.float64)).all():
             raise DamagedAdapterError(f"{key} in {path} holds NaN or infinite values; train or download it again")
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    # Last, as the checks above say more. Equal shapes do not make a pair: pooling or block indices have none.
+    if config.weights_sha256 not in (None, fingerprint(data)):
+        raise DamagedAdapterError(
+            f"{path} is not the file that its {CONFIG_NAME} was saved with: its SHA-256 is {fingerprint(data)}, "
+            f"expected {config.weights_sha256}; a save was interrupted or files were mixed: save or download the "
+            f'adapter again. If you changed the weights yourself, set "{FINGERPRINT}" to null in {CONFIG_NAME}'
+        )
+    return {key: Entry(tuple(tensor.shape), tensor.dtype.is_floating_point) for key, tensor in tensors.items()}
 
 
 def _locate(source: str, subfolder: str | None, download_kwargs: dict[str, Any]) -> str | None:
@@ -60,11 +79,27 @@ def _locate(source: str, subfolder: str | None, download_kwargs: dict[str, Any])
     if os.path.isfile(path):
         return path
     if os.path.isdir(folder):
+        if os.path.isfile(os.path.join(folder, WEIGHTS_NAME)):
+            raise _pickle_refusal(folder)
         return None
     try:
         return hf_hub_download(source, SAFETENSORS_WEIGHTS_NAME, subfolder=subfolder, **download_kwargs)
-    except (EntryNotFoundError, LocalEntryNotFoundError):
+    except LocalEntryNotFoundError:  # no connection, and not in the cache
         return None
+    except EntryNotFoundError as error:
+        name = f"{subfolder}/{WEIGHTS_NAME}" if subfolder else WEIGHTS_NAME
+        asked = {key: download_kwargs.get(key) for key in ("revision", "token")}
+        if file_exists(source, name, **asked):
+            raise _pickle_refusal(source) from error
+        return None
+
+
+def _pickle_refusal(place: str) -> DamagedAdapterError:
+    return DamagedAdapterError(
+        f"{place} holds {WEIGHTS_NAME}, expected {SAFETENSORS_WEIGHTS_NAME}: a pickle can run code when it is opened, "
+        "and is not read. If you trust its origin, convert it once: safetensors.torch.save_file("
+        f"torch.load('{WEIGHTS_NAME}', weights_only=True), '{SAFETENSORS_WEIGHTS_NAME}')"
+    )
 
 
 def _check_keys_and_shapes(config: "GatedPromptConfig", path: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -81,6 +116,11 @@ def _check_keys_and_shapes(config: "GatedPromptConfig", path: str, tensors: dict
             raise DamagedAdapterError(
                 f"{key} in {path} has shape {found}, but its adapter_config.json means {shape}; "
                 "config and weights must come from the same save"
+            )
+        if tensors[key].dtype not in FLOATS:
+            raise DamagedAdapterError(
+                f"{key} in {path} has type {tensors[key].dtype}, expected one of {', '.join(map(str, FLOATS))}; "
+                "save or download the adapter again"
             )
     for head in heads:
         if not any(key.startswith(head) for key in tensors):

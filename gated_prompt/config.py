@@ -1,19 +1,23 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a user can choose: `GatedPromptConfig`."""
 
-import json
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from .checkpoint import check_adapter_file
+from .checkpoint import Entry, check_adapter_file
+from .config_file import FINGERPRINT, fingerprint, read_config_file, write_config_file
 from .errors import ConfigError, DamagedAdapterError
 from .registration import NAME, add_peft_type
 
 POOLINGS = ("prompts", "patches", "prompts_and_patches")
+LARGEST = 2**20  # of any integer: a damaged number of blocks must not make lists that fill the memory
 
 
 @dataclass
@@ -81,13 +85,20 @@ class GatedPromptConfig(PeftConfig):
     detected_prefix_tokens: int | None = field(
         default=None, metadata={"help": "recorded: prefix tokens counted in the base model"}
     )
+    weights_sha256: str | None = field(
+        default=None, metadata={"help": "recorded: SHA-256 of the weights file that this config was saved with"}
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
-        # Shapes of the tensors in the file that this config was read with; not a field, so never saved. The tuner
-        # compares the head's shapes with the base before PEFT writes anything.
-        self._file_shapes: dict[str, tuple[int, ...]] | None = None
+        # Notes on the files that this config was read from; no fields, so never saved. The tuner compares the head
+        # with the base before PEFT writes anything.
+        self._read_from: str | None = None
+        self._file_entries: dict[str, Entry] | None = None
         if isinstance(self.temperature_range, list):  # JSON has no tuples
             self.temperature_range = tuple(self.temperature_range)
         if isinstance(self.gated_blocks, (tuple, range)):
@@ -153,19 +164,58 @@ class GatedPromptConfig(PeftConfig):
         `kwargs` are those of `huggingface_hub.hf_hub_download`, as in PEFT.
 
         Raises:
-            DamagedAdapterError: the config is no JSON, or the weights file is truncated, incomplete, holds
-                unknown keys, wrong shapes or non-finite numbers.
+            DamagedAdapterError: the config is no JSON object; or the weights file is truncated, incomplete, a
+                pickle, not the one that the config was saved with, or holds unknown keys, wrong shapes or types,
+                or non-finite numbers. A config without any weights file is fine here; the tuner refuses it.
+            AdapterMismatchError: it is the config of another PEFT method.
             ConfigError: the config holds wrong values.
         """
+        source = os.fspath(pretrained_model_name_or_path)
+        place = os.path.join(source, subfolder) if subfolder else source
         try:
-            config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DamagedAdapterError(
-                f"adapter_config.json of {pretrained_model_name_or_path!r} is not valid JSON ({error}); "
-                "save or download the adapter again"
-            ) from error
-        config._file_shapes = check_adapter_file(config, pretrained_model_name_or_path, subfolder, kwargs)
+            config = super().from_pretrained(source, subfolder=subfolder, **kwargs)
+        except ConfigError as error:
+            raise ConfigError(error.faults, place=f"{CONFIG_NAME} in {place}") from None
+        hub_kwargs, _, _ = cls._split_kwargs(kwargs)
+        config._file_entries = check_adapter_file(config, source, subfolder, hub_kwargs)
+        config._read_from = place
         return config
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
+        """Read the fields from a file, strictly; PEFT's reader takes any JSON and the last of repeated keys."""
+        own, known = set(cls.__annotations__), {f.name for f in fields(cls)}
+        return read_config_file(path_json_file, own - {FINGERPRINT}, known)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Write `adapter_config.json`, whole or not at all, with the fingerprint of the weights where it is known.
+
+        It is known when `PeftModel.save_pretrained` calls, which has written the weights just before and says so by
+        an `auto_mapping_dict`. transformers writes the config first and a user may write it alone: weights that lie
+        there are then older, or not this config's concern.
+        """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise ConfigError([f"the place to save at, {folder}, is a file; a folder is needed"])
+        folder.mkdir(parents=True, exist_ok=True)
+        values, weights = self.to_dict(), folder / SAFETENSORS_WEIGHTS_NAME
+        values[FINGERPRINT] = None
+        if "auto_mapping_dict" in kwargs:
+            values["auto_mapping"] = kwargs["auto_mapping_dict"] or values["auto_mapping"]
+            values[FINGERPRINT] = fingerprint(weights.read_bytes()) if weights.is_file() else None
+        write_config_file(folder / CONFIG_NAME, values)
+
+    def check_weights_were_there(self) -> None:
+        """Refuse a config that was read from a folder or repository without weights.
+
+        Raises:
+            DamagedAdapterError: there was no weights file beside the config.
+        """
+        if self._read_from is not None and self._file_entries is None:
+            raise DamagedAdapterError(
+                f"{self._read_from} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or download "
+                "the whole adapter. To start a new one with these settings, set inference_mode=False on the config"
+            )
 
 
 def _type_faults(config: GatedPromptConfig) -> list[str]:
@@ -176,14 +226,15 @@ def _type_faults(config: GatedPromptConfig) -> list[str]:
             faults.append(f"{name} is {getattr(config, name)!r}; {wanted} is needed")
 
     for name in ("num_virtual_tokens", "insert_at"):
-        expect(name, _is_int(getattr(config, name)), "an integer")
+        expect(name, _is_int(getattr(config, name)), f"an integer below {LARGEST}")
     for name in ("num_prefix_tokens", "num_layers", "hidden_size", "detected_prefix_tokens"):
-        expect(name, getattr(config, name) is None or _is_int(getattr(config, name)), "None or an integer")
-    for name in ("deep", "gates", "temperature", "eval_backbone"):
+        value = getattr(config, name)
+        expect(name, value is None or _is_int(value), f"None or an integer below {LARGEST}")
+    for name in ("deep", "gates", "temperature", "eval_backbone", "inference_mode"):
         expect(name, isinstance(getattr(config, name), bool), "True or False")
     for name in ("gate_init", "temperature_init", "prompt_dropout"):
         expect(name, _is_number(getattr(config, name)), "a number")
-    for name in ("pooling", "target_modules"):
+    for name in ("pooling", "target_modules", "base_model_name_or_path", "revision", "peft_version", FINGERPRINT):
         expect(name, getattr(config, name) is None or isinstance(getattr(config, name), str), "None or a string")
     expect("gated_blocks", _is_list_of(config.gated_blocks, _is_int), "None or a list of block indices")
     expect(
@@ -201,11 +252,11 @@ def _type_faults(config: GatedPromptConfig) -> list[str]:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_int(value)
 
 
 def _is_list_of(value: object, check: Any) -> bool:

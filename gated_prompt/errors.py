@@ -15,13 +15,17 @@ class GatedPromptError(ValueError):
 class ConfigError(GatedPromptError):
     """The configuration is wrong, in itself or for this model. Lists every fault, not only the first."""
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
+    def __init__(self, faults: Sequence[str], place: str | None = None) -> None:
+        self.faults, self.place = list(faults), place
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
-        super().__init__(f"GatedPromptConfig has {len(self.faults)} fault(s):{lines}")
+        of_place = f" of {place}" if place else ""
+        super().__init__(f"GatedPromptConfig{of_place} has {len(self.faults)} fault(s):{lines}")
 
-    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
-        return type(self), (self.faults,)  # the message is not the argument: without this, unpickling nests it
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str | None]]:
+        return type(self), (
+            self.faults,
+            self.place,
+        )  # the message is not the argument: without this, unpickling nests it
 
 
 class ArchitectureError(GatedPromptError):
@@ -29,7 +33,7 @@ class ArchitectureError(GatedPromptError):
 
 
 class AdapterMismatchError(GatedPromptError):
-    """The adapter was made for another base model (depth, width, prefix tokens or head)."""
+    """The adapter was made for another base model (depth, width, prefix tokens or head) or PEFT method."""
 
 
 class AdapterNameError(GatedPromptError):

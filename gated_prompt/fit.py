@@ -4,7 +4,7 @@
 from torch import nn
 
 from .architecture import VisionTransformer
-from .checkpoint import PREFIX
+from .checkpoint import PREFIX, Entry
 from .config import GatedPromptConfig
 from .errors import AdapterMismatchError, ArchitectureError, ConfigError
 from .heads import find_head_names, pooling_obstacle
@@ -18,15 +18,20 @@ def fit_config(
     Raises:
         AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
         ConfigError: block indices beyond the model's depth, or modules to save that it does not have.
+        DamagedAdapterError: the config is meant for inference and came without weights.
         ArchitectureError: `pooling` is asked for and the model's head does not read token 0.
     """
+    if config.inference_mode:
+        # PEFT reads the weights after this, and would look for missing ones on the Hub. Whoever starts a new adapter
+        # from a saved config has to switch this flag off, or nothing would train.
+        config.check_weights_were_there()
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model)
     faults = _faults(config, model, vit, adapter_name)
     if faults:
         raise ConfigError(faults)
-    _check_head_shapes(config, model)
+    _check_head(config, model)
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
     if config.num_prefix_tokens is None:
@@ -47,7 +52,9 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
     if wrong:
         raise AdapterMismatchError(
             f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
-            f"trained on" + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
+            f"trained on"
+            + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
+            + (f" (read from {config._read_from})" if config._read_from else "")
         )
 
 
@@ -66,16 +73,33 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer,
     return faults
 
 
-def _check_head_shapes(config: GatedPromptConfig, model: nn.Module) -> None:
+def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     """Compare the head in the file that `config` was read with, if any, with the head of the base."""
-    if config._file_shapes is None:
+    if config._file_entries is None:
         return
-    base = {key.replace(".original_module.", "."): tuple(t.shape) for key, t in model.state_dict().items()}
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
-    saved = {k.removeprefix(PREFIX): shape for k, shape in config._file_shapes.items()}
-    for key, shape in base.items():
-        if key.startswith(heads) and ".modules_to_save." not in key and saved.get(key) != shape:
+    base = {
+        key.replace(".original_module.", "."): Entry(tuple(tensor.shape), tensor.dtype.is_floating_point)
+        for key, tensor in model.state_dict().items()
+        if key.startswith(heads) and ".modules_to_save." not in key
+    }
+    saved = {key.removeprefix(PREFIX): entry for key, entry in config._file_entries.items()}
+    for key, entry in base.items():
+        found = saved.get(key)
+        if found != entry:
             raise AdapterMismatchError(
-                f"the head's {key} has shape {shape} in this {type(model).__name__} and {saved.get(key, 'no entry')} "
-                "in the adapter; load the base with the adapter's num_labels"
+                f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
+                f"the adapter of {config._read_from}; load the base with the adapter's num_labels"
             )
+    surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
+    if surplus:
+        raise AdapterMismatchError(
+            f"the adapter of {config._read_from} holds {', '.join(surplus[:5])}, which the head of this "
+            f"{type(model).__name__} does not have; load the base that the adapter was trained on"
+        )
+
+
+def _describe(entry: Entry | None) -> str:
+    if entry is None:
+        return "no entry"
+    return f"shape {entry.shape}" + ("" if entry.is_float else " of whole numbers")

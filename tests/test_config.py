@@ -33,6 +33,7 @@ def test_defaults_are_the_contract() -> None:
         "num_layers": None,
         "hidden_size": None,
         "detected_prefix_tokens": None,
+        "weights_sha256": None,
     }
     assert config.peft_type == "GATED_PROMPT"
 
