@@ -5,6 +5,7 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from .card import model_card, write_card
 from .config import GatedPromptConfig
 from .errors import (
     AdapterMismatchError,
@@ -15,6 +16,7 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
+from .hub import push_to_hub
 from .model import GatedPromptModel
 from .readouts import gates, selection_ratios, temperatures
 from .registration import register
@@ -32,8 +34,11 @@ __all__ = [
     "GatedPromptModel",
     "UnsupportedOperationError",
     "gates",
+    "model_card",
+    "push_to_hub",
     "selection_ratios",
     "temperatures",
+    "write_card",
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
