@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt.layout import gated_block_indices
+
+PLACES = ("backbone", "output_dir", "resume_from_checkpoint", "hub_model_id")  # settings that can hold a path
 
 
 def read_out(model: torch.nn.Module) -> dict[str, list[float]]:
@@ -58,8 +61,9 @@ def write_results(output: Path, model: Any, before: dict[str, Any], results: dic
             "temperatures": list(range(config.insert_at, config.num_layers)),
         }
         model.save_pretrained(output / "adapter")
-        write_card(output / "adapter", results)
         plot_gates(output / "gates.png", results)
+        shutil.copy(output / "gates.png", output / "adapter")
+        write_card(output / "adapter", model, results)
     else:
         model.save_pretrained(output / "model")
     write_json(output / "results.json", results)
@@ -101,52 +105,24 @@ def plot_gates(path: Path, results: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def write_card(folder: Path, results: dict[str, Any]) -> None:
+def write_card(folder: Path, model: PeftModel, results: dict[str, Any]) -> None:
     """Write the adapter's README.md: how to load it, how it came about, what its gates look like."""
-    labels = results["class_names"]
-    backbone = results["settings"]["backbone"]
-    base = Path(backbone).name if Path(backbone).exists() else backbone  # a folder's path means nothing elsewhere
-    rows = "".join(
-        f"| {block} | {gate:.4g} | {ratio:.3f} |\n"
-        for block, gate, ratio in zip(
-            results["blocks"]["gates"], results["after"]["gates"], results["after"]["selection_ratios"], strict=True
-        )
+    settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items() if k not in PLACES)
+    card = gated_prompt.model_card(
+        model,
+        repo_id=results["settings"]["hub_model_id"],
+        base_model=results["settings"]["backbone"],
+        dataset=results["task"],
+        metrics={"accuracy": results["test_accuracy"]},
+        labels=results["class_names"],
+        picture="gates.png",
+        notes=f"""## Training
+
+{results["num_train"]} training and {results["num_test"]} test images from {results["data"][0]["source"]}.
+One run with seed {results["settings"]["seed"]}. A linear probe of the same frozen backbone on the same images has a
+test accuracy of {results["linear_probe_accuracy"]:.4f}. Made with gated_prompt {results["versions"]["gated_prompt"]}
+and these settings:
+
+{settings}""",
     )
-    gates = f"| block | gate | selection ratio |\n|---|---|---|\n{rows}" if rows else "This adapter has no gates.\n"
-    settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items())
-    card = f"""---
-library_name: peft
-base_model: {base}
-pipeline_tag: image-classification
-tags:
-- gated-prompt
-- visual-prompt-tuning
-- base_model:adapter:{base}
----
-
-# {results["method"]} prompts for {results["task"]}
-
-Test accuracy **{results["test_accuracy"]:.4f}** on {results["num_test"]} images; a linear probe of the same frozen
-backbone: {results["linear_probe_accuracy"]:.4f}. One run, seed {results["settings"]["seed"]}.
-
-```python
-import gated_prompt  # registers the method with PEFT; without it, loading ends in KeyError: 'GATED_PROMPT'
-from peft import PeftModel
-from transformers import AutoModelForImageClassification
-
-base = AutoModelForImageClassification.from_pretrained("{base}", num_labels={len(labels)})
-model = PeftModel.from_pretrained(base, "path/or/hub-id/of/this/adapter").eval()
-```
-
-Data: {results["data"][0]["source"]}. {results["data"][0]["note"]} Classes: {", ".join(labels)}.
-
-## Gates after training
-
-{gates}
-## Settings
-
-{settings}
-Method: Yoo et al., Improving Visual Prompt Tuning for Self-supervised Vision Transformers, ICML 2023
-(https://arxiv.org/abs/2306.05067). Made with gated_prompt {results["versions"]["gated_prompt"]}.
-"""
-    (folder / "README.md").write_text(card)
+    gated_prompt.write_card(folder, card)

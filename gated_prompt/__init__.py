@@ -5,6 +5,7 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from .card import model_card, write_card
 from .config import GatedPromptConfig
 from .errors import (
     AdapterMismatchError,
@@ -16,6 +17,7 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
+from .hub import push_to_hub
 from .loading import load
 from .model import GatedPromptModel
 from .readouts import gates, selection_ratios, temperatures
@@ -37,9 +39,12 @@ __all__ = [
     "UnsupportedOperationError",
     "gates",
     "load",
+    "model_card",
+    "push_to_hub",
     "save",
     "selection_ratios",
     "temperatures",
+    "write_card",
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
