@@ -153,7 +153,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         """Move the temperatures into their range, outside autograd.
 
         A clamp inside the graph would cut the gradient outside the range, and a temperature that stepped out
-        could never come back. An exported program cannot change its weights and needs no gradient: there it is a clamp.
+        could never come back. An exported program cannot change its weights and needs no gradient: it has a clamp.
         """
         if plan.config.temperature and not torch.compiler.is_exporting():
             self.gated_prompt_temperatures[plan.name].data.clamp_(*plan.config.temperature_range)
