@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 		examples/train_vtab.py --num_train_epochs 20 --warmup_epochs 2 --output_dir runs/demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .
