@@ -15,7 +15,9 @@ SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"
 
 def make(base=vit, **settings: object) -> PeftModel:
     torch.manual_seed(0)
-    model = get_peft_model(base(num_hidden_layers=2), GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, **settings))
+    model = get_peft_model(
+        base(num_hidden_layers=2), GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, **settings)
+    )
     for parameter in model.base_model.model.gated_prompt.parameters():
         parameter.data.uniform_(0.5, 1.5)
     return model
@@ -60,7 +62,9 @@ def test_switching_and_disabling_are_seen_by_the_compiled_model() -> None:
             model.set_adapter(name)
             torch.testing.assert_close(compiled(pixel_values=images()).logits, model(pixel_values=images()).logits)
         with model.disable_adapter():
-            torch.testing.assert_close(compiled(pixel_values=images()).logits, vit(num_hidden_layers=2)(pixel_values=images()).logits)
+            torch.testing.assert_close(
+                compiled(pixel_values=images()).logits, vit(num_hidden_layers=2)(pixel_values=images()).logits
+            )
 
 
 class Logits(torch.nn.Module):
