@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from models import images, vit
 from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
@@ -14,6 +15,13 @@ from gated_prompt import GatedPromptConfig
 
 PIXELS, LABELS = images(8), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
 DATA = [{"pixel_values": pixels, "labels": label} for pixels, label in zip(PIXELS, LABELS, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The precision of an earlier run would stay: in accelerate, and in what TrainingArguments tells it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def make(**settings: object) -> PeftModel:
