@@ -153,7 +153,7 @@ DAMAGE = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def base() -> torch.nn.Module:
     return vit()
 

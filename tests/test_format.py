@@ -31,7 +31,7 @@ def test_stored_adapters_compute_the_stored_logits(name: str, load) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_todays_files_are_those_stored(tmp_path, name: str) -> None:
-    """Keys, shapes, types, settings, and the bytes of the weights. Versions of PEFT may add fields of their own."""
+    """Keys, shapes, types and this method's settings; versions of PEFT may add fields of their own."""
     gated_prompt.save(make(CASES[name]), tmp_path)
     now, then = tmp_path / "adapter_model.safetensors", FOLDER / name / "adapter_model.safetensors"
     assert {k: (v.shape, v.dtype) for k, v in load_file(now).items()} == {

@@ -44,6 +44,21 @@ def test_nothing_optional_is_imported() -> None:
     )
 
 
+def test_importing_adds_little_to_peft() -> None:
+    """At most a fifth. Both times come from one process, and noise only adds: one calm try of three is enough."""
+    code = (
+        "from time import perf_counter as now; start = now(); import peft; middle = now(); import gated_prompt; "
+        "print((now() - middle) / (middle - start))"
+    )
+    ratios = []
+    for _ in range(3):
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        ratios.append(float(run.stdout))
+        if ratios[-1] <= 0.2:
+            return
+    raise AssertionError(f"importing gated_prompt takes these parts of importing peft: {ratios}")
+
+
 def test_public_names_and_types() -> None:
     assert set(gated_prompt.__all__) <= set(dir(gated_prompt))
     assert all(getattr(gated_prompt, name).__doc__ for name in gated_prompt.__all__)
