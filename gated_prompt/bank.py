@@ -104,8 +104,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
     @property
     def active_names(self) -> list[str]:
         """Names of the active adapters: one, or none after the last was deleted."""
-        names: list[str] = BaseTunerLayer.active_adapters.fget(self)
-        return names
+        return self._active_adapter
 
     def _like(self) -> torch.Tensor:
         """A tensor with the device and the precision of the blocks."""

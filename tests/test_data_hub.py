@@ -33,7 +33,8 @@ print(json.dumps(answers))
 
 def read(asked: list[tuple[str, str | None]], endpoint: str, home, **environment: str) -> list:
     """Asks in a process of its own: the endpoint and the cache are fixed when `datasets` is imported."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    settings |= {"HF_HUB_OFFLINE": "0", **environment}
     done = subprocess.run(
         [sys.executable, "-c", READ, json.dumps(asked)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings},
