@@ -15,7 +15,8 @@ $(VENV)/.installed: setup.cfg constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) \
-		examples/train_vtab.py --num_train_epochs 20 --warmup_epochs 2 --output_dir runs/demo $(DEMO_ARGS)
+		examples/train_vtab.py --num_train_epochs 15 --warmup_epochs 1 --per_device_train_batch_size 16 \
+		--num_virtual_tokens 10 --output_dir runs/demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)

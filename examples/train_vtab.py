@@ -51,7 +51,7 @@ class Arguments:
     warmup_epochs: int = field(default=10, metadata={"help": "epochs of linear warm-up; the first runs at rate 0"})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "images a process and step"})
-    learning_rate: float = field(default=0.25, metadata={"help": "peak rate of SGD, not scaled by the batch size"})
+    learning_rate: float = field(default=0.03, metadata={"help": "peak rate of SGD; the paper tries 0.05 to 5"})
     momentum: float = field(default=0.9, metadata={"help": "of SGD"})
     weight_decay: float = field(default=0.0, metadata={"help": "of SGD, on everything that is trained"})
     max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})
