@@ -9,7 +9,7 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
-    checkpoint/            the newest training state; run the same command again to go on from it
+    checkpoints/           the newest training state; run the same command again to go on from it
 
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which suits small images only.
 """
@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from checkpoints import find_checkpoint, prepare_output_dir, save_checkpoint
 from datasets import load_dataset
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -159,12 +160,13 @@ def plot_loss(log: Path, target: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: those of the command line."""
+    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws crops and masks of its own
-    output, checkpoint = Path(args.output_dir), Path(args.output_dir) / "checkpoint"
-    output.mkdir(parents=True, exist_ok=True)
+    output = prepare_output_dir(args.output_dir)
+    checkpoints = output / "checkpoints"
 
     images = load_images(args.dataset, args.image_size)
     loader = DataLoader(TensorDataset(images), args.per_device_train_batch_size, shuffle=True, drop_last=True)
@@ -184,8 +186,8 @@ def main() -> None:
     accelerator.register_for_checkpointing(schedule)
 
     log, first = output / "log.jsonl", 0
-    if checkpoint.exists():
-        accelerator.load_state(str(checkpoint))
+    if list(checkpoints.glob("step_*[0-9]")):
+        accelerator.load_state(str(find_checkpoint("latest", checkpoints)))
         first = schedule.last_epoch // len(loader)
         accelerator.print(f"resumed after epoch {first}")
     if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
@@ -207,12 +209,12 @@ def main() -> None:
         mean = accelerator.gather(total / len(loader)).mean().item()
         if not math.isfinite(mean):
             raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
-        accelerator.save_state(str(checkpoint))
         if accelerator.is_main_process:
             seconds = round(time.perf_counter() - start, 1)
             with log.open("a") as file:
                 file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
             tqdm.write(f"epoch {epoch + 1}/{args.num_train_epochs}  loss {mean:.4f}  {seconds} s")
+        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
 
     if accelerator.is_main_process:
         export_encoder(accelerator.unwrap_model(model), output / "encoder")
