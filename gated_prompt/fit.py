@@ -10,9 +10,7 @@ from .errors import AdapterMismatchError, ArchitectureError, ConfigError
 from .heads import find_head_names, pooling_obstacle
 
 
-def fit_config(
-    config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer, adapter_name: str
-) -> GatedPromptConfig:
+def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
     """Return `config` with head, prefix tokens, depth and width of `model` filled in.
 
     Raises:
@@ -28,7 +26,7 @@ def fit_config(
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model)
-    faults = _faults(config, model, vit, adapter_name)
+    faults = _faults(config, model, vit)
     if faults:
         raise ConfigError(faults)
     _check_head(config, model)
@@ -58,7 +56,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
         )
 
 
-def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer, adapter_name: str) -> list[str]:
+def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> list[str]:
     last = len(vit.blocks) - 1
     faults = []
     if config.insert_at > last:

@@ -72,7 +72,7 @@ class GatedPromptModel(BaseTuner):
         asked = self.peft_config[adapter_name]
         vit = find_vision_transformer(model, asked.target_modules)
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
-        fitted = fit_config(copy.copy(asked), model, vit, adapter_name)
+        fitted = fit_config(copy.copy(asked), model, vit)
         check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
         self.peft_config[adapter_name] = fitted
         bank = getattr(model, BANK, None)
