@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test quality style
+.PHONY: demo test test-versions quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -20,6 +20,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
+
+# The tests with every supported pair of PEFT and transformers; writes docs/versions.md.
+test-versions:
+	.ci/test-versions
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .
