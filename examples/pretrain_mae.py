@@ -40,7 +40,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass

@@ -124,9 +124,10 @@ class PromptBank(nn.Module, BaseTunerLayer):
     @property
     def plan(self) -> Plan | None:
         """The plan of the active adapter; None when adapters are disabled or none is active."""
-        if self._disable_adapters or not self.active_names:
-            return None
-        return self.plans.get(self.active_names[0])
+        return None if self._disable_adapters else self._active_plan()
+
+    def _active_plan(self) -> Plan | None:
+        return self.plans.get(self.active_names[0]) if self.active_names else None
 
     def tokens(self, plan: Plan, block: int) -> torch.Tensor:
         """Prompt tokens (P, D) that enter at this block."""
@@ -164,13 +165,11 @@ class PromptBank(nn.Module, BaseTunerLayer):
         The blocks themselves keep the mode of the root: transformers checkpoints activations only in train mode.
         """
         super().train(mode)
-        if mode and any(plan.config.eval_backbone for plan in self._active_plans()):
+        plan = self._active_plan()
+        if mode and plan is not None and plan.config.eval_backbone:
             for module in self._frozen:
                 module.eval()
         return self
-
-    def _active_plans(self) -> list[Plan]:
-        return [self.plans[name] for name in self.active_names if name in self.plans]
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter.
@@ -208,3 +207,8 @@ class PromptBank(nn.Module, BaseTunerLayer):
             UnsupportedOperationError: always.
         """
         raise UnsupportedOperationError("the prompt bank is no layer; call the model that holds it")
+
+
+def find_bank(model: nn.Module) -> PromptBank | None:
+    """The bank on a base model, or below whatever wraps it; None where there are no gated prompts."""
+    return next((module for module in model.modules() if isinstance(module, PromptBank)), None)

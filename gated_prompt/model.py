@@ -13,7 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from .architecture import VisionTransformer, find_vision_transformer
-from .bank import MERGE_REFUSAL, PromptBank
+from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .config import GatedPromptConfig
 from .errors import UnsupportedOperationError
 from .fit import fit_config
@@ -51,7 +51,7 @@ class GatedPromptModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        bank = next((m for m in model.modules() if isinstance(m, PromptBank)), None)
+        bank = find_bank(model)
         # get_peft_model passes a dict; inject_adapter_in_model a config, and may add a second adapter that way.
         if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.plans):
             raise UnsupportedOperationError(

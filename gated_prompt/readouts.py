@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .bank import Plan, PromptBank
+from .bank import Plan, PromptBank, find_bank
 from .errors import GatedPromptError
 
 
@@ -55,7 +55,7 @@ def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
 
 
 def _find(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
-    bank = next((m for m in model.modules() if isinstance(m, PromptBank)), None)
+    bank = find_bank(model)
     if bank is None:
         raise GatedPromptError(
             f"this {type(model).__name__} carries no gated prompts; wrap it with "
