@@ -7,7 +7,7 @@ path into the backbone and survive renamings there. What the numbers do is in `h
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,6 +17,10 @@ from .architecture import VisionTransformer
 from .config import GatedPromptConfig
 from .errors import UnsupportedOperationError
 from .layout import GATE_LOGITS, TEMPERATURES, TOKENS, gated_block_indices, parameter_shapes
+from .passage import CachedKeysValues, Passage, cached_keys_values, plan_passage
+
+if TYPE_CHECKING:
+    from .attention import AttentionRoute
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
@@ -43,6 +47,11 @@ class Plan:
     prompts: slice
     gate_rows: dict[int, int]
 
+    @property
+    def blocks(self) -> range:
+        """The blocks that the prompts pass."""
+        return range(self.config.insert_at, self.num_layers)
+
 
 class PromptBank(nn.Module, BaseTunerLayer):
     """Holds, for each adapter name:
@@ -53,7 +62,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = (TOKENS, GATE_LOGITS, TEMPERATURES)
-    other_param_names = ("plans",)
+    other_param_names = ("plans", "keys_values")
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -62,12 +71,21 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.gated_prompt_temperatures = nn.ParameterDict()
         self.plans: dict[str, Plan] = {}
         self.handles: list[Removable] = []
-        self.sequence_length = -1  # tokens without prompts, as the last forward saw them
+        # How the prompts pass (passage.py): what is known of the model, and what the last forward decided.
+        self.routes: dict[int, AttentionRoute] = {}
+        self.fast_path = True  # off: prompts stand among the tokens in every block
+        self.attentions_wanted = False
+        self.passage = Passage()
+        self.sequence_length = -1  # tokens without prompts
+        self.keys_only: torch.Tensor | None = None  # (B or 1, P, D) inside a passive block
+        self.closed_in_training: frozenset[int] | None = None
+        self.keys_values: dict[str, CachedKeysValues] = {}
+        self.kept: CachedKeysValues | None = None
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: list[str] = []
         # Plain lists: as submodules they would appear twice in the model's state dict.
-        self._blocks = list(vit.blocks)
+        self.blocks = list(vit.blocks)
         self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
@@ -108,7 +126,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     def _like(self) -> torch.Tensor:
         """A tensor with the device and the precision of the blocks."""
-        return next((p for p in self._blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        return next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Called by PEFT after it filled an adapter that was made on the meta device.
@@ -128,6 +146,17 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     def _active_plan(self) -> Plan | None:
         return self.plans.get(self.active_names[0]) if self.active_names else None
+
+    def begin(self, plan: Plan, hidden: torch.Tensor) -> None:
+        """Prepare a forward, at block k, whose `hidden` states (B, N, D) have no prompts yet."""
+        self.project_temperatures(plan)
+        self.sequence_length = hidden.shape[1]
+        self.passage = plan_passage(self, plan, hidden.dtype)
+        self.kept = cached_keys_values(self, plan)
+
+    def is_passive(self, plan: Plan, block: int) -> bool:
+        """Whether the prompts are keys and values only in this block, in the current forward."""
+        return block >= plan.config.insert_at and block in self.passage.passive
 
     def tokens(self, plan: Plan, block: int) -> torch.Tensor:
         """Prompt tokens (P, D) that enter at this block."""
@@ -165,6 +194,8 @@ class PromptBank(nn.Module, BaseTunerLayer):
         The blocks themselves keep the mode of the root: transformers checkpoints activations only in train mode.
         """
         super().train(mode)
+        self.closed_in_training = None
+        self.keys_values.clear()
         plan = self._active_plan()
         if mode and plan is not None and plan.config.eval_backbone:
             for module in self._frozen:

@@ -60,6 +60,12 @@ class GatedPromptConfig(PeftConfig):
     prompt_dropout: float = field(
         default=0.1, metadata={"help": "dropout on the prompts where they are inserted, while training"}
     )
+    gate_tolerance: float = field(
+        default=0.0,
+        metadata={
+            "help": "in eval, gates up to this value count as closed, which saves time; 0: only those that do nothing"
+        },
+    )
     pooling: str | None = field(
         default=None,
         metadata={
@@ -130,6 +136,8 @@ class GatedPromptConfig(PeftConfig):
         faults = []
         if not math.isfinite(self.gate_init):
             faults.append(f"gate_init is {self.gate_init}; a finite logit is needed (-20 closes a gate, 20 opens it)")
+        if not 0 <= self.gate_tolerance < 1:
+            faults.append(f"gate_tolerance is {self.gate_tolerance}; it is a gate value and must lie in [0, 1)")
         if self.gated_blocks is None:
             return faults
         if self.deep:
@@ -232,7 +240,7 @@ def _type_faults(config: GatedPromptConfig) -> list[str]:
         expect(name, value is None or _is_int(value), f"None or an integer below {LARGEST}")
     for name in ("deep", "gates", "temperature", "eval_backbone", "inference_mode"):
         expect(name, isinstance(getattr(config, name), bool), "True or False")
-    for name in ("gate_init", "temperature_init", "prompt_dropout"):
+    for name in ("gate_init", "gate_tolerance", "temperature_init", "prompt_dropout"):
         expect(name, _is_number(getattr(config, name)), "a number")
     for name in ("pooling", "target_modules", "base_model_name_or_path", "revision", "peft_version", FINGERPRINT):
         expect(name, getattr(config, name) is None or isinstance(getattr(config, name), str), "None or a string")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .architecture import VisionTransformer
+from .attention import AttentionRoute, find_attention_parts
 from .bank import Plan, PromptBank
 from .errors import ArchitectureError, UnsupportedOperationError
 from .masks import attach_bias_hooks, widen_argument
@@ -27,11 +28,16 @@ def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
     handles = bank.handles
     handles.append(vit.embeddings.register_forward_hook(RequireInputGradient(bank, vit.blocks)))
     for index, (block, query) in enumerate(zip(vit.blocks, vit.queries, strict=True)):
+        parts = find_attention_parts(block, query)
+        if parts is not None:
+            bank.routes[index] = AttentionRoute(bank, index, parts)
+            handles.append(bank.routes[index])
         handles.append(block.register_forward_pre_hook(EnterBlock(bank, index), with_kwargs=True))
         # First among the block's hooks: transformers 5 captures hidden states in a hook of its own.
         handles.append(block.register_forward_hook(LeaveBlock(bank, index), with_kwargs=True, prepend=True))
         handles.append(query.module.register_forward_hook(ScaleQueries(bank, index, query.fused)))
     for ancestor in vit.ancestors:
+        handles.append(ancestor.register_forward_pre_hook(NoticeAttentions(bank), with_kwargs=True))
         handles.append(ancestor.register_forward_hook(StripHiddenStates(bank)))
         if hasattr(ancestor, "forward_intermediates"):
             handles.append(RefuseIntermediates(bank, ancestor))
@@ -55,21 +61,40 @@ class EnterBlock:
                     f"the blocks of this model work on hidden states of shape {tuple(hidden.shape)}, not on a row of "
                     "tokens (batch, tokens, width); prompts can only be put into a row"
                 )
-            self.bank.project_temperatures(plan)
-            self.bank.sequence_length = hidden.shape[1]
-            hidden = self._with_prompts(plan, hidden, after=plan.prompts.start)
-        elif plan.config.deep:
-            hidden = self._with_prompts(plan, hidden, after=plan.prompts.stop)
+            self.bank.begin(plan, hidden)
+        if self.bank.is_passive(plan, self.index):
+            return (self._take_prompts(plan, hidden), *args[1:]), kwargs
+        if plan.config.deep or self.index == self.bank.passage.insertion:
+            hidden = self._with_prompts(plan, hidden)
         length = self.bank.sequence_length
         rest = [widen_argument(place, a, plan, length) for place, a in enumerate(args[1:], start=1)]
         named = {name: widen_argument(name, a, plan, length) for name, a in kwargs.items()}
         return (hidden, *rest), named
 
-    def _with_prompts(self, plan: Plan, hidden: torch.Tensor, after: int) -> torch.Tensor:
-        """Prompts between the prefix tokens and what comes after the first `after` tokens of `hidden` (B, N, D)."""
-        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(hidden.shape[0], -1, -1)
-        prompts = F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
-        return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, after:]), dim=1)
+    def _with_prompts(self, plan: Plan, hidden: torch.Tensor) -> torch.Tensor:
+        """`hidden` with prompts behind the prefix tokens, in the place of those of the block before, if any."""
+        held = hidden.shape[1] - self.bank.sequence_length
+        prompts = self._prompts(plan, hidden, hidden.shape[0])
+        return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, plan.prompts.start + held :]), dim=1)
+
+    def _take_prompts(self, plan: Plan, hidden: torch.Tensor) -> torch.Tensor:
+        """Set the block's prompts aside for its attention; return the other tokens."""
+        if not plan.config.deep and self.index > self.bank.passage.insertion:
+            prefix, prompts, patches = _split(hidden, plan)
+            hidden = torch.cat((prefix, patches), dim=1)
+        else:
+            dropped = self.bank.training and plan.config.prompt_dropout > 0
+            prompts = self._prompts(plan, hidden, hidden.shape[0] if dropped else 1)
+        gate = self.bank.gate(plan, self.index)
+        if gate is not None and torch.is_grad_enabled():
+            prompts = prompts + 0.0 * gate.to(prompts.dtype)  # a gradient of zero, as DDP waits for one
+        self.bank.keys_only = prompts
+        return hidden
+
+    def _prompts(self, plan: Plan, hidden: torch.Tensor, count: int) -> torch.Tensor:
+        """The prompts that enter here, (count, P, D), dropped out for each image where that is on."""
+        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(count, -1, -1)
+        return F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
 
 
 class LeaveBlock:
@@ -82,17 +107,36 @@ class LeaveBlock:
         plan = self.bank.plan
         if plan is None or self.index < plan.config.insert_at:
             return None
-        gate = self.bank.gate(plan, self.index)
-        last = self.index == plan.num_layers - 1
-        if gate is None and not last:
-            return None
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        passive = self.bank.is_passive(plan, self.index)
+        left = self._leave_passive(plan, tokens) if passive else self._leave(plan, tokens, args[0])
+        if left is tokens:
+            return None
+        return (left, *output[1:]) if isinstance(output, tuple) else left
+
+    def _leave(self, plan: Plan, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+        """What follows a block that had the prompts among its tokens; `entered` are those before the block."""
+        gate, last = self.bank.gate(plan, self.index), self.index == plan.num_layers - 1
+        if gate is None and not last:
+            return tokens
         prefix, prompts, patches = _split(tokens, plan)
         if gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
-            gate = gate.to(prompts.dtype)
-            prompts = gate * prompts + (1 - gate) * args[0][:, plan.prompts]
-        tokens = torch.cat(_pooled(plan, prefix, prompts, patches) if last else (prefix, prompts, patches), dim=1)
-        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+            prompts = torch.lerp(entered[:, plan.prompts], prompts, gate.to(prompts.dtype))
+        if last:
+            return torch.cat(_pooled(plan, prefix, prompts, patches), dim=1)
+        return torch.cat((prefix, prompts, patches), dim=1)
+
+    def _leave_passive(self, plan: Plan, tokens: torch.Tensor) -> torch.Tensor:
+        """What follows a block that saw the prompts as keys and values only; they leave it as they came."""
+        prompts, self.bank.keys_only = self.bank.keys_only, None
+        if prompts is None:
+            raise UnsupportedOperationError(f"block {self.index} was left twice; its forward must not be called alone")
+        last, start = self.index == plan.num_layers - 1, plan.prompts.start
+        if plan.config.pooling is None if last else plan.config.deep or self.index < self.bank.passage.insertion:
+            return tokens
+        prefix, patches = tokens[:, :start], tokens[:, start:]
+        prompts = prompts.expand(tokens.shape[0], -1, -1)
+        return torch.cat(_pooled(plan, prefix, prompts, patches) if last else (prefix, prompts, patches), dim=1)
 
 
 class ScaleQueries:
@@ -111,7 +155,21 @@ class ScaleQueries:
         if not self.fused:
             return output * scale
         width = output.shape[-1] // 3
-        return torch.cat((output[..., :width] * scale, output[..., width:]), dim=-1)
+        scales = output.new_ones(3, width)
+        return output * torch.cat((scales[:1] * scale, scales[1:])).flatten()
+
+
+class NoticeAttentions:
+    """Before a module that holds the blocks: whether attention maps are asked for, which have rows for the prompts."""
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        asked = kwargs.get("output_attentions")
+        if asked is None:
+            asked = getattr(getattr(module, "config", None), "output_attentions", False)
+        self.bank.attentions_wanted = self.bank.attentions_wanted or bool(asked)
 
 
 class StripHiddenStates:
@@ -122,6 +180,7 @@ class StripHiddenStates:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         plan = self.bank.plan
+        self.bank.attentions_wanted = False
         if plan is None:
             return None
         if isinstance(output, tuple):  # return_dict=False
@@ -192,7 +251,10 @@ def _is_states(part: Any) -> TypeGuard[tuple[torch.Tensor, ...]]:
 
 
 def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tokens[:, : plan.prompts.start], tokens[:, plan.prompts], tokens[:, plan.prompts.stop :]
+    # One split, not three slices: its backward pass is one copy.
+    start, count = plan.prompts.start, plan.config.num_virtual_tokens
+    prefix, prompts, patches = tokens.split((start, count, tokens.shape[1] - start - count), dim=1)
+    return prefix, prompts, patches
 
 
 def _pooled(

@@ -52,7 +52,7 @@ class WidenBias:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         plan = self.bank.plan
-        if plan is None or self.index < plan.config.insert_at:
+        if plan is None or self.index < plan.config.insert_at or self.index in self.bank.passage.passive:
             return None
         return widen_mask(output, plan, output.shape[-1])
 
@@ -76,6 +76,11 @@ def widen_mask(value: Any, plan: Plan, length: int) -> Any:
         if value.is_floating_point():  # additive; what is not hidden may be a position bias, of which prompts get none
             seen = torch.where(seen <= HIDDEN, seen, torch.zeros_like(seen))
         value = _insert(value, seen, plan, dim=-2)
+    return widen_keys(value, plan)
+
+
+def widen_keys(value: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """A mask or bias (..., N) with room for the prompts among the keys alone: every query sees them."""
     visible = value.new_full((*value.shape[:-1], 1), 0.0 if value.is_floating_point() else 1)
     return _insert(value, visible, plan, dim=-1)
 

@@ -20,6 +20,7 @@ def test_defaults_are_the_contract() -> None:
         "deep": False,
         "gates": True,
         "gate_init": -5.0,
+        "gate_tolerance": 0.0,
         "gated_blocks": None,
         "temperature": True,
         "temperature_init": 1.0,
