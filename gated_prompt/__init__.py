@@ -17,9 +17,11 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
+from .folding import fold_temperatures, unfold_temperatures
 from .hub import push_to_hub
 from .loading import load
 from .model import GatedPromptModel
+from .pruning import Pruning, pruning
 from .readouts import gates, selection_ratios, temperatures
 from .registration import register
 from .saving import save
@@ -36,14 +38,18 @@ __all__ = [
     "GatedPromptConfig",
     "GatedPromptError",
     "GatedPromptModel",
+    "Pruning",
     "UnsupportedOperationError",
+    "fold_temperatures",
     "gates",
     "load",
     "model_card",
+    "pruning",
     "push_to_hub",
     "save",
     "selection_ratios",
     "temperatures",
+    "unfold_temperatures",
     "write_card",
 ]
 

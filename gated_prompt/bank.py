@@ -21,6 +21,7 @@ from .passage import CachedKeysValues, Passage, cached_keys_values, plan_passage
 
 if TYPE_CHECKING:
     from .attention import AttentionRoute
+    from .folding import Folded
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
@@ -86,6 +87,8 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self._active_adapter: list[str] = []
         # Plain lists: as submodules they would appear twice in the model's state dict.
         self.blocks = list(vit.blocks)
+        self.queries = list(vit.queries)
+        self.folded: Folded | None = None
         self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
@@ -169,7 +172,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     def inverse_temperature(self, plan: Plan, block: int) -> torch.Tensor | float | None:
         """1 / tau of this block, or None where it is exactly 1 for good."""
-        if block < plan.config.insert_at:
+        if block < plan.config.insert_at or self.folded is not None:
             return None
         if plan.config.temperature:
             temperature = self.gated_prompt_temperatures[plan.name][block - plan.config.insert_at]
@@ -193,6 +196,8 @@ class PromptBank(nn.Module, BaseTunerLayer):
         The root trains its children in their order and the bank is the last of them, so this has the last word.
         The blocks themselves keep the mode of the root: transformers checkpoints activations only in train mode.
         """
+        if mode:
+            self.refuse_folded("train")
         super().train(mode)
         self.closed_in_training = None
         self.keys_values.clear()
@@ -213,7 +218,31 @@ class PromptBank(nn.Module, BaseTunerLayer):
             raise UnsupportedOperationError(
                 f"gated prompts can have one active adapter, got {names}; activate one of them with set_adapter(name)"
             )
+        if names != self.active_names:
+            self.refuse_folded("switch to another adapter of")
         super().set_adapter(names, inference_mode=inference_mode)
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Use the adapters, or compute what the base computes.
+
+        Raises:
+            UnsupportedOperationError: the base holds folded temperatures.
+        """
+        if not enabled:
+            self.refuse_folded("disable the adapter of")
+        super().enable_adapters(enabled)
+
+    def refuse_folded(self, what: str) -> None:
+        """Raise if the query weights of the base hold an adapter's temperatures.
+
+        Raises:
+            UnsupportedOperationError: they do.
+        """
+        if self.folded is not None:
+            raise UnsupportedOperationError(
+                f"cannot {what} a model whose query weights hold the temperatures of {self.folded.name!r}; "
+                "call gated_prompt.unfold_temperatures(model) first"
+            )
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse.

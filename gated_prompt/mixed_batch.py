@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .bank import PromptBank
 from .errors import AdapterNameError, UnsupportedOperationError
+from .layout import BANK
 from .names import BASE
 
 
@@ -35,6 +36,8 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str]) -> Iterator[None
             call, when the output holds something that does not belong to single images.
     """
     _check_names(model, adapter_names)
+    bank: PromptBank = getattr(model, BANK)
+    bank.refuse_folded("run a mixed batch on")
     own = model.__dict__.get("forward")  # accelerate, for one, puts a forward of its own there
 
     def restore() -> None:

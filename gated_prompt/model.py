@@ -17,6 +17,7 @@ from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .config import GatedPromptConfig
 from .errors import UnsupportedOperationError
 from .fit import fit_config
+from .folding import unfold
 from .hooks import attach_hooks
 from .layout import BANK
 from .mixed_batch import mixed_batch
@@ -120,6 +121,8 @@ class GatedPromptModel(BaseTuner):
         """
         if isinstance(adapter_name, list) and len(adapter_name) > 1:
             self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
+        if self.model.get_submodule(BANK).active_names != [adapter_name]:
+            self.model.get_submodule(BANK).refuse_folded("switch to another adapter of")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     @contextmanager
@@ -160,7 +163,12 @@ class GatedPromptModel(BaseTuner):
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
-        """Compute what the base computes; LoRA layers below the prompts are part of it."""
+        """Compute what the base computes; LoRA layers below the prompts are part of it.
+
+        Raises:
+            UnsupportedOperationError: the base holds folded temperatures.
+        """
+        self.model.get_submodule(BANK).refuse_folded("disable the adapter of")  # before any head is switched
         for module in self._own_modules():
             module.enable_adapters(False)
 
@@ -178,6 +186,7 @@ class GatedPromptModel(BaseTuner):
     @staticmethod
     def _detach(model: nn.Module) -> None:
         bank: PromptBank = getattr(model, BANK)
+        unfold(bank)
         for handle in bank.handles:
             handle.remove()
         delattr(model, BANK)
