@@ -1,0 +1,107 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Time and memory of one contender: a training step and a forward."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from contenders import CLASSES, CONTENDERS, logits_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders of one table have in common; `batch` images of 224 x 224 pixels."""
+
+    size: str
+    batch: int
+    device: str = "cpu"
+    bf16: bool = False
+    compiled: bool = False
+    checkpointing: bool = False
+
+
+class Run:
+    """One contender with P prompts, ready to be timed."""
+
+    def __init__(self, name: str, prompts: int, setting: Setting) -> None:
+        self.setting = setting
+        self.model = CONTENDERS[name](setting.size, prompts).to(setting.device)
+        if setting.checkpointing:
+            enable: Any = self.model.gradient_checkpointing_enable
+            enable()
+        self.call = torch.compile(self.model) if setting.compiled else self.model
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=0.9)
+        torch.manual_seed(1)
+        self.pixels = torch.randn(setting.batch, 3, 224, 224, device=setting.device)
+        self.labels = torch.randint(CLASSES, (setting.batch,), device=setting.device)
+
+    def train_step(self) -> float:
+        """Seconds of one forward, backward and update."""
+        self.model.train()
+        start = self._now()
+        with self._autocast():
+            loss = F.cross_entropy(logits_of(self.call(self.pixels)), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self._now() - start
+
+    @torch.inference_mode()
+    def forward(self) -> float:
+        """Seconds of one forward in evaluation."""
+        self.model.eval()
+        start = self._now()
+        with self._autocast():
+            self.call(self.pixels)
+        return self._now() - start
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if not self.setting.bf16:
+            return nullcontext()
+        return torch.autocast(self.setting.device.partition(":")[0], torch.bfloat16)
+
+    def _now(self) -> float:
+        if self.setting.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def peak_memory(name: str, prompts: int, setting: Setting) -> float:
+    """MiB at the peak of two training steps, in a process of its own: of the process on a CPU, allocated on a GPU."""
+    task = json.dumps({"name": name, "prompts": prompts, "setting": asdict(setting)})
+    run = subprocess.run([sys.executable, str(Path(__file__)), task], capture_output=True, text=True, check=True)
+    return float(run.stdout.strip().splitlines()[-1])
+
+
+def _measure_memory(task: str) -> None:
+    asked = json.loads(task)
+    setting = Setting(**asked["setting"])
+    run = Run(asked["name"], asked["prompts"], setting)
+    for _ in range(2):
+        run.train_step()
+    if setting.device.startswith("cuda"):
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print(_peak_of_this_process())
+
+
+def _peak_of_this_process() -> float:
+    """MiB; on Linux not from getrusage, which starts at what the parent process held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    _measure_memory(sys.argv[1])

@@ -1,0 +1,75 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Markdown tables of `results.json`: ratios within a round, their median over the rounds."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+LABELS = {
+    "plain": "(a) plain ViT",
+    "one_token": "(a+1) plain ViT, one trained token",
+    "extra_tokens": "(b) P trained tokens",
+    "research": "(c) usual research code",
+    "lora": "(d) LoRA, rank 8, q and v",
+    "gated": "gated prompts, gates at sigmoid(-5)",
+    "closed": "gated prompts, gates closed",
+    "closed_dropout": "gated prompts, gates closed, prompt dropout 0.1",
+    "deep": "VPT-deep, P a block",
+}
+REFERENCES = {
+    "train_step": ("one_token", "extra_tokens", "research"),
+    "forward": ("plain", "extra_tokens", "research"),
+}
+
+
+def ratio(seconds: dict[str, list[float]], name: str, reference: str) -> float:
+    """Median over the rounds of this contender's time by that of the reference in the same round."""
+    return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
+
+
+def write_tables(path: Path, results: dict[str, Any]) -> None:
+    """Write one table for each size and number of prompts, and one of the adapters."""
+    machine, settings = results["machine"], results["settings"]
+    libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
+    precision = ("bfloat16 autocast" if settings["bf16"] else "float32") + (
+        ", compiled" if settings["compiled"] else ""
+    )
+    lines = [
+        f"Machine: {machine['device']} ({machine['processor']}), {machine['threads']} threads; {libraries}.",
+        f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; medians of {settings['rounds']} interleaved rounds.",
+        "",
+    ]
+    for key, table in results["tables"].items():
+        size, _, prompts = key.partition("-")
+        lines += [f"### ViT-{size[0].upper()}/16, P = {prompts}", "", *_table(table), ""]
+    lines += [
+        "### Adapters without a head",
+        "",
+        "| size | P | file | load one more | switch |",
+        "|---|---|---|---|---|",
+    ]
+    for key, row in results.items():
+        if key.startswith("adapters-"):
+            size = key.removeprefix("adapters-")
+            lines.append(
+                f"| {size} | {row['prompts']} | {row['file_kB']} kB | {row['load_ms']} ms | {row['switch_ms']} ms |"
+            )
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _table(table: dict[str, Any]) -> list[str]:
+    memory: dict[str, float] = table.get("memory", {})
+    head = ["", "train step", "/ (a+1)", "/ (b)", "/ (c)", "forward", "/ (a)", "/ (b)", "/ (c)"]
+    rows = ["| " + " | ".join(head + (["peak memory"] if memory else [])) + " |"]
+    rows.append("|" + "---|" * (len(head) + bool(memory)))
+    for name, label in LABELS.items():
+        if name not in table["train_step"]:
+            continue
+        cells = [label]
+        for kind, references in REFERENCES.items():
+            seconds = table[kind]
+            cells.append(f"{median(seconds[name]):.3f} s")
+            cells += [f"{ratio(seconds, name, other):.2f}" if other in seconds else "-" for other in references]
+        cells += [f"{memory[name]:.0f} MiB"] if memory else []
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
