@@ -107,8 +107,8 @@ def _check(model: nn.Module, start: StartAtBlock, tokens: torch.Tensor, wanted: 
         start.close()
     if found is None or wanted is None or not torch.equal(found, wanted):
         raise GatedPromptError(
-            f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes something "
-            "beside them from the pixels, such as rotations); leave out --cache_prefix"
+            f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
+            "something beside them from the pixels, such as rotations); leave out --cache_prefix"
         )
 
 

@@ -25,7 +25,7 @@ import transformers
 from adapter_files import adapter_times
 from clock import Run, Setting, peak_memory
 from contenders import CONTENDERS
-from tables import write_tables
+from speed_tables import write_tables
 from tqdm import tqdm
 from transformers import HfArgumentParser
 

@@ -36,7 +36,8 @@ def write_tables(path: Path, results: dict[str, Any]) -> None:
     )
     lines = [
         f"Machine: {machine['device']} ({machine['processor']}), {machine['threads']} threads; {libraries}.",
-        f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; medians of {settings['rounds']} interleaved rounds.",
+        f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; "
+        f"medians of {settings['rounds']} interleaved rounds.",
         "",
     ]
     for key, table in results["tables"].items():
