@@ -98,7 +98,8 @@ class LeaveBlock:
             return tokens
         prefix, prompts, patches = _split(tokens, plan)
         if gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
-            prompts = torch.lerp(entered[:, plan.prompts], prompts, gate.to(prompts.dtype))
+            # A copy: autograd keeps what is mixed, and a view would keep all tokens of the block with it.
+            prompts = torch.lerp(entered[:, plan.prompts], prompts.clone(), gate.to(prompts.dtype))
         if last:
             return torch.cat(_pooled(plan, prefix, prompts, patches), dim=1)
         return torch.cat((prefix, prompts, patches), dim=1)
@@ -129,11 +130,30 @@ class ScaleQueries:
             return None
         if isinstance(scale, torch.Tensor):
             scale = scale.to(output.dtype)
-        if not self.fused:
-            return output * scale
-        width = output.shape[-1] // 3
-        scales = output.new_ones(3, width)
-        return output * torch.cat((scales[:1] * scale, scales[1:])).flatten()
+        if self.fused:
+            rows = output.new_ones(3, output.shape[-1] // 3)
+            return output * torch.cat((rows[:1] * scale, rows[1:])).flatten()
+        if isinstance(scale, torch.Tensor) and scale.requires_grad and torch.is_grad_enabled():
+            scaled: torch.Tensor = ScaleKeepingOutput.apply(output, scale)
+            return scaled
+        return output * scale
+
+
+class ScaleKeepingOutput(torch.autograd.Function):
+    """`queries * scale` that keeps its output for the backward pass, as attention does anyway, not the queries too."""
+
+    @staticmethod
+    def forward(queries: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return queries * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        output, scale = ctx.saved_tensors
+        return gradient * scale, (gradient * output).sum() / scale
 
 
 def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
