@@ -13,6 +13,7 @@ from pathlib import Path
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..card import model_card, write_card
 from ..errors import ConversionError
 from .folder import check_place, whole_folder
 from .layouts import KINDS, split_state_dict
@@ -24,6 +25,7 @@ from .vit import LAYER_NORM_EPS, build_vit, infer_architecture
 __all__ = ["KINDS", "Report", "convert_adapter", "convert_backbone"]
 
 Place = str | os.PathLike[str]
+ORIGIN = "Converted from a run of the paper's official code."
 OF_BACKBONE = "the frozen backbone: convert it with `backbone`"
 
 
@@ -76,7 +78,8 @@ def convert_backbone(
         notes.append("the number of heads is the usual one of this width: no shape tells it")
     if encoder.kind == "timm" and tuple(image_mean) == tuple(IMAGENET_DEFAULT_MEAN):
         notes.append(
-            "some of timm's weights want another mean (0.5 for AugReg): see pretrained_cfg in its config.json"
+            "this mean is that of MAE, MoCo v3 and DINO; some of timm's own weights want another (AugReg: 0.5), which "
+            "their config.json tells"
         )
     return Report(source, Path(folder), encoder.kind, f"{type(model).__name__}, {found}", encoder.reasons, notes)
 
@@ -116,7 +119,8 @@ def convert_adapter(
     config, tensors, unused = official_adapter(run, found.depth, found.width, pooling)
     model = put_on(build_vit(*with_head(encoder, found, run)), config, tensors, base_model)
     with whole_folder(folder, overwrite) as staging:
-        model.save_pretrained(staging)
+        model.save_pretrained(staging, save_embedding_layers=False)  # "auto" would ask the Hub about the base's words
+        write_card(staging, model_card(model, base_model=base_model, notes=ORIGIN))
     dropped = {encoder.prefix + name: OF_BACKBONE for name in encoder.tensors}
     dropped |= {wrapper + name: reason for name, reason in unused.items()}
     return Report(source, Path(folder), encoder.kind, describe(config, len(run[HEAD_BIAS])), dropped, encoder.notes)

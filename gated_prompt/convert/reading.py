@@ -74,8 +74,9 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         reason = str(error).strip().splitlines()
-        unsafe = next((line.strip() for line in reason if "Unsupported" in line), None)
+        unsafe = next((line for line in reason if "Unsupported global" in line or "Unsupported class" in line), None)
         if unsafe is not None:
+            unsafe = unsafe.partition(" was not")[0].rpartition("error: ")[2]  # torch goes on with its own advice
             raise ConversionError(
                 f"{path} holds more than tensors and plain values, and opening that can run code ({unsafe}). If you "
                 "trust its origin, open it yourself and save its state dict alone with safetensors.torch.save_file"
