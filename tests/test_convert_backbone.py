@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -310,17 +311,20 @@ def test_image_means_must_fit_the_channels(tmp_path) -> None:
 class Code:
     """Runs a command when a pickle of it is opened carelessly."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, call, *args: object) -> None:
+        self.call, self.args = call, args
 
     def __reduce__(self):
-        return os.mkdir, (self.path,)
+        return self.call, self.args
 
 
-def test_no_code_is_run(tmp_path) -> None:
+@pytest.mark.parametrize(("call", "name"), [(os.mkdir, r"\w+\.mkdir"), (shutil.copytree, r"shutil\.copytree")])
+def test_no_code_is_run(call, name, tmp_path) -> None:
+    (tmp_path / "source").mkdir()
     trap = tmp_path / "code_was_run"
-    path = save({"model": random_state(), "args": Code(trap)}, tmp_path)
-    with pytest.raises(ConversionError, match=r"can run code \(Unsupported global: GLOBAL \w+.mkdir\). If"):
+    arguments = (trap,) if call is os.mkdir else (tmp_path / "source", trap)
+    path = save({"model": random_state(), "args": Code(call, *map(str, arguments))}, tmp_path)
+    with pytest.raises(ConversionError, match=rf"\({name}\), and opening that can run code"):
         convert_backbone(path, tmp_path / "vit", num_attention_heads=HEADS)
     assert not trap.exists()
     torch.load(path, weights_only=False)

@@ -2,6 +2,7 @@
 """Open a checkpoint without running code from it, and find the state dict in it."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,17 +74,14 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals(_plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        reason = str(error).strip().splitlines()
-        unsafe = next((line for line in reason if "Unsupported global" in line or "Unsupported class" in line), None)
+        unsafe = re.search(r"unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
         if unsafe is not None:
-            unsafe = unsafe.partition(" was not")[0].rpartition("error: ")[2]  # torch goes on with its own advice
             raise ConversionError(
-                f"{path} holds more than tensors and plain values, and opening that can run code ({unsafe}). If you "
-                "trust its origin, open it yourself and save its state dict alone with safetensors.torch.save_file"
+                f"{path} holds more than tensors and plain values ({unsafe[1]}), and opening that can run code. If "
+                "you trust its origin, open it yourself and save its state dict alone with safetensors.torch.save_file"
             ) from error
         raise ConversionError(
-            f"{path} is not a readable PyTorch file ({type(error).__name__}: {reason[0] if reason else ''}); download "
-            "it again"
+            f"{path} is not a readable PyTorch file ({type(error).__name__}); download it again"
         ) from error
 
 
