@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm_reference import State, logits, random_state, tokens
-from transformers import AutoImageProcessor, ViTForImageClassification, ViTModel
+from transformers import ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from gated_prompt import ConversionError
 from gated_prompt.convert import convert_backbone
@@ -177,7 +177,9 @@ def test_safetensors_and_the_image_processor(tmp_path) -> None:
     state = random_state(dtype=torch.float32, labels=3)
     save_file(state, tmp_path / "model.safetensors")
     convert_backbone(tmp_path / "model.safetensors", tmp_path / "vit", num_attention_heads=HEADS)
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "vit")
+    settings = json.loads((tmp_path / "vit/preprocessor_config.json").read_text())
+    assert settings["image_processor_type"] == "ViTImageProcessor"
+    processor = ViTImageProcessor.from_pretrained(tmp_path / "vit")
     image = np.full((30, 30, 3), 255, dtype=np.uint8)
     made = torch.as_tensor(np.array(processor(image)["pixel_values"][0]))
     wanted = ((1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])).view(3, 1, 1)
