@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from converted_base import load_base
 from golden_cases import NAMES, Case
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import ViTForImageClassification
 
 import gated_prompt
 from gated_prompt import ConfigError, ConversionError
@@ -34,10 +34,7 @@ def convert(case: Case, folder: Path) -> PeftModel:
     path = save(case.state, folder)
     convert_backbone(path, folder / "base", num_attention_heads=4)
     convert_adapter(path, folder / "adapter", POOLING.get(case.name), base_model="some/base")
-    base = ViTForImageClassification.from_pretrained(
-        folder / "base", num_labels=5, dtype=case.dtype, attn_implementation="sdpa"
-    )
-    return gated_prompt.load(base, folder / "adapter").eval()
+    return gated_prompt.load(load_base(folder / "base", case.dtype), folder / "adapter").eval()
 
 
 def off_by(case: Case, model: PeftModel) -> float:
@@ -111,8 +108,7 @@ def test_deep_prompts_leave_gates_and_temperatures_out(tmp_path) -> None:
     assert "does not use it" in report.dropped["enc.gate_logit"]
     assert "does not use it" in report.dropped["enc.temp"]
     convert_backbone(path, tmp_path / "base", num_attention_heads=4)
-    base = ViTForImageClassification.from_pretrained(tmp_path / "base", num_labels=5)
-    assert off_by(case, gated_prompt.load(base, tmp_path / "adapter").eval()) <= 1e-4
+    assert off_by(case, gated_prompt.load(load_base(tmp_path / "base"), tmp_path / "adapter").eval()) <= 1e-4
 
 
 def without(name: str):

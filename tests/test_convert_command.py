@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from converted_base import load_base
 from golden_cases import Case
 from timm_reference import random_state, tokens
-from transformers import ViTForImageClassification, ViTModel
+from transformers import ViTModel
 
 import gated_prompt
 from gated_prompt import ConversionError
@@ -47,7 +48,7 @@ def test_moving_over_from_the_official_code(tmp_path, capsys) -> None:
     assert main(["backbone", run, base, "--num_attention_heads", "4"]) == 0
     assert main(["adapter", run, adapter, "--pooling", "patches", "--base_model", base]) == 0
     assert "adapter of 6 prompts" in capsys.readouterr().out
-    model = gated_prompt.load(ViTForImageClassification.from_pretrained(base, num_labels=5), adapter).eval()
+    model = gated_prompt.load(load_base(base), adapter).eval()
     with torch.no_grad():
         logits = model(case.batch(0)[0]).logits
     assert (logits - case.expected["out.logits"]).abs().max() < 1e-4 * case.expected["out.logits"].abs().max()
