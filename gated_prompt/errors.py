@@ -50,3 +50,7 @@ class UnsupportedOperationError(GatedPromptError):
 
 class DataError(GatedPromptError):
     """A data set is missing, incomplete, damaged or not the one that was asked for."""
+
+
+class ConversionError(GatedPromptError):
+    """A checkpoint to convert is unreadable or not laid out as expected, or the converted files have no place."""

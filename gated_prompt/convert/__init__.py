@@ -1,0 +1,135 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Bring self-supervised checkpoints, and runs of the paper's official code, into the formats used here.
+
+    convert_backbone(checkpoint, folder)            MAE, MoCo v3, DINO, timm -> a ViT of transformers
+    convert_adapter(checkpoint, folder, pooling)    a run of the official code -> a gated-prompt adapter
+
+On the command line: `python -m gated_prompt.convert --help`. More: docs/convert.md.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..card import model_card, write_card
+from ..errors import ConversionError
+from .folder import check_place, whole_folder
+from .layouts import KINDS, split_state_dict
+from .official import HEAD_BIAS, describe, official_adapter, put_on, with_head
+from .reading import read_state_dict
+from .report import Report
+from .vit import LAYER_NORM_EPS, build_vit, infer_architecture
+
+__all__ = ["KINDS", "Report", "convert_adapter", "convert_backbone"]
+
+Place = str | os.PathLike[str]
+ORIGIN = "Converted from a run of the paper's official code."
+OF_BACKBONE = "the frozen backbone: convert it with `backbone`"
+
+
+def convert_backbone(
+    checkpoint: Place,
+    folder: Place,
+    kind: str | None = None,
+    num_attention_heads: int | None = None,
+    image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+    image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    overwrite: bool = False,
+) -> Report:
+    """Convert a pre-trained encoder to a `ViTModel`, or a `ViTForImageClassification` where it has a linear head.
+
+    Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint. The
+    architecture is read off the shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
+
+    Args:
+        checkpoint: a file of `torch.save` (opened without running code from it), or `.safetensors`.
+        folder: where to write; whole or not at all.
+        kind: one of `KINDS`; None recognises it.
+        num_attention_heads: None takes 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
+        image_mean: mean of each channel, of pixels in [0, 1]; ImageNet's for MAE, MoCo v3 and DINO.
+        image_std: their standard deviation.
+        overwrite: replace an earlier conversion in `folder`.
+
+    Raises:
+        ConversionError: the checkpoint cannot be read or holds keys or shapes that ViT does not have, or lacks some;
+            or the folder cannot be written to. Nothing is written then.
+    """
+    check_place(folder, overwrite)  # before the work
+    source = Path(checkpoint)
+    state = read_state_dict(source)
+    encoder = split_state_dict(state, kind)
+    found = infer_architecture(encoder, num_attention_heads)
+    _check_channels(found.channels, image_mean, image_std)
+    model = build_vit(encoder, found)
+    from transformers import ViTImageProcessor  # here, as it needs Pillow, and warns where there is no torchvision
+
+    processor = ViTImageProcessor(
+        size={"height": found.image_size, "width": found.image_size},
+        image_mean=list(image_mean),
+        image_std=list(image_std),
+    )
+    with whole_folder(folder, overwrite) as staging:
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+    notes = [*encoder.notes, f"layer_norm_eps {LAYER_NORM_EPS}, pixel mean {list(image_mean)}, std {list(image_std)}"]
+    if num_attention_heads is None:
+        notes.append("the number of heads is the usual one of this width: no shape tells it")
+    if encoder.kind == "timm" and tuple(image_mean) == tuple(IMAGENET_DEFAULT_MEAN):
+        notes.append(
+            "this mean is that of MAE, MoCo v3 and DINO; some of timm's own weights want another (AugReg: 0.5), which "
+            "their config.json tells"
+        )
+    return Report(source, Path(folder), encoder.kind, f"{type(model).__name__}, {found}", encoder.reasons, notes)
+
+
+def convert_adapter(
+    checkpoint: Place, folder: Place, pooling: str | None, base_model: str | None = None, overwrite: bool = False
+) -> Report:
+    """Convert a run checkpoint of the paper's official code to an adapter folder with prompts and head.
+
+    `convert_backbone` on the same file gives the base it fits. The file does not tell the class that ran, so:
+
+    | official class, `VIT_POOL_TYPE` | `pooling` |
+    |---|---|
+    | MoCo v3, original | None |
+    | MAE, original; any, imgprompt_pool | "prompts_and_patches" |
+    | any, img_pool | "patches" |
+    | any, prompt_pool | "prompts" |
+
+    Args:
+        checkpoint: the official code's `last_model.pth`: its `SSLViT.state_dict()`, in `model` or plain.
+        folder: where to write; whole or not at all.
+        pooling: see above.
+        base_model: folder or Hub id of the base, recorded in the adapter.
+        overwrite: replace an earlier conversion in `folder`.
+
+    Raises:
+        ConversionError: the checkpoint is no such run, or a key or shape is not what its encoder means; or the folder
+            cannot be written to. Nothing is written then.
+        ConfigError: `pooling` is unknown.
+    """
+    check_place(folder, overwrite)
+    source = Path(checkpoint)
+    encoder = split_state_dict(read_state_dict(source), "official")
+    found = infer_architecture(encoder, num_heads=1)  # no tensor of the adapter depends on it
+    wrapper = encoder.prefix.removesuffix("enc.")
+    run = {name.removeprefix(wrapper): tensor for name, tensor in encoder.beside.items()}
+    config, tensors, unused = official_adapter(run, found.depth, found.width, pooling)
+    model = put_on(build_vit(*with_head(encoder, found, run)), config, tensors, base_model)
+    with whole_folder(folder, overwrite) as staging:
+        model.save_pretrained(staging, save_embedding_layers=False)  # "auto" would ask the Hub about the base's words
+        write_card(staging, model_card(model, base_model=base_model, notes=ORIGIN))
+    dropped = {encoder.prefix + name: OF_BACKBONE for name in encoder.tensors}
+    dropped |= {wrapper + name: reason for name, reason in unused.items()}
+    return Report(source, Path(folder), encoder.kind, describe(config, len(run[HEAD_BIAS])), dropped, encoder.notes)
+
+
+def _check_channels(channels: int, *values: Sequence[float]) -> None:
+    for value in values:
+        if len(value) != channels:
+            raise ConversionError(
+                f"pixel mean and std have {len(value)} value(s), expected {channels}, one for each channel of the "
+                "checkpoint's patches; give image_mean and image_std"
+            )
