@@ -151,7 +151,7 @@ class ScaleKeepingOutput(torch.autograd.Function):
         ctx.save_for_backward(output, inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output, scale = ctx.saved_tensors
         return gradient * scale, (gradient * output).sum() / scale
 
