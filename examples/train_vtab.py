@@ -58,7 +58,7 @@ class Arguments:
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
     report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter and its card when done"})
     hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
 
 
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         }
         write_results(output, accelerator.unwrap_model(model), before, results)
         if args.push_to_hub:
-            push(output, args.hub_model_id or output.name)
+            push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
         print(f"test accuracy of {args.method}: {accuracy:.4f}; of a linear probe: {probe_accuracy:.4f}")
         print(f"trained for {seconds:.0f} s; adapter, results.json and gates.png are in {output}")
     accelerator.end_training()

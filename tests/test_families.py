@@ -239,6 +239,22 @@ def test_hidden_states_leave_the_prompts_out_and_attentions_keep_them(case: Case
 
 
 @cases(HERE)
+def test_hooks_that_were_there_before_see_gated_tokens(case: Case) -> None:
+    """transformers 5 captures outputs with hooks that a first forward installs, and users install their own."""
+    base, left = case.build(), []
+    blocks = find_vision_transformer(base).blocks
+    for block in blocks:
+        block.register_forward_hook(lambda _, args, out: left.append(out[0] if isinstance(out, tuple) else out))
+    model = prompted(case, base)
+    seen = block_inputs(model, blocks)
+    case.run(model)
+    assert len(left) == DEPTH
+    for block in range(DEPTH - 1):
+        assert torch.equal(left[block], seen[block + 1][0]), block
+    assert left[-1].shape[1] == case.tokens()
+
+
+@cases(HERE)
 @pytest.mark.parametrize("deep", [False, True], ids=["gated", "deep"])
 def test_every_parameter_is_trained(case: Case, deep: bool) -> None:
     gradients = trained(case, prompted(case, deep=deep))
