@@ -31,7 +31,7 @@ from tasks import KNOWN, load_task, transform_for
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModel, HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import AutoModel, HfArgumentParser, get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import CachedImages, TransformedImages
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trained = [p for p in model.parameters() if p.requires_grad]
     before = read_out(model)
     accelerator.print(f"{args.method}: {sum(p.numel() for p in trained)} trained parameters")
-    transform = transform_for(AutoImageProcessor.from_pretrained(args.backbone))
+    transform = transform_for(args.backbone)
     cached = CachedImages(task.train, transform)
     train_data = Subset(cached, range(min(len(cached), args.max_train_samples or len(cached))))
     test_data = TransformedImages(task.test, transform)
