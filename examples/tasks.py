@@ -6,7 +6,6 @@ is scored once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image

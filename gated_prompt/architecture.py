@@ -85,8 +85,8 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         )
     if hasattr(ancestors[-1], "out_features"):
         raise ArchitectureError(
-            f"{type(ancestors[-1]).__name__} runs its blocks itself and cuts feature maps from them, prompts included; "
-            "use a version of transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
+            f"{type(ancestors[-1]).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
+            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
         )
     embeddings, projection = next((m, p) for m in before if (p := _patch_projection(m)) is not None)
     hidden_size = _in_features(queries[0].module, blocks[0])

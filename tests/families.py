@@ -65,7 +65,8 @@ class Case:
     """One model class of one family.
 
     `prefix`: tokens before the patches; `reads`: tokens after the last block that its output depends on, "all" or
-    slots and "patches" (see `test_what_the_output_reads`); `read_from`: name of the output that this is about;
+    slots and "patches" (see `test_what_the_output_reads`); `read_before`: a version of transformers and what was read
+    before it; `read_from`: name of the output that this is about;
     `pools`: whether `pooling` is allowed; `head`: what is trained beside the prompts; `larger`: keyword arguments
     with which it takes larger images, None where it does not; `keeps`: fraction of the patches that reach the blocks;
     `last`: the last block whose output is used (BEiT's segmentation skips the very last); `since`: the first version
@@ -90,6 +91,7 @@ class Case:
     note: str = ""
     since: tuple[int, int] = (4, 57)
     silent: tuple[tuple[int, int], tuple[int, int]] | None = None
+    read_before: tuple[tuple[int, int], tuple[str, ...]] | None = None
 
     @property
     def id(self) -> str:
@@ -98,6 +100,10 @@ class Case:
     @property
     def works(self) -> bool:
         return self.since <= VERSION
+
+    @property
+    def reads_here(self) -> set[str]:
+        return set(self.read_before[1] if self.read_before and self.read_before[0] > VERSION else self.reads)
 
     @property
     def reports(self) -> bool:
@@ -249,8 +255,9 @@ CASES: list[Case] = [
         "DeiTForMaskedImageModeling",
         "DeiTConfig",
         2,
-        PATCHES if VERSION >= (5, 9) else ("slot 1", "some patches"),  # before, the first and the last token were cut
+        PATCHES,
         STRIDE,
+        read_before=((5, 9), ("slot 1", "some patches")),  # the first and the last token were cut off
         read_from="reconstruction",
         inputs=masked,
         larger=None,

@@ -34,7 +34,7 @@ with torch.no_grad():
     torch.save(model(images()).logits, scratch / "logits.pt")
 card = model_card(model, repo_id="user/birds", base_model="someone/tiny-vit", dataset="someone/birds",
                   metrics={"accuracy": 0.5}, license="apache-2.0", picture="gates.png")
-if huggingface_hub.__version__ >= "1":  # older ones ask huggingface.co whatever HF_ENDPOINT says
+if int(huggingface_hub.__version__.split(".")[0]) >= 2:  # older ones ask huggingface.co whatever HF_ENDPOINT says
     card.validate()
 (scratch / "gates.png").write_bytes(b"a picture")
 commit = push_to_hub(model, "user/birds", card=card, files=[scratch / "gates.png"], token="hf_secret")
