@@ -1,7 +1,7 @@
 """Adapters from one pair of PEFT and transformers to another; `.ci/test-versions` runs this with each pair.
 
 python tests/exchange_adapters.py write FOLDER      # the adapters of `adapter_fixtures.py` and their logits
-python tests/exchange_adapters.py check FOLDER      # load them in every way; prints the largest difference of logits
+python tests/exchange_adapters.py check FOLDER      # load them in every way; prints the largest difference
 """
 
 import json
