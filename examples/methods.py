@@ -20,6 +20,7 @@ RECORDED = (  # filled in when an adapter is made, not chosen
     "num_layers",
     "hidden_size",
     "detected_prefix_tokens",
+    "weights_sha256",
 )
 
 

@@ -30,7 +30,6 @@ from datasets import load_dataset
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 from transformers import (
-    AutoImageProcessor,
     HfArgumentParser,
     ViTConfig,
     ViTImageProcessor,
@@ -142,7 +141,6 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
     encoder.half().save_pretrained(folder)
     side = {"height": mae.config.image_size, "width": mae.config.image_size}
     ViTImageProcessor(size=side, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(folder)
-    AutoImageProcessor.from_pretrained(folder)  # what users will call must work on what was written
 
 
 def plot_loss(log: Path, target: Path) -> None:

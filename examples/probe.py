@@ -17,9 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from tasks import transform_for
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, HfArgumentParser, set_seed
+from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
 
 from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.data.preprocess import VtabTransform
 
 Features = tuple[np.ndarray, np.ndarray]
 
@@ -52,16 +53,16 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "of the random weights"})
 
 
-def _read(split: Any, processor: Any) -> TensorDataset:
-    column, transform = "image" if "image" in split.column_names else "img", transform_for(processor)
+def _read(split: Any, transform: VtabTransform) -> TensorDataset:
+    column = "image" if "image" in split.column_names else "img"
     pixels = [transform(image.convert("RGB")) for image in tqdm(split[column], desc="decode", leave=False)]
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))
 
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
-    data, processor = load_dataset(args.dataset), AutoImageProcessor.from_pretrained(args.backbone)
-    train, test = _read(data["train"], processor), _read(data["test"], processor)
+    data, transform = load_dataset(args.dataset), transform_for(args.backbone)
+    train, test = _read(data["train"], transform), _read(data["test"], transform)
     set_seed(args.seed)
     models = {
         "trained": AutoModel.from_pretrained(args.backbone, add_pooling_layer=False, dtype="float32"),

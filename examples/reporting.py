@@ -15,7 +15,7 @@ import accelerate
 import peft
 import torch
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from peft import PeftModel
 
 import gated_prompt
@@ -69,11 +69,14 @@ def write_results(output: Path, model: Any, before: dict[str, Any], results: dic
     write_json(output / "results.json", results)
 
 
-def push(output: Path, repository: str) -> None:
-    """Upload the adapter folder (or the model folder) to the Hub."""
-    folder = output / "adapter" if (output / "adapter").is_dir() else output / "model"
-    repo = HfApi().create_repo(repository, exist_ok=True)
-    HfApi().upload_folder(repo_id=repo.repo_id, folder_path=folder)
+def push(output: Path, model: torch.nn.Module, repository: str) -> None:
+    """Upload what `write_results` wrote to the Hub: the adapter with its card and picture, or the whole model."""
+    if isinstance(model, PeftModel):
+        card = ModelCard.load(output / "adapter" / "README.md")
+        gated_prompt.push_to_hub(model, repository, card=card, files=[output / "gates.png"])
+    else:
+        repo = HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=output / "model")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,11 +6,12 @@ is scored once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import ImageProcessingMixin
 
+from gated_prompt import GatedPromptError
 from gated_prompt.data.images import LabelledImages, Provenance
 from gated_prompt.data.preprocess import VtabTransform
 from gated_prompt.data.vtab import TASKS, load_folder, load_hub
@@ -47,11 +48,24 @@ def load_task(name: str, data_dir: str | None = None) -> Task:
     return Task(name, list(names), train, test)
 
 
-def transform_for(processor: Any) -> VtabTransform:
-    """Straight resize to the size that a backbone's image processor gives, with its mean and standard deviation."""
-    size = dict(getattr(processor, "crop_size", None) or processor.size)
-    side = size.get("height") or size["shortest_edge"]
-    return VtabTransform(processor.image_mean, processor.image_std, size=int(side))
+def transform_for(backbone: str) -> VtabTransform:
+    """Straight resize to the size in a backbone's `preprocessor_config.json`, with its mean and standard deviation.
+
+    The file is read without making an image processor of it: for that transformers 5.9 wants torchvision.
+
+    Raises:
+        GatedPromptError: there is no such file, or it lacks one of the three.
+    """
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(backbone)
+        size = settings.get("crop_size") or settings["size"]
+        side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+        return VtabTransform(settings["image_mean"], settings["image_std"], size=int(side))
+    except (OSError, KeyError) as error:
+        raise GatedPromptError(
+            f"cannot read size, image_mean and image_std from the preprocessor_config.json of {backbone!r} "
+            f"({str(error).splitlines()[0]}); put one beside the model, as ViTImageProcessor.save_pretrained writes it"
+        ) from error
 
 
 @dataclass(frozen=True)

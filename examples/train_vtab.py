@@ -31,7 +31,7 @@ from tasks import KNOWN, load_task, transform_for
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModel, HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import AutoModel, HfArgumentParser, get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import CachedImages, TransformedImages
@@ -58,7 +58,7 @@ class Arguments:
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
     report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter and its card when done"})
     hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
 
 
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trained = [p for p in model.parameters() if p.requires_grad]
     before = read_out(model)
     accelerator.print(f"{args.method}: {sum(p.numel() for p in trained)} trained parameters")
-    transform = transform_for(AutoImageProcessor.from_pretrained(args.backbone))
+    transform = transform_for(args.backbone)
     cached = CachedImages(task.train, transform)
     train_data = Subset(cached, range(min(len(cached), args.max_train_samples or len(cached))))
     test_data = TransformedImages(task.test, transform)
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         }
         write_results(output, accelerator.unwrap_model(model), before, results)
         if args.push_to_hub:
-            push(output, args.hub_model_id or output.name)
+            push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
         print(f"test accuracy of {args.method}: {accuracy:.4f}; of a linear probe: {probe_accuracy:.4f}")
         print(f"trained for {seconds:.0f} s; adapter, results.json and gates.png are in {output}")
     accelerator.end_training()

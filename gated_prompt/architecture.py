@@ -69,7 +69,8 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
     `blocks_path` is the dotted path of the list of blocks, for models with more than one.
 
     Raises:
-        ArchitectureError: there is no such list, more than one, or no patch projection before it.
+        ArchitectureError: there is no such list, more than one, no patch projection before it, or a backbone class
+            that reads the blocks one by one.
     """
     path = _find_blocks_path(root, blocks_path)
     blocks = list(root.get_submodule(path).children())
@@ -81,6 +82,11 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         raise ArchitectureError(
             f"{type(root).__name__}.{path} are transformer blocks, but no patch projection (a Conv2d, or a Linear "
             "named after patches) stands before them, so this is no Vision Transformer; prompts need one"
+        )
+    if hasattr(ancestors[-1], "out_features"):
+        raise ArchitectureError(
+            f"{type(ancestors[-1]).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
+            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
         )
     embeddings, projection = next((m, p) for m in before if (p := _patch_projection(m)) is not None)
     hidden_size = _in_features(queries[0].module, blocks[0])

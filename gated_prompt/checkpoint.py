@@ -35,8 +35,8 @@ class Entry(NamedTuple):
 
 def check_adapter_file(
     config: "GatedPromptConfig", source: str, subfolder: str | None, download_kwargs: dict[str, Any]
-) -> dict[str, Entry] | None:
-    """Shapes and types of all tensors in the adapter file by key, or None where there is only a config.
+) -> tuple[str | None, dict[str, Entry] | None]:
+    """Path of the adapter file, and shapes and types of its tensors by key; None where there is only a config.
 
     Raises:
         DamagedAdapterError: the file cannot be read, is a pickle, is not the one that the config was saved with,
@@ -45,7 +45,7 @@ def check_adapter_file(
     """
     path = _locate(source, subfolder, download_kwargs)
     if path is None:
-        return None
+        return None, None
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -70,7 +70,8 @@ def check_adapter_file(
             f"expected {config.weights_sha256}; a save was interrupted or files were mixed: save or download the "
             f'adapter again. If you changed the weights yourself, set "{FINGERPRINT}" to null in {CONFIG_NAME}'
         )
-    return {key: Entry(tuple(tensor.shape), tensor.dtype.is_floating_point) for key, tensor in tensors.items()}
+    entries = {key: Entry(tuple(tensor.shape), tensor.dtype.is_floating_point) for key, tensor in tensors.items()}
+    return path, entries
 
 
 def _locate(source: str, subfolder: str | None, download_kwargs: dict[str, Any]) -> str | None:

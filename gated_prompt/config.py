@@ -104,6 +104,7 @@ class GatedPromptConfig(PeftConfig):
         # Notes on the files that this config was read from; no fields, so never saved. The tuner compares the head
         # with the base before PEFT writes anything.
         self._read_from: str | None = None
+        self._weights_path: str | None = None
         self._file_entries: dict[str, Entry] | None = None
         if isinstance(self.temperature_range, list):  # JSON has no tuples
             self.temperature_range = tuple(self.temperature_range)
@@ -185,7 +186,7 @@ class GatedPromptConfig(PeftConfig):
         except ConfigError as error:
             raise ConfigError(error.faults, place=f"{CONFIG_NAME} in {place}") from None
         hub_kwargs, _, _ = cls._split_kwargs(kwargs)
-        config._file_entries = check_adapter_file(config, source, subfolder, hub_kwargs)
+        config._weights_path, config._file_entries = check_adapter_file(config, source, subfolder, hub_kwargs)
         config._read_from = place
         return config
 

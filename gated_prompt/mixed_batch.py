@@ -18,7 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .bank import PromptBank
+from .bank import PromptBank, find_bank
 from .errors import AdapterNameError, UnsupportedOperationError
 from .layout import BANK
 from .names import BASE
@@ -64,7 +64,8 @@ def _check_names(model: nn.Module, adapter_names: Sequence[str]) -> None:
         raise UnsupportedOperationError(
             f"adapter_names is {adapter_names!r}; a list with one name for each image is needed"
         )
-    known = [*next(m for m in model.modules() if isinstance(m, PromptBank)).plans, BASE]
+    bank = find_bank(model)
+    known = [*(bank.plans if bank is not None else ()), BASE]
     unknown = [name for name in dict.fromkeys(adapter_names) if name not in known]
     if unknown:
         raise AdapterNameError(f"no adapter is named {', '.join(map(repr, unknown))}; there are: {', '.join(known)}")

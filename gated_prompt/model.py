@@ -19,6 +19,7 @@ from .errors import UnsupportedOperationError
 from .fit import fit_config
 from .folding import unfold
 from .hooks import attach_hooks
+from .incoming import CheckIncoming, check_can_be_filled, fill
 from .layout import BANK
 from .mixed_batch import mixed_batch
 from .names import check_adapter_name
@@ -35,7 +36,8 @@ class GatedPromptModel(BaseTuner):
         state_dict: keys of an adapter, passed on by PEFT; only its presence matters here.
 
     Raises:
-        UnsupportedOperationError: the base already carries gated prompts.
+        UnsupportedOperationError: the base already carries gated prompts; or transformers would lose the tensors of
+            this adapter (see `incoming.py`).
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
         AdapterNameError: PEFT could not save or load an adapter of this name.
     """
@@ -59,7 +61,11 @@ class GatedPromptModel(BaseTuner):
                 f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.plans)}); call "
                 "add_adapter(name, config) on the PeftModel for another adapter, or unload() it first"
             )
+        if not isinstance(peft_config, dict):
+            check_can_be_filled(peft_config)
         super().__init__(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
+        if not isinstance(peft_config, dict):
+            fill(model, adapter_name, self.peft_config[adapter_name])
 
     def inject_adapter(
         self,
@@ -84,6 +90,7 @@ class GatedPromptModel(BaseTuner):
             bank = PromptBank(vit)
             model.add_module(BANK, bank)
             attach_hooks(bank, vit)
+            bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
         self._vit: VisionTransformer = vit
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)

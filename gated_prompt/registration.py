@@ -3,7 +3,14 @@
 
 `peft.PeftType` is a closed enum of strings and `register_peft_method` refuses names that are not in it, so the
 member is added first. Both steps do nothing when they were done before or when PEFT ships the name itself.
+
+One method of PEFT is wrapped. `PeftConfig.from_pretrained`, called on the base class as transformers' `load_adapter`
+does, makes the config of the right class but does not ask that class to read it. The checks of our files would be
+passed by, and the place of the weights lost. The configs of other methods are handed through as they are.
 """
+
+import functools
+from typing import Any
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -39,3 +46,17 @@ def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
     """Register the config and tuner classes with PEFT, once per process."""
     if add_peft_type(NAME) not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls)
+        _let_the_class_read_its_config(config_cls)
+
+
+def _let_the_class_read_its_config(config_cls: type[PeftConfig]) -> None:
+    read = PeftConfig.from_pretrained.__func__
+
+    @functools.wraps(read)
+    def from_pretrained(cls: type[PeftConfig], *args: Any, **kwargs: Any) -> PeftConfig:
+        config = read(cls, *args, **kwargs)
+        if cls is PeftConfig and isinstance(config, config_cls):
+            return config_cls.from_pretrained(*args, **kwargs)
+        return config
+
+    PeftConfig.from_pretrained = classmethod(from_pretrained)

@@ -1,10 +1,14 @@
 """Fixtures that several test files use."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from models import vit
+from peft import get_peft_model
 from transformers import ViTImageProcessor
+
+from gated_prompt import GatedPromptConfig
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,17 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vit(num_labels=10).save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a fresh adapter for `models.vit()`; not to be changed."""
+    folder = tmp_path_factory.mktemp("saved")
+    get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter(saved: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return shutil.copytree(saved, tmp_path / "adapter")

@@ -15,7 +15,7 @@ import transformers
 from timm_like import TimmLikeViT
 from torch import nn
 
-FIVE = int(transformers.__version__.split(".")[0]) >= 5
+VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 DEPTH, WIDTH, SIZE, PATCH, LABELS = 4, 32, 32, 8, 5
 TINY = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4, "intermediate_size": 64}
 PIXELS = {"image_size": SIZE, "patch_size": PATCH}
@@ -65,10 +65,13 @@ class Case:
     """One model class of one family.
 
     `prefix`: tokens before the patches; `reads`: tokens after the last block that its output depends on, "all" or
-    slots and "patches" (see `test_what_the_output_reads`); `read_from`: name of the output that this is about;
+    slots and "patches" (see `test_what_the_output_reads`); `read_before`: a version of transformers and what was read
+    before it; `read_from`: name of the output that this is about;
     `pools`: whether `pooling` is allowed; `head`: what is trained beside the prompts; `larger`: keyword arguments
     with which it takes larger images, None where it does not; `keeps`: fraction of the patches that reach the blocks;
-    `last`: the last block whose output is used (BEiT's segmentation skips the very last).
+    `last`: the last block whose output is used (BEiT's segmentation skips the very last); `since`: the first version
+    of transformers with which it works; `silent`: from which version on, and up to which, its output holds neither
+    hidden states nor attentions.
     """
 
     family: str
@@ -86,14 +89,25 @@ class Case:
     last: int = DEPTH - 1
     towers: bool = False
     note: str = ""
+    since: tuple[int, int] = (4, 57)
+    silent: tuple[tuple[int, int], tuple[int, int]] | None = None
+    read_before: tuple[tuple[int, int], tuple[str, ...]] | None = None
 
     @property
     def id(self) -> str:
         return self.name + (f"-{self.note}" if self.note else "")
 
     @property
-    def exists(self) -> bool:
-        return self.config == "" or hasattr(transformers, self.name)
+    def works(self) -> bool:
+        return self.since <= VERSION
+
+    @property
+    def reads_here(self) -> set[str]:
+        return set(self.read_before[1] if self.read_before and self.read_before[0] > VERSION else self.reads)
+
+    @property
+    def reports(self) -> bool:
+        return self.silent is None or not self.silent[0] <= VERSION < self.silent[1]
 
     def build(self, attention: str = "sdpa") -> nn.Module:
         """The model in eval mode, the same weights every time; fresh biases and position embeddings are not zero."""
@@ -122,7 +136,7 @@ class Case:
     @property
     def takes_larger(self) -> bool:
         """Whether this class takes larger images in the installed version of transformers."""
-        if self.larger is None or not self.exists:
+        if self.larger is None or not self.works:
             return False
         parameters = inspect.signature(getattr(transformers, self.name).forward).parameters
         return "kwargs" in parameters or all(name in parameters for name in self.larger)
@@ -241,8 +255,9 @@ CASES: list[Case] = [
         "DeiTForMaskedImageModeling",
         "DeiTConfig",
         2,
-        PATCHES if FIVE else ("slot 1", "some patches"),  # transformers 4 cut the first and the last token off
+        PATCHES,
         STRIDE,
+        read_before=((5, 9), ("slot 1", "some patches")),  # the first and the last token were cut off
         read_from="reconstruction",
         inputs=masked,
         larger=None,
@@ -281,6 +296,7 @@ CASES: list[Case] = [
         4,
         settings={"num_register_tokens": 3} | STAGES,
         larger={},
+        since=(5, 4),
         **MAPS,
     ),
     *_beit("BEiT", "Beit", "BeitConfig"),
@@ -310,6 +326,7 @@ CASES: list[Case] = [
         pools=True,
         inputs=captioned,
         towers=True,
+        silent=((5, 0), (5, 9)),
     ),
     Case("SigLIP", "SiglipVisionModel", "SiglipVisionConfig", 0, ALL, read_from="pooler_output"),
     Case("SigLIP", "SiglipForImageClassification", "SiglipConfig", 0, ALL, **CLASSIFIER),
@@ -322,6 +339,7 @@ CASES: list[Case] = [
         read_from="logits_per_image",
         inputs=captioned,
         towers=True,
+        silent=((4, 57), (5, 9)),
     ),
     Case(
         "SigLIP 2",
@@ -356,6 +374,7 @@ CASES: list[Case] = [
         inputs=packed_captioned,
         larger={},
         towers=True,
+        silent=((4, 57), (5, 9)),
     ),
     _timm("cls", 1, SLOT0),
     _timm("registers-qk-norm", 3, SLOT0, registers=2, qk_norm=True),
@@ -363,4 +382,4 @@ CASES: list[Case] = [
     _timm("rotary", 3, SLOT0, registers=2, rotary=True),
     _timm("average", 1, PATCHES, global_pool="avg", pools=False),
 ]
-HERE = [case for case in CASES if case.exists]
+HERE = [case for case in CASES if case.works]

@@ -1,7 +1,6 @@
 """A damaged adapter is refused by name, and the model works as before."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,6 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENS = "base_model.model.gated_prompt.gated_prompt_tokens"
 HEAD = "base_model.model.classifier."
 OTHER_BASES = {"depth": {"num_hidden_layers": 3}, "width": {"hidden_size": 16}, "labels": {"num_labels": 7}}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def adapter(saved, tmp_path) -> Path:
-    return shutil.copytree(saved, tmp_path / "adapter")
 
 
 def write(name: str, data: bytes):

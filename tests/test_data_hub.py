@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from hub_copies import pixel_of_row, write_split
-from hub_server import HubServer
+from hub_stand_in import HubStandIn
 
 from gated_prompt.data.hub import HubImages, open_table
 from gated_prompt.errors import DataError
@@ -52,7 +52,9 @@ def test_commits_cache_and_offline_mode(tmp_path):
     write_split(tmp_path / "old", "train", 2, label=[1, 2])
     write_split(tmp_path / "new", "train", 3, label=[3, 4, 5])
     home = tmp_path / "home"
-    with HubServer("someone/birds", {OLD: tmp_path / "old", NEW: tmp_path / "new"}) as hub:
+    with HubStandIn() as hub:
+        hub.add("datasets/someone/birds", tmp_path / "old", commit=OLD)
+        hub.add("datasets/someone/birds", tmp_path / "new", commit=NEW)
         online = read(
             [("someone/birds", OLD), ("someone/birds", None), ("someone/birds", "3" * 40), ("someone/fish", None)],
             hub.url,

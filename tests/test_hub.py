@@ -34,7 +34,7 @@ with torch.no_grad():
     torch.save(model(images()).logits, scratch / "logits.pt")
 card = model_card(model, repo_id="user/birds", base_model="someone/tiny-vit", dataset="someone/birds",
                   metrics={"accuracy": 0.5}, license="apache-2.0", picture="gates.png")
-if huggingface_hub.__version__ >= "1":  # older ones ask huggingface.co whatever HF_ENDPOINT says
+if int(huggingface_hub.__version__.split(".")[0]) >= 2:  # older ones ask huggingface.co whatever HF_ENDPOINT says
     card.validate()
 (scratch / "gates.png").write_bytes(b"a picture")
 commit = push_to_hub(model, "user/birds", card=card, files=[scratch / "gates.png"], token="hf_secret")
@@ -44,7 +44,11 @@ model.push_to_hub("user/birds")
 (scratch / "run" / "adapter").mkdir(parents=True)
 model.save_pretrained(scratch / "run" / "adapter", selected_adapters=["birds"])
 gated_prompt.write_card(scratch / "run" / "adapter", card)
-reporting.push(scratch / "run", "user/run")
+(scratch / "run" / "gates.png").write_bytes(b"a picture")
+reporting.push(scratch / "run", model, "user/run")  # the end of examples/train_vtab.py
+(scratch / "full" / "model").mkdir(parents=True)
+(scratch / "full" / "model" / "config.json").write_text("{}")
+reporting.push(scratch / "full", base, "user/full")
 try:
     push_to_hub(model, "user/wrong", adapter_name="fish")
 except gated_prompt.GatedPromptError as error:
@@ -72,8 +76,9 @@ names = {}
 exec(card.text.split("```python\\n")[1].split("```")[0], names)  # the lines of the card, as they stand
 with torch.no_grad():
     assert torch.equal(names["model"](images()).logits, wanted)
-    for repository in ("user/peft", "user/run"):  # PEFT keeps adapters with a name of their own in a subfolder
-        again = PeftModel.from_pretrained(names["model"].unload(), repository, subfolder="birds").eval()
+    # PEFT's own push keeps adapters with a name of their own in a subfolder.
+    for repository, subfolder in (("user/peft", "birds"), ("user/run", None)):
+        again = PeftModel.from_pretrained(names["model"].unload(), repository, subfolder=subfolder).eval()
         assert torch.equal(again(images()).logits, wanted), repository
         names["model"] = again
 """
@@ -102,7 +107,8 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
         oid, card, refusal = json.loads(run(PUSH, hub, tmp_path / "home", local, tmp_path).splitlines()[-1])
         run(LOAD, hub, tmp_path / "elsewhere", tmp_path)
     assert "no adapter 'fish' here; there are: birds" in refusal
-    assert set(hub.repos) == {"someone/tiny-vit", "user/birds", "user/no-metrics", "user/peft", "user/run"}
+    pushed = {"user/birds", "user/no-metrics", "user/peft", "user/run", "user/full"}
+    assert set(hub.repos) == {"someone/tiny-vit", *pushed}
 
     first = hub.repos["user/birds"][oid]  # adapter, card and picture in one commit, after the empty repository's
     assert list(hub.repos["user/birds"])[1] == oid
@@ -114,6 +120,8 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
         "gates.png",
     }
     assert first["README.md"].decode() == card
+    assert hub.files("user/run") == first
+    assert set(hub.files("user/full")) == {".gitattributes", "config.json"}
     assert json.loads(first["adapter_config.json"])["base_model_name_or_path"] == "someone/tiny-vit"
     assert "hf_secret" not in str(hub.repos)
 

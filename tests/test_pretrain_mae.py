@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 SMALL = [
     "--hidden_size",
@@ -72,7 +72,7 @@ def test_the_encoder_loads_as_a_vit(pictures, tmp_path) -> None:
     run(pictures, tmp_path / "run")
     encoder = tmp_path / "run" / "encoder"
     model = AutoModelForImageClassification.from_pretrained(encoder, num_labels=3, dtype="float32").eval()
-    pixels = AutoImageProcessor.from_pretrained(encoder)(Image.new("RGB", (50, 40)), return_tensors="pt")
+    pixels = ViTImageProcessor.from_pretrained(encoder)(Image.new("RGB", (50, 40)), return_tensors="pt")
     assert pixels["pixel_values"].shape == (1, 3, 32, 32)
     assert model(**pixels).logits.shape == (1, 3)
     positions = model.vit.embeddings.position_embeddings[0]

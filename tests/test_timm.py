@@ -15,7 +15,10 @@ from gated_prompt.architecture import find_vision_transformer
 try:
     import timm
 except ImportError as error:
-    pytest.skip(f"timm cannot be imported here: {error}", allow_module_level=True)
+    pytest.skip(
+        f"timm cannot be imported here ({error}); install timm and the torchvision that fits this torch to run these",
+        allow_module_level=True,
+    )
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 5}
 MODELS = [  # with the number of prefix tokens

@@ -14,7 +14,7 @@ from methods import PromptArguments
 from peft import PeftModel
 from PIL import Image
 from tasks import load_task, transform_for
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
+from transformers import AutoModelForImageClassification, HfArgumentParser
 
 import gated_prompt
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
@@ -62,7 +62,7 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
     model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert gated_prompt.gates(model).tolist() == results["after"]["gates"]
     task = load_task("digits")
-    transform = transform_for(AutoImageProcessor.from_pretrained(backbone))
+    transform = transform_for(str(backbone))
     with torch.no_grad():
         pixels = torch.stack([transform(image) for image, _ in task.test])
         found = (model(pixels).logits.argmax(1) == torch.tensor(task.test.labels)).float().mean().item()
@@ -142,7 +142,7 @@ def test_arguments_mirror_the_config() -> None:
     config = dataclasses.asdict(GatedPromptConfig())
     assert set(config) - set(parsed) == {
         *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-        *("inference_mode", "num_layers", "hidden_size", "detected_prefix_tokens"),
+        *("inference_mode", "num_layers", "hidden_size", "detected_prefix_tokens", "weights_sha256"),
     }
     for name, value in parsed.items():
         wanted = {"pooling": "auto", "temperature_range": [0.01, 10.0]}.get(name, config[name])
@@ -161,6 +161,34 @@ def test_method_sets_the_config() -> None:
     assert shallow == GatedPromptConfig(gates=False, temperature=False)
     assert methods.prompt_config("deep", arguments, False) == GatedPromptConfig(deep=True, temperature=False)
     assert methods.prompt_config("linear", arguments, False) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [
+        ({"size": {"height": 48, "width": 48}}, 48),
+        ({"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}, 32),
+        ({"size": {"shortest_edge": 40}}, 40),
+        ({"size": 56}, 56),
+        ({"size": {"shortest_edge": 40}, "crop_size": 24}, 24),
+    ],
+)
+def test_the_transform_is_that_of_the_backbone(tmp_path, size, side) -> None:
+    settings = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | size))
+    pixels = transform_for(str(tmp_path))(Image.new("RGB", (30, 20), (255, 0, 51)))
+    assert pixels.shape == (3, side, side)
+    assert torch.allclose(pixels[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]))
+
+
+@pytest.mark.parametrize("left", [["image_mean", "image_std"], ["size", "image_std"], None])
+def test_a_backbone_without_a_preprocessor_is_refused(tmp_path, monkeypatch, left) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if left is not None:
+        values = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: values[name] for name in left}))
+    with pytest.raises(GatedPromptError, match="cannot read size, image_mean and image_std from the preprocessor"):
+        transform_for(str(tmp_path))
 
 
 def test_digits_are_split_like_vtab() -> None:
@@ -197,7 +225,8 @@ def test_output_that_cannot_be_written(backbone, tmp_path) -> None:
 
 def test_a_vtab_task_from_the_folder_layout(backbone, tmp_path) -> None:
     layout = real_data("vtab1k_layout_fixture")
-    with pytest.warns(InexactDataWarning, match="lists 100 images, expected 1000"):
+    train, test = (pytest.warns(InexactDataWarning, match=f"lists {count} images, expected") for count in (100, 60))
+    with test, train:
         results = run(backbone, tmp_path, "--task", "dtd", "--data_dir", str(layout), "--num_train_epochs", "2")
     assert (results["num_train"], results["num_test"]) == (96, 60)
     assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 47 * 33  # all 47 classes, though the copy shows 10
