@@ -56,9 +56,8 @@ def test_head_is_norm_convs_upsamplings_classifier() -> None:
     tokens = torch.randn(2, 6, 6, dtype=torch.float64)
     maps = F.layer_norm(tokens, (6,), head.norm.weight, head.norm.bias, 1e-6).transpose(1, 2).reshape(2, 6, 2, 3)
     for conv in head.convs:
-        maps = F.interpolate(
-            F.relu(conv[1](F.conv2d(maps, conv[0].weight, padding=1))), scale_factor=2, mode="bilinear"
-        )
+        maps = F.relu(conv[1](F.conv2d(maps, conv[0].weight, padding=1)))
+        maps = F.interpolate(maps, scale_factor=2, mode="bilinear")
     torch.testing.assert_close(head(tokens, (2, 3)), head.classifier(maps))
 
 

@@ -1,4 +1,4 @@
-"""The segmentation script: what it leaves behind, resuming to the same bytes, rates, scores, faults that users make."""
+"""The segmentation script: what it leaves behind, resuming to the same bytes, rates, scores, faults of users."""
 
 import json
 from pathlib import Path
@@ -129,9 +129,8 @@ def test_resumed_ends_with_the_same_bytes(backbone, rooms, tmp_path, monkeypatch
     assert resumed["steps"] < straight["steps"] == 6
     assert adapter_bytes(tmp_path / "killed") == adapter_bytes(tmp_path / "straight")
     assert resumed["single_scale"] == straight["single_scale"]
-    assert any(
-        "running_var" in key for key in load_file(tmp_path / "killed" / "adapter" / "adapter_model.safetensors")
-    )
+    keys = load_file(tmp_path / "killed" / "adapter" / "adapter_model.safetensors")
+    assert sum("running_var" in key for key in keys) == 4 + 2 * 2
 
 
 def test_seed_decides_and_workers_do_not(backbone, rooms, tmp_path) -> None:
@@ -187,7 +186,7 @@ def test_poly_schedule() -> None:
     optimizer.step()
     schedule.step()
     assert schedule.get_last_lr() == pytest.approx([9e-4 * 0.5**0.9 + 1e-4, 9.9e-3 * 0.5**0.9 + 1e-4])
-    assert schedule.get_last_lr()[0] == pytest.approx(5.8231e-4, abs=1e-8)
+    assert schedule.get_last_lr()[0] == pytest.approx(5.8230e-4, abs=1e-8)
     for step in (159_999, 160_000):  # the last step, and one beyond
         schedule.last_epoch = step
         schedule.step()
@@ -228,7 +227,7 @@ def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> N
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--task", "cats", "--data_dir", "x"], DataError, "the labels|has no JPEGs"),
+        (["--task", "cats", "--data_dir", "x"], DataError, "has no JPEGs"),
         (["--task", "camvid"], DataError, "the labels of camvid are known"),
         (["--data_dir", "no/such/folder"], DataError, "has no JPEGs"),
         (["--method", "magic"], GatedPromptError, "unknown method 'magic'; known methods: gated, shallow"),
@@ -238,7 +237,7 @@ def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> N
         (
             ["--auxiliary_blocks", "5", "9"],
             GatedPromptError,
-            r"auxiliary_blocks are \[5, 9\]; give one or more of 1 to",
+            r"auxiliary_blocks are \[5, 9\]; give one or more",
         ),
         (["--stride", "33"], GatedPromptError, "--stride 33 would leave gaps between windows of 32 pixels"),
         (["--max_train_steps", "0"], GatedPromptError, "--max_train_steps is 0; give 1 or more"),
