@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from segmentation_data import SegmentationTask, WholeImages
+from sliding_window import Predict
+from torch import nn
 
 from gated_prompt.data.ade20k import IGNORE
 
+PICTURES = 4
 GOLDEN = 0.618034  # steps of this size keep neighbouring hues apart for any number of classes
 Row = tuple[Image.Image, np.ndarray, np.ndarray]
 
@@ -43,3 +47,16 @@ def plot_predictions(path: Path, rows: list[Row], class_names: list[str]) -> Non
     figure.legend(handles=legend[:24], loc="outside lower center", ncols=6, fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def draw_predictions(
+    path: Path, model: nn.Module, task: SegmentationTask, data: WholeImages, predict: Predict
+) -> None:
+    """Draw a few of the test images, evenly spread, with truth and prediction."""
+    device = next(model.parameters()).device
+    rows = []
+    for index in range(0, len(data), max(1, -(-len(data) // PICTURES))):
+        pixels, labels = data[index]
+        predicted = predict(model, pixels.to(device)).argmax(0)
+        rows.append((task.test[index][0], labels.numpy(), predicted.cpu().numpy()))
+    plot_predictions(path, rows, task.class_names)

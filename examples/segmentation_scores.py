@@ -6,8 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from segmentation_data import WholeImages
+from sliding_window import Predict
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchmetrics.classification import MulticlassConfusionMatrix
+from tqdm import tqdm
 
+from gated_prompt.data.ade20k import IGNORE
 from gated_prompt.errors import DataError
 
 
@@ -57,3 +64,17 @@ def majority_score(confusion: Tensor) -> Scores:
     constant = torch.zeros_like(confusion)
     constant[:, true.argmax()] = true
     return score(constant)
+
+
+def confusion_matrix(
+    model: nn.Module, data: WholeImages, predict: Predict, num_classes: int, accelerator: Accelerator
+) -> Tensor:
+    """Confusion matrix (K, K) over all images of `data`, shared out between all processes."""
+    metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(accelerator.device)
+    model = accelerator.unwrap_model(model).eval()
+    mine = range(accelerator.process_index, len(data), accelerator.num_processes)  # no image twice
+    loader = DataLoader(Subset(data, mine), batch_size=None)
+    for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
+        predicted = predict(model, pixels.to(accelerator.device)).argmax(0)
+        metric.update(predicted[None], labels.to(accelerator.device)[None])
+    return metric.compute().cpu()

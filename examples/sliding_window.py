@@ -1,13 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Segment a whole image: overlapping windows, at one scale or several, with or without the mirror image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from segmentation_data import scaled_size
 from torch import Tensor, nn
 
+Predict = Callable[[nn.Module, Tensor], Tensor]  # `predict` with its settings filled in
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 

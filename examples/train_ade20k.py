@@ -19,6 +19,7 @@ docs/segmentation.md says what is exact and what is not.
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,22 @@ from accelerate.utils import set_seed
 from checkpoints import find_checkpoint, keep_only_trainable, prepare_output_dir, save_checkpoint
 from methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
 from peft import get_peft_model
-from prediction_picture import plot_predictions
+from prediction_picture import draw_predictions
 from reporting import environment, push, read_out, write_results
-from segmentation_data import KNOWN, SegmentationTask, TrainingCrops, WholeImages, load_task
-from segmentation_scores import majority_score, score
+from segmentation_data import KNOWN, TrainingCrops, WholeImages, load_task
+from segmentation_scores import confusion_matrix, majority_score, score
 from setr import SetrPupForSemanticSegmentation, setr_loss
 from setr_optimizer import parameter_groups, poly_schedule
 from sliding_window import MULTI_SCALE, predict
-from torch.utils.data import DataLoader, Subset
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.ade20k import IGNORE
 
-PICTURES = 4
+POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
+POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
 
 
 @dataclass
@@ -94,14 +95,7 @@ def fill_in(args: Arguments) -> None:
     """
     args.short_side = args.short_side or args.crop_size
     args.stride = args.stride or max(1, args.crop_size * 2 // 3)
-    for name in (
-        "short_side",
-        "crop_size",
-        "stride",
-        "max_train_steps",
-        "head_channels",
-        "per_device_eval_batch_size",
-    ):
+    for name in POSITIVE:
         if getattr(args, name) < 1:
             raise GatedPromptError(f"--{name} is {getattr(args, name)}; give 1 or more")
     if args.stride > args.crop_size:
@@ -129,31 +123,6 @@ def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Mod
         return get_peft_model(model, config)
     model.backbone.requires_grad_(args.method == "full")
     return model
-
-
-def confusion_matrix(
-    model: torch.nn.Module, data: WholeImages, num_classes: int, accelerator: Accelerator, **how: Any
-) -> torch.Tensor:
-    """Confusion matrix (K, K) over all images of `data` and all processes; `how` goes to `predict`."""
-    metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(accelerator.device)
-    model = accelerator.unwrap_model(model).eval()
-    mine = range(accelerator.process_index, len(data), accelerator.num_processes)  # no image twice
-    loader = DataLoader(Subset(data, mine), batch_size=None)
-    for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
-        predicted = predict(model, pixels.to(accelerator.device), **how).argmax(0)
-        metric.update(predicted[None], labels.to(accelerator.device)[None])
-    return metric.compute().cpu()
-
-
-def draw(path: Path, model: torch.nn.Module, task: SegmentationTask, data: WholeImages, **how: Any) -> None:
-    """Draw a few of the test images, evenly spread, with truth and prediction; `how` goes to `predict`."""
-    device = next(model.parameters()).device
-    rows = []
-    for index in range(0, len(data), max(1, -(-len(data) // PICTURES))):
-        pixels, labels = data[index]
-        predicted = predict(model, pixels.to(device), **how).argmax(0)
-        rows.append((task.test[index][0], labels.numpy(), predicted.cpu().numpy()))
-    plot_predictions(path, rows, task.class_names)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -240,17 +209,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     bar.close()
     seconds = time.perf_counter() - start
 
-    how: dict[str, Any] = {
-        "short_side": args.short_side,
-        "window": args.crop_size,
-        "stride": args.stride,
-        "batch_size": args.per_device_eval_batch_size,
-    }
-    confusion = confusion_matrix(model, test_data, num_classes, accelerator, **how)
+    single_scale = partial(
+        predict,
+        short_side=args.short_side,
+        window=args.crop_size,
+        stride=args.stride,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    multi_scale = partial(single_scale, scales=MULTI_SCALE, flip=True)
+    confusion = confusion_matrix(model, test_data, single_scale, num_classes, accelerator)
     single, majority, multi = score(confusion), majority_score(confusion), None
     if args.multi_scale:
-        how |= {"scales": MULTI_SCALE, "flip": True}
-        multi = score(confusion_matrix(model, test_data, num_classes, accelerator, **how))
+        multi = score(confusion_matrix(model, test_data, multi_scale, num_classes, accelerator))
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
         results = {
@@ -275,7 +245,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "accuracy": single.pixel_accuracy,
         }
         trained = accelerator.unwrap_model(model).eval()
-        draw(output / "predictions.png", trained, task, test_data, **how)
+        draw_predictions(output / "predictions.png", trained, task, test_data, single_scale)
         write_results(output, trained, before, results, numbers, _notes(args, results))
         if args.push_to_hub:
             push(output, args.hub_model_id or output.name)

@@ -89,6 +89,8 @@ FAMILIES = {
     "deit": ("DeiTModel", "DeiTConfig", {}),
     "dinov2": ("Dinov2Model", "Dinov2Config", {}),
     "registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", {"num_register_tokens": 3}),
+    "beit": ("BeitModel", "BeitConfig", {"use_relative_position_bias": True}),
+    "ijepa": ("IJepaModel", "IJepaConfig", {}),
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", {}),
 }
 

@@ -1,6 +1,7 @@
 """The segmentation script: what it leaves behind, resuming to the same bytes, rates, scores, faults of users."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from methods import PromptArguments
 from PIL import Image
 from safetensors.torch import load_file
 from segmentation_data import WholeImages
-from segmentation_scores import score
+from segmentation_scores import confusion_matrix, score
 from setr import SetrPupForSemanticSegmentation
 from setr_optimizer import parameter_groups, poly_schedule
 from sklearn.metrics import jaccard_score
@@ -142,6 +143,19 @@ def test_seed_decides_and_workers_do_not(backbone, rooms, tmp_path) -> None:
     assert adapter_bytes(tmp_path / "a") != adapter_bytes(tmp_path / "c")
 
 
+def test_mixed_precision(backbone, rooms, tmp_path, monkeypatch) -> None:
+    exact = run(backbone, rooms, tmp_path / "exact")
+    reset()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    mixed = run(backbone, rooms, tmp_path / "mixed")
+    assert adapter_bytes(tmp_path / "exact") != adapter_bytes(tmp_path / "mixed")
+    assert {t.dtype for t in load_file(tmp_path / "mixed" / "adapter" / "adapter_model.safetensors").values()} == {
+        torch.float32,
+        torch.int64,  # how many batches the batch norms have seen
+    }
+    assert mixed["single_scale"]["pixel_accuracy"] == pytest.approx(exact["single_scale"]["pixel_accuracy"], abs=0.1)
+
+
 def test_test_windows_at_once_change_no_score(backbone, rooms, tmp_path) -> None:
     results = []
     for size in ("1", "3", "50"):
@@ -217,8 +231,8 @@ def test_defaults_are_those_of_the_paper_and_setr_pup() -> None:
 def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> None:
     model = SetrPupForSemanticSegmentation(str(backbone), 3, [1], 4).eval()
     data = WholeImages(train_ade20k.load_task("rooms", str(rooms), 3).test, (0.5,) * 3, (0.5,) * 3)
-    how = {"short_side": 32, "window": 32, "stride": 21, "batch_size": 2}
-    confusion = train_ade20k.confusion_matrix(model, data, 3, Accelerator(cpu=True), **how)
+    settings = partial(predict, short_side=32, window=32, stride=21, batch_size=2)
+    confusion = confusion_matrix(model, data, settings, 3, Accelerator(cpu=True))
     truth = torch.cat([labels[labels != 255] for _, labels in data])
     assert confusion.sum(1).tolist() == truth.bincount(minlength=3).tolist()  # rows are true classes
     assert score(confusion).pixel_accuracy == pytest.approx((confusion.diag().sum() / len(truth)).item())
