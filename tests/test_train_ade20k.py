@@ -1,6 +1,9 @@
 """The segmentation script: what it leaves behind, resuming to the same bytes, rates, scores, faults of users."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -236,6 +239,22 @@ def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> N
     truth = torch.cat([labels[labels != 255] for _, labels in data])
     assert confusion.sum(1).tolist() == truth.bincount(minlength=3).tolist()  # rows are true classes
     assert score(confusion).pixel_accuracy == pytest.approx((confusion.diag().sum() / len(truth)).item())
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None:
+    """Three test images for two processes: neither left out nor scored twice to make them even."""
+    wanted = run(backbone, rooms, tmp_path / "one", "--max_train_steps", "1")["majority_class"]
+    where = ["--backbone", str(backbone), "--task", "rooms", "--num_classes", "3", "--data_dir", str(rooms)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = [train_ade20k.__file__, *where, "--output_dir", str(tmp_path / "two"), *QUICK, "--max_train_steps", "2"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.run([*launch, *script], capture_output=True, text=True, timeout=300, check=False, env=env)
+    assert process.returncode == 0, process.stderr[-3000:]
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert results["majority_class"] == wanted
+    assert results["steps"] == 2
+    assert results["before"]["gates"] != results["after"]["gates"]
 
 
 @pytest.mark.parametrize(
