@@ -1,8 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Adapt a frozen Vision Transformer to semantic segmentation: prompts in the backbone, a SETR-PUP head on top.
 
-    accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --backbone <ViT-B/16 for 224 px> \
-        --num_virtual_tokens 100 --gate_init -10
+    accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --num_virtual_tokens 100 --gate_init -10
 
 The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision. It leaves in
 `--output_dir`: `adapter/` (weights of prompts and heads, config, model card), `results.json`, `gates.png` and
@@ -100,10 +99,11 @@ def fill_in(args: Arguments) -> None:
             raise GatedPromptError(f"--{name} is {getattr(args, name)}; give 1 or more")
     if args.stride > args.crop_size:
         raise GatedPromptError(f"--stride {args.stride} would leave gaps between windows of {args.crop_size} pixels")
-    if not 0 <= args.min_learning_rate <= args.learning_rate * min(1, args.head_learning_rate_factor):
+    first_rates = args.learning_rate, args.learning_rate * args.head_learning_rate_factor
+    if not (min(first_rates) > 0 and 0 <= args.min_learning_rate <= min(first_rates)):
         raise GatedPromptError(
-            f"--min_learning_rate is {args.min_learning_rate}; give 0 up to the first rates, "
-            f"{args.learning_rate} and {args.learning_rate * args.head_learning_rate_factor} for the heads"
+            f"--min_learning_rate is {args.min_learning_rate} and the first rates are {first_rates[0]} and, of the "
+            f"heads, {first_rates[1]}; give first rates above 0, and a last one of 0 up to the smaller of them"
         )
 
 

@@ -274,7 +274,12 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
         ),
         (["--stride", "33"], GatedPromptError, "--stride 33 would leave gaps between windows of 32 pixels"),
         (["--max_train_steps", "0"], GatedPromptError, "--max_train_steps is 0; give 1 or more"),
-        (["--min_learning_rate", "1"], GatedPromptError, "--min_learning_rate is 1.0; give 0 up to the first rates"),
+        (["--min_learning_rate", "1"], GatedPromptError, "--min_learning_rate is 1.0 and the first rates are 0.02"),
+        (
+            ["--head_learning_rate_factor", "0", "--min_learning_rate", "0"],
+            GatedPromptError,
+            "of the heads, 0.0; give",
+        ),
         (["--per_device_train_batch_size", "7"], GatedPromptError, "6 training images do not fill one batch"),
         (["--resume_from_checkpoint", "latest"], GatedPromptError, "no checkpoint to resume from"),
     ],
