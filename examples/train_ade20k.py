@@ -1,7 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Adapt a frozen Vision Transformer to semantic segmentation: prompts in the backbone, a SETR-PUP head on top.
+r"""Adapt a frozen Vision Transformer to semantic segmentation: prompts in the backbone, a SETR-PUP head on top.
 
-    accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --num_virtual_tokens 100 --gate_init -10
+    accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --backbone facebook/dinov2-base \
+        --num_virtual_tokens 100 --gate_init -10
 
 The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision. It leaves in
 `--output_dir`: `adapter/` (weights of prompts and heads, config, model card), `results.json`, `gates.png` and
