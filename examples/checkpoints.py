@@ -40,18 +40,26 @@ def keep_only_trainable(accelerator: Accelerator) -> None:
     def save(models: list[torch.nn.Module], weights: list[Any], folder: str) -> None:
         weights.clear()
         if accelerator.is_main_process:
-            parameters = dict(accelerator.unwrap_model(models[0]).named_parameters())
-            state = {n: p.detach().contiguous() for n, p in parameters.items() if p.requires_grad}
-            save_file(state, os.path.join(folder, TRAINABLE))
+            state = trained_tensors(accelerator.unwrap_model(models[0]))
+            save_file({n: t.detach().contiguous() for n, t in state.items()}, os.path.join(folder, TRAINABLE))
 
     def load(models: list[torch.nn.Module], folder: str) -> None:
-        parameters = dict(accelerator.unwrap_model(models.pop()).named_parameters())
+        state = trained_tensors(accelerator.unwrap_model(models.pop()))
         with torch.no_grad():
             for name, value in load_file(os.path.join(folder, TRAINABLE)).items():
-                parameters[name].copy_(value)
+                state[name].copy_(value)
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parameters by name, and the running statistics of the batch norms among them."""
+    tensors: dict[str, torch.Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for path, module in model.named_modules():
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            tensors |= {f"{path}.{name}": buffer for name, buffer in module.named_buffers(recurse=False)}
+    return tensors
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, name: str) -> None:

@@ -159,7 +159,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "settings": {**vars(args), **vars(prompts)},
             **environment(),
         }
-        write_results(output, accelerator.unwrap_model(model), before, results)
+        notes = f"""## Training
+
+{len(train_data)} training and {len(test_data)} test images from {task.train.provenance.source}. A linear probe of the
+same frozen backbone on the same images has a test accuracy of {probe_accuracy:.4f}."""
+        write_results(output, accelerator.unwrap_model(model), before, results, {"accuracy": accuracy}, notes)
         if args.push_to_hub:
             push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
         print(f"test accuracy of {args.method}: {accuracy:.4f}; of a linear probe: {probe_accuracy:.4f}")

@@ -1,0 +1,292 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+r"""Adapt a frozen Vision Transformer to semantic segmentation: prompts in the backbone, a SETR-PUP head on top.
+
+    accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --backbone facebook/dinov2-base \
+        --num_virtual_tokens 100 --gate_init -10
+
+The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision. It leaves in
+`--output_dir`: `adapter/` (weights of prompts and heads, config, model card), `results.json`, `gates.png` and
+`predictions.png`.
+
+Recipe (paper, Section 5.1 and Appendix A; what it leaves unsaid is mmsegmentation's default for SETR-PUP): 512 x 512
+crops of images scaled to a short side of 512 times 0.5 to 2, flipped half of the time; 160,000 steps of 16 images;
+SGD with momentum 0.9, no weight decay, rate 0.001 for prompts, gates and temperatures and ten times that for the
+heads, falling to 0.0001 as (1 - t/T) ** 0.9 at every step; auxiliary heads after blocks 5 and 9 with loss weight 0.4.
+Scores: sliding windows of 512 pixels every 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
+docs/segmentation.md says what is exact and what is not.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
+from accelerate.utils import set_seed
+from checkpoints import find_checkpoint, keep_only_trainable, prepare_output_dir, save_checkpoint
+from methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
+from peft import get_peft_model
+from prediction_picture import draw_predictions
+from reporting import environment, push, read_out, write_results
+from segmentation_data import KNOWN, TrainingCrops, WholeImages, load_task
+from segmentation_scores import confusion_matrix, majority_score, score
+from setr import SetrPupForSemanticSegmentation, setr_loss
+from setr_optimizer import parameter_groups, poly_schedule
+from sliding_window import MULTI_SCALE, predict
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoImageProcessor, HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from gated_prompt.data.ade20k import IGNORE
+
+POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
+POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
+
+
+@dataclass
+class Arguments:
+    """What to train on what; the settings of the prompts are those of `GatedPromptConfig`."""
+
+    task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for data of your own"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; without it: the Hub"})
+    num_classes: int | None = field(default=None, metadata={"help": "number of classes of your own data"})
+    reduce_labels: bool = field(default=False, metadata={"help": "your data: 0 is ignored, 1 is the first class"})
+    ignore_label: int = field(default=IGNORE, metadata={"help": "your data: stored value of ignored pixels"})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
+    method: str = field(default="gated", metadata={"help": "gated, shallow, deep, linear (heads only) or full"})
+    output_dir: str = field(default="runs/ade20k", metadata={"help": "where everything is written"})
+    seed: int = field(default=42, metadata={"help": "of heads, prompts, order, crops and dropout"})
+    auxiliary_blocks: list[int] = field(
+        default_factory=lambda: [5, 9], metadata={"help": "blocks with an auxiliary head after them, counted from 1"}
+    )
+    head_channels: int = field(default=256, metadata={"help": "channels of the heads"})
+    short_side: int | None = field(default=None, metadata={"help": "pixels, at scale 1; without it: --crop_size"})
+    crop_size: int = field(default=512, metadata={"help": "side of crops and test windows in pixels"})
+    stride: int | None = field(default=None, metadata={"help": "of test windows; without it: 2/3 of --crop_size"})
+    multi_scale: bool = field(default=True, metadata={"help": "score at six scales with mirror images as well"})
+    max_train_steps: int = field(default=160_000, metadata={"help": "optimizer steps"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "crops a process and step; the paper: 16"})
+    per_device_eval_batch_size: int = field(
+        default=16, metadata={"help": "test windows at once; scores do not change"}
+    )
+    learning_rate: float = field(default=0.001, metadata={"help": "first rate of SGD"})
+    min_learning_rate: float = field(default=0.0001, metadata={"help": "rate after the last step, heads included"})
+    head_learning_rate_factor: float = field(default=10.0, metadata={"help": "first rate of the heads by the others'"})
+    momentum: float = field(default=0.9, metadata={"help": "of SGD"})
+    weight_decay: float = field(default=0.0, metadata={"help": "of SGD, on everything that is trained"})
+    dataloader_num_workers: int = field(default=4, metadata={"help": "processes that read images; no result changes"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})
+    checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
+    report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
+
+
+def fill_in(args: Arguments) -> None:
+    """Set what follows from other arguments.
+
+    Raises:
+        GatedPromptError: a number is out of range.
+    """
+    args.short_side = args.short_side or args.crop_size
+    args.stride = args.stride or max(1, args.crop_size * 2 // 3)
+    for name in POSITIVE:
+        if getattr(args, name) < 1:
+            raise GatedPromptError(f"--{name} is {getattr(args, name)}; give 1 or more")
+    if args.stride > args.crop_size:
+        raise GatedPromptError(f"--stride {args.stride} would leave gaps between windows of {args.crop_size} pixels")
+    first_rates = args.learning_rate, args.learning_rate * args.head_learning_rate_factor
+    if not (min(first_rates) > 0 and 0 <= args.min_learning_rate <= min(first_rates)):
+        raise GatedPromptError(
+            f"--min_learning_rate is {args.min_learning_rate} and the first rates are {first_rates[0]} and, of the "
+            f"heads, {first_rates[1]}; give first rates above 0, and a last one of 0 up to the smaller of them"
+        )
+
+
+def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Module:
+    """SETR-PUP on the frozen backbone with prompts, or what the baselines `linear` and `full` train.
+
+    Raises:
+        GatedPromptError: the method is unknown or not for segmentation, or a setting is wrong.
+    """
+    if prompts.pooling not in ("auto", "none"):
+        raise GatedPromptError(f"--pooling {prompts.pooling} has no effect: the heads read patch tokens, not token 0")
+    config = prompt_config(args.method, prompts, mae_backbone=False)
+    if config is None and args.method not in ("linear", "full"):
+        raise GatedPromptError(f"--method {args.method} is not for segmentation")
+    model = SetrPupForSemanticSegmentation(args.backbone, num_classes, args.auxiliary_blocks, args.head_channels)
+    if config is not None:
+        return get_peft_model(model, config)
+    model.backbone.requires_grad_(args.method == "full")
+    return model
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run with these arguments (None: those of the command line) and return the content of results.json."""
+    args, prompts = HfArgumentParser((Arguments, PromptArguments)).parse_args_into_dataclasses(argv)
+    fill_in(args)
+    output = prepare_output_dir(args.output_dir)
+    task = load_task(args.task, args.data_dir, args.num_classes, args.reduce_labels, args.ignore_label)
+    num_classes = len(task.class_names)
+    accelerator = Accelerator(
+        log_with=args.report_to,
+        project_dir=str(output),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.seed),
+        # Fine-tuning in full: backbones have parameters that no segmentation uses, such as mask tokens.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.method == "full")],
+    )
+    set_seed(args.seed)
+
+    # Model and data.
+    model = build_model(args, prompts, num_classes)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    before = read_out(model)
+    accelerator.print(f"{args.method}: {num_trained} trained parameters")
+    processor = AutoImageProcessor.from_pretrained(args.backbone)
+    mean, std = processor.image_mean, processor.image_std
+    count = min(len(task.train), args.max_train_samples or len(task.train))
+    if count < args.per_device_train_batch_size * accelerator.num_processes:
+        raise GatedPromptError(f"{count} training images do not fill one batch; lower --per_device_train_batch_size")
+    crops = TrainingCrops(task.train, count, args.short_side, args.crop_size, mean, std, args.seed)
+    test_data = WholeImages(task.test, mean, std)
+    # A generator of its own: starting an epoch must not draw from the one that the dropout uses (exact resuming).
+    loader = DataLoader(
+        crops,
+        args.per_device_train_batch_size,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator(),
+        num_workers=args.dataloader_num_workers,
+    )
+
+    # Optimizer and schedule, stepped by hand: prepared, it would be stepped once for each process.
+    groups = parameter_groups(model, args.learning_rate, args.learning_rate * args.head_learning_rate_factor)
+    optimizer = torch.optim.SGD(groups, args.learning_rate, args.momentum, weight_decay=args.weight_decay)
+    schedule = poly_schedule(optimizer, args.max_train_steps, args.min_learning_rate)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    accelerator.register_for_checkpointing(schedule)
+    keep_only_trainable(accelerator)
+    if args.report_to:
+        accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
+
+    step = 0
+    if args.resume_from_checkpoint:
+        checkpoint = find_checkpoint(args.resume_from_checkpoint, output / "checkpoints")
+        accelerator.load_state(str(checkpoint))
+        step = int(checkpoint.name.removeprefix("step_"))
+        accelerator.print(f"resumed after step {step}")
+
+    start, first_step = time.perf_counter(), step
+    bar = tqdm(total=args.max_train_steps, initial=step, desc="train", disable=not accelerator.is_main_process)
+    while step < args.max_train_steps:
+        model.train()
+        crops.epoch = step // len(loader)
+        loader.set_epoch(crops.epoch)
+        done = step % len(loader)
+        for pixels, labels in skip_first_batches(loader, done) if done else loader:
+            loss = setr_loss(model(pixels), labels, IGNORE)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            rate = schedule.get_last_lr()[0]
+            schedule.step()
+            step += 1
+            bar.update()
+            epoch_ends = step % len(loader) == 0
+            if epoch_ends:
+                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
+                accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
+            if epoch_ends if args.checkpointing_steps == "epoch" else step % int(args.checkpointing_steps) == 0:
+                save_checkpoint(accelerator, output / "checkpoints", f"step_{step:08d}")
+            if step == args.max_train_steps:
+                break
+    bar.close()
+    seconds = time.perf_counter() - start
+
+    single_scale = partial(
+        predict,
+        short_side=args.short_side,
+        window=args.crop_size,
+        stride=args.stride,
+        batch_size=args.per_device_eval_batch_size,
+    )
+    multi_scale = partial(single_scale, scales=MULTI_SCALE, flip=True)
+    confusion = confusion_matrix(model, test_data, single_scale, num_classes, accelerator)
+    single, majority, multi = score(confusion), majority_score(confusion), None
+    if args.multi_scale:
+        multi = score(confusion_matrix(model, test_data, multi_scale, num_classes, accelerator))
+    results: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        results = {
+            "task": task.name,
+            "data": [task.train.provenance.to_dict(), task.test.provenance.to_dict()],
+            "class_names": task.class_names,
+            "method": args.method,
+            "single_scale": single.to_dict(),
+            "multi_scale": multi.to_dict() if multi else None,
+            "majority_class": majority.to_dict(),
+            "num_train": len(crops),
+            "num_test": len(test_data),
+            "trained_parameters": num_trained,
+            "train_seconds": round(seconds, 1),
+            "steps": step - first_step,
+            "settings": {**vars(args), **vars(prompts)},
+            **environment(),
+        }
+        numbers = {
+            "mean_iou": single.mean_iou,
+            "mean_accuracy": single.mean_accuracy,
+            "accuracy": single.pixel_accuracy,
+        }
+        trained = accelerator.unwrap_model(model).eval()
+        draw_predictions(output / "predictions.png", trained, task, test_data, single_scale)
+        write_results(output, trained, before, results, numbers, _notes(args, results))
+        if args.push_to_hub:
+            push(output, args.hub_model_id or output.name)
+        print(
+            f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f"; multi-scale: {multi.mean_iou:.4f}" if multi else "")
+        )
+        print(f"always answering the most frequent class: {majority.mean_iou:.4f}")
+        print(f"trained for {seconds:.0f} s; adapter, results.json and pictures are in {output}")
+    accelerator.end_training()
+    return results
+
+
+def _notes(args: Arguments, results: dict[str, Any]) -> str:
+    """What the card says beyond the scores at one scale."""
+    backbone = Path(args.backbone).name if Path(args.backbone).exists() else args.backbone
+    multi = results["multi_scale"]
+    more = f" At scales 0.5 to 1.75 with mirror images it is {multi['mean_iou']:.4f}." if multi else ""
+    return f"""## The base model
+
+A ViT with a SETR-PUP head, from `setr.py` in the examples of gated_prompt. The adapter holds the weights of the head:
+
+```python
+from setr import SetrPupForSemanticSegmentation
+
+base = SetrPupForSemanticSegmentation(
+    "{backbone}",
+    num_classes={len(results["class_names"])},
+    auxiliary_blocks={args.auxiliary_blocks},
+    channels={args.head_channels},
+)
+```
+
+## Training
+
+{results["num_train"]} training and {results["num_test"]} test images. The scores above are those at one scale.{more}
+Always answering the most frequent class has a mean IoU of {results["majority_class"]["mean_iou"]:.4f}."""
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
