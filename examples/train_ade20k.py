@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         draw_predictions(output / "predictions.png", trained, task, test_data, single_scale)
         write_results(output, trained, before, results, numbers, _notes(args, results))
         if args.push_to_hub:
-            push(output, args.hub_model_id or output.name)
+            push(output, trained, args.hub_model_id or output.name)
         print(
             f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f"; multi-scale: {multi.mean_iou:.4f}" if multi else "")
         )
