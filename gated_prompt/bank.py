@@ -20,8 +20,8 @@ from .layout import GATE_LOGITS, TEMPERATURES, TOKENS, gated_block_indices, para
 from .passage import CachedKeysValues, Passage, cached_keys_values, plan_passage
 
 if TYPE_CHECKING:
-    from .attention import AttentionRoute
     from .folding import Folded
+    from .key_values import AttentionRoute
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "

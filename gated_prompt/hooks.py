@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from .architecture import VisionTransformer
-from .attention import AttentionRoute, find_attention_parts
 from .bank import Plan, PromptBank
 from .block_hooks import EnterBlock, LeaveBlock, ScaleQueries
 from .errors import UnsupportedOperationError
+from .key_values import AttentionRoute, find_attention_parts
 from .masks import attach_bias_hooks
 
 

@@ -3,7 +3,7 @@
 
 What a block makes of its prompts is lost in three cases: behind it stands a closed gate; fresh prompts follow (deep);
 it is the last block and no pooling reads them. Such a block is passive: queries, output projection and MLP run on the
-other tokens alone, which see the prompts through their keys and values (`attention.py`). Up to the first block that
+other tokens alone, which see the prompts through their keys and values (`key_values.py`). Up to the first block that
 is not passive the prompts are moreover the same for every image, and so are their keys and values.
 """
 
