@@ -17,7 +17,7 @@ def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     Raises:
         GatedPromptError: the model carries no gated prompts, or no adapter of that name.
     """
-    return torch.sigmoid(_gate_logits(*_find(model, adapter_name)))
+    return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
@@ -28,7 +28,7 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
     Raises:
         GatedPromptError: as for `gates`.
     """
-    bank, plan = _find(model, adapter_name)
+    bank, plan = find_adapter(model, adapter_name)
     config = plan.config
     if not config.temperature:
         return torch.full((plan.num_layers - config.insert_at,), config.temperature_init)
@@ -44,7 +44,7 @@ def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch
     Raises:
         GatedPromptError: as for `gates`.
     """
-    logits = _gate_logits(*_find(model, adapter_name)).double()
+    logits = _gate_logits(*find_adapter(model, adapter_name)).double()
     log_closed = F.logsigmoid(-logits)
     log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
     return torch.softmax(F.logsigmoid(logits) + log_closed_later, dim=0).float()
@@ -54,7 +54,8 @@ def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
     return bank.gated_prompt_gate_logits[plan.name].detach().clone() if plan.gate_rows else torch.empty(0)
 
 
-def _find(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
+def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
+    """The bank of a model and the plan of one adapter; None: the active one."""
     bank = find_bank(model)
     if bank is None:
         raise GatedPromptError(
