@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from .architecture import find_vision_transformer
 from .errors import GatedPromptError, UnsupportedOperationError
-from .mixed_batch import using_adapter
+from .mixed_batch import using
 from .readouts import find_adapter
 
 
@@ -79,7 +79,7 @@ def prompt_attention(
             "ViTForImageClassification or ViTModel"
         )
     height, width = _grid(root, plan.config.target_modules, pixel_values, inputs)
-    with _eager(root), using_adapter(root, plan.name):
+    with _eager(root), using(root, plan.name):
         output = model(pixel_values=pixel_values, output_attentions=True, **inputs)
     maps = _attentions(output)
     blocks = list(range(plan.config.insert_at, plan.num_layers))

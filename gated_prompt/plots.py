@@ -16,7 +16,6 @@ from torch import nn
 
 from .attention import PromptAttention, prompt_attention
 from .errors import GatedPromptError
-from .layout import gated_block_indices
 from .readouts import find_adapter, gates, selection_ratios, temperatures
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
         values = gates(each, name).tolist()
         if values:
             starts.add(1 / (1 + math.exp(-plan.config.gate_init)))
-        _line(ax, count, gated_block_indices(plan.config, plan.num_layers), values, label)
+        _line(ax, count, list(plan.gate_rows), values, label)
     _start_lines(ax, starts)
     return _label(ax, "gate", empty=not starts)
 
@@ -109,7 +108,7 @@ def plot_selection_ratios(
             _nothing(ax, label)
             continue
         ax.bar(
-            [block + offset for block in gated_block_indices(plan.config, plan.num_layers)],
+            [block + offset for block in plan.gate_rows],
             values,
             width,
             color=COLOURS[count % len(COLOURS)],
@@ -126,8 +125,8 @@ def plot_training(
     """Draw how gates, temperatures or selection ratios moved while training: one line for each block.
 
     Args:
-        recording: a `gated_prompt.GateRecorder`, or what its `to_dict()` returned: `steps` and, under each name, a
-            row of values for each step; `blocks` holds the indices of the blocks, `gates` and `temperatures`.
+        recording: a `gated_prompt.GateRecorder`, or what its `to_dict()` returned: `steps` (T,); `gates` and
+            `selection_ratios` (T, G) of the `gated_blocks` (G,); `temperatures` (T, L - k) of the `blocks` (L - k,).
         what: "gates", "temperatures" or "selection_ratios".
         ax: where to draw; None: a new figure.
 
@@ -140,10 +139,10 @@ def plot_training(
     content = recording if isinstance(recording, Mapping) else recording.to_dict()
     try:
         steps, rows = list(content["steps"]), [list(row) for row in content[what]]
-        blocks = list(content["blocks"]["temperatures" if what == "temperatures" else "gates"])
+        blocks = list(content["blocks" if what == "temperatures" else "gated_blocks"])
     except (KeyError, TypeError) as error:
         raise GatedPromptError(
-            f"the recording lacks {error}; expected 'steps', {what!r} and 'blocks', as GateRecorder.to_dict() has them"
+            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() has them"
         ) from error
     if len(rows) != len(steps) or any(len(row) != len(blocks) for row in rows):
         raise GatedPromptError(

@@ -166,7 +166,8 @@ RECORD = {
     "gates": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.1], [0.3, 0.2, 0.05]],
     "temperatures": [[1.0, 1.0], [1.1, 0.9], [1.2, 0.8]],
     "selection_ratios": [[0.2, 0.3, 0.5], [0.3, 0.3, 0.4], [0.4, 0.3, 0.3]],
-    "blocks": {"gates": [1, 2, 5], "temperatures": [1, 2]},
+    "gated_blocks": [1, 2, 5],
+    "blocks": [1, 2],
 }
 
 
@@ -179,7 +180,7 @@ class Recorder:
 @pytest.mark.parametrize("what", ["gates", "temperatures", "selection_ratios"])
 def test_training(recording: Any, what: str) -> None:
     ax = plots.plot_training(recording, what)
-    blocks = RECORD["blocks"]["temperatures" if what == "temperatures" else "gates"]
+    blocks = RECORD["blocks" if what == "temperatures" else "gated_blocks"]
     assert points(ax) == {
         f"block {block}": ([0, 10, 20], [row[column] for row in RECORD[what]]) for column, block in enumerate(blocks)
     }
@@ -192,9 +193,9 @@ def test_training(recording: Any, what: str) -> None:
 
 
 def test_training_of_one_block_or_none() -> None:
-    one = {"steps": [0, 1], "gates": [[0.1], [0.2]], "blocks": {"gates": [3]}}
+    one = {"steps": [0, 1], "gates": [[0.1], [0.2]], "gated_blocks": [3]}
     assert list(points(plots.plot_training(one))) == ["block 3"]
-    none = {"steps": [0, 1], "gates": [[], []], "blocks": {"gates": []}}
+    none = {"steps": [0, 1], "gates": [[], []], "gated_blocks": []}
     assert plots.plot_training(none).texts[0].get_text() == "no gates to show"
 
 
@@ -203,8 +204,8 @@ def test_training_of_one_block_or_none() -> None:
     [
         ({"steps": [0]}, r"1 steps and 3 blocks, but gates has the shape \(3, 3\)"),
         ({"gates": [[1, 2, 3], [1, 2], [1, 2, 3]]}, r"gates has the shape \(3, 2/3\)"),
-        ({"gates": None}, "the recording lacks .*as GateRecorder.to_dict"),
-        ({"blocks": {}}, "the recording lacks 'gates'"),
+        ({"gates": None}, r"the recording lacks .*as GateRecorder.to_dict"),
+        ({"gated_blocks": None}, r"the recording lacks .*as GateRecorder.to_dict"),
     ],
 )
 def test_recordings_that_do_not_fit_together(change: dict[str, Any], message: str) -> None:
@@ -293,7 +294,7 @@ def test_without_matplotlib_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from gated_prompt import plots\n"
-        "try: plots.plot_training({'steps': [0], 'gates': [[0.1]], 'blocks': {'gates': [0]}})\n"
+        "try: plots.plot_training({'steps': [0], 'gates': [[0.1]], 'gated_blocks': [0]})\n"
         "except ModuleNotFoundError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
