@@ -1,0 +1,291 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The pages tell the truth: their code runs, their commands and links exist, the reference leaves nothing out.
+
+The Python blocks of a page run in order, in one namespace, in a folder where the models that they name are tiny
+random ones: `from_pretrained("facebook/dinov2-base")` finds the folder facebook/dinov2-base and asks no Hub.
+"""
+
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+import runpy
+import shlex
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import sklearn.datasets
+import transformers
+from models import build, vit
+from peft import get_peft_model
+from PIL import Image
+from timm_like import TimmLikeViT
+from transformers import ViTImageProcessor
+
+import gated_prompt
+import gated_prompt.data
+from gated_prompt import GatedPromptConfig, plots
+from gated_prompt.data.images import LabelledImages, Provenance
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+pages = pytest.mark.parametrize("name", PAGES)
+SIZE = 224  # as the pages have it; patches of 56 keep it quick
+Setup = Callable[[dict[str, Any], pytest.MonkeyPatch], None]
+
+
+def blocks(name: str, *languages: str) -> list[tuple[int, str]]:
+    """Line number and text of every fenced block of a page in one of these languages."""
+    text = PAGES[name].read_text()
+    found = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [(text[: m.start(2)].count("\n"), m[2]) for m in found if m[1] in languages]
+
+
+# What the pages find in their folder.
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backbones, adapters and images by the names that the pages give them."""
+    folder = tmp_path_factory.mktemp("world")
+    processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    dinov2 = {"image_size": SIZE, "patch_size": SIZE // 4, "num_labels": 10}
+    backbone = folder / "facebook" / "dinov2-base"
+    build("Dinov2Model", "Dinov2Config", **dinov2).save_pretrained(backbone)
+    processor.save_pretrained(backbone)
+    for name in ("birds", "pets"):
+        base = build("Dinov2ForImageClassification", "Dinov2Config", **dinov2)
+        adapter = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4))
+        adapter.save_pretrained(folder / "me" / f"dinov2-{name}")
+    for part in ("train", "validation"):
+        for number, kind in enumerate(("cat", "dog")):
+            place = folder / "photos" / part / kind
+            place.mkdir(parents=True)
+            for index in range(4):
+                picture(10 * number + index).save(place / f"{index + (1 if part == 'train' else 101):03d}.jpg")
+    picture(0).save(folder / "bird.jpg")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+@pytest.fixture
+def place(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh working folder with everything of the world in it; what a page writes stays in there."""
+    for entry in world.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    # Two steps show that a training loop runs; a machine with a GPU gives the same.
+    quick = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True}
+    real = transformers.TrainingArguments
+    monkeypatch.setattr(transformers, "TrainingArguments", lambda *args, **kwargs: real(*args, **{**kwargs, **quick}))
+    yield tmp_path
+    plt.close("all")
+
+
+class Pictures:
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return picture(index)
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+
+def labelled(*args: Any, **kwargs: Any) -> LabelledImages:
+    """Three images in the place of a data set that is not here."""
+    note = Provenance("toy", "train", "made here", None, True, "", 3, 3)
+    return LabelledImages(Pictures(), [0, 1, 0], num_classes=2, class_names=["a", "b"], provenance=note)
+
+
+def masks(*args: Any, **kwargs: Any) -> Any:
+    return [(picture(0), Image.new("L", (50, 40)))]
+
+
+# What a page takes for granted, or what cannot be had without the network.
+
+
+def with_a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    names["model"] = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2))
+
+
+def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Pushing goes nowhere, but its arguments are checked."""
+    with_a_model(names, patch)
+    patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
+
+
+def data(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Loaders return three images; their arguments are checked."""
+    loaders = {"vtab": labelled, "fgvc": labelled, "ade20k": masks}
+    for module_name, answer in loaders.items():
+        module = importlib.import_module(f"gated_prompt.data.{module_name}")
+        for loader in (n for n in dir(module) if n.startswith("load_")):
+            patch.setattr(module, loader, create_autospec(getattr(module, loader), side_effect=answer))
+
+
+def timm(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """timm needs torchvision; a model of the same layout stands in for it."""
+    stand_in = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
+    patch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=lambda *args, **kwargs: stand_in))
+    other = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
+    patch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", lambda *args, **kwargs: other)
+
+
+def quickstart(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """All training images, but only the first 20 of the test."""
+    digits = sklearn.datasets.load_digits()
+    digits.images, digits.target = digits.images[:1020], digits.target[:1020]
+    patch.setattr(sklearn.datasets, "load_digits", lambda: digits)
+
+
+SETUPS: dict[str, Setup] = {"hub.md": hub, "data.md": data, "timm.md": timm, "quickstart.md": quickstart}
+
+
+@pages
+def test_python_blocks_run(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(name, "python")
+    if not found:
+        pytest.skip("no Python on this page")
+    names: dict[str, Any] = {"__name__": "page"}
+    SETUPS.get(name, lambda names, patch: None)(names, monkeypatch)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        for line, code in found:
+            padded = "\n" * line + code  # so that a traceback has the page's own line numbers
+            exec(compile(padded, PAGES[name], "exec"), names)
+
+
+def test_the_quickstart_counts_right(place: Path) -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    with redirect_stdout(io.StringIO()) as printed:
+        for _, code in blocks("quickstart.md", "python")[:2]:
+            exec(code, names)
+    assert "trainable params: 2,593" in printed.getvalue()
+    assert "2,593 numbers are trained" in PAGES["quickstart.md"].read_text()
+
+
+# Commands.
+
+
+def commands() -> list[tuple[str, int, str]]:
+    """Page, line and text of each command, in a block of its own or in a sentence."""
+    found = []
+    for name, path in PAGES.items():
+        for line, text in blocks(name, "bash", "sh"):
+            joined = text.replace("\\\n", " ")
+            found += [(name, line, one) for one in joined.splitlines() if one.strip() and not one.startswith("#")]
+        for line, text in enumerate(path.read_text().splitlines(), start=1):
+            found += [(name, line, one) for one in re.findall(r"`((?:accelerate launch|python|make) [^`]+)`", text)]
+    return found
+
+
+def options_given() -> dict[str, set[str]]:
+    """Options after each script of examples/, on any page."""
+    found: dict[str, set[str]] = {}
+    for _, _, command in commands():
+        words = shlex.split(command, comments=True)
+        for start, word in enumerate(words):
+            if word.startswith("examples/") and word.endswith(".py"):
+                options = {after.split("=")[0] for after in words[start + 1 :] if after.startswith("--")}
+                found.setdefault(word, set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize(("script", "options"), options_given().items())
+def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option that a page gives to a script is one that its --help lists."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert left.value.code == 0
+    missing = {option for option in options if not re.search(rf"{re.escape(option)}(?![\w-])", printed.getvalue())}
+    assert not missing, f"{script} has no {', '.join(sorted(missing))}"
+
+
+def test_scripts_and_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name, line, command in commands():
+        words = shlex.split(command, comments=True)
+        for word in words:
+            if word.endswith(".py") or word.startswith(("examples/", "tests/")):
+                assert (ROOT / word).exists(), f"{name}, line {line}: {word}"
+        if words and words[0] == "make":
+            assert words[1] in targets, f"{name}, line {line}: make {words[1]}"
+
+
+# Links and the list of pages.
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pages
+def test_links_lead_somewhere(name: str) -> None:
+    page = PAGES[name]
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page if not path else page.parent / path
+        assert linked.exists(), f"{name} links to {target}, which does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{name}: no heading {anchor} in {path or name}"
+
+
+def test_every_page_is_listed() -> None:
+    listed = set(re.findall(r"^([\w-]+)$", PAGES["index.md"].read_text(), re.MULTILINE))
+    unlisted = {path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md")} - listed
+    assert not unlisted, f"add these pages to a toctree in docs/index.md: {', '.join(sorted(unlisted))}"
+
+
+# The reference.
+
+
+def documented(name: str) -> set[str]:
+    return set(re.findall(r"^\.\. auto\w+:: (\S+)", PAGES[name].read_text(), re.MULTILINE))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    public = {f"gated_prompt.{name}" for name in gated_prompt.__all__}
+    public |= {f"gated_prompt.plots.{name}" for name in plots.__all__}
+    missing = public - documented("reference.md")
+    assert not missing, f"add these to docs/reference.md: {', '.join(sorted(missing))}"
+    for name in documented("reference.md") - {"gated_prompt.plots"}:
+        module, _, leaf = name.rpartition(".")
+        assert getattr(importlib.import_module(module), leaf).__doc__, f"{name} has no docstring"
+
+
+INSIDE = {"hub", "vtab_folder", "vtab_hub", "vtab_hub_sources", "vtab_original", "vtab_splits", "vtab_tasks"}
+INSIDE |= {"fgvc_original"}  # modules whose public part another one gives on
+
+
+def test_the_reference_has_every_module_of_the_data() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(gated_prompt.data.__path__)} - INSIDE
+    assert documented("reference-data.md") == {f"gated_prompt.data.{module}" for module in modules}
+    for module in modules:
+        for name, thing in vars(importlib.import_module(f"gated_prompt.data.{module}")).items():
+            own = getattr(thing, "__module__", "").startswith("gated_prompt.data")
+            if own and not name.startswith("_") and (inspect.isfunction(thing) or inspect.isclass(thing)):
+                assert inspect.getdoc(thing), f"gated_prompt.data.{module}.{name} has no docstring"
