@@ -42,5 +42,11 @@ def list_settings(app: Any, what: str, name: str, obj: Any, options: Any, lines:
             lines += [f"`{field.name}` = `{field.default!r}`", f"   {field.metadata['help']}", ""]
 
 
+def hide_inherited(app: Any, what: str, name: str, obj: Any, *others: Any) -> tuple[str, str] | None:
+    """The signature of the config would begin with PEFT's own fields; the list below it says more."""
+    return ("(**settings)", "") if obj is gated_prompt.GatedPromptConfig else None
+
+
 def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", hide_inherited)
     app.connect("autodoc-process-docstring", list_settings)
