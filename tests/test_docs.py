@@ -91,10 +91,13 @@ def place(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for entry in world.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
-    # Two steps show that a training loop runs; a machine with a GPU gives the same.
-    quick = {"max_steps": 2, "use_cpu": True, "disable_tqdm": True}
-    real = transformers.TrainingArguments
-    monkeypatch.setattr(transformers, "TrainingArguments", lambda *args, **kwargs: real(*args, **{**kwargs, **quick}))
+    start = transformers.TrainingArguments.__init__
+
+    def short(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Two steps show that a training loop runs; a machine with a GPU gives the same."""
+        start(self, *args, **{**kwargs, "max_steps": 2, "use_cpu": True, "disable_tqdm": True})
+
+    monkeypatch.setattr(transformers.TrainingArguments, "__init__", short)
     yield tmp_path
     plt.close("all")
 
