@@ -160,7 +160,18 @@ def quickstart(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sklearn.datasets, "load_digits", lambda: digits)
 
 
-SETUPS: dict[str, Setup] = {"hub.md": hub, "data.md": data, "timm.md": timm, "quickstart.md": quickstart}
+def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    for library in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(library, reason=f"{library} is not installed; the extra [test] has it")
+
+
+SETUPS: dict[str, Setup] = {
+    "data.md": data,
+    "export.md": export,
+    "hub.md": hub,
+    "quickstart.md": quickstart,
+    "timm.md": timm,
+}
 
 
 @pages
