@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test test-versions quality style
+.PHONY: demo docs test test-versions quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -24,6 +24,14 @@ test: $(VENV)/.installed
 # The tests with every supported pair of PEFT and transformers; writes docs/versions.md.
 test-versions:
 	.ci/test-versions
+
+# The pages of docs/ as a site in docs/_build/html; every warning is an error. Needs no network once installed.
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from peft import PeftModel
 
 import gated_prompt
+from gated_prompt import plots
 from gated_prompt.layout import gated_block_indices
 
 PLACES = (
@@ -72,7 +73,7 @@ def write_results(
             "temperatures": list(range(config.insert_at, config.num_layers)),
         }
         model.save_pretrained(output / "adapter")
-        plot_gates(output / "gates.png", results)
+        plot_gates(output / "gates.png", model)
         shutil.copy(output / "gates.png", output / "adapter")
         write_card(output / "adapter", model, results, metrics, notes)
     else:
@@ -97,24 +98,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def plot_gates(path: Path, results: dict[str, Any]) -> None:
-    """Draw gate and temperature by block, before and after training."""
+def plot_gates(path: Path, model: PeftModel) -> None:
+    """Draw gate and temperature by block, as they are now and as they started."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for ax, name in zip(axes, ("gates", "temperatures"), strict=True):
-        blocks, before, after = (results[part][name] for part in ("blocks", "before", "after"))
-        if after:
-            ax.plot(blocks, before, color="0.6", linestyle="--", marker="o", markersize=3, label="before")
-            ax.plot(blocks, after, color="#0072B2", marker="o", label="after")
-            ax.legend()
-        else:
-            ax.text(0.5, 0.5, f"no {name} in this method", ha="center", va="center", transform=ax.transAxes)
-        ax.set(xlabel="block", ylabel=name.removesuffix("s"))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+    plots.plot_gates({"learned": model}, ax=axes[0])
+    plots.plot_temperatures({"learned": model}, ax=axes[1])
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

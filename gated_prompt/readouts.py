@@ -55,7 +55,7 @@ def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
 
 
 def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
-    """The bank on a model and the plan of one of its adapters, None: the active one.
+    """The bank and the plan of one adapter, None meaning the active one.
 
     Raises:
         GatedPromptError: the model carries no gated prompts, or no adapter of that name.

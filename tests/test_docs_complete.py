@@ -1,0 +1,127 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What the pages name exists: commands and their options, links, pages; and the reference leaves nothing out."""
+
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+import runpy
+import shlex
+import sys
+from contextlib import redirect_stdout
+
+import pytest
+from test_docs import PAGES, ROOT, blocks, pages
+
+import gated_prompt
+import gated_prompt.data
+from gated_prompt import plots
+
+# Commands.
+
+
+def commands() -> list[tuple[str, int, str]]:
+    """Page, line and text of each command, in a block of its own or in a sentence."""
+    found = []
+    for name, path in PAGES.items():
+        for line, text in blocks(name, "bash", "sh"):
+            joined = text.replace("\\\n", " ")
+            found += [(name, line, one) for one in joined.splitlines() if one.strip() and not one.startswith("#")]
+        for line, text in enumerate(path.read_text().splitlines(), start=1):
+            found += [(name, line, one) for one in re.findall(r"`((?:accelerate launch|python|make) [^`]+)`", text)]
+    return found
+
+
+def options_given() -> dict[str, set[str]]:
+    """Options after each script of examples/, on any page."""
+    found: dict[str, set[str]] = {}
+    for _, _, command in commands():
+        words = shlex.split(command, comments=True)
+        for start, word in enumerate(words):
+            if word.startswith("examples/") and word.endswith(".py"):
+                options = {after.split("=")[0] for after in words[start + 1 :] if after.startswith("--")}
+                found.setdefault(word, set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize(("script", "options"), options_given().items())
+def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option that a page gives to a script is one that its --help lists."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert left.value.code == 0
+    missing = {option for option in options if not re.search(rf"{re.escape(option)}(?![\w-])", printed.getvalue())}
+    assert not missing, f"{script} has no {', '.join(sorted(missing))}"
+
+
+def test_scripts_and_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name, line, command in commands():
+        words = shlex.split(command, comments=True)
+        for word in words:
+            if word.endswith(".py") or word.startswith(("examples/", "tests/")):
+                assert (ROOT / word).exists(), f"{name}, line {line}: {word}"
+        if words and words[0] == "make":
+            assert words[1] in targets, f"{name}, line {line}: make {words[1]}"
+
+
+# Links and the list of pages.
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pages
+def test_links_lead_somewhere(name: str) -> None:
+    page = PAGES[name]
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page if not path else page.parent / path
+        assert linked.exists(), f"{name} links to {target}, which does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{name}: no heading {anchor} in {path or name}"
+
+
+def test_every_page_is_listed() -> None:
+    listed = set(re.findall(r"^([\w-]+)$", PAGES["index.md"].read_text(), re.MULTILINE))
+    unlisted = {path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md")} - listed
+    assert not unlisted, f"add these pages to a toctree in docs/index.md: {', '.join(sorted(unlisted))}"
+
+
+# The reference.
+
+
+def documented(name: str) -> set[str]:
+    return set(re.findall(r"^\.\. auto\w+:: (\S+)", PAGES[name].read_text(), re.MULTILINE))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    public = {f"gated_prompt.{name}" for name in gated_prompt.__all__}
+    public |= {f"gated_prompt.plots.{name}" for name in plots.__all__}
+    missing = public - documented("reference.md")
+    assert not missing, f"add these to docs/reference.md: {', '.join(sorted(missing))}"
+    for name in documented("reference.md") - {"gated_prompt.plots"}:
+        module, _, leaf = name.rpartition(".")
+        assert getattr(importlib.import_module(module), leaf).__doc__, f"{name} has no docstring"
+
+
+INSIDE = {"hub", "vtab_folder", "vtab_hub", "vtab_hub_sources", "vtab_original", "vtab_splits", "vtab_tasks"}
+INSIDE |= {"fgvc_original"}  # modules whose public part another one gives on
+
+
+def test_the_reference_has_every_module_of_the_data() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(gated_prompt.data.__path__)} - INSIDE
+    assert documented("reference-data.md") == {f"gated_prompt.data.{module}" for module in modules}
+    for module in modules:
+        for name, thing in vars(importlib.import_module(f"gated_prompt.data.{module}")).items():
+            own = getattr(thing, "__module__", "").startswith("gated_prompt.data")
+            if own and not name.startswith("_") and (inspect.isfunction(thing) or inspect.isclass(thing)):
+                assert inspect.getdoc(thing), f"gated_prompt.data.{module}.{name} has no docstring"
