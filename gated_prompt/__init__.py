@@ -5,6 +5,7 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from .averaging import AveragedAdapter, AveragingCallback
 from .card import model_card, write_card
 from .config import GatedPromptConfig
 from .errors import (
@@ -18,9 +19,12 @@ from .errors import (
     UnsupportedOperationError,
 )
 from .hub import push_to_hub
+from .initialize import initialize_prompts
 from .loading import load
 from .model import GatedPromptModel
+from .optim import parameter_groups
 from .readouts import gates, selection_ratios, temperatures
+from .recorder import GateRecorder
 from .registration import register
 from .saving import save
 
@@ -30,16 +34,21 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterNameError",
     "ArchitectureError",
+    "AveragedAdapter",
+    "AveragingCallback",
     "ConfigError",
     "DamagedAdapterError",
     "DataError",
+    "GateRecorder",
     "GatedPromptConfig",
     "GatedPromptError",
     "GatedPromptModel",
     "UnsupportedOperationError",
     "gates",
+    "initialize_prompts",
     "load",
     "model_card",
+    "parameter_groups",
     "push_to_hub",
     "save",
     "selection_ratios",

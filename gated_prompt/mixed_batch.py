@@ -48,7 +48,7 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str]) -> Iterator[None
 
     model.__dict__["forward"] = forward
     try:
-        with _using(model, BASE):  # the hooks around `forward` have no prompts to strip
+        with using(model, BASE):  # the hooks around `forward` have no prompts to strip
             yield
     finally:
         restore()
@@ -80,7 +80,7 @@ def _run_groups(model: nn.Module, adapter_names: Sequence[str], args: tuple[Any,
     outputs = []
     for name, rows in groups.items():
         some_args, some_kwargs = _take(rows, size, (args, kwargs))
-        with _using(model, name):
+        with using(model, name):
             outputs.append(model(*some_args, **some_kwargs))
     return _join(outputs, list(groups.values()))
 
@@ -90,7 +90,7 @@ def _take(rows: list[int], size: int, inputs: Any) -> Any:
 
 
 @contextmanager
-def _using(model: nn.Module, name: str) -> Iterator[None]:
+def using(model: nn.Module, name: str) -> Iterator[None]:
     """Switch prompts and heads, and nothing else: `set_adapter` would also change what requires a gradient."""
     switches = [module for module in model.modules() if isinstance(module, (PromptBank, ModulesToSaveWrapper))]
     before = [(module, module._active_adapter, module._disable_adapters) for module in switches]

@@ -12,12 +12,13 @@ from .errors import GatedPromptError
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     """Gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
 
+    With `hard_gates` this is the probability that training draws an open gate; eval mode opens those above 0.5.
     `adapter_name=None` means the active adapter, here and below (paper, Section 4).
 
     Raises:
         GatedPromptError: the model carries no gated prompts, or no adapter of that name.
     """
-    return torch.sigmoid(_gate_logits(*_find(model, adapter_name)))
+    return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
@@ -28,7 +29,7 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
     Raises:
         GatedPromptError: as for `gates`.
     """
-    bank, plan = _find(model, adapter_name)
+    bank, plan = find_adapter(model, adapter_name)
     config = plan.config
     if not config.temperature:
         return torch.full((plan.num_layers - config.insert_at,), config.temperature_init)
@@ -44,7 +45,7 @@ def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch
     Raises:
         GatedPromptError: as for `gates`.
     """
-    logits = _gate_logits(*_find(model, adapter_name)).double()
+    logits = _gate_logits(*find_adapter(model, adapter_name)).double()
     log_closed = F.logsigmoid(-logits)
     log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
     return torch.softmax(F.logsigmoid(logits) + log_closed_later, dim=0).float()
@@ -54,7 +55,12 @@ def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
     return bank.gated_prompt_gate_logits[plan.name].detach().clone() if plan.gate_rows else torch.empty(0)
 
 
-def _find(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
+def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
+    """The bank and the plan of one adapter, None meaning the active one.
+
+    Raises:
+        GatedPromptError: the model carries no gated prompts, or no adapter of that name.
+    """
     bank = find_bank(model)
     if bank is None:
         raise GatedPromptError(
