@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .architecture import VisionTransformer, find_vision_transformer
 from .bank import Plan
@@ -88,6 +88,7 @@ def initialize_prompts(
     count = plan.config.num_virtual_tokens
 
     def look_at_images() -> dict[int, Start]:
+        # Not tqdm.auto: it starts a loader, which then draws from the caller's random numbers, before this one does.
         shown = tqdm(batches, desc="initialize prompts", leave=False, disable=rank_and_world()[0] != 0)
         with frozen_pass(root, vit, plan.prompts.start, seed) as look:
             if method == "match":

@@ -1,0 +1,325 @@
+"""Prompts that start from images: which tokens they are, what is left alone, and what is refused."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from models import images, vit
+from peft import PeftModel, get_peft_model
+from sklearn.cluster import KMeans
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BatchFeature
+
+import gated_prompt
+from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperationError, initialize_prompts
+from gated_prompt.token_starts import windows
+
+BATCHES = [images(4), images(3, seed=2), images(5, seed=3)]
+METHODS = ["sample", "mean", "max", "kmeans", "match"]
+
+
+def make(count: int = 6, base: torch.nn.Module | None = None, **settings: object) -> PeftModel:
+    torch.manual_seed(1)
+    return get_peft_model(base or vit(), GatedPromptConfig(num_virtual_tokens=count, **settings))
+
+
+def prompts(model: PeftModel) -> torch.Tensor:
+    """Prompts (S, P, D) of the active adapter."""
+    bank = model.base_model.model.gated_prompt
+    plan = bank.plan
+    blocks = range(plan.config.insert_at, plan.num_layers if plan.config.deep else plan.config.insert_at + 1)
+    return torch.stack([bank.tokens(plan, block) for block in blocks]).detach()
+
+
+@torch.no_grad()
+def block_inputs(base: torch.nn.Module, block: int) -> torch.Tensor:
+    """Patch tokens (B, N, D) that enter a block, from the hidden states that transformers reports."""
+    found = [base(pixels, output_hidden_states=True).hidden_states[block][:, 1:] for pixels in BATCHES]
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def projected(base: torch.nn.Module) -> torch.Tensor:
+    """Output (B, N, D) of the patch projection."""
+    conv = next(m for m in base.modules() if isinstance(m, torch.nn.Conv2d))
+    return conv(torch.cat(BATCHES)).flatten(2).transpose(1, 2)
+
+
+def places(rows: torch.Tensor, candidates: torch.Tensor) -> list[int]:
+    """Index of each row (P, D) among the candidates (M, D); -1 where it is none of them."""
+    distances = torch.cdist(rows.double(), candidates.double())
+    return [int(i) if d < 1e-5 else -1 for d, i in zip(*distances.min(1), strict=True)]
+
+
+def pooled(tokens: torch.Tensor, how: str, count: int) -> torch.Tensor:
+    """Windows by hand: (B N / w, D)."""
+    width = tokens.shape[1] // (count - 1)
+    starts = [*range(0, width * (count - 1), width), width * (count - 1)]
+    ends = [*starts[1:], tokens.shape[1]]
+    parts = [tokens[:, a:b] for a, b in zip(starts, ends, strict=True) if b > a]
+    made = [part.mean(1) if how == "mean" else part.max(1).values for part in parts]
+    return torch.stack(made, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["shallow", "deep"])
+@pytest.mark.parametrize("method", ["sample", "mean", "max"])
+def test_prompts_are_rows_of_what_the_block_gets(method: str, deep: bool) -> None:
+    model = make(deep=deep)
+    initialize_prompts(model, BATCHES, method=method)
+    found = prompts(model)
+    assert len(found) == (4 if deep else 1)
+    taken = []
+    for block, rows in enumerate(found):
+        tokens = block_inputs(vit(), block)
+        candidates = tokens.flatten(0, 1) if method == "sample" else pooled(tokens, method, 6)
+        taken.append(places(rows, candidates))
+        assert -1 not in taken[-1] and len(set(taken[-1])) == 6
+    assert len(set(map(tuple, taken))) == len(taken)  # every block has a choice of its own
+
+
+def test_the_sample_is_that_of_the_smallest_random_keys() -> None:
+    model = make()
+    initialize_prompts(model, BATCHES, seed=11)
+    keys = np.random.default_rng((11, 0)).random(12 * 16)
+    assert places(prompts(model)[0], block_inputs(vit(), 0).flatten(0, 1)) == keys.argsort()[:6].tolist()
+
+
+def test_windows_with_a_rest_and_with_none() -> None:
+    assert windows(196, 20) == [10] * 19 + [6]
+    assert windows(196, 100) == [1] * 99 + [97]
+    assert windows(16, 5) == [4] * 4
+    assert windows(16, 1) == windows(16, 2) == [16]
+    assert windows(4, 50) == [1] * 4
+
+
+def test_insert_at_reads_the_block_of_the_prompts() -> None:
+    model = make(insert_at=2)
+    initialize_prompts(model, BATCHES)
+    assert -1 not in places(prompts(model)[0], block_inputs(vit(), 2).flatten(0, 1))
+    assert places(prompts(model)[0], block_inputs(vit(), 1).flatten(0, 1)) == [-1] * 6
+
+
+def test_before_positions_is_about_block_0_only() -> None:
+    model = make(deep=True)
+    initialize_prompts(model, BATCHES, before_positions=True)
+    first, second, *_ = prompts(model)
+    assert -1 not in places(first, projected(vit()).flatten(0, 1))
+    assert places(first, block_inputs(vit(), 0).flatten(0, 1)) == [-1] * 6
+    assert -1 not in places(second, block_inputs(vit(), 1).flatten(0, 1))
+
+
+def inertia(tokens: torch.Tensor, centres: torch.Tensor) -> float:
+    return float((torch.cdist(tokens.double(), centres.double()).min(1).values ** 2).sum())
+
+
+def test_centres_are_about_as_good_as_those_of_full_k_means() -> None:
+    """Inertia at most 1.05 times that of scikit-learn's KMeans on the same tokens; a random choice has 1.5 times."""
+    found = {}
+    for method in ("kmeans", "sample"):
+        model = make()
+        initialize_prompts(model, BATCHES, method=method)
+        found[method] = prompts(model)[0]
+    tokens = block_inputs(vit(), 0).flatten(0, 1)
+    best = KMeans(6, n_init=10, random_state=0).fit(tokens.numpy()).inertia_
+    assert 0.999 * best < inertia(tokens, found["kmeans"]) < 1.05 * best
+    assert inertia(tokens, found["sample"]) > 1.5 * best
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_decides_and_nothing_else_does(method: str, rank: int | None) -> None:
+    found = {}
+    for noise, seed in ((0, 5), (1, 5), (2, 6)):
+        model = make(deep=True, prompt_rank=rank)
+        torch.manual_seed(noise)
+        initialize_prompts(model, BATCHES, method=method, seed=seed)
+        found[noise] = prompts(model)
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], atol=1e-4)
+
+
+def test_a_shuffling_loader_gives_the_same_prompts_and_draws_from_no_global_generator() -> None:
+    loader = DataLoader(TensorDataset(torch.cat(BATCHES), torch.arange(12)), batch_size=5, shuffle=True)
+    found = []
+    for noise in (0, 1):
+        model = make()
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        initialize_prompts(model, loader)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(prompts(model))
+    assert torch.equal(*found)
+
+
+def test_batches_of_every_kind() -> None:
+    found = []
+    kinds = (
+        lambda pixels: pixels,
+        lambda pixels: {"pixel_values": pixels, "labels": torch.zeros(len(pixels))},
+        lambda pixels: BatchFeature({"pixel_values": pixels}),
+        lambda pixels: (pixels, torch.zeros(len(pixels))),
+        lambda pixels: [pixels, ["cat"] * len(pixels)],
+        lambda pixels: {"pixel_values": pixels, "interpolate_pos_encoding": True},
+    )
+    for kind in kinds:
+        model = make()
+        initialize_prompts(model, (kind(pixels) for pixels in BATCHES))
+        found.append(prompts(model))
+    assert all(torch.allclose(other, found[0], atol=1e-5) for other in found)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_prompts_change(method: str) -> None:
+    base = vit(hidden_dropout_prob=0.3)
+    model = make(base=base).train()
+    model.base_model.model.classifier.modules_to_save["default"].weight.data.add_(1)
+    prefix = "base_model.model.gated_prompt.gated_prompt_tokens"
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    needs = {name: p.requires_grad for name, p in model.named_parameters()}
+    modes = {name: m.training for name, m in model.named_modules()}
+    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    initialize_prompts(model, BATCHES, method=method)
+    after = model.state_dict()
+    assert {key for key in state if not torch.equal(after[key], state[key])} == {f"{prefix}.default"}
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == needs
+    assert {name: m.training for name, m in model.named_modules()} == modes and len(set(modes.values())) == 2
+    assert hooks == {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    assert all("forward" not in vars(m) for m in base.modules())
+    assert all(p.grad is None for p in model.parameters())
+    with model.disable_adapter(), torch.no_grad():
+        assert torch.equal(model.eval()(BATCHES[0]).logits, vit()(BATCHES[0]).logits)
+
+
+def broken(after: int) -> Iterator[torch.Tensor]:
+    yield from BATCHES[:after]
+    raise RuntimeError("the disk is gone")
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_an_error_leaves_everything_as_it_was(after: int) -> None:
+    model = make().train()
+    base = model.base_model.model
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        initialize_prompts(model, broken(after))
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert model.training and base.gated_prompt.plan is not None and base.gated_prompt.active_names == ["default"]
+    assert torch.is_grad_enabled()
+    model(BATCHES[0]).logits.sum().backward()
+    assert base.gated_prompt.gated_prompt_tokens["default"].grad.abs().sum() > 0
+    initialize_prompts(model, BATCHES)  # not counted as trained
+
+
+def test_another_adapter_than_the_active_one() -> None:
+    model = make()
+    model.add_adapter("birds", GatedPromptConfig(num_virtual_tokens=2, insert_at=1))
+    before = prompts(model)
+    initialize_prompts(model, BATCHES, adapter_name="birds")
+    assert torch.equal(prompts(model), before)
+    model.set_adapter("birds")
+    assert -1 not in places(prompts(model)[0], block_inputs(vit(), 1).flatten(0, 1))
+
+
+def test_saving_and_loading_keeps_them(tmp_path) -> None:
+    model = make(prompt_rank=2, deep=True)
+    initialize_prompts(model, BATCHES, method="mean")
+    gated_prompt.save(model, tmp_path)
+    again = gated_prompt.load(vit(), tmp_path)
+    assert torch.equal(prompts(again), prompts(model))
+
+
+@torch.no_grad()
+def nudge(model: PeftModel) -> None:
+    model.base_model.model.gated_prompt.gated_prompt_tokens["default"][0, 0, 0] += 1e-3
+
+
+def test_trained_prompts_are_kept_unless_told(tmp_path) -> None:
+    model = make()
+    initialize_prompts(model, BATCHES)
+    initialize_prompts(model, BATCHES, method="mean")  # a fresh start may be changed
+    nudge(model)
+    before = prompts(model)
+    with pytest.raises(UnsupportedOperationError, match=r"no longer as they started.* overwrite=True"):
+        initialize_prompts(model, BATCHES)
+    assert torch.equal(prompts(model), before)
+    gated_prompt.save(model, tmp_path)
+    loaded = gated_prompt.load(vit(), tmp_path, is_trainable=True)
+    with pytest.raises(UnsupportedOperationError, match="trained, loaded or set"):
+        initialize_prompts(loaded, BATCHES)
+    initialize_prompts(loaded, BATCHES, overwrite=True)
+    assert -1 not in places(prompts(loaded)[0], block_inputs(vit(), 0).flatten(0, 1))
+
+
+def test_half_precision_and_copies_are_still_fresh() -> None:
+    model = make(base=vit().to(torch.bfloat16))
+    assert prompts(model).dtype == torch.float32  # PEFT casts adapters up after they were made
+    initialize_prompts(copy.deepcopy(model), BATCHES)
+    initialize_prompts(model, BATCHES)
+    tokens = prompts(model)
+    assert torch.equal(tokens.bfloat16().float(), tokens)  # rows of what the blocks got, in their precision
+
+
+@pytest.mark.parametrize(
+    ("batches", "settings", "words"),
+    [
+        ([], {}, "gave 0 tokens to start from, and num_virtual_tokens is 6; give more images"),
+        ([], {"method": "match"}, "no images to start prompts from"),
+        ([images(1)[:, :, :8, :8]], {"batch": {"interpolate_pos_encoding": True}}, "gave 1 tokens"),
+        ([images(1)], {"method": "kmeans", "count": 17}, "gave 16 tokens to start from, and num_virtual_tokens is 17"),
+        (BATCHES, {"method": "median"}, "method is 'median'; known are 'sample', 'mean', 'max', 'kmeans', 'match'"),
+        (BATCHES, {"seed": -1}, "seed is -1; it must lie between 0"),
+        (BATCHES, {"before_positions": True, "insert_at": 1}, "before_positions is about prompts at block 0"),
+        (BATCHES, {"before_positions": True, "method": "match"}, "before_positions is about .* not for 'match'"),
+        (BATCHES, {"neighbours": 0, "method": "match"}, "neighbours is 0"),
+        (BATCHES, {"neighbours": 17, "method": "match"}, "neighbours is 17, and an image has 16 patch tokens"),
+        (BATCHES, {"orthogonal": 1.5, "method": "match"}, r"orthogonal is 1.5; a weight in \[0, 1\]"),
+        (BATCHES, {"orthogonal": 0.5}, "neighbours and orthogonal are for method='match', not 'sample'"),
+        ([torch.full((2, 3, 32, 32), float("nan"))], {}, "tokens at block 0 hold NaN"),
+        (images(2), {}, r"pixels of shape \(3, 32, 32\); pixel values \(images, channels"),
+        ([{"images": images(1)}], {}, "keys 'images'; a tensor 'pixel_values' is needed"),
+        ([([1, 2], None)], {}, "pixels a list"),
+        (
+            [{"pixel_values": images(1, size=s), "interpolate_pos_encoding": True} for s in (32, 48)],
+            {"method": "match"},
+            "gave 16 and 36 tokens; method='match'",
+        ),
+    ],
+)
+def test_what_is_refused_changes_nothing(batches: object, settings: dict, words: str) -> None:
+    settings = dict(settings)
+    extra = settings.pop("batch", None)
+    if extra:
+        batches = [{"pixel_values": pixels, **extra} for pixels in batches]
+    model = make(settings.pop("count", 6), insert_at=settings.pop("insert_at", 0))
+    before = prompts(model)
+    with pytest.raises(GatedPromptError, match=words):
+        initialize_prompts(model, batches, **settings)
+    assert torch.equal(prompts(model), before)
+
+
+def test_a_model_without_an_adapter() -> None:
+    with pytest.raises(GatedPromptError, match="ViTForImageClassification carries no gated prompts"):
+        initialize_prompts(vit(), BATCHES)
+
+
+def test_without_scikit_learn(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.cluster", None)
+    with pytest.raises(GatedPromptError, match=r"needs scikit-learn: pip install 'gated-prompt\[init\]'"):
+        initialize_prompts(make(), broken(0), method="kmeans")  # said before any image is asked for
+
+
+def test_shallow_prompts_cost_no_block() -> None:
+    """The forward ends where the last token was seen."""
+    model, calls = make(), []
+    blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    blocks[0].register_forward_hook(lambda *_: calls.append(0))
+    initialize_prompts(model, BATCHES)
+    assert not calls
+    deep = make(deep=True)
+    blocks = next(m for m in deep.modules() if isinstance(m, torch.nn.ModuleList))
+    for block in blocks:
+        block.register_forward_hook(lambda *_: calls.append(0))
+    initialize_prompts(deep, BATCHES)
+    assert len(calls) == 3 * 3
