@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models import images, vit
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from sklearn.cluster import KMeans
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import BatchFeature
@@ -323,3 +323,16 @@ def test_shallow_prompts_cost_no_block() -> None:
         block.register_forward_hook(lambda *_: calls.append(0))
     initialize_prompts(deep, BATCHES)
     assert len(calls) == 3 * 3
+
+
+def test_lora_below_is_part_of_the_base() -> None:
+    """Tokens are those that the adapted blocks get, and "match" finds keys, values and output inside LoRA layers."""
+    leaves = ["q_proj", "k_proj", "v_proj", "o_proj", "query", "key", "value", "dense", "fc1"]  # 4.57 and 5.x
+    base = inject_adapter_in_model(LoraConfig(r=2, target_modules=leaves, init_lora_weights=False), vit())
+    with torch.no_grad():
+        tokens = base(BATCHES[0], output_hidden_states=True).hidden_states[2][:, 1:].flatten(0, 1)
+    model = make(base=base, insert_at=2)
+    initialize_prompts(model, BATCHES[:1])
+    assert -1 not in places(prompts(model)[0], tokens)
+    initialize_prompts(model, BATCHES, method="match", orthogonal=0.5)
+    assert prompts(model).isfinite().all()
