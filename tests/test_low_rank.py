@@ -156,3 +156,17 @@ def test_two_ranks_on_one_model() -> None:
     torch.testing.assert_close(mixed, torch.stack((found[0][0], found[1][1])), atol=1e-5, rtol=1e-5)
     model.delete_adapter("wide")
     assert {n.split(".")[-1] for n, _ in model.named_parameters() if "gated_prompt_" in n} == {"default"}
+    assert set(model.base_model.model.gated_prompt.fresh_prompts) == {"default"}
+
+
+def test_it_is_exported_and_compiled_with_hard_gates() -> None:
+    model = make(hard_gates=True, gate_init=0.5).eval()
+    with torch.no_grad():
+        wanted = model(images()).logits
+        program = torch.export.export(model.base_model.model, (images(),), strict=False).module()
+        torch.testing.assert_close(program(images()).logits, wanted, atol=1e-5, rtol=0)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images()).logits, wanted, atol=1e-5, rtol=0)
+    torch.compile(model.train(), backend="aot_eager", fullgraph=True)(images()).logits.square().sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and g.abs().sum() > 0 for g in gradients)
