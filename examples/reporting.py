@@ -21,12 +21,23 @@ from peft import PeftModel
 import gated_prompt
 from gated_prompt.layout import gated_block_indices
 
-PLACES = ("backbone", "output_dir", "resume_from_checkpoint", "hub_model_id")  # settings that can hold a path
+PLACES = (
+    "backbone",
+    "output_dir",
+    "data_dir",
+    "resume_from_checkpoint",
+    "hub_model_id",
+)  # settings that can hold a path
+
+
+def has_prompts(model: torch.nn.Module) -> bool:
+    """Whether the active adapter is one of gated prompts."""
+    return isinstance(model, PeftModel) and isinstance(model.active_peft_config, gated_prompt.GatedPromptConfig)
 
 
 def read_out(model: torch.nn.Module) -> dict[str, list[float]]:
     """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
-    if not isinstance(model, PeftModel):
+    if not has_prompts(model):
         return {}
     return {
         "gates": gated_prompt.gates(model).tolist(),
@@ -50,9 +61,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_results(output: Path, model: Any, before: dict[str, Any], results: dict[str, Any]) -> None:
-    """Write results.json, and for prompts adapter/ with its card and gates.png; else the model itself."""
-    if isinstance(model, PeftModel):
+def write_results(
+    output: Path, model: Any, before: dict[str, Any], results: dict[str, Any], metrics: dict[str, float], notes: str
+) -> None:
+    """Write results.json, adapter/ or the whole model/, and for prompts their card and gates.png.
+
+    `metrics` (the Hub's name of each -> value) and `notes` (Markdown) go into the card.
+    """
+    if has_prompts(model):
         config = model.active_peft_config
         results["settings"] |= {k: v for k, v in dataclasses.asdict(config).items() if k in results["settings"]}
         results |= {"before": before, "after": read_out(model)}
@@ -63,9 +79,9 @@ def write_results(output: Path, model: Any, before: dict[str, Any], results: dic
         model.save_pretrained(output / "adapter")
         plot_gates(output / "gates.png", results)
         shutil.copy(output / "gates.png", output / "adapter")
-        write_card(output / "adapter", model, results)
+        write_card(output / "adapter", model, results, metrics, notes)
     else:
-        model.save_pretrained(output / "model")
+        model.save_pretrained(output / ("adapter" if isinstance(model, PeftModel) else "model"))
     write_json(output / "results.json", results)
 
 
@@ -105,7 +121,7 @@ def plot_gates(path: Path, results: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def write_card(folder: Path, model: PeftModel, results: dict[str, Any]) -> None:
+def write_card(folder: Path, model: PeftModel, results: dict[str, Any], metrics: dict[str, float], notes: str) -> None:
     """Write the adapter's README.md: how to load it, how it came about, what its gates look like."""
     settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items() if k not in PLACES)
     card = gated_prompt.model_card(
@@ -113,15 +129,14 @@ def write_card(folder: Path, model: PeftModel, results: dict[str, Any]) -> None:
         repo_id=results["settings"]["hub_model_id"],
         base_model=results["settings"]["backbone"],
         dataset=results["task"],
-        metrics={"accuracy": results["test_accuracy"]},
+        split=results["data"][1]["split"],
+        metrics=metrics,
         labels=results["class_names"],
         picture="gates.png",
-        notes=f"""## Training
+        notes=f"""{notes}
 
-{results["num_train"]} training and {results["num_test"]} test images from {results["data"][0]["source"]}.
-One run with seed {results["settings"]["seed"]}. A linear probe of the same frozen backbone on the same images has a
-test accuracy of {results["linear_probe_accuracy"]:.4f}. Made with gated_prompt {results["versions"]["gated_prompt"]}
-and these settings:
+One run with seed {results["settings"]["seed"]}, made with gated_prompt {results["versions"]["gated_prompt"]} and these
+settings:
 
 {settings}""",
     )
