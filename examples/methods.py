@@ -234,12 +234,13 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Everything that `model` trains, in one optimizer group for each kind that is there.
 
+    The same as `gated_prompt.parameter_groups`, which wants prompts, for the methods without prompts too.
     `lr` and `weight_decay` hold for all, but where a kind has its own: `head={"lr": 0.5}`.
 
     Raises:
         GatedPromptError: a kind that the model does not train has settings of its own.
     """
-    own = {"prompts": prompts, "gates": gates, "temperatures": temperatures, "head": head, "others": None}
+    own = {"prompts": prompts, "gates": gates, "temperatures": temperatures, "head": head, "other": None}
     parts = {"_tokens": "prompts", "_gate_logits": "gates", "_temperatures": "temperatures"}
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     heads = find_head_names(base)
@@ -248,7 +249,7 @@ def parameter_groups(
         for part, found in parts.items():
             if f"gated_prompt{part}" in name:
                 return found
-        return "head" if any(f".{head}." in f".{name}" for head in heads) else "others"
+        return "head" if any(f".{head}." in f".{name}" for head in heads) else "other"
 
     trained: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -258,6 +259,6 @@ def parameter_groups(
         if settings and name not in trained:
             raise GatedPromptError(f"{name} have settings of their own ({dict(settings)}), but none are trained here")
     return [
-        {"params": parameters, "lr": lr, "weight_decay": weight_decay, **(own[name] or {}), "kind": name}
+        {"params": parameters, "lr": lr, "weight_decay": weight_decay, **(own[name] or {}), "name": name}
         for name, parameters in trained.items()
     ]

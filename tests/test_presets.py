@@ -136,7 +136,7 @@ def build(backbone, method, **settings):
 def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
     model = build(backbone, method)
     groups = parameter_groups(model, lr=0.1, weight_decay=0.2, head={"lr": 0.3})
-    sizes = {group["kind"]: sum(p.numel() for p in group["params"]) for group in groups}
+    sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in groups}
     head, prompts, gates, temperatures = 7 * 33, 3 * 32, 3, 4
     everything = sum(p.numel() for p in model.parameters())
     assert (
@@ -148,11 +148,11 @@ def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
             "shallow": {"prompts": prompts, "head": head},
             "deep": {"prompts": 4 * prompts, "head": head},
             "linear": {"head": head},
-            "full": {"others": everything - head, "head": head},
-            "lora": {"others": 4 * 2 * 8 * (32 + 32), "head": head},
+            "full": {"other": everything - head, "head": head},
+            "lora": {"other": 4 * 2 * 8 * (32 + 32), "head": head},
         }[method]
     )
-    assert all(group["lr"] == (0.3 if group["kind"] == "head" else 0.1) for group in groups)
+    assert all(group["lr"] == (0.3 if group["name"] == "head" else 0.1) for group in groups)
     assert {group["weight_decay"] for group in groups} == {0.2}
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
