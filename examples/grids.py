@@ -10,7 +10,7 @@ from typing import Any
 
 from methods import METHODS
 from presets import paper_preset
-from runs import Run
+from training_runs import Run
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS as VTAB

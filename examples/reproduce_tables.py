@@ -41,9 +41,9 @@ from grids import (
 )
 from methods import SHIPPED_BACKBONE, backbone_kind
 from reporting import write_json
-from runs import Run, read_records
 from schedulers import SCHEDULERS, Resources, run_all
 from summary import summarize, to_markdown
+from training_runs import Run, read_records
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs import Run, execute, read_records
 from tqdm import tqdm
+from training_runs import Run, execute, read_records
 
 from gated_prompt import GatedPromptError
 
@@ -74,9 +74,9 @@ def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
         ) from error
 
     class Progress(tune.Callback):
-        """One bar over all runs."""
+        """One bar over all runs; made when Tune starts, as Tune pickles its callbacks before."""
 
-        def __init__(self) -> None:
+        def setup(self, *args: Any, **info: Any) -> None:
             self.bar = tqdm(total=len(runs), desc="runs")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from averages import AVERAGES, MEAN_OF_GROUPS, Cell, averages, plain, with_mean_of_groups
 from grids import Row, Table, column, published, published_row, scores
-from runs import Run
+from training_runs import Run
 
 Finals = Mapping[tuple[str, str, int], Run]  # by row, task and seed
 

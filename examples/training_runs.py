@@ -76,8 +76,9 @@ class Run:
 
     def command(self, output: Path, threads: int) -> list[str]:
         """The whole command; goes on from a checkpoint in `output` where there is one."""
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--dynamo_backend", "no"]
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_machines", "1"]
         launch += ["--num_processes", str(self.processes), "--mixed_precision", self.mixed_precision]
+        launch += ["--dynamo_backend", "no"]
         launch += ["--num_cpu_threads_per_process", str(threads)]
         if self.processes > 1:
             launch += ["--multi_gpu", "--main_process_port", "0"]  # a free one: several runs share a machine
