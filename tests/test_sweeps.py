@@ -150,7 +150,7 @@ def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path)
     command = [sys.executable, str(EXAMPLES / "reproduce_tables.py"), "--scheduler", "serial", "--tasks", "dtd"]
     command += ["--methods", "gated", "--seeds", "42", "--learning_rates", "0.05", "0.5", "--vtab_dir", "$LAYOUT"]
     command += ["--backbone", str(backbone), "--backbone_kind", "mae", "--output_dir", str(tmp_path), "--"]
-    command += ["--num_train_epochs", "40", "--warmup_epochs", "1", "--per_device_train_batch_size", "8"]
+    command += ["--num_train_epochs", "20", "--warmup_epochs", "1", "--per_device_train_batch_size", "8"]
     environment = {**os.environ, "LAYOUT": str(layout), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
