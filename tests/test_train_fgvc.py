@@ -107,6 +107,13 @@ def test_crops_change_with_epoch_and_seed_and_leave_the_generator_alone(flowers)
     assert not all(torch.equal(pixels[i], first[i][0]) for i in range(8))
 
 
+def test_the_loop_tells_the_images_the_epoch(backbone, flowers, tmp_path, monkeypatch) -> None:
+    epochs = []
+    monkeypatch.setattr(train_fgvc.AugmentedImages, "set_epoch", lambda self, epoch: epochs.append(epoch))
+    run(backbone, flowers, tmp_path)
+    assert epochs == [0, 1]
+
+
 def test_the_papers_sizes() -> None:
     transform = tasks.fgvc_transform_for(ViTImageProcessor(), train=False)
     assert (transform.resize, transform.crop, transform.train) == (256, 224, False)
