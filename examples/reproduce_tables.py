@@ -19,10 +19,12 @@ In `--output_dir`: `<table>-<kind>.md` and `.json`, `results/` with one file a r
 """
 
 import importlib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ from reporting import write_json
 from schedulers import SCHEDULERS, Resources, run_all
 from summary import summarize, to_markdown
 from training_runs import Run, read_records
-from transformers import HfArgumentParser
+from transformers import AutoConfig, HfArgumentParser
 
 from gated_prompt import GatedPromptError
 
@@ -97,6 +99,25 @@ def check_extra(runs: Sequence[Run]) -> None:
             training.parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
 
 
+def check_places(args: Arguments) -> None:
+    """Look for folders and backbone once, rather than in every run.
+
+    Raises:
+        GatedPromptError: a folder is not there, or the backbone cannot be loaded.
+    """
+    for name in ("vtab_dir", "fgvc_dir", "ade20k_dir"):
+        folder = getattr(args, name)
+        if folder is not None and not Path(os.path.expandvars(folder)).is_dir():
+            raise GatedPromptError(f"--{name} {folder!r} is no folder; without it the Hub is read")
+    try:
+        AutoConfig.from_pretrained(os.path.expandvars(args.backbone))
+    except (OSError, ValueError) as error:
+        raise GatedPromptError(
+            f"cannot load --backbone {args.backbone!r}; give a folder with a model or a Hub id that can be reached "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
 def choose_rates(
     common: Common, rows: Sequence[Row], tasks: Sequence[str], rates: Sequence[float], records: dict[str, Any]
 ) -> dict[tuple[str, str], float]:
@@ -135,6 +156,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     resources = Resources(args.cpus_per_run, gpus, args.retries, args.address)
     check_extra([final_run(common, row, task, args.seeds[0], None) for row in rows for task in tasks])
+    if args.scheduler != "none":
+        check_places(args)
     folder = prepare_output_dir(args.output_dir).resolve()
 
     # The search, then the runs that are reported.

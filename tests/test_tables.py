@@ -246,6 +246,19 @@ def test_faults_are_found_before_anything_runs(tmp_path, argv, words) -> None:
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--vtab_dir", "no/such/folder"], "--vtab_dir 'no/such/folder' is no folder"),
+        (["--backbone", "no/such-mae"], "cannot load --backbone 'no/such-mae'; give a folder"),
+    ],
+)
+def test_places_are_looked_for_before_anything_runs(tmp_path, monkeypatch, argv, words) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(GatedPromptError, match=words):
+        reproduce_tables.main(["--output_dir", str(tmp_path), "--scheduler", "serial", *argv])
+
+
 def test_an_unknown_argument_behind_the_dashes_is_found_too(tmp_path) -> None:
     with pytest.raises((SystemExit, ValueError)):
         reproduce_tables.main(["--output_dir", str(tmp_path), "--scheduler", "none", "--", "--epochs", "3"])
