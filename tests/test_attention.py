@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FIVE, HERE, PATCH, SIZE, Case
+from families import HERE, PATCH, SIZE, VERSION, Case
 from models import images, vit
 from peft import get_peft_model
 from test_families import P, prompted, tensors
@@ -14,8 +14,8 @@ from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperati
 from gated_prompt.plots import prompt_attention
 
 GRID = SIZE // PATCH
-SILENT = ("SiglipModel", "Siglip2Model") if not FIVE else ()  # transformers 4 reports no attentions for these
-FIXED = ("Data2Vec-Vision",) if FIVE else ()  # the class of its attention is chosen when it is built
+SILENT = ("SiglipModel", "Siglip2Model") if VERSION < (5, 0) else ()  # transformers 4 reports no attentions for these
+FIXED = ("Data2Vec-Vision",) if VERSION >= (5, 0) else ()  # the class of its attention is chosen when it is built
 SHOWN = [c for c in HERE if c.config and c.family not in ("ViT-MAE", "SigLIP 2") and c.name not in SILENT]
 
 
