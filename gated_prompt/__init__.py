@@ -5,6 +5,7 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from .averaging import AveragedAdapter, AveragingCallback
 from .card import model_card, write_card
 from .config import GatedPromptConfig
 from .errors import (
@@ -20,10 +21,13 @@ from .errors import (
 )
 from .folding import fold_temperatures, unfold_temperatures
 from .hub import push_to_hub
+from .initialize import initialize_prompts
 from .loading import load
 from .model import GatedPromptModel
+from .optim import parameter_groups
 from .pruning import Pruning, pruning
 from .readouts import gates, selection_ratios, temperatures
+from .recorder import GateRecorder
 from .registration import register
 from .saving import save
 
@@ -33,10 +37,13 @@ __all__ = [
     "AdapterMismatchError",
     "AdapterNameError",
     "ArchitectureError",
+    "AveragedAdapter",
+    "AveragingCallback",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
     "DataError",
+    "GateRecorder",
     "GatedPromptConfig",
     "GatedPromptError",
     "GatedPromptModel",
@@ -44,8 +51,10 @@ __all__ = [
     "UnsupportedOperationError",
     "fold_temperatures",
     "gates",
+    "initialize_prompts",
     "load",
     "model_card",
+    "parameter_groups",
     "pruning",
     "push_to_hub",
     "save",

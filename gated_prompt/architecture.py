@@ -5,6 +5,7 @@ No family is named here. The blocks are the one list of equal modules that hold 
 projection and the prefix tokens (CLS, registers, ...) are what stands before it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class VisionTransformer:
 
     `blocks`: the L transformer blocks; `queries`: one for each block; `ancestors`: the modules that hold the
     blocks, the root first; `before`: the modules that run before them; `embeddings`: the one of these that holds
-    the patch projection; `position_biases`: relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: tokens
+    the patch `projection`; `position_biases`: relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: tokens
     that stand before the patches; `patch_values`: numbers in one patch (3 p p).
     """
 
@@ -57,10 +58,16 @@ class VisionTransformer:
     ancestors: list[nn.Module]
     before: list[nn.Module]
     embeddings: nn.Module
+    projection: nn.Module
     position_biases: list[PositionBias]
     hidden_size: int
     num_prefix_tokens: int
     patch_values: int
+
+    @property
+    def prompt_bound(self) -> float:
+        """Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the patch projection's Xavier bound."""
+        return math.sqrt(6.0 / (self.patch_values + self.hidden_size))
 
 
 def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> VisionTransformer:
@@ -96,6 +103,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         ancestors=ancestors,
         before=before,
         embeddings=embeddings,
+        projection=projection,
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
         num_prefix_tokens=_count_prefix_tokens(body, blocks, hidden_size),

@@ -5,7 +5,6 @@ There is one bank a model, a child of its root named `gated_prompt`, so that the
 path into the backbone and survive renamings there. What the numbers do is in `hooks.py`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,8 +14,19 @@ from torch import nn
 
 from .architecture import VisionTransformer
 from .config import GatedPromptConfig
+from .config_file import fingerprint
 from .errors import UnsupportedOperationError
-from .layout import GATE_LOGITS, TEMPERATURES, TOKENS, gated_block_indices, parameter_shapes
+from .layout import (
+    GATE_LOGITS,
+    PARAMETERS,
+    TEMPERATURES,
+    TOKENS,
+    TOKENS_A,
+    TOKENS_B,
+    gated_block_indices,
+    parameter_shapes,
+)
+from .low_rank import factor_bound, factorise
 from .passage import CachedKeysValues, Passage, cached_keys_values, plan_passage
 
 if TYPE_CHECKING:
@@ -57,20 +67,24 @@ class Plan:
 class PromptBank(nn.Module, BaseTunerLayer):
     """Holds, for each adapter name:
 
-    - `gated_prompt_tokens` (S, P, D), S = 1, or L - k when deep;
+    - `gated_prompt_tokens` (S, P, D), S = 1, or L - k when deep; with a `prompt_rank` r instead
+      `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
     - `gated_prompt_gate_logits` (G,), one for each gated block, where gates are learned;
     - `gated_prompt_temperatures` (L - k,), one for each block from k on, where temperatures are learned.
     """
 
-    adapter_layer_names = (TOKENS, GATE_LOGITS, TEMPERATURES)
-    other_param_names = ("plans", "keys_values")
+    adapter_layer_names = PARAMETERS
+    other_param_names = ("plans", "fresh_prompts", "keys_values")
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.gated_prompt_tokens = nn.ParameterDict()
+        self.gated_prompt_tokens_a = nn.ParameterDict()
+        self.gated_prompt_tokens_b = nn.ParameterDict()
         self.gated_prompt_gate_logits = nn.ParameterDict()
         self.gated_prompt_temperatures = nn.ParameterDict()
         self.plans: dict[str, Plan] = {}
+        self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the prompts as they started
         self.handles: list[Removable] = []
         # How the prompts pass (passage.py): what is known of the model, and what the last forward decided.
         self.routes: dict[int, AttentionRoute] = {}
@@ -95,14 +109,18 @@ class PromptBank(nn.Module, BaseTunerLayer):
         """Make the parameters of a new adapter, on the device and in the precision of the blocks.
 
         Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the bound of the patch projection's Xavier
-        start, as in the official code; gate logits at `gate_init`; temperatures at `temperature_init`.
+        start, as in the official code (a product of low rank with the same variance); gate logits at `gate_init`;
+        temperatures at `temperature_init`.
         """
         num_layers = len(vit.blocks)
         shapes = parameter_shapes(config, num_layers, vit.hidden_size)
-        bound = math.sqrt(6.0 / (vit.patch_values + vit.hidden_size))
+        bound = vit.prompt_bound
+        factor = factor_bound(bound, config.prompt_rank or 1)
         like = self._like()
         starts = {
             TOKENS: (-bound, bound),
+            TOKENS_A: (-factor, factor),
+            TOKENS_B: (-factor, factor),
             GATE_LOGITS: (config.gate_init,) * 2,
             TEMPERATURES: (config.temperature_init,) * 2,
         }
@@ -120,6 +138,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
             prompts=slice(first, first + config.num_virtual_tokens),
             gate_rows={block: row for row, block in enumerate(gated)},
         )
+        self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
 
     @property
@@ -163,12 +182,56 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     def tokens(self, plan: Plan, block: int) -> torch.Tensor:
         """Prompt tokens (P, D) that enter at this block."""
-        return self.gated_prompt_tokens[plan.name][block - plan.config.insert_at if plan.config.deep else 0]
+        row = block - plan.config.insert_at if plan.config.deep else 0
+        if plan.config.prompt_rank is None:
+            return self.gated_prompt_tokens[plan.name][row]
+        return self.gated_prompt_tokens_a[plan.name][row] @ self.gated_prompt_tokens_b[plan.name][row]
+
+    def all_tokens(self, plan: Plan) -> torch.Tensor:
+        """The prompt tokens of every block where some enter, (S, P, D)."""
+        if plan.config.prompt_rank is None:
+            return self.gated_prompt_tokens[plan.name]
+        return self.gated_prompt_tokens_a[plan.name] @ self.gated_prompt_tokens_b[plan.name]
+
+    def start_from(self, plan: Plan, tokens: torch.Tensor) -> None:
+        """Let the prompts start from `tokens` (S, P, D); of low rank from what comes nearest to them."""
+        starts = {TOKENS: tokens}
+        if plan.config.prompt_rank is not None:
+            starts = dict(zip((TOKENS_A, TOKENS_B), factorise(tokens, plan.config.prompt_rank), strict=True))
+        with torch.no_grad():
+            for name, start in starts.items():
+                getattr(self, name)[plan.name].copy_(start)
+        self.fresh_prompts[plan.name] = self._fingerprint(plan.name)
+
+    def is_trained(self, plan: Plan) -> bool:
+        """Whether the prompts are no longer what they started from: they were trained, loaded or set."""
+        fresh = self.fresh_prompts.get(plan.name)
+        return fresh is None or fresh != self._fingerprint(plan.name)
+
+    def _fingerprint(self, adapter_name: str) -> str | None:
+        dicts = [getattr(self, name) for name in (TOKENS, TOKENS_A, TOKENS_B)]
+        parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
+        if any(part.is_meta for part in parts):  # to be filled from a file
+            return None
+        return fingerprint(b"".join(part.float().cpu().numpy().tobytes() for part in parts))
 
     def gate(self, plan: Plan, block: int) -> torch.Tensor | None:
-        """Gate value g = sigmoid(logit) of this block as a scalar tensor, or None where there is no gate."""
+        """Gate value g = sigmoid(logit) of this block as a scalar tensor, or None where there is no gate.
+
+        With `hard_gates` it is 0 or 1: logit > 0 in eval mode; while training logit + noise > 0, the noise logistic,
+        so that 1 has probability g, with the gradient of sigmoid(logit + noise) (straight through). One draw serves
+        the whole batch. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel temperature 1.
+        """
         row = plan.gate_rows.get(block)
-        return None if row is None else torch.sigmoid(self.gated_prompt_gate_logits[plan.name][row])
+        if row is None:
+            return None
+        logit = self.gated_prompt_gate_logits[plan.name][row]
+        if not plan.config.hard_gates:
+            return torch.sigmoid(logit)
+        if not self.training:
+            return (logit > 0).to(logit.dtype)
+        soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
 
     def inverse_temperature(self, plan: Plan, block: int) -> torch.Tensor | float | None:
         """1 / tau of this block, or None where it is exactly 1 for good."""

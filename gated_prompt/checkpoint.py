@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from .config_file import FINGERPRINT, fingerprint
 from .errors import DamagedAdapterError
-from .layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS, parameter_shapes
+from .layout import BANK, PARAMETERS, parameter_shapes
 
 if TYPE_CHECKING:
     from .config import GatedPromptConfig
@@ -127,7 +127,7 @@ def _check_keys_and_shapes(config: "GatedPromptConfig", path: str, tensors: dict
         if not any(key.startswith(head) for key in tensors):
             raise DamagedAdapterError(f"{path} lacks the tensors of the head {head!r}; save or download it again")
     # PEFT 0.18 also writes the prompts of all other adapters on the model, under their names; no loader reads them.
-    others = tuple(f"{PREFIX}{BANK}.{name}." for name in (TOKENS, GATE_LOGITS, TEMPERATURES))
+    others = tuple(f"{PREFIX}{BANK}.{name}." for name in PARAMETERS)
     surplus = [key for key in tensors if key not in expected and not key.startswith((*heads, *others))]
     if surplus:
         raise DamagedAdapterError(

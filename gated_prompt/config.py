@@ -48,6 +48,12 @@ class GatedPromptConfig(PeftConfig):
     gated_blocks: list[int] | None = field(
         default=None, metadata={"help": "indices of the gated blocks; None: all from insert_at but the last"}
     )
+    hard_gates: bool = field(
+        default=False,
+        metadata={
+            "help": "gates are drawn open or shut while training, and open where logit > 0 in eval (paper, Table 4)"
+        },
+    )
     temperature: bool = field(
         default=True, metadata={"help": "learn one attention temperature for each block from insert_at on"}
     )
@@ -65,6 +71,9 @@ class GatedPromptConfig(PeftConfig):
         metadata={
             "help": "in eval, gates up to this value count as closed, which saves time; 0: only those that do nothing"
         },
+    )
+    prompt_rank: int | None = field(
+        default=None, metadata={"help": "r: the prompts are a product (P, r) (r, D); None: P x D free numbers"}
     )
     pooling: str | None = field(
         default=None,
@@ -123,6 +132,11 @@ class GatedPromptConfig(PeftConfig):
             return faults  # values of a wrong type cannot be compared
         if self.num_virtual_tokens < 1:
             faults.append(f"num_virtual_tokens is {self.num_virtual_tokens}; at least 1 is needed")
+        if self.prompt_rank is not None and not 1 <= self.prompt_rank <= self.num_virtual_tokens:
+            faults.append(
+                f"prompt_rank is {self.prompt_rank}; it must lie between 1 and num_virtual_tokens, "
+                f"{self.num_virtual_tokens}; None gives prompts of full rank"
+            )
         if self.insert_at < 0:
             faults.append(f"insert_at is {self.insert_at}; blocks are counted from 0")
         if not 0 <= self.prompt_dropout < 1:
@@ -139,6 +153,8 @@ class GatedPromptConfig(PeftConfig):
             faults.append(f"gate_init is {self.gate_init}; a finite logit is needed (-20 closes a gate, 20 opens it)")
         if not 0 <= self.gate_tolerance < 1:
             faults.append(f"gate_tolerance is {self.gate_tolerance}; it is a gate value and must lie in [0, 1)")
+        if self.hard_gates and (self.deep or not self.gates):
+            faults.append("hard_gates=True needs gates, and there are none with deep=True or gates=False")
         if self.gated_blocks is None:
             return faults
         if self.deep:
@@ -236,10 +252,10 @@ def _type_faults(config: GatedPromptConfig) -> list[str]:
 
     for name in ("num_virtual_tokens", "insert_at"):
         expect(name, _is_int(getattr(config, name)), f"an integer below {LARGEST}")
-    for name in ("num_prefix_tokens", "num_layers", "hidden_size", "detected_prefix_tokens"):
+    for name in ("prompt_rank", "num_prefix_tokens", "num_layers", "hidden_size", "detected_prefix_tokens"):
         value = getattr(config, name)
         expect(name, value is None or _is_int(value), f"None or an integer below {LARGEST}")
-    for name in ("deep", "gates", "temperature", "eval_backbone", "inference_mode"):
+    for name in ("deep", "gates", "hard_gates", "temperature", "eval_backbone", "inference_mode"):
         expect(name, isinstance(getattr(config, name), bool), "True or False")
     for name in ("gate_init", "gate_tolerance", "temperature_init", "prompt_dropout"):
         expect(name, _is_number(getattr(config, name)), "a number")

@@ -64,6 +64,10 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     beyond = [block for block in config.gated_blocks or [] if block > last]
     if beyond:
         faults.append(f"gated_blocks {beyond} lie beyond the last block, {last}")
+    if (config.prompt_rank or 0) > vit.hidden_size:
+        faults.append(
+            f"prompt_rank is {config.prompt_rank}; the width of this {type(model).__name__} is {vit.hidden_size}"
+        )
     names = [name for name, _ in model.named_modules()]
     for wanted in config.modules_to_save or []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):

@@ -11,7 +11,7 @@ from torch import nn
 
 from .checkpoint import PREFIX
 from .errors import AdapterNameError
-from .layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS
+from .layout import BANK, PARAMETERS
 
 BASE = "__base__"  # in PEFT's mixed batches: no adapter
 
@@ -39,7 +39,7 @@ def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> Non
 
 
 def _parts_of_saved_keys(model: nn.Module, heads: Iterable[str]) -> set[str]:
-    own = [f"{PREFIX}{BANK}.{name}" for name in (TOKENS, GATE_LOGITS, TEMPERATURES)]
+    own = [f"{PREFIX}{BANK}.{name}" for name in PARAMETERS]
     keys = [key.replace(".original_module.", ".") for key in model.state_dict() if ".modules_to_save." not in key]
     saved = [key for key in keys if any(f".{head}." in f".{key}" for head in heads)]
     return {"modules_to_save", "original_module"}.union(*(key.split(".") for key in own + saved))

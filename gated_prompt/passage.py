@@ -69,6 +69,9 @@ def _closed_blocks(bank: "PromptBank", plan: "Plan", dtype: torch.dtype) -> froz
     logits = bank.gated_prompt_gate_logits[plan.name].detach()
     if bank.training and logits.is_cuda and bank.closed_in_training == frozenset():
         return frozenset()
+    if plan.config.hard_gates:  # drawn anew in every step of a training; in eval exactly 0 or 1
+        values = [] if bank.training else logits.tolist()
+        return frozenset(block for block, row in plan.gate_rows.items() if values and values[row] <= 0)
     limit = torch.finfo(dtype).eps * CLOSED
     if bank.training:
         limit = min(limit, torch.finfo(logits.dtype).eps * CLOSED)
@@ -91,7 +94,7 @@ def cached_keys_values(bank: "PromptBank", plan: "Plan") -> CachedKeysValues | N
     parts = [bank.routes[block].parts for block in plan.blocks if block in bank.passage.passive]
     if not parts or any(part.is_adapted for part in parts):
         return None
-    tokens = bank.gated_prompt_tokens[plan.name].detach()
+    tokens = bank.all_tokens(plan).detach()
     weights = [p for part in parts for m in (part.norm, part.key, part.value) for p in m.parameters()]
     if any(p.is_inference() for p in weights):
         return None

@@ -12,6 +12,7 @@ from .errors import GatedPromptError
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     """Gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
 
+    With `hard_gates` this is the probability that training draws an open gate; eval mode opens those above 0.5.
     `adapter_name=None` means the active adapter, here and below (paper, Section 4).
 
     Raises:

@@ -21,6 +21,8 @@ CASES = {
     "gated": {},
     "deep": {"deep": True},
     "shallow_at_2": {"insert_at": 2, "gates": False, "temperature": False},
+    "low_rank": {"prompt_rank": 2},
+    "hard_gates": {"hard_gates": True, "gated_blocks": [0, 1, 2, 3], "pooling": "prompts"},
     "no_head": {"modules_to_save": [], "gated_blocks": [0, 2], "pooling": "prompts_and_patches"},
 }
 
