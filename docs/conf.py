@@ -1,6 +1,7 @@
 """Sphinx builds these pages without the network: make docs, then open docs/_build/html/index.html."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,22 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 
 
+def from_markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Code fences and tables in docstrings become literal blocks, and `code`s may go on as words."""
+    shown: list[str] = []
+    fenced = table = False
+    for line in lines:
+        text = line.lstrip()
+        indent = line[: len(line) - len(text)]
+        fence, row = text.startswith("```"), text.startswith("|")
+        if (fence and not fenced) or (row and not table and not fenced):
+            shown += [indent + "::", ""]
+        fenced, table = fenced != fence, row
+        if not fence:
+            shown.append("    " + line if fenced or row else re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line))
+    lines[:] = shown
+
+
 def list_settings(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Below the docstring of the config: each setting with its default and the help text that it carries."""
     if obj is not gated_prompt.GatedPromptConfig:
@@ -51,4 +68,5 @@ def hide_inherited(app: Any, what: str, name: str, obj: Any, *others: Any) -> tu
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", hide_inherited)
+    app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", list_settings)
