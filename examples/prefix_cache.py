@@ -6,11 +6,13 @@ same in every epoch. It is kept in a memory-mapped safetensors file; training th
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -64,8 +66,12 @@ def _hand_on(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def cache_prefix(model: nn.Module, data: Dataset[Any], file: Path, batch_size: int = 128) -> CachedPrefix:
+def cache_prefix(
+    model: nn.Module, data: Dataset[Any], file: Path, accelerator: Accelerator, batch_size: int = 128
+) -> CachedPrefix:
     """Write what reaches block k for every image of `data` (pairs of pixels and label), and check it.
+
+    Only the main process writes; each process checks with its own model that training can start at block k.
 
     Raises:
         GatedPromptError: there are no blocks below the prompts, or the model cannot start at block k: the logits of
@@ -76,28 +82,32 @@ def cache_prefix(model: nn.Module, data: Dataset[Any], file: Path, batch_size: i
         raise GatedPromptError("nothing to keep: the prompts enter at block 0; --cache_prefix needs --insert_at > 0")
     mode = model.training
     model.eval()
-    device = next(model.parameters()).device
-    parts: list[torch.Tensor] = []
-    # Before the prompts: the hooks of the adapter are older than this one.
-    hook = start.vit.blocks[start.first - 1].register_forward_hook(
-        lambda _m, _a, out: parts.append((out[0] if isinstance(out, tuple) else out).cpu())
-    )
-    labels: list[int] = []
-    wanted: torch.Tensor | None = None
-    for pixels, label in tqdm(DataLoader(data, batch_size), desc="cache", leave=False):
-        logits = model(pixels.to(device)).logits
-        wanted = logits if wanted is None else wanted
-        labels += label.tolist()
-    hook.remove()
-    partial = file.with_suffix(".partial")
-    save_file({TOKENS: torch.cat(parts)}, partial)
-    os.replace(partial, file)
-    _check(model, start, parts[0].to(device), wanted)
+    if accelerator.is_main_process:
+        partial = file.with_suffix(".partial")
+        save_file({TOKENS: torch.cat(list(_tokens(model, start, data, batch_size)))}, partial)
+        os.replace(partial, file)
+    accelerator.wait_for_everyone()
+    kept = CachedPrefix(file, [int(data[index][1]) for index in range(len(data))])  # type: ignore[arg-type]
+    _check(model, start, data[0][0][None].to(accelerator.device), kept[0][0][None].to(accelerator.device))
     model.train(mode)
-    return CachedPrefix(file, labels)
+    return kept
 
 
-def _check(model: nn.Module, start: StartAtBlock, tokens: torch.Tensor, wanted: torch.Tensor | None) -> None:
+def _tokens(model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int) -> Iterator[torch.Tensor]:
+    """What reaches block k, batch by batch (B, N, D)."""
+    seen: list[torch.Tensor] = []
+    hook = start.vit.blocks[start.first - 1].register_forward_hook(
+        lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out).cpu())
+    )
+    device = next(model.parameters()).device
+    for pixels, _ in tqdm(DataLoader(data, batch_size), desc="cache", leave=False):
+        model(pixels.to(device))
+        yield seen.pop()
+    hook.remove()
+
+
+def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
+    wanted = model(pixels).logits
     start.open()
     try:
         found = model(tokens).logits
@@ -105,7 +115,7 @@ def _check(model: nn.Module, start: StartAtBlock, tokens: torch.Tensor, wanted: 
         found = None
     finally:
         start.close()
-    if found is None or wanted is None or not torch.equal(found, wanted):
+    if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise GatedPromptError(
             f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
             "something beside them from the pixels, such as rotations); leave out --cache_prefix"

@@ -31,9 +31,14 @@ PLACES = (
 )  # settings that can hold a path
 
 
+def has_prompts(model: torch.nn.Module) -> bool:
+    """Whether the active adapter is one of gated prompts."""
+    return isinstance(model, PeftModel) and isinstance(model.active_peft_config, gated_prompt.GatedPromptConfig)
+
+
 def read_out(model: torch.nn.Module) -> dict[str, list[float]]:
     """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
-    if not isinstance(model, PeftModel):
+    if not has_prompts(model):
         return {}
     return {
         "gates": gated_prompt.gates(model).tolist(),
@@ -60,11 +65,11 @@ def environment() -> dict[str, Any]:
 def write_results(
     output: Path, model: Any, before: dict[str, Any], results: dict[str, Any], metrics: dict[str, float], notes: str
 ) -> None:
-    """Write results.json, and for prompts adapter/ with its card and gates.png; else the model itself.
+    """Write results.json, adapter/ or the whole model/, and for prompts their card and gates.png.
 
     `metrics` (the Hub's name of each -> value) and `notes` (Markdown) go into the card.
     """
-    if isinstance(model, PeftModel):
+    if has_prompts(model):
         config = model.active_peft_config
         results["settings"] |= {k: v for k, v in dataclasses.asdict(config).items() if k in results["settings"]}
         results |= {"before": before, "after": read_out(model)}
@@ -77,13 +82,13 @@ def write_results(
         shutil.copy(output / "gates.png", output / "adapter")
         write_card(output / "adapter", model, results, metrics, notes)
     else:
-        model.save_pretrained(output / "model")
+        model.save_pretrained(output / ("adapter" if isinstance(model, PeftModel) else "model"))
     write_json(output / "results.json", results)
 
 
 def push(output: Path, model: torch.nn.Module, repository: str) -> None:
     """Upload what `write_results` wrote to the Hub: the adapter with its card and picture, or the whole model."""
-    if isinstance(model, PeftModel):
+    if has_prompts(model):
         card = ModelCard.load(output / "adapter" / "README.md")
         gated_prompt.push_to_hub(model, repository, card=card, files=[output / "gates.png"])
     else:

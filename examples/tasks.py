@@ -1,57 +1,106 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The image classification tasks that the example scripts know: scanned digits, and the 19 of VTAB-1k.
+"""The image classification tasks that the example scripts know: scanned digits, the 19 of VTAB-1k, the 5 of FGVC.
 
-A task has 800 images to train on and 200 to choose settings with; the paper's final run trains on both. The test part
-is scored once.
+A VTAB task has 800 images to train on and 200 to choose settings with; the paper's final run trains on both. FGVC's
+final runs train on its training part alone. The test part is scored once.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from transformers import ImageProcessingMixin
 
 from gated_prompt import GatedPromptError
+from gated_prompt.data import fgvc
 from gated_prompt.data.images import LabelledImages, Provenance
-from gated_prompt.data.preprocess import VtabTransform
+from gated_prompt.data.preprocess import FgvcTransform, VtabTransform
 from gated_prompt.data.vtab import TASKS, load_folder, load_hub
 from gated_prompt.errors import DataError
 
 KNOWN = ("digits", *TASKS)
 
 
+TRAIN_SPLITS = ("train800val200", "train800")
+EVAL_SPLITS = ("test", "val200")
+FGVC_EVAL_SPLITS = ("test", "val")
+
+
 @dataclass(frozen=True)
 class Task:
-    """One task: `train` holds the 800 images, then the 200."""
+    """One task: the images to train on and those to score."""
 
     name: str
     class_names: list[str]
     train: LabelledImages
-    test: LabelledImages
+    eval: LabelledImages
 
 
-def load_task(name: str, data_dir: str | None = None) -> Task:
-    """Load a task by name: from a folder in the community's "vtab-1k" layout, or from the Hub without one.
+def load_task(
+    name: str, data_dir: str | None = None, train_split: str = "train800val200", eval_split: str = "test"
+) -> Task:
+    """Load digits or a VTAB task: from a folder in the community's "vtab-1k" layout, or from the Hub without one.
 
     Raises:
-        DataError: the name is unknown (the known ones are listed), or the data are not what they should be.
+        DataError: task or split are unknown (the known ones are listed), the images to score are among those to train
+            on, or the data are not what they should be.
     """
     if name not in KNOWN:
         raise DataError(f"unknown task {name!r}; known tasks: {', '.join(KNOWN)}")
+    _check_split("--train_split", train_split, TRAIN_SPLITS)
+    _check_split("--eval_split", eval_split, EVAL_SPLITS)
+    if (train_split, eval_split) == ("train800val200", "val200"):
+        raise DataError("--train_split train800val200 holds the images of --eval_split val200; train on train800")
     if name == "digits":
-        train, test = _digits(slice(0, 1000), "train800val200"), _digits(slice(1000, None), "test")
+        train, scored = _digits(train_split), _digits(eval_split)
     elif data_dir is not None:
-        train, test = (load_folder(data_dir, name, split) for split in ("train800val200", "test"))
+        train, scored = (load_folder(data_dir, name, split) for split in (train_split, eval_split))
     else:
-        train, test = (load_hub(name, split) for split in ("train800val200", "test"))
-    names = train.class_names or [str(index) for index in range(train.num_classes)]
-    return Task(name, list(names), train, test)
+        train, scored = (load_hub(name, split) for split in (train_split, eval_split))
+    return _task(name, train, scored)
 
 
-def transform_for(backbone: str) -> VtabTransform:
-    """Straight resize to the size in a backbone's `preprocessor_config.json`, with its mean and standard deviation.
+def load_fgvc_task(name: str, data_dir: str | None = None, eval_split: str = "test") -> Task:
+    """Load an FGVC data set: by VPT's JSON lists where the folder has them, by its own lists, or from the Hub.
 
-    The file is read without making an image processor of it: for that transformers 5.9 wants torchvision.
+    Raises:
+        DataError: data set or split are unknown (the known ones are listed), or the data are not what they should be.
+    """
+    if name not in fgvc.FGVC:
+        raise DataError(f"unknown task {name!r}; known tasks: {', '.join(fgvc.FGVC)}")
+    _check_split("--eval_split", eval_split, FGVC_EVAL_SPLITS)
+    if data_dir is None:
+        train, scored = (fgvc.load_hub(name, split) for split in ("train", eval_split))
+    elif (Path(data_dir) / "train.json").is_file():
+        train, scored = (fgvc.load_json(data_dir, name, split) for split in ("train", eval_split))
+    else:
+        train, scored = (fgvc.load_folder(data_dir, name, split) for split in ("train", eval_split))
+    return _task(name, train, scored)
+
+
+def _check_split(argument: str, split: str, known: tuple[str, ...]) -> None:
+    if split not in known:
+        raise DataError(f"unknown {argument} {split!r}; known splits: {', '.join(known)}")
+
+
+def _task(name: str, train: LabelledImages, scored: LabelledImages) -> Task:
+    return Task(name, list(train.class_names or map(str, range(train.num_classes))), train, scored)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a backbone wants its images: `side` pixels, normalised by `mean` and `std`."""
+
+    side: int
+    mean: list[float]
+    std: list[float]
+
+
+def image_settings(backbone: str) -> ImageSettings:
+    """Read a backbone's `preprocessor_config.json`.
+
+    Without making an image processor of it: for that transformers 5.9 wants torchvision.
 
     Raises:
         GatedPromptError: there is no such file, or it lacks one of the three.
@@ -60,12 +109,24 @@ def transform_for(backbone: str) -> VtabTransform:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(backbone)
         size = settings.get("crop_size") or settings["size"]
         side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-        return VtabTransform(settings["image_mean"], settings["image_std"], size=int(side))
+        return ImageSettings(int(side), settings["image_mean"], settings["image_std"])
     except (OSError, KeyError) as error:
         raise GatedPromptError(
             f"cannot read size, image_mean and image_std from the preprocessor_config.json of {backbone!r} "
             f"({str(error).splitlines()[0]}); put one beside the model, as ViTImageProcessor.save_pretrained writes it"
         ) from error
+
+
+def transform_for(backbone: str) -> VtabTransform:
+    """Straight resize to a backbone's size."""
+    wanted = image_settings(backbone)
+    return VtabTransform(wanted.mean, wanted.std, size=wanted.side)
+
+
+def fgvc_transform_for(backbone: str, train: bool) -> FgvcTransform:
+    """Short side to 256 and a crop of 224, or in that proportion for a backbone of another size."""
+    wanted = image_settings(backbone)
+    return FgvcTransform(wanted.mean, wanted.std, train=train, resize=round(wanted.side * 256 / 224), crop=wanted.side)
 
 
 @dataclass(frozen=True)
@@ -82,12 +143,20 @@ class _Scans:
         return f"digit {index}"
 
 
-def _digits(part: slice, split: str) -> LabelledImages:
+_DIGITS_PARTS = {
+    "train800": slice(800),
+    "val200": slice(800, 1000),
+    "train800val200": slice(1000),
+    "test": slice(1000, None),
+}
+
+
+def _digits(split: str) -> LabelledImages:
     """The 1797 scanned digits that come with scikit-learn, 8 x 8 pixels, in a fixed random order."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.target))[part]
+    order = np.random.default_rng(0).permutation(len(data.target))[_DIGITS_PARTS[split]]
     provenance = Provenance(
         dataset="digits",
         split=split,

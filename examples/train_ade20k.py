@@ -36,9 +36,10 @@ from segmentation_scores import confusion_matrix, majority_score, score
 from setr import SetrPupForSemanticSegmentation, setr_loss
 from setr_optimizer import parameter_groups, poly_schedule
 from sliding_window import MULTI_SCALE, predict
+from tasks import image_settings
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoImageProcessor, HfArgumentParser
+from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.ade20k import IGNORE
@@ -149,8 +150,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     num_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     before = read_out(model)
     accelerator.print(f"{args.method}: {num_trained} trained parameters")
-    processor = AutoImageProcessor.from_pretrained(args.backbone)
-    mean, std = processor.image_mean, processor.image_std
+    wanted = image_settings(args.backbone)
+    mean, std = wanted.mean, wanted.std
     count = min(len(task.train), args.max_train_samples or len(task.train))
     if count < args.per_device_train_batch_size * accelerator.num_processes:
         raise GatedPromptError(f"{count} training images do not fill one batch; lower --per_device_train_batch_size")

@@ -10,6 +10,7 @@ import runpy
 import shlex
 import sys
 from contextlib import redirect_stdout
+from itertools import takewhile
 
 import pytest
 from test_docs import PAGES, ROOT, blocks, pages
@@ -41,7 +42,8 @@ def options_given() -> dict[str, set[str]]:
         words = shlex.split(command, comments=True)
         for start, word in enumerate(words):
             if word.startswith("examples/") and word.endswith(".py"):
-                options = {after.split("=")[0] for after in words[start + 1 :] if after.startswith("--")}
+                own = takewhile(lambda after: after != "--", words[start + 1 :])  # what follows is for another script
+                options = {after.split("=")[0] for after in own if after.startswith("--")}
                 found.setdefault(word, set()).update(options)
     return found
 

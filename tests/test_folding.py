@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from families import CASES
+from families import HERE
 from models import images, vit
 from peft import PeftModel, get_peft_model
 from test_families import P, prompted, read
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperationError
-
-HERE = [case for case in CASES if case.exists]
 
 
 def make(**settings) -> PeftModel:

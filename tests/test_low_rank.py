@@ -60,8 +60,9 @@ def full(low: PeftModel) -> PeftModel:
     bank = low.base_model.model.gated_prompt
     plan = bank.plan
     model = make(prompt_rank=None, deep=plan.config.deep, prompt_dropout=plan.config.prompt_dropout)
-    state = {k: v for k, v in low.state_dict().items() if "tokens" not in k}
-    model.load_state_dict(state, strict=False)
+    others = {name: value for name, value in low.named_parameters() if "tokens" not in name}
+    for name, value in others.items():
+        model.get_parameter(name).data.copy_(value)
     tokens = model.base_model.model.gated_prompt.gated_prompt_tokens["default"]
     tokens.data.copy_(torch.stack([bank.tokens(plan, block) for block in range(4 if plan.config.deep else 1)]))
     return model

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from families import CASES, DEPTH, Case
+from families import DEPTH, HERE, Case
 from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from test_families import P, prompted, read, trained
@@ -27,7 +27,6 @@ WAYS = {
     "deep from block 1, dropout": {"deep": True, "insert_at": 1, "prompt_dropout": 0.5},
     "dropout": {"logits": [CLOSED, OPEN, CLOSED], "prompt_dropout": 0.5},
 }
-HERE = [case for case in CASES if case.exists]
 
 
 def make(case: Case, attention: str = "sdpa", logits: list[float] | None = None, **settings) -> PeftModel:
@@ -83,7 +82,7 @@ def test_which_families_have_no_short_way() -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("way", WAYS)
 def test_outputs_and_gradients_of_training(way: str, attention: str) -> None:
-    case = next(case for case in CASES if case.id == "ViTForImageClassification")
+    case = next(case for case in HERE if case.id == "ViTForImageClassification")
     results = []
     for fast in (True, False):
         model = make(case, attention, **WAYS[way])
@@ -106,7 +105,7 @@ def test_outputs_and_gradients_of_training(way: str, attention: str) -> None:
 @pytest.mark.parametrize("way", [*WAYS, "last closed"])
 def test_float64(way: str, pooling: str | None) -> None:
     settings = WAYS.get(way, {"gated_blocks": [1, 3], "logits": [OPEN, CLOSED]})
-    case = next(case for case in CASES if case.id == "ViTForImageClassification")
+    case = next(case for case in HERE if case.id == "ViTForImageClassification")
     results = []
     for fast in (True, False):
         model = make(case, pooling=pooling, **settings).double()

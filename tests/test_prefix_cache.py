@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CASES
+from accelerate import Accelerator
+from families import HERE
 from models import images, vit
 from peft import get_peft_model
 from prefix_cache import CachedPrefix, StartAtBlock, cache_prefix
@@ -45,7 +46,7 @@ def test_blocks_below_the_prompts_build_no_graph() -> None:
 def test_training_from_kept_tokens_is_training_from_pixels(tmp_path: Path) -> None:
     wanted = train(make(), DATA)
     model = make()
-    kept = cache_prefix(model, DATA, tmp_path / "prefix.safetensors", batch_size=3)
+    kept = cache_prefix(model, DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True), batch_size=3)
     assert [path.name for path in tmp_path.iterdir()] == ["prefix.safetensors"]
     assert len(kept) == 6
     assert kept[4][0].shape == (17, 32)
@@ -76,7 +77,7 @@ def _twin(parameters: dict[str, torch.Tensor]):
 
 
 def test_workers_read_the_same_file(tmp_path: Path) -> None:
-    kept = cache_prefix(make(), DATA, tmp_path / "prefix.safetensors")
+    kept = cache_prefix(make(), DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True))
     assert isinstance(kept, CachedPrefix)
     alone = torch.cat([tokens for tokens, _ in DataLoader(kept, 2)])
     assert torch.equal(torch.cat([tokens for tokens, _ in DataLoader(kept, 2, num_workers=1)]), alone)
@@ -84,8 +85,8 @@ def test_workers_read_the_same_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GatedPromptError, match="--insert_at > 0"):
-        cache_prefix(make(insert_at=0), DATA, tmp_path / "prefix.safetensors")
-    rotated = next((c for c in CASES if c.exists and c.id == "DINOv3ViTModel"), None)
+        cache_prefix(make(insert_at=0), DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True))
+    rotated = next((c for c in HERE if c.id == "DINOv3ViTModel"), None)
     if rotated is None:
         pytest.skip("this transformers has no DINOv3")
 
@@ -100,4 +101,4 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
             return output
 
     with pytest.raises(GatedPromptError, match="cannot start at block 2"):
-        cache_prefix(make(WithLogits), DATA, tmp_path / "prefix.safetensors")
+        cache_prefix(make(WithLogits), DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True))

@@ -8,6 +8,7 @@ import methods
 import pytest
 import torch
 import train_vtab
+import training
 from accelerate.state import AcceleratorState, GradientState
 from data_files import real_data
 from methods import PromptArguments
@@ -44,7 +45,7 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
     results = run(backbone, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["num_train"] == 96
-    assert results["num_test"] == 797
+    assert results["num_eval"] == 797
     assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 10 * 32 + 10
     assert results["steps"] == 9
     assert set(results["blocks"]["gates"]) == {0, 1, 2}
@@ -55,7 +56,7 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
         assert len(picture.convert("L").resize((64, 32)).getcolors()) > 5  # not blank
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "import gated_prompt" in card
-    assert f"{results['test_accuracy']:.4f}" in card
+    assert f"{results['accuracy']:.4f}" in card
     assert str(backbone) not in card.split("## Settings")[0]
 
     base = AutoModelForImageClassification.from_pretrained(backbone, num_labels=10)
@@ -64,9 +65,9 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
     task = load_task("digits")
     transform = transform_for(str(backbone))
     with torch.no_grad():
-        pixels = torch.stack([transform(image) for image, _ in task.test])
-        found = (model(pixels).logits.argmax(1) == torch.tensor(task.test.labels)).float().mean().item()
-    assert found == pytest.approx(results["test_accuracy"], abs=1e-6)
+        pixels = torch.stack([transform(image) for image, _ in task.eval])
+        found = (model(pixels).logits.argmax(1) == torch.tensor(task.eval.labels)).float().mean().item()
+    assert found == pytest.approx(results["accuracy"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("every", "kill_at"), [("epoch", 4), ("epoch", 6), ("2", 5), ("1", 7)])
@@ -105,10 +106,13 @@ def test_seeds(backbone: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "trained"),
     [
+        ("gate_only", 3 * 32 + 3 + 330),
+        ("temperature_only", 3 * 32 + 4 + 330),
         ("shallow", 3 * 32 + 330),
         ("deep", 4 * 3 * 32 + 330),
         ("linear", 330),
         ("full", None),
+        ("lora", 4 * 2 * 8 * (32 + 32) + 330),  # 4 blocks, queries and values, rank 8
     ],
 )
 def test_methods(backbone, tmp_path, method, trained) -> None:
@@ -116,7 +120,7 @@ def test_methods(backbone, tmp_path, method, trained) -> None:
     base = AutoModelForImageClassification.from_pretrained(backbone, num_labels=10)
     everything = sum(p.numel() for p in base.parameters())
     assert results["trained_parameters"] == (everything if trained is None else trained)
-    assert (tmp_path / "adapter").is_dir() is (method in ("shallow", "deep"))
+    assert (tmp_path / "adapter").is_dir() is (method not in ("linear", "full"))
     assert (tmp_path / "model").is_dir() is (method in ("linear", "full"))
 
 
@@ -124,7 +128,7 @@ def test_the_schedule_is_the_papers() -> None:
     """Rate 0 in the first epoch, linear to epoch 10, then a cosine: the values the official loop uses."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    schedule = train_vtab.get_cosine_schedule_with_warmup(optimizer, 10, 100)
+    schedule = training.get_cosine_schedule_with_warmup(optimizer, 10, 100)
     rates = []
     for _ in range(100):
         rates.append(schedule.get_last_lr()[0])
@@ -193,10 +197,10 @@ def test_a_backbone_without_a_preprocessor_is_refused(tmp_path, monkeypatch, lef
 
 def test_digits_are_split_like_vtab() -> None:
     task = load_task("digits")
-    assert (len(task.train), len(task.test)) == (1000, 797)
+    assert (len(task.train), len(task.eval)) == (1000, 797)
     assert task.class_names == list("0123456789")
     assert task.train[0][0].size == (8, 8)
-    pixels = [image.tobytes() for part in (task.train, task.test) for image, _ in part]
+    pixels = [image.tobytes() for part in (task.train, task.eval) for image, _ in part]
     assert len(set(pixels)) == len(pixels) == 1797
 
 
@@ -204,7 +208,7 @@ def test_digits_are_split_like_vtab() -> None:
     ("arguments", "error", "words"),
     [
         (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
-        (["--method", "lora"], GatedPromptError, "unknown method 'lora'; known methods: gated, shallow"),
+        (["--method", "adapter"], GatedPromptError, "unknown method 'adapter'; known methods: gated, gate_only"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),
         (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
@@ -228,6 +232,6 @@ def test_a_vtab_task_from_the_folder_layout(backbone, tmp_path) -> None:
     train, test = (pytest.warns(InexactDataWarning, match=f"lists {count} images, expected") for count in (100, 60))
     with test, train:
         results = run(backbone, tmp_path, "--task", "dtd", "--data_dir", str(layout), "--num_train_epochs", "2")
-    assert (results["num_train"], results["num_test"]) == (96, 60)
+    assert (results["num_train"], results["num_eval"]) == (96, 60)
     assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 47 * 33  # all 47 classes, though the copy shows 10
     assert results["data"][0]["exact"] is False
