@@ -1,6 +1,7 @@
 """Sphinx builds these pages without the network: make docs, then open docs/_build/html/index.html."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ html_title = f"gated_prompt {version}"
 # Pages link to each other and to headings as on GitHub.
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+# Links out of this folder work on GitHub but not here; that all links lead somewhere is tested.
+suppress_warnings = ["myst.xref_missing"]
 
 # Docstrings are plain text with code in single backticks.
 default_role = "code"
@@ -30,6 +33,22 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
+
+
+def from_markdown(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Code fences and tables in docstrings become literal blocks, and `code`s may go on as words."""
+    shown: list[str] = []
+    fenced = table = False
+    for line in lines:
+        text = line.lstrip()
+        indent = line[: len(line) - len(text)]
+        fence, row = text.startswith("```"), text.startswith("|")
+        if (fence and not fenced) or (row and not table and not fenced):
+            shown += [indent + "::", ""]
+        fenced, table = fenced != fence, row
+        if not fence:
+            shown.append("    " + line if fenced or row else re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", line))
+    lines[:] = shown
 
 
 def list_settings(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -49,4 +68,5 @@ def hide_inherited(app: Any, what: str, name: str, obj: Any, *others: Any) -> tu
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", hide_inherited)
+    app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", list_settings)
