@@ -1,11 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The parameters of all adapters on one model: prompt tokens, gate logits and temperatures.
+"""The bank: what an adapted model has more than its base, as PEFT wants it.
 
 There is one bank a model, a child of its root named `gated_prompt`, so that the keys of an adapter file hold no
 path into the backbone and survive renamings there. What the numbers do is in `hooks.py`.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -14,20 +13,11 @@ from torch import nn
 
 from .architecture import VisionTransformer
 from .config import GatedPromptConfig
-from .config_file import fingerprint
 from .errors import UnsupportedOperationError
-from .layout import (
-    GATE_LOGITS,
-    PARAMETERS,
-    TEMPERATURES,
-    TOKENS,
-    TOKENS_A,
-    TOKENS_B,
-    gated_block_indices,
-    parameter_shapes,
-)
-from .low_rank import factor_bound, factorise
+from .layout import PARAMETERS
+from .parameters import PromptParameters
 from .passage import CachedKeysValues, Passage, cached_keys_values, plan_passage
+from .plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from .folding import Folded
@@ -45,46 +35,15 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the hooks need to know of one adapter; constants, while the tensors stay in the bank.
-
-    `prompts`: the slice of the token axis that holds the prompts; `gate_rows`: row of `gate_logits` by block.
-    """
-
-    name: str
-    config: GatedPromptConfig
-    num_layers: int
-    prompts: slice
-    gate_rows: dict[int, int]
-
-    @property
-    def blocks(self) -> range:
-        """The blocks that the prompts pass."""
-        return range(self.config.insert_at, self.num_layers)
-
-
-class PromptBank(nn.Module, BaseTunerLayer):
-    """Holds, for each adapter name:
-
-    - `gated_prompt_tokens` (S, P, D), S = 1, or L - k when deep; with a `prompt_rank` r instead
-      `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
-    - `gated_prompt_gate_logits` (G,), one for each gated block, where gates are learned;
-    - `gated_prompt_temperatures` (L - k,), one for each block from k on, where temperatures are learned.
-    """
+class PromptBank(PromptParameters, BaseTunerLayer):
+    """The parameters as a layer of PEFT, and what the hooks share during a forward."""
 
     adapter_layer_names = PARAMETERS
     other_param_names = ("plans", "fresh_prompts", "keys_values")
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
-        self.gated_prompt_tokens = nn.ParameterDict()
-        self.gated_prompt_tokens_a = nn.ParameterDict()
-        self.gated_prompt_tokens_b = nn.ParameterDict()
-        self.gated_prompt_gate_logits = nn.ParameterDict()
-        self.gated_prompt_temperatures = nn.ParameterDict()
         self.plans: dict[str, Plan] = {}
-        self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the prompts as they started
         self.handles: list[Removable] = []
         # How the prompts pass (passage.py): what is known of the model, and what the last forward decided.
         self.routes: dict[int, AttentionRoute] = {}
@@ -106,39 +65,9 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
-        """Make the parameters of a new adapter, on the device and in the precision of the blocks.
-
-        Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the bound of the patch projection's Xavier
-        start, as in the official code (a product of low rank with the same variance); gate logits at `gate_init`;
-        temperatures at `temperature_init`.
-        """
-        num_layers = len(vit.blocks)
-        shapes = parameter_shapes(config, num_layers, vit.hidden_size)
-        bound = vit.prompt_bound
-        factor = factor_bound(bound, config.prompt_rank or 1)
-        like = self._like()
-        starts = {
-            TOKENS: (-bound, bound),
-            TOKENS_A: (-factor, factor),
-            TOKENS_B: (-factor, factor),
-            GATE_LOGITS: (config.gate_init,) * 2,
-            TEMPERATURES: (config.temperature_init,) * 2,
-        }
-        for name in self.adapter_layer_names:  # as in PEFT, an adapter of the same name is replaced: leave nothing
-            if adapter_name in getattr(self, name):
-                del getattr(self, name)[adapter_name]
-        for name, shape in shapes.items():
-            start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
-            getattr(self, name)[adapter_name] = nn.Parameter(start)
-        first, gated = config.num_prefix_tokens or 0, gated_block_indices(config, num_layers)
-        self.plans[adapter_name] = Plan(
-            name=adapter_name,
-            config=config,
-            num_layers=num_layers,
-            prompts=slice(first, first + config.num_virtual_tokens),
-            gate_rows={block: row for row, block in enumerate(gated)},
-        )
-        self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
+        """Add an adapter, with its parameters on the device and in the precision of the blocks."""
+        self.plans[adapter_name] = make_plan(adapter_name, config, len(vit.blocks))
+        self.make_parameters(self.plans[adapter_name], vit, self._like())
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
 
     @property
@@ -179,79 +108,6 @@ class PromptBank(nn.Module, BaseTunerLayer):
     def is_passive(self, plan: Plan, block: int) -> bool:
         """Whether the prompts are keys and values only in this block, in the current forward."""
         return block >= plan.config.insert_at and block in self.passage.passive
-
-    def tokens(self, plan: Plan, block: int) -> torch.Tensor:
-        """Prompt tokens (P, D) that enter at this block."""
-        row = block - plan.config.insert_at if plan.config.deep else 0
-        if plan.config.prompt_rank is None:
-            return self.gated_prompt_tokens[plan.name][row]
-        return self.gated_prompt_tokens_a[plan.name][row] @ self.gated_prompt_tokens_b[plan.name][row]
-
-    def all_tokens(self, plan: Plan) -> torch.Tensor:
-        """The prompt tokens of every block where some enter, (S, P, D)."""
-        if plan.config.prompt_rank is None:
-            return self.gated_prompt_tokens[plan.name]
-        return self.gated_prompt_tokens_a[plan.name] @ self.gated_prompt_tokens_b[plan.name]
-
-    def start_from(self, plan: Plan, tokens: torch.Tensor) -> None:
-        """Let the prompts start from `tokens` (S, P, D); of low rank from what comes nearest to them."""
-        starts = {TOKENS: tokens}
-        if plan.config.prompt_rank is not None:
-            starts = dict(zip((TOKENS_A, TOKENS_B), factorise(tokens, plan.config.prompt_rank), strict=True))
-        with torch.no_grad():
-            for name, start in starts.items():
-                getattr(self, name)[plan.name].copy_(start)
-        self.fresh_prompts[plan.name] = self._fingerprint(plan.name)
-
-    def is_trained(self, plan: Plan) -> bool:
-        """Whether the prompts are no longer what they started from: they were trained, loaded or set."""
-        fresh = self.fresh_prompts.get(plan.name)
-        return fresh is None or fresh != self._fingerprint(plan.name)
-
-    def _fingerprint(self, adapter_name: str) -> str | None:
-        dicts = [getattr(self, name) for name in (TOKENS, TOKENS_A, TOKENS_B)]
-        parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
-        if any(part.is_meta for part in parts):  # to be filled from a file
-            return None
-        return fingerprint(b"".join(part.float().cpu().numpy().tobytes() for part in parts))
-
-    def gate(self, plan: Plan, block: int) -> torch.Tensor | None:
-        """Gate value g = sigmoid(logit) of this block as a scalar tensor, or None where there is no gate.
-
-        With `hard_gates` it is 0 or 1: logit > 0 in eval mode; while training logit + noise > 0, the noise logistic,
-        so that 1 has probability g, with the gradient of sigmoid(logit + noise) (straight through). One draw serves
-        the whole batch. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel temperature 1.
-        """
-        row = plan.gate_rows.get(block)
-        if row is None:
-            return None
-        logit = self.gated_prompt_gate_logits[plan.name][row]
-        if not plan.config.hard_gates:
-            return torch.sigmoid(logit)
-        if not self.training:
-            return (logit > 0).to(logit.dtype)
-        soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
-        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
-
-    def inverse_temperature(self, plan: Plan, block: int) -> torch.Tensor | float | None:
-        """1 / tau of this block, or None where it is exactly 1 for good."""
-        if block < plan.config.insert_at or self.folded is not None:
-            return None
-        if plan.config.temperature:
-            temperature = self.gated_prompt_temperatures[plan.name][block - plan.config.insert_at]
-            if torch.compiler.is_exporting():  # see project_temperatures
-                temperature = temperature.clamp(*plan.config.temperature_range)
-            return 1.0 / temperature
-        return None if plan.config.temperature_init == 1.0 else 1.0 / plan.config.temperature_init
-
-    def project_temperatures(self, plan: Plan) -> None:
-        """Move the temperatures into their range, outside autograd.
-
-        A clamp inside the graph would cut the gradient outside the range, and a temperature that stepped out
-        could never come back. An exported program cannot change its weights and needs no gradient: it has a clamp.
-        """
-        if plan.config.temperature and not torch.compiler.is_exporting():
-            self.gated_prompt_temperatures[plan.name].data.clamp_(*plan.config.temperature_range)
 
     def train(self, mode: bool = True) -> "PromptBank":
         """Set the mode; with `eval_backbone` the inside of the frozen blocks stays in eval mode.

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .bank import Plan, PromptBank
+from .bank import PromptBank
 from .errors import ArchitectureError, UnsupportedOperationError
 from .masks import widen_argument
+from .plan import Plan
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -125,7 +126,8 @@ class ScaleQueries:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         plan = self.bank.plan
-        scale = None if plan is None else self.bank.inverse_temperature(plan, self.index)
+        folded = self.bank.folded is not None  # into the weights of this module
+        scale = None if plan is None or folded else self.bank.inverse_temperature(plan, self.index)
         if scale is None:
             return None
         if isinstance(scale, torch.Tensor):

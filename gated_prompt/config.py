@@ -3,7 +3,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +12,11 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from .checkpoint import Entry, check_adapter_file
 from .config_file import FINGERPRINT, fingerprint, read_config_file, write_config_file
+from .config_types import type_faults
 from .errors import ConfigError, DamagedAdapterError
 from .registration import NAME, add_peft_type
 
 POOLINGS = ("prompts", "patches", "prompts_and_patches")
-LARGEST = 2**20  # of any integer: a damaged number of blocks must not make lists that fill the memory
 
 
 @dataclass
@@ -127,7 +126,7 @@ class GatedPromptConfig(PeftConfig):
 
     def _faults(self) -> list[str]:
         """Everything that is wrong whatever the base model is."""
-        faults = _type_faults(self)
+        faults = type_faults(self)
         if faults:
             return faults  # values of a wrong type cannot be compared
         if self.num_virtual_tokens < 1:
@@ -241,48 +240,3 @@ class GatedPromptConfig(PeftConfig):
                 f"{self._read_from} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or download "
                 "the whole adapter. To start a new one with these settings, set inference_mode=False on the config"
             )
-
-
-def _type_faults(config: GatedPromptConfig) -> list[str]:
-    faults = []
-
-    def expect(name: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            faults.append(f"{name} is {getattr(config, name)!r}; {wanted} is needed")
-
-    for name in ("num_virtual_tokens", "insert_at"):
-        expect(name, _is_int(getattr(config, name)), f"an integer below {LARGEST}")
-    for name in ("prompt_rank", "num_prefix_tokens", "num_layers", "hidden_size", "detected_prefix_tokens"):
-        value = getattr(config, name)
-        expect(name, value is None or _is_int(value), f"None or an integer below {LARGEST}")
-    for name in ("deep", "gates", "hard_gates", "temperature", "eval_backbone", "inference_mode"):
-        expect(name, isinstance(getattr(config, name), bool), "True or False")
-    for name in ("gate_init", "gate_tolerance", "temperature_init", "prompt_dropout"):
-        expect(name, _is_number(getattr(config, name)), "a number")
-    for name in ("pooling", "target_modules", "base_model_name_or_path", "revision", "peft_version", FINGERPRINT):
-        expect(name, getattr(config, name) is None or isinstance(getattr(config, name), str), "None or a string")
-    expect("gated_blocks", _is_list_of(config.gated_blocks, _is_int), "None or a list of block indices")
-    expect(
-        "modules_to_save",
-        _is_list_of(config.modules_to_save, lambda v: isinstance(v, str)),
-        "None or a list of module names",
-    )
-    pair = config.temperature_range
-    expect(
-        "temperature_range",
-        isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_number, pair)),
-        "a pair of numbers (low, high)",
-    )
-    return faults
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_int(value)
-
-
-def _is_list_of(value: object, check: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(map(check, value)))

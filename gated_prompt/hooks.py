@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from .architecture import VisionTransformer
-from .bank import Plan, PromptBank
+from .bank import PromptBank
 from .block_hooks import EnterBlock, LeaveBlock, ScaleQueries
 from .errors import UnsupportedOperationError
 from .key_values import AttentionRoute, find_attention_parts
 from .masks import attach_bias_hooks
+from .plan import Plan
 
 
 def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:

@@ -12,11 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from .architecture import VisionTransformer, find_vision_transformer
-from .bank import Plan
 from .errors import GatedPromptError, UnsupportedOperationError
 from .frozen import Batch, frozen_pass
 from .layout import BANK
 from .matched_starts import match_tokens
+from .plan import Plan
 from .processes import combine, rank_and_world
 from .readouts import find_adapter
 from .token_starts import ClusteredTokens, SampledTokens, max_of_windows, mean_of_windows, mini_batch_kmeans

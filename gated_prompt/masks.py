@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from .architecture import VisionTransformer
-from .bank import Plan, PromptBank
+from .bank import PromptBank
+from .plan import Plan
 
 HIDDEN = -1e4  # additive masks hide with the least number of their precision, -inf, or in old models -10000
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from .bank import Plan, PromptBank
+    from .bank import PromptBank
+    from .plan import Plan
 
 CLOSED = 1 / 32  # of the precision: what the block adds may be 16 times as large as the prompts and is still lost
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .bank import Plan, PromptBank
+from .bank import PromptBank
 from .errors import GatedPromptError
+from .plan import Plan
 from .readouts import find_adapter
 
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .bank import Plan, PromptBank, find_bank
+from .bank import PromptBank, find_bank
 from .errors import GatedPromptError
+from .plan import Plan
 
 
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
