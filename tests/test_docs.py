@@ -133,6 +133,11 @@ def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
 
 
+def readme(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    hub(names, patch)
+    names.update(torch=torch, pixel_values=images(3, size=SIZE), train_loader=[images(24, size=SIZE)])
+
+
 def data(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """Loaders return three images; their arguments are checked."""
     loaders = {"vtab": labelled, "fgvc": labelled, "ade20k": masks}
@@ -196,6 +201,7 @@ def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 SETUPS: dict[str, Setup] = {
+    "README.md": readme,
     "convert.md": convert,
     "data.md": data,
     "export.md": export,

@@ -1,14 +1,13 @@
 """Two processes that see different images start from the same prompts, made from all images."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from init_worker import CASES, SHARES, start
 from models import vit
+from two_processes import run
 
 WORKER = Path(__file__).with_name("init_worker.py")
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reaso
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the two processes wrote, from one launch."""
     place = tmp_path_factory.mktemp("processes")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    run = subprocess.run([*launch, str(WORKER), str(place)], capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run(WORKER, str(place))
     return place
 
 

@@ -23,7 +23,8 @@ def bank(model: PeftModel) -> torch.nn.Module:
 
 def adapter(model: PeftModel, name: str = "default") -> dict[str, torch.Tensor]:
     """The bank's parameters of one adapter, by the name of their kind."""
-    return {kind: getattr(bank(model), kind)[name] for kind in bank(model).adapter_layer_names}
+    kinds = {kind: getattr(bank(model), kind) for kind in bank(model).adapter_layer_names}
+    return {kind: tensors[name] for kind, tensors in kinds.items() if name in tensors}
 
 
 def randomise(model: PeftModel) -> None:

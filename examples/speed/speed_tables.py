@@ -36,13 +36,13 @@ def write_tables(path: Path, results: dict[str, Any]) -> None:
     )
     lines = [
         f"Machine: {machine['device']} ({machine['processor']}), {machine['threads']} threads; {libraries}.",
-        f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; "
-        f"medians of {settings['rounds']} interleaved rounds.",
+        f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; medians over interleaved rounds.",
         "",
     ]
     for key, table in results["tables"].items():
         size, _, prompts = key.partition("-")
-        lines += [f"### ViT-{size[0].upper()}/16, P = {prompts}", "", *_table(table), ""]
+        rounds = len(next(iter(table["forward"].values())))
+        lines += [f"### ViT-{size[0].upper()}/16, P = {prompts} ({rounds} rounds)", "", *_table(table), ""]
     lines += [
         "### Adapters without a head",
         "",
