@@ -1,7 +1,7 @@
 # Every target makes its own environment in .venv first; nothing else has to be installed but Python 3.11 or later.
 VENV ?= .venv
 BIN := $(VENV)/bin
-CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: demo docs test test-versions quality style
 

@@ -52,9 +52,9 @@ def plan_passage(bank: "PromptBank", plan: "Plan", dtype: torch.dtype) -> Passag
 def _can_be_passive(bank: "PromptBank", plan: "Plan") -> bool:
     if not bank.fast_path or bank.attentions_wanted or any(b not in bank.routes for b in plan.blocks):
         return False
-    # Recomputed without the hooks around it, a block would not know its prompts.
-    checkpointed = any(getattr(block, "gradient_checkpointing", False) for block in bank.blocks)
-    return not (checkpointed and bank.training and torch.is_grad_enabled())
+    # Recomputed without the hooks around it, a block would not know its prompts. Whether gradients are on says nothing
+    # here: reentrant checkpointing computes first without them.
+    return not (bank.training and any(getattr(block, "gradient_checkpointing", False) for block in bank.blocks))
 
 
 def _closed_blocks(bank: "PromptBank", plan: "Plan", dtype: torch.dtype) -> frozenset[int]:
