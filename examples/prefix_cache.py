@@ -45,7 +45,7 @@ class CachedPrefix(Dataset[tuple[torch.Tensor, int]]):
 class StartAtBlock:
     """Let a model that is called with such tokens start at block k; `close()` lets it start at the pixels again.
 
-    `first` is k: by default the block that prompts enter, up to the number of blocks, which leaves norm and head alone.
+    `first` is k: by default the block that prompts enter; the number of blocks leaves norm and head alone.
     """
 
     def __init__(self, model: nn.Module, first: int | None = None) -> None:
@@ -96,7 +96,9 @@ def cache_prefix(
     return kept
 
 
-def prefix_tokens(model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int) -> Iterator[torch.Tensor]:
+def prefix_tokens(
+    model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int
+) -> Iterator[torch.Tensor]:
     """What reaches block k, batch by batch (B, N, D)."""
     seen: list[torch.Tensor] = []
     hook = start.vit.blocks[start.first - 1].register_forward_hook(

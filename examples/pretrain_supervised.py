@@ -42,7 +42,7 @@ class Arguments:
     """Defaults: the recipe of the shipped backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of the ViT whose weights to start from"})
+    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of a ViT to go on from"})
     output_dir: str = field(default="runs/supervised", metadata={"help": "where everything is written"})
     num_train_epochs: int = field(default=4, metadata={"help": "passes over the training images"})
     warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})

@@ -14,7 +14,7 @@ import sprites
 import table
 import torch
 from data_files import real_data
-from miniature_grid import BACKBONES, MiniRun
+from miniature_grid import MiniRun
 
 from gated_prompt import GatedPromptError
 
@@ -33,7 +33,7 @@ def test_labels_by_hand(index: int, position: int, orientation: int) -> None:
 
 
 def ink(index: int) -> np.ndarray:
-    """How much of each pixel the sprite covers, (32, 32), from the picture alone: its ground is the commonest colour."""
+    """How much of each pixel the sprite covers, (32, 32), seen in the picture alone."""
     picture = sprites.draw(index).astype(float)
     ground = np.median(picture, (0, 1))
     off = np.abs(picture - ground).sum(2)
@@ -68,7 +68,7 @@ def test_pictures_are_the_same_everywhere() -> None:
     assert [int(sprites.draw(i).astype(int).sum()) for i in (0, 1, 63)] == SUMS
 
 
-SUMS = [0, 0, 0]
+SUMS = [157177, 205340, 249681]
 
 
 # Tasks.
@@ -106,13 +106,13 @@ def made(run: MiniRun, val: float, test: float = 0.5) -> dict:
 def test_settings_are_chosen_on_validation_images_with_the_first_seed() -> None:
     found: dict = {}
     first = grid.missing_runs(["mae"], ["digits"], ["shallow"], found)
-    assert [(r.setting, r.seed) for r in first] == [((0.05, -5.0), 0), ((0.25, -5.0), 0)]
+    assert [(r.setting, r.seed) for r in first] == [((0.1, -1.0), 0), ((0.3, -1.0), 0)]
     found[first[0].key] = made(first[0], val=0.4, test=0.9)
     assert grid.chosen("mae", "digits", "shallow", found) is None
     found[first[1].key] = made(first[1], val=0.6, test=0.1)
-    assert grid.chosen("mae", "digits", "shallow", found) == (0.25, -5.0)
+    assert grid.chosen("mae", "digits", "shallow", found) == (0.3, -1.0)
     second = grid.missing_runs(["mae"], ["digits"], ["shallow"], found)
-    assert [(r.setting, r.seed) for r in second] == [((0.25, -5.0), 1), ((0.25, -5.0), 2)]
+    assert [(r.setting, r.seed) for r in second] == [((0.3, -1.0), 1), ((0.3, -1.0), 2)]
     assert grid.scores("mae", "digits", "shallow", found) == [10.0]
     found |= {r.key: made(r, 0.0) for r in second}
     assert grid.missing_runs(["mae"], ["digits"], ["shallow"], found) == []
@@ -120,10 +120,10 @@ def test_settings_are_chosen_on_validation_images_with_the_first_seed() -> None:
 
 def test_a_start_takes_the_settings_of_gated() -> None:
     runs = grid.missing_runs(["mae"], ["digits"], ["gated_sample", "gated"], {})
-    assert {run.variant for run in runs} == {"gated"} and len(runs) == 3
+    assert {run.variant for run in runs} == {"gated"} and len(runs) == 2
     found = {run.key: made(run, val=0.1 * i) for i, run in enumerate(runs)}
     later = grid.missing_runs(["mae"], ["digits"], ["gated_sample"], found)
-    assert [(r.variant, r.setting, r.seed) for r in later] == [("gated_sample", (0.25, -5.0), s) for s in grid.SEEDS]
+    assert [(r.variant, r.setting, r.seed) for r in later] == [("gated_sample", (0.3, -1.0), s) for s in grid.SEEDS]
 
 
 RUN = MiniRun("mae", "digits", "linear", (0.05, -5.0), 0)
@@ -161,10 +161,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(miniature_data, "load", few)
     miniature._task.cache_clear()
+    miniature._kept.clear()
     monkeypatch.setattr(miniature, "RECIPE", SHORT)
     monkeypatch.setattr(miniature.execute, "__defaults__", (SHORT,))
     yield
     miniature._task.cache_clear()
+    miniature._kept.clear()
 
 
 def test_a_stopped_miniature_goes_on(short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +209,7 @@ def test_starting_late_changes_nothing(short, variant: str) -> None:
     run = MiniRun("mae", "digits", variant, (0.05, -5.0), 0)
     task = miniature._task("digits", None)
     late, whole = (miniature.build(run, task, SHORT) for _ in range(2))
-    parts = miniature.shorten(late, 12 if variant == "linear" else 6, task.parts)
+    parts = miniature.shorten(late, 12 if variant == "linear" else 6, run, task.parts)
     assert parts["val"][0].shape[1:] == (65, 128)
     for model in (late, whole):
         model.eval()
@@ -257,28 +259,22 @@ def test_tables_of_made_up_records() -> None:
 
 
 def test_check_allows_the_spread_and_no_more() -> None:
-    """50 % of 500 images: the binomial error is 2.24 points, so 4.47 are allowed where the seeds differ less."""
-    assert check.tolerance([50.0, 50.0, 50.0], 500) == pytest.approx(4.4721, abs=1e-4)
+    """50 % of 500 images: the binomial error is 2.236 points, so 6.7 are allowed where the seeds differ less."""
+    assert check.tolerance([50.0, 50.0, 50.0], 500) == pytest.approx(6.7082, abs=1e-4)
     assert check.tolerance([47.0, 50.0, 53.0], 500) == pytest.approx(9.0)
-    assert check.tolerance([50.0], 500) == pytest.approx(4.4721, abs=1e-4)
-    assert check.verdict("a", 54.4, [50.0] * 3, 500)[0]
-    assert check.verdict("a", 45.5, [50.0] * 3, 500) == (False, "OUT  a: 45.5, committed 50.0 ± 4.5")
+    assert check.tolerance([50.0], 500) == pytest.approx(6.7082, abs=1e-4)
+    assert check.verdict("a", 56.7, [50.0] * 3, 500)[0]
+    assert check.verdict("a", 43.2, [50.0] * 3, 500) == (False, "OUT  a: 43.2, committed 50.0 ± 6.7")
 
 
 def test_check_runs_a_new_seed_and_compares(short, tmp_path: Path, monkeypatch, capsys) -> None:
     committed, new = tmp_path / "committed", ["--output_dir", str(tmp_path / "new"), "--workers", "1"]
     monkeypatch.setattr(check, "COMMITTED", committed)
     monkeypatch.setattr(check, "RECIPE", SHORT)
-    for rate, accuracy in ((0.05, 0.9), (0.25, 0.1)):
-        run = MiniRun("mae", "digits", "linear", (rate, -5.0), 0)
+    for rate, accuracy in ((0.1, 0.9), (0.3, 0.1)):
+        run = MiniRun("mae", "digits", "linear", (rate, -1.0), 0)
         records.append(committed, run, SHORT, {"val_accuracy": accuracy, "test_accuracy": accuracy})
     assert check.main(new) == 1  # 90 % cannot be had in two steps
     assert "OUT  mae digits linear" in capsys.readouterr().out
     (line,) = (tmp_path / "new" / "mae-digits.jsonl").read_text().splitlines()
-    assert (json.loads(line)["seed"], json.loads(line)["learning_rate"]) == (3, 0.05)
-
-
-def test_both_backbones_are_there() -> None:
-    for folder in BACKBONES.values():
-        path = miniature.HERE.parent / "backbones" / folder / "model.safetensors"
-        assert path.stat().st_size < 5_000_000
+    assert (json.loads(line)["seed"], json.loads(line)["learning_rate"]) == (3, 0.1)

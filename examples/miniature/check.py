@@ -45,11 +45,11 @@ class Arguments:
 def tolerance(committed: Sequence[float], images: int) -> float:
     """How far from the mean of the committed accuracies (percent) a new one may lie, in percentage points.
 
-    Three standard deviations over the seeds, or two of the binomial error of `images` test images where that is more:
-    the spread of three seeds is itself only known roughly.
+    Three standard deviations over the seeds, or three of the binomial error of `images` test images where that is
+    more: the spread of three seeds is itself only known roughly.
     """
     share = mean(committed) / 100
-    binomial = 2 * 100 * math.sqrt(share * (1 - share) / images)
+    binomial = 3 * 100 * math.sqrt(share * (1 - share) / images)
     return max(3 * stdev(committed) if len(committed) > 1 else 0.0, binomial)
 
 

@@ -48,10 +48,9 @@ def _make(parts: dict[str, tuple[Sequence[Image.Image], Sequence[int]]], names: 
 
 
 def _digits(data_dir: Path | None) -> MiniTask:
-    train800, val200 = (task := load_task("digits", None, "train800", "val200")).train, task.eval
-    test = load_task("digits", None, "train800", "test").eval
+    task, tested = (load_task("digits", None, "train800", split) for split in ("val200", "test"))
     parts = {}
-    for (part, size), data in zip(SIZES.items(), (train800, val200, test), strict=True):
+    for (part, size), data in zip(SIZES.items(), (task.train, task.eval, tested.eval), strict=True):
         parts[part] = ([data.images[i] for i in range(size)], list(data.labels[:size]))
     return _make(parts, task.class_names)
 

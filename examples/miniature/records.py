@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The miniature's records on disk: one line of JSON for each run, in one file for each backbone and task."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ def append(folder: Path, run: MiniRun, recipe: Mapping[str, Any], results: Mappi
     file = folder / f"{run.backbone}-{run.task}.jsonl"
     record = {**dict(zip(KEY, run.key, strict=True)), **results, "recipe": dict(recipe)}
     with open(file, "ab+") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)  # several processes may write to one folder
         out.seek(0)
         content = out.read()
         out.truncate(content.rfind(b"\n") + 1)

@@ -3,8 +3,8 @@
 
     python examples/miniature/table.py
 
-Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced. An accuracy is that on the test
-images, in percent, of the runs with the chosen settings.
+Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced. An accuracy is that on the
+test images, in percent, of the runs with the chosen settings.
 """
 
 import re
