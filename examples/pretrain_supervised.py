@@ -22,13 +22,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from checkpoints import find_checkpoint, prepare_output_dir, save_checkpoint
 from datasets import load_dataset
-from methods import SHIPPED_BACKBONE, read_patches
+from methods import SHIPPED_BACKBONE, PromptArguments, build_model
 from pretrain_mae import augment, load_images, plot_loss
+from tasks import image_settings
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 from transformers import (
-    AutoConfig,
-    AutoModelForImageClassification,
     HfArgumentParser,
     ViTImageProcessor,
     get_cosine_schedule_with_warmup,
@@ -60,14 +59,6 @@ def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
     return torch.tensor(split["label"]), list(split.features["label"].names)
 
 
-def build_model(args: Arguments, labels: list[str]) -> torch.nn.Module:
-    """The classifier, reading the mean of the patch tokens."""
-    config = AutoConfig.from_pretrained(args.start_from, num_labels=len(labels))
-    model = AutoModelForImageClassification.from_pretrained(args.start_from, config=config, dtype="float32")
-    read_patches(model)
-    return model
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: those of the command line."""
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
@@ -77,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoints = output / "checkpoints"
 
     labels, names = load_labels(args.dataset)
-    model = build_model(args, names)
-    side = model.config.image_size
+    model = build_model(args.start_from, "full", PromptArguments(pooling="patches"), names)
+    side = image_settings(args.start_from).side
     images = load_images(args.dataset, side)
     count = min(len(images), args.max_train_samples or len(images))
     data = TensorDataset(images[:count], labels[:count])

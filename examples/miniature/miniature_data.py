@@ -11,7 +11,7 @@ The last two need a folder with `cifar10_jpeg/data/test-*.parquet` (columns imag
 `dtd10/images/<class>/*.jpg`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ class MiniTask:
     class_names: list[str]
 
 
-def _make(parts: dict[str, tuple[Sequence[Image.Image], Sequence[int]]], names: Sequence[str]) -> MiniTask:
+def _make(parts: Mapping[str, tuple[Sequence[Image.Image], Sequence[int]]], names: Sequence[str]) -> MiniTask:
     made = {}
     for part, (images, labels) in parts.items():
         pixels = torch.stack([resize_to_square(image, sprites.SIDE, antialias=True) for image in images])

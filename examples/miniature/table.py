@@ -204,7 +204,8 @@ def fill(page: str, found: Records) -> str:
     """The page with its generated parts made anew."""
     for name, part in PARTS.items():
         pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
-        page = re.sub(pattern, lambda m, part=part: f"{m[1]}\n{part(found)}\n{m[2]}", page, flags=re.DOTALL)
+        text = f"\\1\n{part(found)}\n\\2"  # no backslashes in the tables
+        page = re.sub(pattern, text, page, flags=re.DOTALL)
     return page
 
 
@@ -215,8 +216,11 @@ def draw(found: Records, target: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(BACKBONES), figsize=(9, 3.4), layout="constrained", sharey=True)
-    for axis, backbone in zip(axes, BACKBONES, strict=True):
+    shown = list(dict.fromkeys(backbone for backbone, _ in there(found)))
+    size = (1 + 4 * len(shown), 3.4)
+    figure, grid = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    axes = grid[0]
+    for axis, backbone in zip(axes, shown, strict=True):
         for task in (t for b, t in there(found) if b == backbone):
             values = sweep(backbone, task, found)
             spread = [stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
