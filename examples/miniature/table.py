@@ -98,6 +98,8 @@ def blocks(found: Records) -> str:
         cells = []
         for block in BLOCKS:
             text = f"{mean(values[block]):.1f}" if block in values else "not run"
+            if 0 < len(values.get(block, ())) < len(SEEDS):
+                text += f" ({len(values[block])} of {len(SEEDS)} seeds)"
             cells.append(f"**{text}**" if block == best else text)
         gain = "" if best is None else f"{mean(values[best]) - mean(values[0]):+.1f}"
         if values:
@@ -210,18 +212,22 @@ def fill(page: str, found: Records) -> str:
 
 
 def draw(found: Records, target: Path) -> None:
-    """Accuracy of VPT-shallow by insertion block, one panel for each backbone; bars: standard deviation over seeds."""
+    """Accuracy of VPT-shallow by insertion block, one panel for each backbone; bars: standard deviation over seeds.
+
+    Only tasks for which every block was run.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown = list(dict.fromkeys(backbone for backbone, _ in there(found)))
+    whole = [cell for cell in there(found) if best_block(*cell, found) is not None]
+    shown = list(dict.fromkeys(backbone for backbone, _ in whole))
     size = (1 + 4 * len(shown), 3.4)
     figure, grid = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
     axes = grid[0]
     for axis, backbone in zip(axes, shown, strict=True):
-        for task in (t for b, t in there(found) if b == backbone):
+        for task in (t for b, t in whole if b == backbone):
             values = sweep(backbone, task, found)
             spread = [stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
             axis.errorbar(list(values), [mean(v) for v in values.values()], spread, marker="o", capsize=2, label=task)
