@@ -108,7 +108,10 @@ def blocks(found: Records) -> str:
 
 
 def differences(found: Records) -> str:
-    """Mean differences by task, in percentage points; behind the mean over tasks its standard error over tasks."""
+    """Mean differences by task, in percentage points, where all seeds of both are there.
+
+    Behind the mean over tasks stands its standard error over tasks.
+    """
     text = []
     for backbone in BACKBONES:
         tasks = [t for b, t in there(found) if b == backbone]
@@ -117,7 +120,7 @@ def differences(found: Records) -> str:
             gains = {}
             for task in tasks:
                 pair = [scores(backbone, task, name, found) for name in (one, other)]
-                if all(pair):
+                if all(len(values) == len(SEEDS) for values in pair):
                     gains[task] = mean(pair[0]) - mean(pair[1])
             if gains:
                 values = list(gains.values())
