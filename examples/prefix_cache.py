@@ -43,12 +43,15 @@ class CachedPrefix(Dataset[tuple[torch.Tensor, int]]):
 
 
 class StartAtBlock:
-    """Let a model that is called with such tokens start at block k; `close()` lets it start at the pixels again."""
+    """Let a model that is called with such tokens start at block k; `close()` lets it start at the pixels again.
 
-    def __init__(self, model: nn.Module) -> None:
+    `first` is k: by default the block that prompts enter; the number of blocks leaves norm and head alone.
+    """
+
+    def __init__(self, model: nn.Module, first: int | None = None) -> None:
         self.model = model
         self.vit = find_vision_transformer(_root(model))
-        self.first = _first_block(model)
+        self.first = _first_block(model) if first is None else first
         self._skipped = [self.vit.embeddings, *self.vit.blocks[: self.first]]
 
     def open(self) -> None:
@@ -84,7 +87,7 @@ def cache_prefix(
     model.eval()
     if accelerator.is_main_process:
         partial = file.with_suffix(".partial")
-        save_file({TOKENS: torch.cat(list(_tokens(model, start, data, batch_size)))}, partial)
+        save_file({TOKENS: torch.cat(list(prefix_tokens(model, start, data, batch_size)))}, partial)
         os.replace(partial, file)
     accelerator.wait_for_everyone()
     kept = CachedPrefix(file, [int(data[index][1]) for index in range(len(data))])  # type: ignore[arg-type]
@@ -93,7 +96,9 @@ def cache_prefix(
     return kept
 
 
-def _tokens(model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int) -> Iterator[torch.Tensor]:
+def prefix_tokens(
+    model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int
+) -> Iterator[torch.Tensor]:
     """What reaches block k, batch by batch (B, N, D)."""
     seen: list[torch.Tensor] = []
     hook = start.vit.blocks[start.first - 1].register_forward_hook(

@@ -143,7 +143,7 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
     ViTImageProcessor(size=side, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(folder)
 
 
-def plot_loss(log: Path, target: Path) -> None:
+def plot_loss(log: Path, target: Path, title: str = "MAE pre-training", loss: str = "masked-pixel loss") -> None:
     """Draw the curve of `log.jsonl`."""
     import matplotlib
 
@@ -153,7 +153,7 @@ def plot_loss(log: Path, target: Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
     axes.plot([r["epoch"] for r in rows], [r["loss"] for r in rows])
-    axes.set(xlabel="epoch", ylabel="masked-pixel loss", title="MAE pre-training")
+    axes.set(xlabel="epoch", ylabel=loss, title=title)
     figure.savefig(target, dpi=100)
     plt.close(figure)
 

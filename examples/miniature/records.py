@@ -1,0 +1,62 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The miniature's records on disk: one line of JSON for each run, in one file for each backbone and task."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from miniature_grid import MiniRun
+
+from gated_prompt import GatedPromptError
+
+KEY = ("backbone", "task", "variant", "learning_rate", "gate_init", "seed")
+
+
+def key_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The same as `MiniRun.key` of the run that it is about."""
+    return tuple(record[name] for name in KEY)
+
+
+def read(folder: Path, recipe: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """All records of a folder by key; a last line that was cut off is left out.
+
+    Raises:
+        GatedPromptError: a record was made with another recipe, or a line is no record.
+    """
+    found = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(_whole_lines(file), start=1):
+            try:
+                record = json.loads(line)
+                made_with, key = record["recipe"], key_of(record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise GatedPromptError(f"{file}, line {number} is no record of a run; take it out") from error
+            if made_with != dict(recipe):
+                raise GatedPromptError(
+                    f"{file}, line {number} was made with the recipe {made_with}, this is {dict(recipe)}; "
+                    "give another --output_dir"
+                )
+            found[key] = record
+    return found
+
+
+def append(folder: Path, run: MiniRun, recipe: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the record of one run, and cut off what an interrupted write has left before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{run.backbone}-{run.task}.jsonl"
+    record = {**dict(zip(KEY, run.key, strict=True)), **results, "recipe": dict(recipe)}
+    with open(file, "ab+") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)  # several processes may write to one folder
+        out.seek(0)
+        content = out.read()
+        out.truncate(content.rfind(b"\n") + 1)
+        out.write(json.dumps(record).encode() + b"\n")
+    return record
+
+
+def _whole_lines(file: Path) -> Iterator[str]:
+    for line in file.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield line

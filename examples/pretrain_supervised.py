@@ -1,0 +1,132 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Train a small ViT on labels: the supervised backbone that `examples/miniature` sets beside the self-supervised one.
+
+    accelerate launch examples/pretrain_supervised.py --dataset uoft-cs/cifar10 --output_dir runs/supervised
+
+Every weight is trained with cross-entropy on the mean of the patch tokens, from the weights of `--start_from`. The
+script leaves in `output_dir`:
+
+    encoder/               a `ViTModel` in half precision, with its image processor
+    log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
+    checkpoints/           the newest training state; run the same command again to go on from it
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from checkpoints import find_checkpoint, prepare_output_dir, save_checkpoint
+from datasets import load_dataset
+from methods import SHIPPED_BACKBONE, PromptArguments, build_model
+from pretrain_mae import augment, load_images, plot_loss
+from tasks import image_settings
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+from transformers import (
+    HfArgumentParser,
+    ViTImageProcessor,
+    get_cosine_schedule_with_warmup,
+)
+
+from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass
+class Arguments:
+    """Defaults: the recipe of the shipped backbone."""
+
+    dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
+    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of a ViT to go on from"})
+    output_dir: str = field(default="runs/supervised", metadata={"help": "where everything is written"})
+    num_train_epochs: int = field(default=4, metadata={"help": "passes over the training images"})
+    warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "images a process and step"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
+    min_crop: float = field(default=0.6, metadata={"help": "smallest area of the random crop, as a share"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer images, to try things"})
+    seed: int = field(default=0, metadata={"help": "of head, order and crops"})
+
+
+def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
+    """Classes (N,) of the training images, in the order of `load_images`, and the names of the classes."""
+    split = load_dataset(dataset, split="train")
+    return torch.tensor(split["label"]), list(split.features["label"].names)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: those of the command line."""
+    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
+    accelerator = Accelerator()
+    set_seed(args.seed, device_specific=True)  # every process draws crops of its own
+    output = prepare_output_dir(args.output_dir)
+    checkpoints = output / "checkpoints"
+
+    labels, names = load_labels(args.dataset)
+    model = build_model(args.start_from, "full", PromptArguments(pooling="patches"), names)
+    side = image_settings(args.start_from).side
+    images = load_images(args.dataset, side)
+    count = min(len(images), args.max_train_samples or len(images))
+    data = TensorDataset(images[:count], labels[:count])
+    loader = DataLoader(data, args.per_device_train_batch_size, shuffle=True, drop_last=True)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.learning_rate,
+    )
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    # Stepped by hand, once per optimizer step, so it counts this process's steps.
+    schedule = get_cosine_schedule_with_warmup(optimizer, args.warmup_steps, args.num_train_epochs * len(loader))
+    accelerator.register_for_checkpointing(schedule)
+
+    log, first = output / "log.jsonl", 0
+    if list(checkpoints.glob("step_*[0-9]")):
+        accelerator.load_state(str(find_checkpoint("latest", checkpoints)))
+        first = schedule.last_epoch // len(loader)
+        accelerator.print(f"resumed after epoch {first}")
+    if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
+        rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
+        log.write_text("".join(rows))
+
+    model.train()
+    for epoch in range(first, args.num_train_epochs):
+        loader.set_epoch(epoch)
+        start, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
+        bar = tqdm(loader, desc=f"epoch {epoch + 1}", disable=not accelerator.is_main_process, leave=False)
+        for batch, classes in bar:
+            loss = F.cross_entropy(model(augment(batch, args.min_crop)).logits, classes)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total += loss.detach()
+        mean = accelerator.gather(total / len(loader)).mean().item()
+        if not math.isfinite(mean):
+            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
+        if accelerator.is_main_process:
+            seconds = round(time.perf_counter() - start, 1)
+            with log.open("a") as file:
+                file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
+            tqdm.write(f"epoch {epoch + 1}/{args.num_train_epochs}  loss {mean:.4f}  {seconds} s")
+        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
+
+    if accelerator.is_main_process:
+        encoder = accelerator.unwrap_model(model).base_model
+        encoder.half().save_pretrained(output / "encoder")
+        size = {"height": side, "width": side}
+        ViTImageProcessor(size=size, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(
+            output / "encoder"
+        )
+        plot_loss(log, output / "loss.png", "supervised training", "cross-entropy")
+        print(f"encoder: {output / 'encoder'}")
+
+
+if __name__ == "__main__":
+    main()

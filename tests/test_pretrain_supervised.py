@@ -1,0 +1,65 @@
+"""The supervised pre-training script: it learns, a stopped run ends with the same encoder, others can load it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pretrain_supervised
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from transformers import AutoModel, ViTImageProcessor
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Dark and bright pictures, eight of each."""
+    rng = np.random.default_rng(0)
+    for label, low in (("dark", 0), ("bright", 200)):
+        folder = tmp_path / "pictures" / "train" / label
+        folder.mkdir(parents=True)
+        for i, pixels in enumerate(rng.integers(low, low + 50, (8, 32, 32, 3), dtype=np.uint8)):
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def train(pictures: Path, backbone: Path, output: Path) -> None:
+    command = ["--dataset", str(pictures), "--start_from", str(backbone), "--output_dir", str(output)]
+    pretrain_supervised.main([*command, "--per_device_train_batch_size", "8", "--warmup_steps", "1"])
+
+
+def test_resumed_ends_with_the_same_encoder(pictures, backbone, tmp_path, monkeypatch) -> None:
+    train(pictures, backbone, tmp_path / "straight")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    save = pretrain_supervised.save_checkpoint
+
+    def save_and_die(accelerator, folder, name):
+        save(accelerator, folder, name)
+        if name == "step_00000004":  # after two epochs of two steps
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain_supervised, "save_checkpoint", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(pictures, backbone, tmp_path / "killed")
+    monkeypatch.undo()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(pictures, backbone, tmp_path / "killed")
+
+    straight, resumed, start = (
+        AutoModel.from_pretrained(folder, add_pooling_layer=False).state_dict()
+        for folder in (tmp_path / "straight" / "encoder", tmp_path / "killed" / "encoder", backbone)
+    )
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert not any(torch.equal(straight[name].float(), start[name].float()) for name in straight if "weight" in name)
+    losses = [json.loads(row)["loss"] for row in (tmp_path / "straight" / "log.jsonl").read_text().splitlines()]
+    assert losses == [json.loads(row)["loss"] for row in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert ViTImageProcessor.from_pretrained(tmp_path / "straight" / "encoder").size["height"] == 32
