@@ -7,6 +7,7 @@ Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is r
 test images, in percent, of the runs with the chosen settings.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -242,7 +243,8 @@ def draw(found: Records, target: Path) -> None:
 
 
 def main() -> None:
-    """Rewrite page and picture."""
+    """Rewrite page and picture; there are no options but --help."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     found = records.read(HERE / "results", RECIPE)
     PAGE.write_text(fill(PAGE.read_text(), found))
     draw(found, PICTURE)
