@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo docs test test-versions quality style
+.PHONY: demo docs web test test-versions quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -17,6 +17,18 @@ demo: $(VENV)/.installed
 		--num_cpu_threads_per_process $(CORES) \
 		examples/train_vtab.py --num_train_epochs 15 --warmup_epochs 1 --per_device_train_batch_size 16 \
 		--num_virtual_tokens 10 --output_dir runs/demo $(DEMO_ARGS)
+
+# The demo page on http://127.0.0.1:7860, see docs/demo.md; it uses no network once installed.
+web: $(VENV)-web/.installed
+	$(VENV)-web/bin/python examples/demo/app.py $(WEB_ARGS)
+
+# An environment of its own: gradio 6 wants pillow below 13, and constraints.txt has 13.
+$(VENV)-web/.installed: setup.cfg constraints.txt
+	python3 -m venv $(VENV)-web
+	grep -v '^pillow==' constraints.txt > $(VENV)-web/constraints.txt
+	$(VENV)-web/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-web/bin/python -m pip install --quiet -c $(VENV)-web/constraints.txt -e ".[demo]"
+	touch $@
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)

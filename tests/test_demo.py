@@ -1,0 +1,299 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The demo page: its functions without a browser, then the page itself in a real one."""
+
+import base64
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import app
+import numpy as np
+import pytest
+import torch
+import train_adapter
+from accelerate.state import AcceleratorState, GradientState
+from adapters import ADAPTERS, BACKBONE, Adapter, Collection, load_collection, read_card
+from pictures import picture_of_attention, picture_of_gates, read_image
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+import gated_prompt
+from gated_prompt.errors import DamagedAdapterError, DataError
+
+NAMES = ["digits", "objects", "shapes"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def collection() -> Collection:
+    return load_collection()
+
+
+def star() -> Image.Image:
+    return train_adapter.draw_shape("star", np.random.default_rng(3))
+
+
+@pytest.fixture
+def star_file(tmp_path: Path) -> Path:
+    star().save(tmp_path / "star.png")
+    return tmp_path / "star.png"
+
+
+# Adapters.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mixed_batch_gives_what_the_adapter_gives_alone(collection: Collection, name: str) -> None:
+    """Although heads of 5 and 10 classes are in it."""
+    count = len(collection.adapters[name].class_names)
+    base = AutoModelForImageClassification.from_pretrained(
+        BACKBONE, num_labels=count, ignore_mismatched_sizes=True, dtype="float32"
+    )
+    alone = gated_prompt.load(base, ADAPTERS / name).eval()
+    with torch.no_grad():
+        wanted = alone(collection.transform(star())[None]).logits.softmax(-1)[0]
+    found = collection.predict(star(), NAMES)
+    assert list(found) == NAMES
+    assert list(found[name]) == collection.adapters[name].class_names
+    assert {len(scores) for scores in found.values()} == {5, 10}
+    torch.testing.assert_close(torch.tensor(list(found[name].values())), wanted)
+
+
+def test_all_adapters_run_in_one_call(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    forward = collection.model.forward
+    monkeypatch.setattr(
+        collection.model, "forward", lambda **inputs: calls.append(inputs["adapter_names"]) or forward(**inputs)
+    )
+    collection.predict(star(), ["shapes", "digits"])
+    assert calls == [["shapes", "digits"]]
+    assert collection.predict(star(), []) == {}
+
+
+def test_cards_state_the_accuracy_that_the_adapters_reach(collection: Collection) -> None:
+    data = train_adapter.load_shapes("test")
+    pixels = torch.stack([collection.transform(image) for image, _ in data])
+    with torch.no_grad():
+        logits = collection.model(pixel_values=pixels, adapter_names=["shapes"] * len(data)).logits
+    accuracy = (logits[:, :5].argmax(1) == torch.tensor(data.labels)).float().mean().item()
+    assert accuracy == pytest.approx(collection.adapters["shapes"].accuracy, abs=2e-3)
+    assert collection.adapters["shapes"].class_names == list(train_adapter.SHAPES)
+
+
+def test_committed_adapters_are_small_and_name_no_machine() -> None:
+    assert sorted(path.name for path in ADAPTERS.iterdir()) == NAMES
+    for name in NAMES:
+        files = {path.name: path for path in (ADAPTERS / name).iterdir()}
+        assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "gates.png"}
+        assert sum(path.stat().st_size for path in files.values()) < 80_000
+        text = files["README.md"].read_text() + files["adapter_config.json"].read_text()
+        assert not any(word in text for word in ("/work", "/tmp", "/home", "/root"))
+
+
+def test_cards_without_names_or_with_too_few(tmp_path: Path) -> None:
+    assert read_card(tmp_path / "README.md", 2) == Adapter(["class 0", "class 1"], None)
+    (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\n\n- Classes: cat, dog\n")
+    assert read_card(tmp_path / "README.md", 2) == Adapter(["cat", "dog"], None)
+    assert read_card(tmp_path / "README.md", 3).class_names == ["class 0", "class 1", "class 2"]
+
+
+def test_folders_that_cannot_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no adapters"):
+        load_collection(folder=tmp_path)
+    shutil.copytree(ADAPTERS / "digits", tmp_path / "digits")
+    (tmp_path / "digits" / "adapter_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DamagedAdapterError, match="not a readable safetensors file"):
+        load_collection(folder=tmp_path)
+
+
+# Files and pictures.
+
+
+def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are no images, and words of the message about each."""
+    paths = {name: folder / f"{name}.png" for name in ("text", "empty", "cut", "pixels", "bytes")}
+    paths["text"].write_text("not an image\n")
+    paths["empty"].write_bytes(b"")
+    star().resize((200, 200)).save(paths["cut"])
+    paths["cut"].write_bytes(paths["cut"].read_bytes()[:1000])
+    Image.new("1", (10_000, 6_000)).save(paths["pixels"])
+    with paths["bytes"].open("wb") as file:
+        file.truncate(31_000_000)
+    words = {"text": "is not an image", "empty": "is not an image", "cut": "is damaged"}
+    words |= {"pixels": "10000 x 6000 pixels", "bytes": "has 31 MB"}
+    return {name: (paths[name], words[name]) for name in paths}
+
+
+@pytest.mark.parametrize("name", ["text", "empty", "cut", "pixels", "bytes"])
+def test_bad_files_become_a_message(collection: Collection, tmp_path: Path, name: str) -> None:
+    path, words = bad_files(tmp_path)[name]
+    with pytest.raises(DataError, match=words):
+        read_image(path)
+    message, shown = app.answer(collection, str(path), NAMES, "prompts", 11)
+    assert words in message
+    assert path.name in message
+    assert str(tmp_path) not in message
+    assert shown == {}
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    Image.new("L", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    image = read_image(tmp_path / "turned.jpg")
+    assert (image.size, image.mode) == ((20, 40), "RGB")
+
+
+def test_answer(collection: Collection, star_file: Path) -> None:
+    assert app.answer(collection, None, NAMES, "prompts", 11) == (app.ASK, {})
+    assert app.answer(collection, str(star_file), [], "prompts", 11) == (app.CHOOSE, {})
+    message, shown = app.answer(collection, str(star_file), ["shapes", "digits"], "cls", 3)
+    assert message == ""
+    assert list(shown) == ["shapes", "digits"]
+    scores, picture = shown["shapes"]
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+    assert len(picture.resize((64, 64)).getcolors(4096)) > 20  # not blank
+
+
+def test_pictures_show_what_was_asked_for(collection: Collection) -> None:
+    maps = collection.attention(star(), "shapes")
+    first, last = (picture_of_attention(maps, star(), "prompts", block) for block in (0, 11))
+    assert first.tobytes() != last.tobytes()
+    assert last.tobytes() != picture_of_attention(maps, star(), "cls", 11).tobytes()
+    one, two = (picture_of_gates(collection.model, names) for names in (["digits"], ["digits", "shapes"]))
+    assert one.size == two.size
+    assert one.tobytes() != two.tobytes()
+
+
+# Training.
+
+
+@pytest.fixture
+def _fresh_accelerate() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def test_shapes_are_the_same_every_time() -> None:
+    one, two = (train_adapter.load_shapes("test") for _ in range(2))
+    assert all(a.tobytes() == b.tobytes() for (a, _), (b, _) in zip(one, two, strict=True))
+    assert [one.labels.count(label) for label in range(5)] == [100] * 5
+    assert one[0][0].tobytes() != train_adapter.load_shapes("train")[0][0].tobytes()
+
+
+@pytest.mark.usefixtures("_fresh_accelerate")
+def test_an_adapter_of_ones_own_images_joins_the_page(backbone: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for count, name in enumerate(("cat", "dog", "eel")):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for index in range(2):
+                picture = Image.new("RGB", (40, 30), (80 * count, 50, 100 * index))
+                picture.save(tmp_path / "photos" / split / name / f"{index}.png")
+    options = {"--task": "pets", "--data_dir": tmp_path / "photos", "--output_dir": tmp_path / "run"}
+    options |= {"--backbone": backbone, "--num_train_epochs": 1, "--warmup_epochs": 0, "--num_virtual_tokens": 2}
+    results = train_adapter.main([str(word) for pair in options.items() for word in pair] + ["--linear_probe", "no"])
+    shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "adapters" / "pets")
+    own = load_collection(backbone, tmp_path / "adapters")
+    assert own.adapters == {"pets": Adapter(["cat", "dog", "eel"], pytest.approx(results["accuracy"]))}
+    assert list(own.predict(star(), ["pets"])["pets"]) == ["cat", "dog", "eel"]
+
+
+@pytest.mark.usefixtures("_fresh_accelerate")
+@pytest.mark.parametrize(
+    ("options", "words"), [([], "needs a --data_dir"), (["--data_dir", "nowhere"], "gave no train part")]
+)
+def test_faults_in_what_to_train_on(tmp_path: Path, options: list[str], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        train_adapter.main(["--task", "pets", "--output_dir", str(tmp_path / "run"), *options])
+
+
+# The page.
+
+
+def test_without_gradio_the_page_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(SystemExit, match="make web"):
+        app.main([])
+
+
+@pytest.fixture(scope="module")
+def address(collection: Collection) -> Iterator[str]:
+    """Where the page is served while these tests run."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed: make .venv-web/.installed")
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright is not installed: make .venv-web/.installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on the PATH: apt-get install chromium")
+    page = app.build_page(collection)
+    yield app.launch(page, wait=False)
+    page.close()
+
+
+@pytest.fixture
+def browser_page(address: str) -> Iterator[Any]:
+    """The loaded page; afterwards: it has asked no other host for anything, and its scripts met no error."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        hosts, errors = set(), []
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.get_by_role("heading", name=app.TITLE).wait_for()
+        yield page
+        browser.close()
+    assert hosts - {None} == {"127.0.0.1"}  # None: data: and blob:
+    assert not errors
+
+
+def drop(page: Any, path: Path) -> None:
+    """Let go of a file above the upload field, as the browser does it with a mouse."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    moved = page.evaluate_handle(
+        """([content, name]) => {
+            const moved = new DataTransfer();
+            moved.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name));
+            return moved;
+        }""",
+        [content, path.name],
+    )
+    page.locator("#file button").first.dispatch_event("drop", {"dataTransfer": moved})
+
+
+def test_an_image_is_dropped_and_answers_appear(browser_page: Any, star_file: Path) -> None:
+    browser_page.get_by_text(app.ASK).wait_for()
+    drop(browser_page, star_file)
+    for name in NAMES:
+        browser_page.locator(f"#scores-{name} .label").first.wait_for()
+        picture = browser_page.locator(f"#attention-{name} img")
+        picture.wait_for()
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    assert browser_page.get_by_text(app.ASK).count() == 0
+    browser_page.get_by_label("objects").uncheck()
+    browser_page.locator("#attention-objects img").wait_for(state="hidden")
+    assert browser_page.locator("#attention-shapes img").is_visible()
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser_page.evaluate(wide) == 0  # nothing hangs over
+
+
+def test_a_bad_file_gets_a_message(browser_page: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not an image\n")
+    drop(browser_page, tmp_path / "notes.txt")
+    browser_page.get_by_text("notes.txt is not an image that can be read here").wait_for()
+    assert "Traceback" not in browser_page.content()
+    assert not browser_page.locator("#attention-shapes img").is_visible()
+
+
+def test_an_example_is_clicked(browser_page: Any) -> None:
+    browser_page.locator(".gallery-item, .gallery button").first.click()
+    browser_page.locator("#attention-digits img").wait_for()
