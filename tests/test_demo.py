@@ -154,7 +154,7 @@ def test_answer(collection: Collection, star_file: Path) -> None:
     assert app.answer(collection, None, NAMES, "prompts", 11) == (app.ASK, {})
     assert app.answer(collection, str(star_file), [], "prompts", 11) == (app.CHOOSE, {})
     message, shown = app.answer(collection, str(star_file), ["shapes", "digits"], "cls", 3)
-    assert message == ""
+    assert message == "star.png, read as 32 x 32 pixels by 2 adapters in one batch."
     assert list(shown) == ["shapes", "digits"]
     scores, picture = shown["shapes"]
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
@@ -233,7 +233,7 @@ def address(collection: Collection) -> Iterator[str]:
     if CHROMIUM is None:
         pytest.skip("there is no chromium on the PATH: apt-get install chromium")
     page = app.build_page(collection)
-    yield app.launch(page, wait=False)
+    yield app.launch(page)
     page.close()
 
 
@@ -245,6 +245,7 @@ def browser_page(address: str) -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(120_000)  # a busy machine is slow
         hosts, errors = set(), []
         page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
         page.on("pageerror", lambda error: errors.append(str(error)))

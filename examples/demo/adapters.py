@@ -88,15 +88,14 @@ def load_collection(backbone: Path = BACKBONE, folder: Path = ADAPTERS) -> Colle
     base = AutoModelForImageClassification.from_pretrained(
         backbone, num_labels=widest, ignore_mismatched_sizes=True, dtype="float32"
     )
-    model = None
+    # Copies, which do not remember the narrower heads in the files.
+    (first, config), *others = ((name, replace(config)) for name, config in configs.items())
+    model: PeftModel = get_peft_model(base, config, adapter_name=first)
+    for name, config in others:
+        model.add_adapter(name, config)
     for name, tensors in weights.items():
         for key in HEAD:
             tensors[key] = F.pad(tensors[key], (0, 0) * (tensors[key].ndim - 1) + (0, widest - counts[name]))
-        config = replace(configs[name])  # a copy that does not remember the narrower head in the file
-        if model is None:
-            model = get_peft_model(base, config, adapter_name=name)
-        else:
-            model.add_adapter(name, config)
         set_peft_model_state_dict(model, tensors, adapter_name=name)
     adapters = {name: read_card(path / "README.md", counts[name]) for name, path in sources.items()}
     return Collection(model.eval(), adapters, _transform(backbone))

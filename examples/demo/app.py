@@ -20,15 +20,11 @@ from gated_prompt import GatedPromptError
 
 TITLE = "One frozen ViT, several adapters"
 ABOUT = """Each adapter is a few learned prompt tokens and a head, some thousand numbers beside one frozen backbone.
-All that you choose read your image **in one mixed batch**; each answers in its own classes, whatever the image shows."""
+All that you choose read your image **in one mixed batch**; each answers in its own classes, whatever it sees."""
 ASK = "Drop an image, or click one of the examples."
 CHOOSE = "Choose at least one adapter."
 TOKENS = [("prompts (mean)", "prompts"), ("CLS", "cls")]
-CSS = """
-.gradio-container {max-width: 1280px !important; margin: 0 auto !important}
-#message {min-height: 1.6em}
-#message.fault {border-left: 4px solid #D55E00; padding-left: 10px}
-"""
+CSS = ".gradio-container {max-width: 1280px !important; margin: 0 auto !important}"
 
 
 def answer(
@@ -49,7 +45,9 @@ def answer(
         pictures = {name: picture_of_attention(maps[name], image, token, block) for name in names}
     except GatedPromptError as error:
         return f"**This did not work.** {error}", {}
-    return "", {name: (scores[name], pictures[name]) for name in names}
+    side, many = collection.transform.size, "s" if len(names) > 1 else ""
+    message = f"{Path(path).name}, read as {side} x {side} pixels by {len(names)} adapter{many} in one batch."
+    return message, {name: (scores[name], pictures[name]) for name in names}
 
 
 def build_page(collection: Collection) -> Any:
@@ -68,6 +66,7 @@ def build_page(collection: Collection) -> Any:
             updates += [gr.update(visible=name in names), scores, picture]
         return [*updates, picture_of_gates(collection.model, names) if names else None]
 
+    plain: dict[str, Any] = {"show_label": False, "buttons": [], "format": "png", "interactive": False}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{ABOUT}")
         with gr.Row():
@@ -89,14 +88,20 @@ def build_page(collection: Collection) -> Any:
                                 num_top_classes=3, show_label=False, show_heading=False, elem_id=f"scores-{name}"
                             )
                             picture = gr.Image(
-                                show_label=False, buttons=[], format="png", interactive=False, elem_id=f"attention-{name}"
+                                show_label=False,
+                                buttons=[],
+                                format="png",
+                                interactive=False,
+                                elem_id=f"attention-{name}",
                             )
                         outputs += [column, label, picture]
                 gr.Markdown("### What each adapter has learned, block by block")
-                outputs.append(gr.Image(show_label=False, buttons=[], format="png", interactive=False))
+                outputs.append(gr.Image(elem_id="gates", **plain))
         inputs = [file, chosen, token, block]
-        examples.click(lambda sample: sample[0], examples, file)
-        gr.on([page.load, file.change, chosen.change, token.change, block.change], show, inputs, outputs)
+        examples.click(lambda sample: sample[0], examples, file, api_visibility="private")
+        changes = [page.load, file.change, chosen.change, token.change, block.change]
+        # A change while an answer is under way is answered next, not dropped.
+        gr.on(changes, show, inputs, outputs, trigger_mode="always_last", api_visibility="private")
     return page
 
 
@@ -105,8 +110,8 @@ def _heading(name: str, classes: int, accuracy: float | None) -> str:
     return f"### {name}\n{classes} classes{measured}"
 
 
-def launch(page: Any, port: int | None = None, *, wait: bool = True) -> str:
-    """Serve the page on this machine alone and return its address; `wait` until it is stopped."""
+def launch(page: Any, port: int | None = None) -> str:
+    """Serve the page on this machine alone, beside what runs here, and return its address."""
     import gradio as gr
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to download
@@ -115,7 +120,8 @@ def launch(page: Any, port: int | None = None, *, wait: bool = True) -> str:
         server_port=port,
         share=False,
         ssr_mode=False,
-        prevent_thread_lock=not wait,
+        quiet=True,
+        prevent_thread_lock=True,
         allowed_paths=[str(HERE / "samples")],
         footer_links=[],
         theme=gr.themes.Default(primary_hue="blue", **fonts),
@@ -136,9 +142,11 @@ def main(argv: list[str] | None = None) -> None:
     except ModuleNotFoundError:
         sys.exit("error: the page needs gradio; start it with `make web`, or pip install 'gated-prompt[demo]'")
     try:
-        launch(build_page(load_collection(args.backbone, args.adapters)), args.port)
-    except GatedPromptError as error:
+        page = build_page(load_collection(args.backbone, args.adapters))
+        print(f"The page is at {launch(page, args.port)} (Ctrl+C stops it).", flush=True)
+    except (GatedPromptError, OSError) as error:  # OSError: no such backbone, or the port is taken
         sys.exit(f"error: {error}")
+    page.block_thread()
 
 
 if __name__ == "__main__":

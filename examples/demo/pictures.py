@@ -44,9 +44,7 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"{path.name} is damaged and cannot be shown ({error}). Save it again.") from error
 
 
-def picture_of_attention(
-    attention: plots.PromptAttention, image: Image.Image, token: str, block: int
-) -> Image.Image:
+def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, token: str, block: int) -> Image.Image:
     """Attention of "prompts" or "cls" in one block, laid over the image."""
     small = ImageOps.contain(image, (480, 480)).resize((480, 480))  # squeezed to a square, as the model sees it
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
@@ -62,6 +60,9 @@ def picture_of_gates(model: nn.Module, names: Sequence[str]) -> Image.Image:
     plots.plot_gates(model, names, ax=axes[0])
     plots.plot_selection_ratios(model, names, ax=axes[1])
     plots.plot_temperatures(model, names, ax=axes[2])
+    for ax in axes[1:]:  # the colours are those of the first legend, which hides nothing there
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()
     return _render(figure)
 
 
