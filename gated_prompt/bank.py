@@ -2,7 +2,8 @@
 """The bank: what an adapted model has more than its base, as PEFT wants it.
 
 There is one bank a model, a child of its root named `gated_prompt`, so that the keys of an adapter file hold no
-path into the backbone and survive renamings there. What the numbers do is in `hooks.py`.
+path into the backbone and survive renamings there. What the numbers do is in
+`block_hooks.py`.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol

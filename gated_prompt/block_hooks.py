@@ -63,8 +63,8 @@ class EnterBlock:
         else:
             dropped = self.bank.training and plan.config.prompt_dropout > 0
             prompts = self._prompts(plan, hidden, hidden.shape[0] if dropped else 1)
-        gate = self.bank.gate(plan, self.index)
-        if gate is not None and torch.is_grad_enabled():
+        gate = self.bank.gate(plan, self.index) if torch.is_grad_enabled() else None
+        if gate is not None:
             prompts = prompts + 0.0 * gate.to(prompts.dtype)  # a gradient of zero, as DDP waits for one
         self.bank.keys_only = prompts
         return hidden

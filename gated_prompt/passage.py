@@ -92,7 +92,7 @@ def cached_keys_values(bank: "PromptBank", plan: "Plan") -> CachedKeysValues | N
     """
     if bank.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
-    parts = [bank.routes[block].parts for block in plan.blocks if block in bank.passage.passive]
+    parts = [bank.routes[block].parts for block in plan.blocks[: bank.passage.insertion - plan.config.insert_at]]
     if not parts or any(part.is_adapted for part in parts):
         return None
     tokens = bank.all_tokens(plan).detach()
