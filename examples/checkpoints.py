@@ -93,3 +93,18 @@ def find_checkpoint(asked: str, folder: Path) -> Path:
             f"no checkpoint to resume from: {asked!r} (looked in {folder}); leave the argument out to start anew"
         )
     return found[-1]
+
+
+def resume(accelerator: Accelerator, asked: str | None, folder: Path) -> int:
+    """Load what `--resume_from_checkpoint` asks for; return the step that it was saved after, 0 if nothing is asked.
+
+    Raises:
+        GatedPromptError: there is no such checkpoint.
+    """
+    if not asked:
+        return 0
+    checkpoint = find_checkpoint(asked, folder)
+    accelerator.load_state(str(checkpoint))
+    step = int(checkpoint.name.removeprefix("step_"))
+    accelerator.print(f"resumed after step {step}")
+    return step

@@ -15,8 +15,7 @@ The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), whic
 """
 
 import json
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import find_checkpoint, prepare_output_dir, save_checkpoint
+from checkpoints import prepare_output_dir
 from datasets import load_dataset
+from pretraining import train_epochs
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 from transformers import (
@@ -164,7 +164,6 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws crops and masks of its own
     output = prepare_output_dir(args.output_dir)
-    checkpoints = output / "checkpoints"
 
     images = load_images(args.dataset, args.image_size)
     loader = DataLoader(TensorDataset(images), args.per_device_train_batch_size, shuffle=True, drop_last=True)
@@ -177,43 +176,15 @@ def main(argv: list[str] | None = None) -> None:
         betas=(0.9, 0.95),
     )
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    # The scheduler is stepped by hand, once per optimizer step, so it counts this process's steps.
     schedule = get_cosine_schedule_with_warmup(
         optimizer, args.warmup_epochs * len(loader), args.num_train_epochs * len(loader)
     )
-    accelerator.register_for_checkpointing(schedule)
 
-    log, first = output / "log.jsonl", 0
-    if list(checkpoints.glob("step_*[0-9]")):
-        accelerator.load_state(str(find_checkpoint("latest", checkpoints)))
-        first = schedule.last_epoch // len(loader)
-        accelerator.print(f"resumed after epoch {first}")
-    if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
-        rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
-        log.write_text("".join(rows))
+    def loss_of(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = model(pixel_values=augment(batch[0], args.min_crop)).loss
+        return loss
 
-    model.train()
-    for epoch in range(first, args.num_train_epochs):
-        loader.set_epoch(epoch)
-        start, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
-        bar = tqdm(loader, desc=f"epoch {epoch + 1}", disable=not accelerator.is_main_process, leave=False)
-        for (batch,) in bar:
-            loss = model(pixel_values=augment(batch, args.min_crop)).loss
-            accelerator.backward(loss)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.detach()
-        mean = accelerator.gather(total / len(loader)).mean().item()
-        if not math.isfinite(mean):
-            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
-        if accelerator.is_main_process:
-            seconds = round(time.perf_counter() - start, 1)
-            with log.open("a") as file:
-                file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
-            tqdm.write(f"epoch {epoch + 1}/{args.num_train_epochs}  loss {mean:.4f}  {seconds} s")
-        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
-
+    log = train_epochs(accelerator, model, loader, optimizer, schedule, loss_of, output, args.num_train_epochs)
     if accelerator.is_main_process:
         export_encoder(accelerator.unwrap_model(model), output / "encoder")
         plot_loss(log, output / "loss.png")

@@ -11,22 +11,20 @@ script leaves in `output_dir`:
     checkpoints/           the newest training state; run the same command again to go on from it
 """
 
-import json
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import find_checkpoint, prepare_output_dir, save_checkpoint
+from checkpoints import prepare_output_dir
 from datasets import load_dataset
 from methods import SHIPPED_BACKBONE, PromptArguments, build_model
 from pretrain_mae import augment, load_images, plot_loss
+from pretraining import train_epochs
 from tasks import image_settings
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 from transformers import (
     HfArgumentParser,
     ViTImageProcessor,
@@ -65,7 +63,6 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws crops of its own
     output = prepare_output_dir(args.output_dir)
-    checkpoints = output / "checkpoints"
 
     labels, names = load_labels(args.dataset)
     model = build_model(args.start_from, "full", PromptArguments(pooling="patches"), names)
@@ -81,42 +78,15 @@ def main(argv: list[str] | None = None) -> None:
         lr=args.learning_rate,
     )
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    # Stepped by hand, once per optimizer step, so it counts this process's steps.
     schedule = get_cosine_schedule_with_warmup(optimizer, args.warmup_steps, args.num_train_epochs * len(loader))
-    accelerator.register_for_checkpointing(schedule)
 
-    log, first = output / "log.jsonl", 0
-    if list(checkpoints.glob("step_*[0-9]")):
-        accelerator.load_state(str(find_checkpoint("latest", checkpoints)))
-        first = schedule.last_epoch // len(loader)
-        accelerator.print(f"resumed after epoch {first}")
-    if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
-        rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
-        log.write_text("".join(rows))
+    def loss_of(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = F.cross_entropy(model(augment(batch[0], args.min_crop)).logits, batch[1])
+        return loss
 
-    model.train()
-    for epoch in range(first, args.num_train_epochs):
-        loader.set_epoch(epoch)
-        start, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
-        bar = tqdm(loader, desc=f"epoch {epoch + 1}", disable=not accelerator.is_main_process, leave=False)
-        for batch, classes in bar:
-            loss = F.cross_entropy(model(augment(batch, args.min_crop)).logits, classes)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.detach()
-        mean = accelerator.gather(total / len(loader)).mean().item()
-        if not math.isfinite(mean):
-            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
-        if accelerator.is_main_process:
-            seconds = round(time.perf_counter() - start, 1)
-            with log.open("a") as file:
-                file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
-            tqdm.write(f"epoch {epoch + 1}/{args.num_train_epochs}  loss {mean:.4f}  {seconds} s")
-        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
-
+    log = train_epochs(
+        accelerator, model, loader, optimizer, schedule, loss_of, output, args.num_train_epochs, max_norm=1.0
+    )
     if accelerator.is_main_process:
         encoder = accelerator.unwrap_model(model).base_model
         encoder.half().save_pretrained(output / "encoder")

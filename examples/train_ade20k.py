@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
 from accelerate.utils import set_seed
-from checkpoints import find_checkpoint, keep_only_trainable, prepare_output_dir, save_checkpoint
+from checkpoints import keep_only_trainable, prepare_output_dir, resume, save_checkpoint
 from methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
 from peft import get_peft_model
 from prediction_picture import draw_predictions
@@ -177,12 +177,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
 
-    step = 0
-    if args.resume_from_checkpoint:
-        checkpoint = find_checkpoint(args.resume_from_checkpoint, output / "checkpoints")
-        accelerator.load_state(str(checkpoint))
-        step = int(checkpoint.name.removeprefix("step_"))
-        accelerator.print(f"resumed after step {step}")
+    step = resume(accelerator, args.resume_from_checkpoint, output / "checkpoints")
 
     start, first_step = time.perf_counter(), step
     bar = tqdm(total=args.max_train_steps, initial=step, desc="train", disable=not accelerator.is_main_process)

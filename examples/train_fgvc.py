@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from checkpoints import prepare_output_dir
-from methods import build_model
 from tasks import fgvc_transform_for, load_fgvc_task
 from torch.utils.data import Dataset
-from training import RunArguments, parse_arguments, start, train_and_score
+from training import RunArguments, build, parse_arguments, start, train_and_score
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.fgvc import FGVC
@@ -69,15 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_fgvc_task(args.task, args.data_dir, args.eval_split)
     accelerator = start(args, output)
-    model = build_model(
-        args.backbone,
-        args.method,
-        prompts,
-        task.class_names,
-        kind=args.backbone_kind,
-        lora_r=args.lora_r,
-        head_init=args.head_init,
-    )
+    model = build(args, prompts, task)
     train = AugmentedImages(TransformedImages(task.train, fgvc_transform_for(args.backbone, train=True)), args.seed)
     centre = fgvc_transform_for(args.backbone, train=False)
     probed, scored = TransformedImages(task.train, centre), TransformedImages(task.eval, centre)

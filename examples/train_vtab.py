@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints import prepare_output_dir
-from methods import build_model
 from prefix_cache import cache_prefix
 from tasks import KNOWN, load_task, transform_for
 from torch.utils.data import Dataset
-from training import RunArguments, parse_arguments, start, train_and_score
+from training import RunArguments, build, parse_arguments, start, train_and_score
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import CachedImages, TransformedImages
@@ -47,15 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
     accelerator = start(args, output)
-    model = build_model(
-        args.backbone,
-        args.method,
-        prompts,
-        task.class_names,
-        kind=args.backbone_kind,
-        lora_r=args.lora_r,
-        head_init=args.head_init,
-    )
+    model = build(args, prompts, task)
     transform = transform_for(args.backbone)
     images, scored = CachedImages(task.train, transform), TransformedImages(task.eval, transform)
     train: Dataset[Any] = images

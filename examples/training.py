@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, skip_first_batches
 from accelerate.utils import set_seed
-from checkpoints import find_checkpoint, keep_only_trainable, save_checkpoint
+from checkpoints import keep_only_trainable, resume, save_checkpoint
 from methods import (
     METHODS,
     PROMPT_METHODS,
     SHIPPED_BACKBONE,
     PromptArguments,
     backbone_kind,
+    build_model,
     check_method,
     parameter_groups,
 )
@@ -150,6 +151,19 @@ def start(args: RunArguments, output: Path) -> Accelerator:
     return accelerator
 
 
+def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
+    """The model that the arguments ask for, with a head for the task's classes; see `build_model`."""
+    return build_model(
+        args.backbone,
+        args.method,
+        prompts,
+        task.class_names,
+        kind=args.backbone_kind,
+        lora_r=args.lora_r,
+        head_init=args.head_init,
+    )
+
+
 def evaluate(model: torch.nn.Module, loader: DataLoader[Any], num_classes: int, accelerator: Accelerator) -> float:
     """Top-1 accuracy in [0, 1]."""
     metric = MulticlassAccuracy(num_classes, average="micro").to(accelerator.device)
@@ -205,12 +219,7 @@ def train_and_score(
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
 
-    step = 0
-    if args.resume_from_checkpoint:
-        checkpoint = find_checkpoint(args.resume_from_checkpoint, output / "checkpoints")
-        accelerator.load_state(str(checkpoint))
-        step = int(checkpoint.name.removeprefix("step_"))
-        accelerator.print(f"resumed after step {step}")
+    step = resume(accelerator, args.resume_from_checkpoint, output / "checkpoints")
 
     shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
     if shortcut is not None:

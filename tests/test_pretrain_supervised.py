@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pretrain_supervised
+import pretraining
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -39,14 +40,14 @@ def train(pictures: Path, backbone: Path, output: Path) -> None:
 def test_resumed_ends_with_the_same_encoder(pictures, backbone, tmp_path, monkeypatch) -> None:
     train(pictures, backbone, tmp_path / "straight")
     AcceleratorState._reset_state(reset_partial_state=True)
-    save = pretrain_supervised.save_checkpoint
+    save = pretraining.save_checkpoint
 
     def save_and_die(accelerator, folder, name):
         save(accelerator, folder, name)
         if name == "step_00000004":  # after two epochs of two steps
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain_supervised, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(pretraining, "save_checkpoint", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train(pictures, backbone, tmp_path / "killed")
     monkeypatch.undo()
