@@ -4,21 +4,22 @@
     python examples/miniature/check.py                     # digits and sprites
     python examples/miniature/check.py --data_dir FOLDER   # and CIFAR-10 and DTD
 
-Settings are those that the committed results have chosen. Exit status 1: at least one accuracy lies outside.
+The learning rates are those that the committed results have chosen. Exit status 1: at least one accuracy lies outside.
 """
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import miniature_data
 import records
-from miniature_grid import BACKBONES, MiniRun, chosen, scores
+from miniature_grid import BACKBONES, SEEDS, VARIANTS, MiniRun, chosen, scores
 from run import HERE, RECIPE, check_names, run_all
 from transformers import HfArgumentParser
 
@@ -36,26 +37,29 @@ class Arguments:
     data_dir: str | None = field(default=None, metadata={"help": "folder with cifar10_jpeg and dtd10"})
     backbones: list[str] = field(default_factory=lambda: list(BACKBONES), metadata={"help": "mae, supervised"})
     variants: list[str] = field(
-        default_factory=lambda: ["linear", "shallow", "shallow_at_6", "shallow_at_11", "gated"],
+        default_factory=lambda: ["linear", "shallow", "shallow_at_6", "gated"],
         metadata={"help": "what to run again"},
     )
     workers: int = field(default=2, metadata={"help": "processes, with one thread each"})
 
 
-def tolerance(committed: Sequence[float], images: int) -> float:
-    """How far from the mean of the committed accuracies (percent) a new one may lie, in percentage points.
+def pooled_deviation(cells: Iterable[Sequence[float]]) -> float:
+    """Root of the mean variance over seeds, in the unit of the accuracies; cells of one run say nothing about it."""
+    return math.sqrt(mean(variance(values) for values in cells if len(values) > 1))
 
-    Three standard deviations over the seeds, or three of the binomial error of `images` test images where that is
-    more: the spread of three seeds is itself only known roughly.
+
+def tolerance(committed: Sequence[float], pooled: float) -> float:
+    """How far from the mean of the committed accuracies a new one may lie: three deviations of their difference.
+
+    A new run and the mean of n runs differ by sqrt(1 + 1/n) standard deviations of one run. Three seeds know their
+    own deviation badly, so that of all committed cells together, `pooled`, counts where the cell's own is smaller.
     """
-    share = mean(committed) / 100
-    binomial = 3 * 100 * math.sqrt(share * (1 - share) / images)
-    return max(3 * stdev(committed) if len(committed) > 1 else 0.0, binomial)
+    return 3 * max(stdev(committed), pooled) * math.sqrt(1 + 1 / len(committed))
 
 
-def verdict(name: str, new: float, committed: Sequence[float], images: int) -> tuple[bool, str]:
+def verdict(name: str, new: float, committed: Sequence[float], pooled: float) -> tuple[bool, str]:
     """Whether the new accuracy (percent) lies inside, and the line to print about it."""
-    off, allowed = new - mean(committed), tolerance(committed, images)
+    off, allowed = new - mean(committed), tolerance(committed, pooled)
     inside = abs(off) <= allowed
     return inside, f"{'ok  ' if inside else 'OUT '} {name}: {new:.1f}, committed {mean(committed):.1f} ± {allowed:.1f}"
 
@@ -72,26 +76,22 @@ def main(argv: list[str] | None = None) -> int:
         for backbone in args.backbones
         for task in tasks
         for variant in args.variants
-        if scores(backbone, task, variant, committed)
+        if len(scores(backbone, task, variant, committed)) == len(SEEDS)
     ]
     if not cells:
-        raise GatedPromptError(f"{COMMITTED} has no results for these backbones, tasks and variants")
+        raise GatedPromptError(f"{COMMITTED} has no complete results for these backbones, tasks and variants")
     runs = []
     for cell in cells:
-        setting = chosen(*cell, committed)
-        assert setting is not None  # scores() would be empty
-        runs.append(MiniRun(*cell, setting, NEW_SEED))
+        rate = chosen(*cell, committed)
+        assert rate is not None  # scores() would be empty
+        runs.append(MiniRun(*cell, rate, NEW_SEED))
     folder = Path(args.output_dir)
     done = records.read(folder, RECIPE)
     run_all(folder, data_dir, [run for run in runs if run.key not in done], args.workers)
     done = records.read(folder, RECIPE)
+    pooled = pooled_deviation(scores(*cell, committed) for cell in product(BACKBONES, miniature_data.TASKS, VARIANTS))
     outcomes = [
-        verdict(
-            " ".join(cell),
-            100 * done[run.key]["test_accuracy"],
-            scores(*cell, committed),
-            miniature_data.SIZES["test"],
-        )
+        verdict(" ".join(cell), 100 * done[run.key]["test_accuracy"], scores(*cell, committed), pooled)
         for cell, run in zip(cells, runs, strict=True)
     ]
     print("\n".join(line for _, line in outcomes))

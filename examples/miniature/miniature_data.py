@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The miniature's tasks: 200 images to train on, 200 to choose settings with and 500 to score, decoded once.
+"""The miniature's tasks: 200 images to train on, 200 to choose rates with and 500 to score, decoded once.
 
     digits                scikit-learn's scanned digits                     10 classes
     sprite_position       where a drawn sprite is (sprites.py)               8
-    sprite_orientation    which way it points                                8
     cifar10               of CIFAR-10's test part, which no backbone saw    10
     dtd10                 ten textures of DTD                               10
+    sprite_orientation    which way it points                                8
 
-The last two need a folder with `cifar10_jpeg/data/test-*.parquet` (columns image and label) and
+CIFAR-10 and DTD need a folder with `cifar10_jpeg/data/test-*.parquet` (columns image and label) and
 `dtd10/images/<class>/*.jpg`.
 """
 
@@ -100,9 +100,9 @@ def _needed(data_dir: Path | None, below: str) -> Path:
 TASKS: dict[str, Callable[[Path | None], MiniTask]] = {
     "digits": _digits,
     "sprite_position": partial(_sprites, kind="position"),
-    "sprite_orientation": partial(_sprites, kind="orientation"),
     "cifar10": _cifar10,
     "dtd10": _dtd10,
+    "sprite_orientation": partial(_sprites, kind="orientation"),
 }
 FREE = ("digits", "sprite_position", "sprite_orientation")  # need no folder
 

@@ -11,7 +11,7 @@ from miniature_grid import MiniRun
 
 from gated_prompt import GatedPromptError
 
-KEY = ("backbone", "task", "variant", "learning_rate", "gate_init", "seed")
+KEY = ("backbone", "task", "variant", "learning_rate", "seed")
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[Any, ...]:

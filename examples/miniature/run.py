@@ -38,14 +38,14 @@ from gated_prompt.architecture import find_vision_transformer
 RECIPE: Mapping[str, Any] = {
     "epochs": 8,
     "warmup_epochs": 1,
-    "batch_size": 20,
+    "batch_size": 10,
+    "head_rate": 0.03,  # of all but "linear", whose head tries rates of its own
     "num_virtual_tokens": 10,
+    "gate_init": -3.0,
     "pooling": "prompts_and_patches",
-    "momentum": 0.9,
     "images": miniature_data.SIZES,
 }
-CURVES = ("shallow", "gated", "gated_sample", "gated_kmeans")  # validation accuracy is noted while they train
-EVERY = 2  # epochs between two notes
+CURVES = ("shallow", "gated", "gated_sample", "gated_kmeans")  # validation accuracy is noted after each epoch
 HERE = Path(__file__).parent
 
 
@@ -68,12 +68,12 @@ def _task(name: str, data_dir: Path | None) -> miniature_data.MiniTask:
 
 def build(run: MiniRun, task: miniature_data.MiniTask, recipe: Mapping[str, Any]) -> torch.nn.Module:
     """The model of a run as it starts: seeded, and with prompts from the training images where it wants them."""
-    variant, gate_init = VARIANTS[run.variant], run.setting[1]
+    variant = VARIANTS[run.variant]
     torch.manual_seed(run.seed)
     prompts = PromptArguments(
         num_virtual_tokens=recipe["num_virtual_tokens"],
         insert_at=variant.insert_at,
-        gate_init=gate_init,
+        gate_init=recipe["gate_init"],
         pooling=recipe["pooling"],
     )
     backbone = HERE.parent / "backbones" / BACKBONES[run.backbone]
@@ -125,8 +125,9 @@ def execute(run: MiniRun, data_dir: Path | None, recipe: Mapping[str, Any] = REC
     depth = len(find_vision_transformer(model).blocks)
     parts = shorten(model, depth if variant.method == "linear" else variant.insert_at, run, task.parts)
     pixels, classes = parts["train"]
-    groups = parameter_groups(model, run.setting[0], 0.0, {})
-    optimizer = torch.optim.SGD(groups, run.setting[0], recipe["momentum"])
+    own = {} if variant.method == "linear" else {"head": {"lr": recipe["head_rate"]}}
+    groups = parameter_groups(model, run.learning_rate, 0.0, own)
+    optimizer = torch.optim.Adam(groups)
     steps = -(-len(classes) // recipe["batch_size"])
     schedule = get_cosine_schedule_with_warmup(optimizer, recipe["warmup_epochs"] * steps, recipe["epochs"] * steps)
     losses, curve = [], []
@@ -142,7 +143,7 @@ def execute(run: MiniRun, data_dir: Path | None, recipe: Mapping[str, Any] = REC
             schedule.step()
             total += float(loss.detach()) * len(batch) / len(classes)
         losses.append(round(total, 4))
-        if run.variant in CURVES and epoch % EVERY == 0 and epoch < recipe["epochs"]:
+        if run.variant in CURVES and epoch < recipe["epochs"]:
             curve.append([epoch, accuracy(model, parts["val"])])
     last = accuracy(model, parts["val"])
     return {
@@ -204,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     check_names("tasks", tasks, list(miniature_data.TASKS))
     check_names("variants", args.variants, list(VARIANTS))
     folder = Path(args.output_dir)
-    # Twice over: settings first, then the other seeds with those that were chosen.
+    # Twice over: first the rates, then the other seeds with those that were chosen.
     while runs := missing_runs(args.backbones, tasks, args.variants, records.read(folder, RECIPE)):
         run_all(folder, data_dir, runs, args.workers)
 

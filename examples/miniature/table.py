@@ -4,7 +4,7 @@
     python examples/miniature/table.py
 
 Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced. An accuracy is that on the
-test images, in percent, of the runs with the chosen settings.
+test images, in percent, of the runs with the chosen rates.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def epochs(found: Records) -> str:
 
 def gates(found: Records) -> str:
     """Learned gates (mean over seeds) by block, the block with the largest one, and the best insertion block."""
-    rows = [["backbone, task", "start", *map(str, range(11)), "largest", "best insertion"]]
+    rows = [["backbone, task", *map(str, range(11)), "largest", "best insertion"]]
     for backbone, task in there(found):
         made = [found[r.key] for r in final_runs(backbone, task, "gated", found) if r.key in found]
         if not made:
@@ -168,7 +168,6 @@ def gates(found: Records) -> str:
         rows.append(
             [
                 f"{backbone}, {task}",
-                f"{made[0]['gate_init']:g}",
                 *(f"{value:.2g}" for value in means),
                 str(means.index(max(means))),
                 "not run" if best is None else str(best),
@@ -177,17 +176,14 @@ def gates(found: Records) -> str:
     return markdown(rows)
 
 
-def settings(found: Records) -> str:
-    """The learning rate that was chosen, and the initial gate logit where there are gates."""
+def rates(found: Records) -> str:
+    """The learning rate that was chosen."""
     tried = [v for v in (*NAMES, *SWEEP[1:]) if VARIANTS[v].like is None]
     rows = [["", *(f"{b}, {t}" for b, t in there(found))]]
     for variant in tried:
-        cells = []
-        for backbone, task in there(found):
-            setting = chosen(backbone, task, variant, found)
-            gate = f", {setting[1]:g}" if setting and variant in ("gate_only", "gated") else ""
-            cells.append(f"{setting[0]:g}{gate}" if setting else "not run")
-        rows.append([NAMES.get(variant, variant.replace("shallow_at_", "VPT-shallow at ")), *cells])
+        kept = [chosen(backbone, task, variant, found) for backbone, task in there(found)]
+        name = NAMES.get(variant, variant.replace("shallow_at_", "VPT-shallow at "))
+        rows.append([name, *("not run" if rate is None else f"{rate:g}" for rate in kept)])
     return markdown(rows)
 
 
@@ -202,7 +198,7 @@ def cost(found: Records) -> str:
 
 
 PARTS: dict[str, Callable[[Records], str]] = {
-    f.__name__: f for f in (cost, methods, blocks, differences, epochs, gates, settings)
+    f.__name__: f for f in (cost, methods, blocks, differences, epochs, gates, rates)
 }
 
 
