@@ -5,12 +5,15 @@
 writes it anew; `test_family_table.py` compares.
 """
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
 from families import CASES, Case
+from generated import fill
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
-START, END = "<!-- table: python tests/family_table.py -->\n", "<!-- end of table -->\n"
 HEADER = ["family", "class tested", "prefix tokens", "output", "what it depends on", "`pooling`", "trained head"]
 
 
@@ -22,6 +25,16 @@ def table() -> str:
         rows.append(_row(case, "" if case.family == family else case.family))
         family = case.family
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows) + "\n"
+
+
+def summary() -> str:
+    """One row for each family, for the README."""
+    rows = [["family", "prefix tokens", "classes tested"], ["---"] * 3]
+    for family in dict.fromkeys(case.family for case in CASES):
+        cases = [case for case in CASES if case.family == family]
+        names = dict.fromkeys(f"`{case.name}`" if case.config else "timm's layout, a stand-in" for case in cases)
+        rows.append([family, ", ".join(dict.fromkeys(str(case.prefix) for case in cases)), ", ".join(names)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _row(case: Case, family: str) -> list[str]:
@@ -48,12 +61,10 @@ def _tokens(reads: tuple[str, ...]) -> str:
     return ", ".join({"all": "all tokens"}.get(part, part.replace("slot", "token")) for part in reads)
 
 
-def page_with_table(page: str) -> str:
-    """The text of the page with the table between its marks replaced."""
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table()}\n{END}{after}"
+def new_page(page: str) -> str:
+    """docs/families.md with its table made anew."""
+    return fill(page, {"families": table()})
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with_table(PAGE.read_text()))
+    PAGE.write_text(new_page(PAGE.read_text()))

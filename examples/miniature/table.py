@@ -8,7 +8,6 @@ test images, in percent, of the runs with the chosen rates.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import records
 from averages import Cell
+from generated import fill
 from miniature_data import SIZES, TASKS
 from miniature_grid import BACKBONES, BLOCKS, SEEDS, SWEEP, VARIANTS, Records, chosen, final_runs, scores
 from run import HERE, RECIPE
@@ -202,13 +202,9 @@ PARTS: dict[str, Callable[[Records], str]] = {
 }
 
 
-def fill(page: str, found: Records) -> str:
-    """The page with its generated parts made anew."""
-    for name, part in PARTS.items():
-        pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
-        text = f"\\1\n{part(found)}\n\\2"  # no backslashes in the tables
-        page = re.sub(pattern, text, page, flags=re.DOTALL)
-    return page
+def new_page(page: str, found: Records) -> str:
+    """docs/miniature.md with its generated parts made anew."""
+    return fill(page, {name: part(found) for name, part in PARTS.items()})
 
 
 def draw(found: Records, target: Path) -> None:
@@ -242,7 +238,7 @@ def main() -> None:
     """Rewrite page and picture; there are no options but --help."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     found = records.read(HERE / "results", RECIPE)
-    PAGE.write_text(fill(PAGE.read_text(), found))
+    PAGE.write_text(new_page(PAGE.read_text(), found))
     draw(found, PICTURE)
 
 

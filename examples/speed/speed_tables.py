@@ -27,6 +27,34 @@ def ratio(seconds: dict[str, list[float]], name: str, reference: str) -> float:
     return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
 
 
+def _cell(seconds: dict[str, list[float]], name: str, reference: str) -> str:
+    return f"{ratio(seconds, name, reference):.2f}" if {name, reference} <= seconds.keys() else "-"
+
+
+SUMMARY = {  # heading: kind of step, contender, reference
+    "train step / (b)": ("train_step", "gated", "extra_tokens"),
+    "train step / (c)": ("train_step", "gated", "research"),
+    "gates closed: forward / (a)": ("forward", "closed", "plain"),
+    "gates closed: train step / (a+1)": ("train_step", "closed", "one_token"),
+    "gates closed: train step / LoRA": ("train_step", "closed", "lora"),
+}
+
+
+def summary(results: dict[str, Any]) -> list[str]:
+    """Lines of one table over all sizes and numbers of prompts: how the cost grows."""
+    lines = [f"| ViT, P | {' | '.join(SUMMARY)} |", "|" + "---|" * (1 + len(SUMMARY))]
+    for key, table in sorted(results["tables"].items(), key=lambda item: _order(item[0])):
+        size, prompts = key.split("-")
+        cells = [_cell(table[kind], name, other) for kind, name, other in SUMMARY.values()]
+        lines.append(f"| {size[0].upper()}/16, {prompts} | {' | '.join(cells)} |")
+    return lines
+
+
+def _order(key: str) -> tuple[bool, int]:
+    size, prompts = key.split("-")
+    return size == "base", int(prompts)
+
+
 def write_tables(path: Path, results: dict[str, Any]) -> None:
     """Write one table for each size and number of prompts, and one of the adapters."""
     machine, settings = results["machine"], results["settings"]
@@ -38,8 +66,10 @@ def write_tables(path: Path, results: dict[str, Any]) -> None:
         f"Machine: {machine['device']} ({machine['processor']}), {machine['threads']} threads; {libraries}.",
         f"Batch {settings['batch']} of 224 x 224 pixels, {precision}; medians over interleaved rounds.",
         "",
+        *summary(results),
+        "",
     ]
-    for key, table in results["tables"].items():
+    for key, table in sorted(results["tables"].items(), key=lambda item: _order(item[0])):
         size, _, prompts = key.partition("-")
         rounds = len(next(iter(table["forward"].values())))
         lines += [f"### ViT-{size[0].upper()}/16, P = {prompts} ({rounds} rounds)", "", *_table(table), ""]
@@ -70,7 +100,7 @@ def _table(table: dict[str, Any]) -> list[str]:
         for kind, references in REFERENCES.items():
             seconds = table[kind]
             cells.append(f"{median(seconds[name]):.3f} s")
-            cells += [f"{ratio(seconds, name, other):.2f}" if other in seconds else "-" for other in references]
+            cells += [_cell(seconds, name, other) for other in references]
         cells += [f"{memory[name]:.0f} MiB"] if memory else []
         rows.append("| " + " | ".join(cells) + " |")
     return rows

@@ -1,0 +1,25 @@
+"""README.md and docs/speed.md show what is committed; parts of pages are replaced where they stand."""
+
+import pytest
+from generated import fill
+from readme_tables import new_pages
+
+from gated_prompt import GatedPromptError
+
+
+def test_the_pages_show_what_is_committed() -> None:
+    for page, text in new_pages().items():
+        assert page.read_text() == text, f"{page.name} is old; write it anew: python tests/readme_tables.py"
+
+
+def test_a_part_is_replaced_and_the_rest_kept() -> None:
+    page = "a\n<!-- generated: x -->\nold\n<!-- end -->\nb\n<!-- generated: y -->\nkept\n<!-- end -->\n"
+    wanted = "a\n<!-- generated: x -->\n\n| \\1 |\n\n<!-- end -->\nb\n<!-- generated: y -->\nkept\n<!-- end -->\n"
+    assert fill(page, {"x": "| \\1 |\n"}) == wanted
+    assert fill(wanted, {"x": "| \\1 |"}) == wanted
+
+
+@pytest.mark.parametrize("page", ["no place", "<!-- generated: x -->\n<!-- end -->\n" * 2])
+def test_a_part_without_its_place_is_refused(page: str) -> None:
+    with pytest.raises(GatedPromptError, match="must have one"):
+        fill(page, {"x": "text"})
