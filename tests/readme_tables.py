@@ -1,8 +1,8 @@
-"""The generated parts of README.md and docs/speed.md, from what is committed: families, speed, miniature, gates.
+"""The generated parts of the README and the pages on speed, from what is committed: families, speed, miniature.
 
     python tests/readme_tables.py
 
-writes them anew, and the picture of the gates; `test_readme_tables.py` compares.
+writes them anew; `test_readme_tables.py` compares.
 """
 
 import json
@@ -18,20 +18,22 @@ import records
 import table
 from generated import fill
 from run import RECIPE
-from speed_tables import summary
+from speed_tables import summary, tables
 
 ROOT = Path(__file__).parents[1]
-README, SPEED = ROOT / "README.md", ROOT / "docs" / "speed.md"
+README, SPEED, TIMES = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "examples" / "speed" / "README.md"
 
 
 def new_pages() -> dict[Path, str]:
-    """Text of both pages, by file."""
-    speed = "\n".join(summary(json.loads((ROOT / "examples/speed/results/cpu.json").read_text())))
+    """Text of the three pages, by file."""
+    measured = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())
+    short = "\n".join(summary(measured))
     miniature = table.methods(records.read(ROOT / "examples/miniature/results", RECIPE))
-    parts = {"families": family_table.summary(), "speed": speed, "miniature": miniature}
+    parts = {"families": family_table.summary(), "speed": short, "miniature": miniature}
     return {
         README: fill(README.read_text(), parts),
-        SPEED: fill(SPEED.read_text(), {"speed": speed}),
+        SPEED: fill(SPEED.read_text(), {"speed": short}),
+        TIMES: fill(TIMES.read_text(), {"tables": tables(measured)}),
     }
 
 

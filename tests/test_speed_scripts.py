@@ -91,5 +91,7 @@ def test_the_table_is_written_and_not_measured_twice(tmp_path: Path, capsys) -> 
     assert "P = 4" in text
     assert text in capsys.readouterr().out
     assert main(argv)["tables"] == first["tables"]
+    with pytest.raises(SystemExit, match=r"measured with.*'batch': 1.*not.*'batch': 2.*another --output_dir"):
+        main([*argv, "--batch", "2"])
     with pytest.raises(SystemExit, match="unknown contenders lola; known: plain"):
         main(["--contenders", "lola"])

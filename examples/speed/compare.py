@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +25,7 @@ import transformers
 from adapter_files import adapter_times
 from clock import Run, Setting, peak_memory
 from contenders import CONTENDERS
-from speed_tables import write_tables
+from speed_tables import tables
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
@@ -61,9 +61,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"tables": {}}
+    settings = {name: getattr(args, name) for name in ("batch", "device", "bf16", "compiled")}
+    results = json.loads(path.read_text()) if path.exists() else {"tables": {}, "settings": settings}
+    if results["settings"] != settings:
+        sys.exit(f"error: {path} was measured with {results['settings']}, not {settings}; give another --output_dir")
     results["machine"] = machine(args.device)
-    results["settings"] = asdict(args)
     for size in args.sizes:
         setting = Setting(size, args.batch, args.device, args.bf16, args.compiled)
         for prompts in args.prompts:
@@ -80,8 +82,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if f"adapters-{size}" not in results:
             results[f"adapters-{size}"] = adapter_times(size, prompts=100)
             save(path, results)
-    write_tables(output / "results.md", results)
-    print((output / "results.md").read_text())
+    text = tables(results)
+    (output / "results.md").write_text(text)
+    print(text)
     return results
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Markdown tables of `results.json`: ratios within a round, their median over the rounds."""
 
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -55,8 +54,8 @@ def _order(key: str) -> tuple[bool, int]:
     return size == "base", int(prompts)
 
 
-def write_tables(path: Path, results: dict[str, Any]) -> None:
-    """Write one table for each size and number of prompts, and one of the adapters."""
+def tables(results: dict[str, Any]) -> str:
+    """The summary, one table for each size and number of prompts, and one of the adapters."""
     machine, settings = results["machine"], results["settings"]
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
     precision = ("bfloat16 autocast" if settings["bf16"] else "float32") + (
@@ -85,7 +84,7 @@ def write_tables(path: Path, results: dict[str, Any]) -> None:
             lines.append(
                 f"| {size} | {row['prompts']} | {row['file_kB']} kB | {row['load_ms']} ms | {row['switch_ms']} ms |"
             )
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _table(table: dict[str, Any]) -> list[str]:
