@@ -20,6 +20,7 @@ from .layout import gated_block_indices
 from .readouts import gates, selection_ratios, temperatures
 
 PLACE = "path/or/hub-id/of/this/adapter"
+MOST_NAMES = 30  # that the code of a card repeats; more would hide it
 PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
 CITATION = f"""```bibtex
 @inproceedings{{yoo2023improving,
@@ -40,7 +41,7 @@ def model_card(
     repo_id: str | None = None,
     base_model: str | os.PathLike[str] | None = None,
     dataset: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     metrics: Mapping[str, float] | None = None,
     task: str | None = None,
     labels: Sequence[str] | None = None,
@@ -58,8 +59,8 @@ def model_card(
             metadata: of a local folder the card gives the name, never the path.
         dataset: Hub id or plain name of the data that the metrics were measured on. Only a Hub id `user/name` is
             listed under `datasets`.
-        split: part of `dataset` that was scored.
-        metrics: the Hub's name of each metric, such as `accuracy` or `mean_iou`, and its value.
+        split: part of `dataset` that was scored, such as `test` or `validation`.
+        metrics: the Hub's name of each metric, such as `accuracy` or `mean_iou`, and its value, as a share of 1.
         task: the Hub's name of the task; None: found from the class of the base.
         labels: class names in the order of the logits; None: those of the base's config, if it names any.
         license: the Hub's name of the adapter's licence, such as `apache-2.0`.
@@ -67,7 +68,7 @@ def model_card(
         notes: Markdown for the end of the card.
 
     Raises:
-        GatedPromptError: the model has no such adapter, a metric comes without `dataset` or is not finite.
+        GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, or is not finite.
     """
     table = _gate_table(model, adapter_name)  # first: refuses an unknown adapter
     config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
@@ -103,7 +104,7 @@ def model_card(
         about.append(f"- Licence: {license}")
     parts = [
         f"# {title}",
-        _usage(base, config, base_id or f"path/of/{base_name}", hub_id(repo_id) or PLACE),
+        _usage(base, config, base_id or f"path/of/{base_name}", hub_id(repo_id) or PLACE, names),
         "\n".join(about),
         "## What the prompts have learned",
         *([f"![Gates and temperatures by block]({picture})"] if picture else []),
@@ -171,11 +172,13 @@ def _labels(base: nn.Module) -> list[str]:
 
 
 def _results(
-    name: str, task: str, dataset: str | None, split: str, metrics: Mapping[str, float]
+    name: str, task: str, dataset: str | None, split: str | None, metrics: Mapping[str, float]
 ) -> list[EvalResult] | None:
-    if metrics and not dataset:
+    if metrics and not (dataset and split):
+        missing = " and ".join(what for what, value in (("dataset", dataset), ("split", split)) if not value)
         raise GatedPromptError(
-            f"metrics {', '.join(metrics)} were given without dataset; say what they were measured on"
+            f"metrics {', '.join(metrics)} were given without {missing}; say what they were measured on, "
+            "for example dataset='me/birds', split='test'"
         )
     wrong = [f"{metric}={value}" for metric, value in metrics.items() if not math.isfinite(value)]
     if wrong:
@@ -195,24 +198,31 @@ def _results(
     ] or None
 
 
-def _usage(base: nn.Module, config: GatedPromptConfig, source: str, place: str) -> str:
-    """Lines that load base and adapter, as they can be pasted."""
+def _usage(base: nn.Module, config: GatedPromptConfig, source: str, place: str, names: Sequence[str]) -> str:
+    """Lines that load base and adapter, and name the class of a picture, as they can be pasted."""
     cls = type(base).__name__
     known = getattr(transformers, cls, None) is type(base)
     count = getattr(getattr(base, "config", None), "num_labels", None)
     # The adapter brings its head: a base that was published with another one loses nothing.
     head = f", num_labels={count}, ignore_mismatched_sizes=True" if config.modules_to_save and count else ""
-    made = (
-        f'{cls}.from_pretrained("{source}"{head})' if known else f"...  # the {cls} that the prompts were trained on"
-    )
-    imports = f"from transformers import {cls}\n" if known else ""
-    return f"""```python
-import gated_prompt  # pip install gated-prompt; without this line PEFT ends in KeyError: 'GATED_PROMPT'
-from peft import PeftModel
-{imports}
-base = {made}
-model = PeftModel.from_pretrained(base, "{place}").eval()
-```"""
+    imports = ["import gated_prompt  # without this line PEFT ends in KeyError: 'GATED_PROMPT'"]
+    made = f'{cls}.from_pretrained("{source}"{head})' + ("" if hub_id(source) else "  # your copy of it")
+    code = ["", f"base = {made}" if known else f"base = ...  # the {cls} that the prompts were trained on"]
+    code.append(f'model = PeftModel.from_pretrained(base, "{place}").eval()')
+    if known and cls.endswith("ForImageClassification") and 0 < len(names) <= MOST_NAMES:
+        imports += ["import torch", "from peft import PeftModel", "from PIL import Image"]
+        imports.append(f"from transformers import AutoImageProcessor, {cls}")
+        code += [
+            "",
+            f"names = {[' '.join(str(name).split()) for name in names]}",
+            f'processor = AutoImageProcessor.from_pretrained("{source}")',
+            'pixels = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
+            "with torch.no_grad():",
+            "    print(names[model(**pixels).logits.argmax()])",
+        ]
+    else:
+        imports += ["from peft import PeftModel", *([f"from transformers import {cls}"] if known else [])]
+    return "\n".join(["```python", *imports, *code, "```"])
 
 
 def _gate_table(model: PeftModel, adapter_name: str | None) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def push_to_hub(
             shutil.copy(file, folder)
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # now with the user's name
         card = card or model_card(model, adapter_name=adapter_name, repo_id=repo)
+        if not isinstance(card.data.get("base_model"), str):
+            warnings.warn(
+                "the card names no base on the Hub, so nobody else can load this adapter; pass a card made with "
+                "model_card(..., base_model='user/name')",
+                stacklevel=2,
+            )
         write_card(folder, card)
         _name_base(folder / CONFIG_NAME, card)
         return api.upload_folder(repo_id=repo, folder_path=folder, commit_message=commit_message)

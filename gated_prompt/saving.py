@@ -18,6 +18,7 @@ from pathlib import Path
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
+from .card import model_card, write_card
 from .config_file import PENDING_NAME
 from .errors import UnsupportedOperationError
 
@@ -28,7 +29,8 @@ CARD = "README.md"
 def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     """Save all adapters of `model`, in the files and places of `model.save_pretrained(folder)`, atomically.
 
-    Call it from one process only. Each adapter on its own is old or new after a kill.
+    Call it from one process only. Each adapter on its own is old or new after a kill. An adapter that has no model
+    card beside it gets that of `model_card`, in the place of PEFT's template; a card that is there stays as it is.
 
     Raises:
         UnsupportedOperationError: `model` is no `PeftModel`, or `folder` is a file.
@@ -45,13 +47,12 @@ def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
     staging.mkdir(parents=True)
     try:
-        if (target / CARD).is_file():
-            shutil.copy2(target / CARD, staging / CARD)  # PEFT updates a card, it does not replace it
         model.save_pretrained(staging)
         for config in sorted(staging.rglob(CONFIG_NAME)):
-            _move_in(config.parent, target / config.parent.relative_to(staging))
-        if (staging / CARD).is_file():
-            os.replace(staging / CARD, target / CARD)
+            own = target / config.parent.relative_to(staging)
+            _move_in(config.parent, own)
+            if not (own / CARD).is_file():
+                write_card(own, model_card(model, adapter_name="default" if own == target else own.name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -1,12 +1,17 @@
 """The model card of an adapter, without the Hub."""
 
 import math
+import os
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 from models import build, dinov2, vit
 from peft import get_peft_model
+from PIL import Image
+from transformers import ViTImageProcessor
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, model_card, write_card
@@ -22,6 +27,7 @@ def test_card_in_the_form_of_the_hub(tmp_path) -> None:
         model,
         base_model="someone/tiny-vit",
         dataset="someone/birds",
+        split="test",
         metrics={"accuracy": 0.875},
         labels=["wren", "owl: barn", "a\n| b"],
         license="apache-2.0",
@@ -131,13 +137,41 @@ def test_class_names_come_from_the_base() -> None:
     assert "- Classes: cat, dog" in model_card(tuned(vit(num_labels=2, id2label={1: "dog", 0: "cat"}))).text
 
 
+def test_the_code_of_a_card_names_the_class_of_a_picture(tmp_path, monkeypatch, capsys) -> None:
+    """The block is pasted into a folder with the base, the adapter and a picture, and runs."""
+    monkeypatch.chdir(tmp_path)
+    base = vit(num_labels=2, id2label={0: "cat", 1: "large dog"})
+    base.save_pretrained("vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained("vit")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    picture.save("photo.jpg")
+    model = tuned(base)
+    with torch.no_grad():  # a clear answer: the second class
+        model.get_base_model().classifier.modules_to_save["default"].bias.copy_(torch.tensor([-50.0, 50.0]))
+    text = model_card(model, base_model="someone/vit", repo_id="me/pets").text
+    os.renames("vit", "someone/vit")  # after the card was made, which would see that it is a folder
+    model.save_pretrained("me/pets")
+    code = text.split("```python\n")[1].split("```")[0]
+    try:
+        exec(code, {})
+    except ImportError as error:
+        if "Torchvision" not in str(error):
+            raise
+        pytest.skip("AutoImageProcessor of this version of transformers needs torchvision")
+    assert capsys.readouterr().out == "large dog\n"
+    many = model_card(tuned(vit(num_labels=31)), labels=[f"bird {i}" for i in range(31)]).text
+    assert "names = " not in many and "- Classes: bird 0, bird 1" in many
+
+
 def test_refusals(tmp_path) -> None:
     model = tuned()
-    with pytest.raises(GatedPromptError, match="metrics accuracy were given without dataset"):
+    with pytest.raises(GatedPromptError, match="metrics accuracy were given without dataset and split"):
         model_card(model, metrics={"accuracy": 0.5})
+    with pytest.raises(GatedPromptError, match="metrics accuracy were given without split"):
+        model_card(model, dataset="birds", metrics={"accuracy": 0.5})
     for value in (math.nan, math.inf):
         with pytest.raises(GatedPromptError, match=f"finite numbers, not accuracy={value}"):
-            model_card(model, dataset="birds", metrics={"accuracy": value})
+            model_card(model, dataset="birds", split="test", metrics={"accuracy": value})
     with pytest.raises(GatedPromptError, match="no folder; save the adapter there first"):
         write_card(tmp_path / "missing", model_card(model))
 

@@ -151,8 +151,11 @@ def test_save_load_save_gives_the_same_bytes(tmp_path, new) -> None:
     loaded = gated_prompt.load(vit(), tmp_path / "a")
     gated_prompt.save(loaded, tmp_path / "c")
     loaded.save_pretrained(tmp_path / "d")
-    assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c") == files(tmp_path / "d")
+    assert files(tmp_path / "a") == files(tmp_path / "c")
+    adapter = [{name: found[name] for name in (CONFIG, WEIGHTS)} for found in map(files, sorted(tmp_path.iterdir()))]
+    assert adapter == adapter[:1] * 4
     assert set(files(tmp_path / "a")) == {"README.md", CONFIG, WEIGHTS}
+    assert (tmp_path / "a" / "README.md").read_text() == str(gated_prompt.model_card(new))  # no template
 
 
 def test_several_adapters_and_a_card_that_was_edited(tmp_path, new) -> None:
@@ -163,7 +166,9 @@ def test_several_adapters_and_a_card_that_was_edited(tmp_path, new) -> None:
     card.write_text(card.read_text() + "\nTrained on my own cats.\n")
     gated_prompt.save(model, tmp_path)
     assert "my own cats" in card.read_text()
-    assert set(files(tmp_path)) == {"README.md", CONFIG, WEIGHTS, f"pets/{CONFIG}", f"pets/{WEIGHTS}"}
+    wanted = {"README.md", CONFIG, WEIGHTS}
+    assert set(files(tmp_path)) == wanted | {f"pets/{name}" for name in wanted}
+    assert "2 tokens" in (tmp_path / "pets" / "README.md").read_text()
     assert gated_prompt.load(vit(), tmp_path / "pets").peft_config["default"].num_virtual_tokens == 2
 
 
