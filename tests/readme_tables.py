@@ -1,4 +1,4 @@
-"""The generated parts of the README and the pages on speed, from what is committed: families, speed, miniature.
+"""The generated parts of the README and of the pages on speed and settings, from what is committed.
 
     python tests/readme_tables.py
 
@@ -7,6 +7,7 @@ writes them anew; `test_readme_tables.py` compares.
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
@@ -20,18 +21,32 @@ from generated import fill
 from run import RECIPE
 from speed_tables import summary, tables
 
+from gated_prompt import GatedPromptConfig
+
 ROOT = Path(__file__).parents[1]
+SETTINGS = ROOT / "docs" / "settings.md"
 README, SPEED, TIMES = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "examples" / "speed" / "README.md"
 
 
+def settings() -> str:
+    """Name, default and help of every setting of ours that a user can choose."""
+    rows = ["| setting | default | what it is |", "|---|---|---|"]
+    for field in fields(GatedPromptConfig):
+        text = field.metadata.get("help", "")
+        if field.name in GatedPromptConfig.__annotations__ and not text.startswith("recorded"):
+            rows.append(f"| `{field.name}` | `{field.default!r}` | {text} |")
+    return "\n".join(rows)
+
+
 def new_pages() -> dict[Path, str]:
-    """Text of the three pages, by file."""
+    """Text of the pages, by file."""
     measured = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())
     short = "\n".join(summary(measured))
     miniature = table.methods(records.read(ROOT / "examples/miniature/results", RECIPE))
     parts = {"families": family_table.summary(), "speed": short, "miniature": miniature}
     return {
         README: fill(README.read_text(), parts),
+        SETTINGS: fill(SETTINGS.read_text(), {"settings": settings()}),
         SPEED: fill(SPEED.read_text(), {"speed": short}),
         TIMES: fill(TIMES.read_text(), {"tables": tables(measured)}),
     }

@@ -8,6 +8,7 @@ random ones: `from_pretrained("facebook/dinov2-base")` finds the folder facebook
 import importlib
 import io
 import re
+import shutil
 import sys
 import types
 import warnings
@@ -67,10 +68,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = folder / "facebook" / "dinov2-base"
     build("Dinov2Model", "Dinov2Config", **dinov2).save_pretrained(backbone)
     processor.save_pretrained(backbone)
-    for name in ("birds", "pets"):
-        base = build("Dinov2ForImageClassification", "Dinov2Config", **dinov2)
+    for name, labels in (("dinov2-birds", 10), ("dinov2-pets", 10), ("photos", 2)):
+        base = build("Dinov2ForImageClassification", "Dinov2Config", **{**dinov2, "num_labels": labels})
         adapter = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4))
-        adapter.save_pretrained(folder / "me" / f"dinov2-{name}")
+        adapter.save_pretrained(folder / "me" / name)
     for part in ("train", "validation"):
         for number, kind in enumerate(("cat", "dog")):
             place = folder / "photos" / part / kind
@@ -128,8 +129,9 @@ def with_a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """Pushing goes nowhere, but its arguments are checked."""
+    """Pushing goes nowhere, but its arguments are checked; an adapter lies where training left it."""
     with_a_model(names, patch)
+    shutil.copytree("me/photos", "runs/photos/adapter")
     patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
 
 
