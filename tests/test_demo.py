@@ -339,5 +339,10 @@ def test_a_bad_file_gets_a_message(browser_page: Any, tmp_path: Path) -> None:
 
 
 def test_an_example_is_clicked(browser_page: Any) -> None:
-    browser_page.locator(".gallery-item, .gallery button").first.click()
-    browser_page.locator("#attention-digits img").wait_for()
+    browser_page.locator(".gallery-item, .gallery button").last.click()
+    browser_page.get_by_text("star.png, read as 32 x 32 pixels by 3 adapters").wait_for()
+    for name in NAMES:
+        browser_page.locator(f"#attention-{name} img").wait_for()
+    if kept := os.environ.get("GATED_PROMPT_SCREENSHOT"):
+        browser_page.wait_for_load_state("networkidle")
+        browser_page.screenshot(path=kept, full_page=True)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import transformers
 from adapters import ADAPTERS, SHIPPED_BACKBONE, Collection, load_collection
 from pictures import picture_of_attention, picture_of_gates, read_image
 
@@ -88,13 +89,7 @@ def build_page(collection: Collection) -> Any:
                             label = gr.Label(
                                 num_top_classes=3, show_label=False, show_heading=False, elem_id=f"scores-{name}"
                             )
-                            picture = gr.Image(
-                                show_label=False,
-                                buttons=[],
-                                format="png",
-                                interactive=False,
-                                elem_id=f"attention-{name}",
-                            )
+                            picture = gr.Image(elem_id=f"attention-{name}", **plain)
                         outputs += [column, label, picture]
                 gr.Markdown("### What each adapter has learned, block by block")
                 outputs.append(gr.Image(elem_id="gates", **plain))
@@ -140,6 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, help="port on 127.0.0.1; without it the first free one from 7860")
     args = parser.parse_args(argv)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    transformers.logging.set_verbosity_error()  # that the base comes without a head is no news here
+    transformers.logging.disable_progress_bar()
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:

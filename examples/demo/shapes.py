@@ -19,16 +19,17 @@ SHAPES = {  # distance of each corner from the centre, at equal angles
     "star": [1.0, 0.4] * 5,
     "triangle": [1.0] * 3,
 }
+UPRIGHT = {"circle": 0, "cross": -15, "square": 45, "star": -90, "triangle": -90}  # degrees of the first corner
 SIDE, FINER = 32, 4  # pixels of a picture, and how many times larger it is drawn, for smooth edges
-PARTS = {"train": 1000, "validation": 200, "test": 500}  # pictures
+PARTS = {"train": 2000, "validation": 200, "test": 500}  # pictures
 
 
 def draw_shape(name: str, rng: np.random.Generator) -> Image.Image:
-    """One shape in a random colour, size, place and turn on a ground of another colour: RGB, 32 x 32 pixels."""
+    """One shape in a random colour, size and place, turned a little, on a ground of another colour: RGB, 32 x 32."""
     ground, colour = rng.integers(0, 256, (2, 3))
     while np.abs(ground - colour).mean() < 60:  # else it could not be seen
         ground, colour = rng.integers(0, 256, (2, 3))
-    radius, turn = FINER * rng.uniform(7, 13), rng.uniform(0, 2 * math.pi)
+    radius, turn = FINER * rng.uniform(7, 13), math.radians(UPRIGHT[name] + rng.uniform(-15, 15))
     x, y = rng.uniform(radius, FINER * SIDE - radius, 2)
     angles = turn + np.linspace(0, 2 * math.pi, len(SHAPES[name]), endpoint=False)
     reach = radius * np.array(SHAPES[name])
