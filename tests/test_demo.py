@@ -7,6 +7,7 @@ GATED_PROMPT_SCREENSHOT=FILE keeps what the browser shows of an example: the pic
 import base64
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ import shapes
 import torch
 import train_adapter
 from accelerate.state import AcceleratorState, GradientState
-from adapters import ADAPTERS, SHIPPED_BACKBONE, Adapter, Collection, load_collection, read_card
+from adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
 from data_files import real_data
+from methods import SHIPPED_BACKBONE
 from pictures import picture_of_attention, picture_of_gates, read_image
 from PIL import Image
 from tasks import load_task
@@ -31,6 +33,7 @@ from transformers import AutoModelForImageClassification
 import gated_prompt
 from gated_prompt.errors import DamagedAdapterError, DataError
 
+DOCUMENTATION = Path(__file__).parents[1] / "docs" / "demo.md"
 NAMES = ["digits", "objects", "shapes"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -105,6 +108,11 @@ def test_cards_state_the_accuracy_that_the_adapters_reach(collection: Collection
     right = [known.class_names[index] == wanted for index, wanted in zip(found, classes, strict=True)]
     assert sum(right) / len(right) == pytest.approx(known.accuracy, abs=2e-3)
     assert set(classes) == set(known.class_names)
+
+
+def test_the_page_in_the_documentation_states_the_same(collection: Collection) -> None:
+    rows = re.findall(r"^\| `?(\w+)`? \|.* (\d+\.\d) % \|[^|]*\|$", DOCUMENTATION.read_text(), re.MULTILINE)
+    assert dict(rows) == {name: f"{100 * adapter.accuracy:.1f}" for name, adapter in collection.adapters.items()}
 
 
 def test_committed_adapters_are_small_and_name_no_machine() -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from adapters import ADAPTERS, SHIPPED_BACKBONE, Collection, load_collection
+from adapters import ADAPTERS, Collection, load_collection
+from methods import SHIPPED_BACKBONE
 from pictures import picture_of_attention, picture_of_gates, read_image
 
 from gated_prompt import GatedPromptError
