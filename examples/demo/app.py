@@ -103,7 +103,7 @@ def build_page(collection: Collection) -> Any:
 
 
 def _heading(name: str, classes: int, accuracy: float | None) -> str:
-    measured = "" if accuracy is None else f", {accuracy:.0%} right on its test part"
+    measured = "" if accuracy is None else f", {accuracy:.1%} right on its test part"
     return f"### {name}\n{classes} classes{measured}"
 
 

@@ -55,12 +55,13 @@ def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, t
 
 def picture_of_gates(model: nn.Module, names: Sequence[str]) -> Image.Image:
     """Gates, selection ratios and temperatures of these adapters by block, side by side."""
-    figure = Figure(figsize=(12, 2.9), layout="constrained")
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes: list[Axes] = list(figure.subplots(1, 3))
     plots.plot_gates(model, names, ax=axes[0])
     plots.plot_selection_ratios(model, names, ax=axes[1])
     plots.plot_temperatures(model, names, ax=axes[2])
-    for ax in axes[1:]:  # the colours are those of the first legend, which hides nothing there
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names) + 1)
+    for ax in axes:  # one legend for all, where it hides no line
         if (legend := ax.get_legend()) is not None:
             legend.remove()
     return _render(figure)
