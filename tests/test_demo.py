@@ -295,7 +295,7 @@ def browser_page(address: str) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(120_000)  # a busy machine is slow
         hosts, errors = set(), []
         page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
