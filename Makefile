@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo docs miniature test test-versions quality style
+.PHONY: demo docs miniature web test test-versions test-web quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -23,8 +23,21 @@ miniature: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python examples/miniature/check.py --workers $(CORES) \
 		$(if $(GATED_PROMPT_TEST_DATA),--data_dir $(GATED_PROMPT_TEST_DATA)) $(MINIATURE_ARGS)
 
+# The demo page on http://127.0.0.1:7860, see docs/demo.md; it uses no network once installed.
+web: $(VENV)/.installed-demo
+	$(BIN)/python examples/demo/app.py $(WEB_ARGS)
+
+$(VENV)/.installed-demo: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
+	touch $@
+
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
+
+# The tests of the demo page, in a real browser where Chromium is on the PATH; without it they skip and say so.
+test-web: $(VENV)/.installed-demo
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo-test]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_demo.py -rs $(TEST_ARGS)
 
 # The tests with every supported pair of PEFT and transformers; writes docs/versions.md.
 test-versions:

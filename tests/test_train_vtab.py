@@ -209,6 +209,7 @@ def test_digits_are_split_like_vtab() -> None:
     [
         (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
         (["--method", "adapter"], GatedPromptError, "unknown method 'adapter'; known methods: gated, gate_only"),
+        (["--optimizer", "lion"], GatedPromptError, "unknown --optimizer 'lion'; known optimizers: sgd, adamw"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),
         (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
@@ -225,6 +226,16 @@ def test_output_that_cannot_be_written(backbone, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(GatedPromptError, match=r"cannot write into --output_dir .* give a folder"):
         run(backbone, tmp_path / "file")
+
+
+def test_adamw_moves_everything_by_its_rate(backbone: Path, tmp_path: Path) -> None:
+    """Its first step is the rate, whatever the size of the gradient (but for the smallest)."""
+    one_step = ["--num_train_epochs", "1", "--warmup_epochs", "0", "--max_train_samples", "32", "--optimizer", "adamw"]
+    results = run(backbone, tmp_path, *one_step, "--learning_rate", "0.02", "--gate_learning_rate", "0.1")
+    moved = torch.tensor(results["after"]["gates"]).logit() - torch.tensor(results["before"]["gates"]).logit()
+    torch.testing.assert_close(moved.abs(), torch.full((3,), 0.1), rtol=0.05, atol=0)
+    temperatures = torch.tensor(results["after"]["temperatures"])
+    torch.testing.assert_close((temperatures - 1).abs(), torch.full((4,), 0.02), rtol=0.05, atol=0)
 
 
 def test_a_vtab_task_from_the_folder_layout(backbone, tmp_path) -> None:

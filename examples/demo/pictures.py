@@ -1,0 +1,73 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Files into images, with a clear word about those that are none; attention and gates into pictures."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot, which is not made for a server's threads
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import nn
+
+from gated_prompt import plots
+from gated_prompt.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+MEGAPIXELS, MEGABYTES = 50, 30
+
+
+def read_image(path: Path) -> Image.Image:
+    """RGB image from a file that a visitor gave, upright as the camera held it; the first frame of an animation.
+
+    Raises:
+        DataError: it is no image of `FORMATS`, is damaged, or is too large; in words for the visitor.
+    """
+    known = ", ".join(FORMATS)
+    size = path.stat().st_size / 1e6
+    if size > MEGABYTES:
+        raise DataError(f"{path.name} has {size:.0f} MB; images of up to {MEGABYTES} MB can be shown here.")
+    try:
+        with Image.open(path, formats=FORMATS) as image:  # reads the head of the file, no pixels yet
+            width, height = image.size
+            if width * height > MEGAPIXELS * 1e6:
+                raise DataError(
+                    f"{path.name} has {width} x {height} pixels; images of up to {MEGAPIXELS} megapixels can be shown "
+                    "here. Make it smaller first."
+                )
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise DataError(f"{path.name} is not an image that can be read here. Give one of: {known}.") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path.name} has too many pixels; up to {MEGAPIXELS} megapixels can be shown here.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path.name} is damaged and cannot be shown ({error}). Save it again.") from error
+
+
+def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, token: str, block: int) -> Image.Image:
+    """Attention of "prompts" or "cls" in one block, laid over the image."""
+    small = ImageOps.contain(image, (480, 480)).resize((480, 480))  # squeezed to a square, as the model sees it
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    ax = plots.plot_prompt_attention(attention, small, token, block=block, ax=figure.subplots())
+    ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
+    return _render(figure)
+
+
+def picture_of_gates(model: nn.Module, names: Sequence[str]) -> Image.Image:
+    """Gates, selection ratios and temperatures of these adapters by block, side by side."""
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(1, 3))
+    plots.plot_gates(model, names, ax=axes[0])
+    plots.plot_selection_ratios(model, names, ax=axes[1])
+    plots.plot_temperatures(model, names, ax=axes[2])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names) + 1)
+    for ax in axes:  # one legend for all, where it hides no line
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()
+    return _render(figure)
+
+
+def _render(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer).convert("RGB")
