@@ -2,10 +2,11 @@
 
     python tests/readme_tables.py
 
-writes them anew; `test_readme_tables.py` compares.
+writes them anew, and the README's picture of gates; `test_readme_tables.py` compares.
 """
 
 import json
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -20,12 +21,34 @@ import table
 from generated import fill
 from run import RECIPE
 from speed_tables import summary, tables
+from transformers import AutoModelForImageClassification
 
-from gated_prompt import GatedPromptConfig
+import gated_prompt
+from gated_prompt import GatedPromptConfig, plots
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = ROOT / "docs" / "settings.md"
+SETTINGS, GATES = ROOT / "docs" / "settings.md", ROOT / "docs" / "images" / "gates.png"
 README, SPEED, TIMES = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "examples" / "speed" / "README.md"
+
+
+def draw_gates(target: Path) -> None:
+    """The gates of the demo page's adapters by block, as a picture for the README."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    models = {}
+    for folder in sorted((ROOT / "examples/demo/adapters").glob("*/")):
+        classes = len(re.search(r"^- Classes: (.+)$", (folder / "README.md").read_text(), re.MULTILINE)[1].split(", "))
+        base = AutoModelForImageClassification.from_pretrained(
+            ROOT / "examples/backbones/mae-cifar10-tiny", num_labels=classes, dtype="float32"
+        )
+        models[folder.name] = gated_prompt.load(base, folder)
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    plots.plot_gates(models, ax=axes)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
 
 
 def settings() -> str:
@@ -55,3 +78,4 @@ def new_pages() -> dict[Path, str]:
 if __name__ == "__main__":
     for page, text in new_pages().items():
         page.write_text(text)
+    draw_gates(GATES)

@@ -1,8 +1,12 @@
 """README.md and docs/speed.md show what is committed; parts of pages are replaced where they stand."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from generated import fill
-from readme_tables import new_pages
+from PIL import Image
+from readme_tables import GATES, draw_gates, new_pages
 
 from gated_prompt import GatedPromptError
 
@@ -10,6 +14,13 @@ from gated_prompt import GatedPromptError
 def test_the_pages_show_what_is_committed() -> None:
     for page, text in new_pages().items():
         assert page.read_text() == text, f"{page.name} is old; write it anew: python tests/readme_tables.py"
+
+
+def test_the_picture_shows_the_gates_of_the_committed_adapters(tmp_path: Path) -> None:
+    draw_gates(tmp_path / "gates.png")
+    drawn, committed = (np.asarray(Image.open(file), float) for file in (tmp_path / "gates.png", GATES))
+    assert drawn.shape == committed.shape
+    assert np.abs(drawn - committed).mean() < 1, "docs/images/gates.png is old: python tests/readme_tables.py"
 
 
 def test_a_part_is_replaced_and_the_rest_kept() -> None:

@@ -92,9 +92,10 @@ def load_collection(backbone: Path = SHIPPED_BACKBONE, folder: Path = ADAPTERS) 
         backbone, num_labels=widest, ignore_mismatched_sizes=True, dtype="float32"
     )
     # Copies, which remember neither the narrower heads in the files nor where the backbone lay.
-    (first, config), *others = (
-        (name, replace(config, base_model_name_or_path=None)) for name, config in configs.items()
-    )
+    copies = {name: replace(config) for name, config in configs.items()}
+    for config in copies.values():
+        config.base_model_name_or_path = None
+    (first, config), *others = copies.items()
     model: PeftModel = get_peft_model(base, config, adapter_name=first)
     for name, config in others:
         model.add_adapter(name, config)
