@@ -185,11 +185,10 @@ def test_answer(collection: Collection, star_file: Path) -> None:
     message, shown = app.answer(collection, str(star_file), ["shapes", "digits"], "cls", 3)
     assert message == "star.png, read as 32 x 32 pixels by 2 adapters in one batch."
     assert list(shown) == ["shapes", "digits"]
-    scores, picture = shown["shapes"]
-    assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
-    assert (
-        picture.tobytes() == picture_of_attention(collection.attention(star(), "shapes"), star(), "cls", 3).tobytes()
-    )
+    for name, (scores, picture) in shown.items():
+        assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+        wanted = picture_of_attention(collection.attention(star(), name), star(), "cls", 3)
+        assert picture.tobytes() == wanted.tobytes()
 
 
 def test_attention_is_seen_patch_by_patch(collection: Collection) -> None:
@@ -332,7 +331,7 @@ def test_an_image_is_dropped_and_answers_appear(browser_page: Any, star_file: Pa
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     assert browser_page.get_by_text(app.ASK).count() == 0
     browser_page.get_by_label("objects").uncheck()
-    browser_page.locator("#attention-objects img").wait_for(state="hidden")
+    browser_page.get_by_role("heading", name="objects").wait_for(state="hidden")
     assert browser_page.locator("#attention-shapes img").is_visible()
     wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser_page.evaluate(wide) == 0  # nothing hangs over

@@ -111,7 +111,7 @@ def launch(page: Any, port: int | None = None) -> str:
     """Serve the page on this machine alone, beside what runs here, and return its address."""
     import gradio as gr
 
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to download
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
     _, address, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,
