@@ -91,10 +91,10 @@ def load_collection(backbone: Path = SHIPPED_BACKBONE, folder: Path = ADAPTERS) 
     base = AutoModelForImageClassification.from_pretrained(
         backbone, num_labels=widest, ignore_mismatched_sizes=True, dtype="float32"
     )
-    # Copies, which remember neither the narrower heads in the files nor where the backbone lay.
-    (first, config), *others = (
-        (name, replace(config, base_model_name_or_path=None)) for name, config in configs.items()
-    )
+    copies = [replace(config) for config in configs.values()]  # which do not remember the narrower heads in the files
+    for config in copies:
+        config.base_model_name_or_path = None  # else PEFT warns that the backbone lies elsewhere now
+    (first, config), *others = zip(configs, copies, strict=True)
     model: PeftModel = get_peft_model(base, config, adapter_name=first)
     for name, config in others:
         model.add_adapter(name, config)
