@@ -50,7 +50,7 @@ def test_tokens_come_from_both(found: list[dict[str, torch.Tensor]]) -> None:
 def test_means_of_two_are_those_of_one_that_sees_everything(found: list[dict[str, torch.Tensor]]) -> None:
     """ "match" draws nothing by process, so that its prompts do not depend on their number."""
     wanted = start(CASES["match"], [*SHARES[0], *SHARES[1]])
-    torch.testing.assert_close(found[0]["match"], wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[0]["match"], wanted, atol=1e-3, rtol=0)  # sums in another order
 
 
 def test_an_error_on_one_is_raised_on_both(folder: Path) -> None:
