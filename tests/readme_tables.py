@@ -6,24 +6,23 @@ writes them anew, and the README's picture of gates; `test_readme_tables.py` com
 """
 
 import json
-import re
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "speed"))
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "miniature"))
 
 import family_table
 import records
 import table
+from adapters import load_collection
 from generated import fill
 from run import RECIPE
 from speed_tables import summary, tables
-from transformers import AutoModelForImageClassification
 
-import gated_prompt
 from gated_prompt import GatedPromptConfig, plots
 
 ROOT = Path(__file__).parents[1]
@@ -38,15 +37,9 @@ def draw_gates(target: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    models = {}
-    for folder in sorted((ROOT / "examples/demo/adapters").glob("*/")):
-        classes = len(re.search(r"^- Classes: (.+)$", (folder / "README.md").read_text(), re.MULTILINE)[1].split(", "))
-        base = AutoModelForImageClassification.from_pretrained(
-            ROOT / "examples/backbones/mae-cifar10-tiny", num_labels=classes, dtype="float32"
-        )
-        models[folder.name] = gated_prompt.load(base, folder)
+    collection = load_collection()
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    plots.plot_gates(models, ax=axes)
+    plots.plot_gates(collection.model, list(collection.adapters), ax=axes)
     figure.savefig(target, dpi=110)
     plt.close(figure)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pretrain_mae
-import pretraining
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from interrupted import stopped_after
 from PIL import Image
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
@@ -45,21 +45,10 @@ def run(pictures: Path, output: Path) -> None:
     pretrain_mae.main(["--dataset", str(pictures), "--output_dir", str(output), *SMALL])
 
 
-def test_resumed_ends_with_the_same_encoder(pictures, tmp_path, monkeypatch) -> None:
+def test_resumed_ends_with_the_same_encoder(pictures, tmp_path) -> None:
     run(pictures, tmp_path / "straight")
     AcceleratorState._reset_state(reset_partial_state=True)
-    save = pretraining.save_checkpoint
-
-    def save_and_die(accelerator, folder, name):
-        save(accelerator, folder, name)
-        if name == "step_00000004":  # after two epochs of two steps
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(pretraining, "save_checkpoint", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(pictures, tmp_path / "killed")
-    monkeypatch.undo()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    stopped_after("step_00000004", lambda: run(pictures, tmp_path / "killed"))  # two epochs of two steps
     run(pictures, tmp_path / "killed")
     one, other = ((tmp_path / n / "encoder" / "model.safetensors").read_bytes() for n in ("straight", "killed"))
     assert one == other

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pretrain_supervised
-import pretraining
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from interrupted import stopped_after
 from PIL import Image
 from transformers import AutoModel, ViTImageProcessor
 
@@ -37,21 +37,10 @@ def train(pictures: Path, backbone: Path, output: Path) -> None:
     pretrain_supervised.main([*command, "--per_device_train_batch_size", "8", "--warmup_steps", "1"])
 
 
-def test_resumed_ends_with_the_same_encoder(pictures, backbone, tmp_path, monkeypatch) -> None:
+def test_resumed_ends_with_the_same_encoder(pictures, backbone, tmp_path) -> None:
     train(pictures, backbone, tmp_path / "straight")
     AcceleratorState._reset_state(reset_partial_state=True)
-    save = pretraining.save_checkpoint
-
-    def save_and_die(accelerator, folder, name):
-        save(accelerator, folder, name)
-        if name == "step_00000004":  # after two epochs of two steps
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(pretraining, "save_checkpoint", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train(pictures, backbone, tmp_path / "killed")
-    monkeypatch.undo()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    stopped_after("step_00000004", lambda: train(pictures, backbone, tmp_path / "killed"))  # two epochs of two steps
     train(pictures, backbone, tmp_path / "killed")
 
     straight, resumed, start = (
