@@ -82,18 +82,23 @@ def write_results(
         shutil.copy(output / "gates.png", output / "adapter")
         write_card(output / "adapter", model, results, metrics, notes)
     else:
-        model.save_pretrained(output / ("adapter" if isinstance(model, PeftModel) else "model"))
+        model.save_pretrained(output / _folder(model))
     write_json(output / "results.json", results)
 
 
+def _folder(model: torch.nn.Module) -> str:
+    """Where `write_results` puts what a method has trained: an adapter, gated prompts or LoRA, or a whole model."""
+    return "adapter" if isinstance(model, PeftModel) else "model"
+
+
 def push(output: Path, model: torch.nn.Module, repository: str) -> None:
-    """Upload what `write_results` wrote to the Hub: the adapter with its card and picture, or the whole model."""
+    """Upload what `write_results` wrote to the Hub: the adapter, for prompts with card and picture, or the whole model."""
     if has_prompts(model):
         card = ModelCard.load(output / "adapter" / "README.md")
         gated_prompt.push_to_hub(model, repository, card=card, files=[output / "gates.png"])
     else:
         repo = HfApi().create_repo(repository, exist_ok=True)
-        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=output / "model")
+        HfApi().upload_folder(repo_id=repo.repo_id, folder_path=output / _folder(model))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import json, sys
 from pathlib import Path
 import huggingface_hub, torch
 from models import images
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import ViTForImageClassification
 import gated_prompt, reporting
 from gated_prompt import GatedPromptConfig, model_card, push_to_hub
@@ -49,6 +49,10 @@ reporting.push(scratch / "run", model, "user/run")  # the end of examples/train_
 (scratch / "full" / "model").mkdir(parents=True)
 (scratch / "full" / "model" / "config.json").write_text("{}")
 reporting.push(scratch / "full", base, "user/full")
+base.config.name_or_path = "someone/tiny-vit"
+lora = get_peft_model(ViTForImageClassification(base.config), LoraConfig(target_modules=["query", "q_proj"]))
+lora.save_pretrained(scratch / "lora" / "adapter")
+reporting.push(scratch / "lora", lora, "user/lora")
 try:
     push_to_hub(model, "user/wrong", adapter_name="fish")
 except gated_prompt.GatedPromptError as error:
@@ -107,7 +111,7 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
         oid, card, refusal = json.loads(run(PUSH, hub, tmp_path / "home", local, tmp_path).splitlines()[-1])
         run(LOAD, hub, tmp_path / "elsewhere", tmp_path)
     assert "no adapter 'fish' here; there are: birds" in refusal
-    pushed = {"user/birds", "user/no-metrics", "user/peft", "user/run", "user/full"}
+    pushed = {"user/birds", "user/no-metrics", "user/peft", "user/run", "user/full", "user/lora"}
     assert set(hub.repos) == {"someone/tiny-vit", *pushed}
 
     first = hub.repos["user/birds"][oid]  # adapter, card and picture in one commit, after the empty repository's
@@ -122,6 +126,7 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
     assert first["README.md"].decode() == card
     assert hub.files("user/run") == first
     assert set(hub.files("user/full")) == {".gitattributes", "config.json"}
+    assert set(hub.files("user/lora")) == set(first) - {"gates.png"}
     assert json.loads(first["adapter_config.json"])["base_model_name_or_path"] == "someone/tiny-vit"
     assert "hf_secret" not in str(hub.repos)
 
