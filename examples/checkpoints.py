@@ -77,6 +77,19 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, name: str) -> None:
     accelerator.wait_for_everyone()
 
 
+def check_interval(every: str) -> None:
+    """Raises:
+    GatedPromptError: `--checkpointing_steps` is neither 'epoch' nor a number of steps.
+    """
+    if every != "epoch" and not (every.isdecimal() and int(every) > 0):
+        raise GatedPromptError(f"--checkpointing_steps is {every!r}; give 'epoch' or a number of steps, 1 or more")
+
+
+def is_due(every: str, step: int, epoch_length: int) -> bool:
+    """Whether `--checkpointing_steps` asks for a checkpoint after this step, counted from 1."""
+    return step % (epoch_length if every == "epoch" else int(every)) == 0
+
+
 def find_checkpoint(asked: str, folder: Path) -> Path:
     """The checkpoint folder that `--resume_from_checkpoint` means: a path, or 'latest' for the one in `folder`.
 

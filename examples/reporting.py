@@ -92,7 +92,7 @@ def _folder(model: torch.nn.Module) -> str:
 
 
 def push(output: Path, model: torch.nn.Module, repository: str) -> None:
-    """Upload what `write_results` wrote to the Hub: the adapter, for prompts with card and picture, or the whole model."""
+    """Upload what `write_results` wrote: an adapter, for prompts with card and picture, or the whole model."""
     if has_prompts(model):
         card = ModelCard.load(output / "adapter" / "README.md")
         gated_prompt.push_to_hub(model, repository, card=card, files=[output / "gates.png"])

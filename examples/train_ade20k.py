@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
 from accelerate.utils import set_seed
-from checkpoints import keep_only_trainable, prepare_output_dir, resume, save_checkpoint
+from checkpoints import check_interval, is_due, keep_only_trainable, prepare_output_dir, resume, save_checkpoint
 from methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
 from peft import get_peft_model
 from prediction_picture import draw_predictions
@@ -94,6 +94,7 @@ def fill_in(args: Arguments) -> None:
     Raises:
         GatedPromptError: a number is out of range.
     """
+    check_interval(args.checkpointing_steps)
     args.short_side = args.short_side or args.crop_size
     args.stride = args.stride or max(1, args.crop_size * 2 // 3)
     for name in POSITIVE:
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             if epoch_ends:
                 bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
                 accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
-            if epoch_ends if args.checkpointing_steps == "epoch" else step % int(args.checkpointing_steps) == 0:
+            if is_due(args.checkpointing_steps, step, len(loader)):
                 save_checkpoint(accelerator, output / "checkpoints", f"step_{step:08d}")
             if step == args.max_train_steps:
                 break

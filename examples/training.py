@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, skip_first_batches
 from accelerate.utils import set_seed
-from checkpoints import keep_only_trainable, resume, save_checkpoint
+from checkpoints import check_interval, is_due, keep_only_trainable, resume, save_checkpoint
 from methods import (
     METHODS,
     PROMPT_METHODS,
@@ -111,12 +111,13 @@ def parse_arguments(
     """The run's arguments and those of the prompts, with the preset filled in where nothing was given.
 
     Raises:
-        GatedPromptError: method, preset or kind of backbone are unknown, the paper has no settings for the task, or
-            an argument that was given contradicts the method.
+        GatedPromptError: method, optimizer, preset or kind of backbone are unknown, `--checkpointing_steps` is no
+            interval, the paper has no settings for the task, or an argument that was given contradicts the method.
     """
     parser = HfArgumentParser((kind, PromptArguments))
     args, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     check_method(args.method)
+    check_interval(args.checkpointing_steps)
     if args.optimizer not in OPTIMIZERS:
         raise GatedPromptError(f"unknown --optimizer {args.optimizer!r}; known optimizers: {', '.join(OPTIMIZERS)}")
     # Parsed once more over marks, which the parser leaves where nothing was given.
@@ -258,7 +259,7 @@ def train_and_score(
                 bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.get_last_lr()[0]:.3g}")
                 accelerator.log({"loss": loss.item(), "learning_rate": schedule.get_last_lr()[0]}, step=step)
                 schedule.step()
-            if epoch_ends if args.checkpointing_steps == "epoch" else step % int(args.checkpointing_steps) == 0:
+            if is_due(args.checkpointing_steps, step, len(loader)):
                 save_checkpoint(accelerator, output / "checkpoints", f"step_{step:08d}")
     bar.close()
     if shortcut is not None:

@@ -267,6 +267,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
             GatedPromptError,
             r"auxiliary_blocks are \[5, 9\]; give one or more",
         ),
+        (["--checkpointing_steps", "all"], GatedPromptError, "--checkpointing_steps is 'all'; give 'epoch' or a"),
         (["--stride", "33"], GatedPromptError, "--stride 33 would leave gaps between windows of 32 pixels"),
         (["--max_train_steps", "0"], GatedPromptError, "--max_train_steps is 0; give 1 or more"),
         (["--min_learning_rate", "1"], GatedPromptError, "--min_learning_rate is 1.0 and the first rates are 0.02"),
