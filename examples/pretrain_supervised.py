@@ -41,7 +41,7 @@ class Arguments:
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
     start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of a ViT to go on from"})
     output_dir: str = field(default="runs/supervised", metadata={"help": "where everything is written"})
-    num_train_epochs: int = field(default=2, metadata={"help": "passes over the training images"})
+    num_train_epochs: int = field(default=3, metadata={"help": "passes over the training images"})
     warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "images a process and step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
