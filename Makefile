@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo docs miniature web test test-versions test-web quality style
+.PHONY: demo docs miniature tables web test test-versions test-web quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -50,6 +50,12 @@ docs: $(VENV)/.installed-docs
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
+
+# Tables and pictures of README and docs/ that are made from what is committed; the tests compare.
+tables: $(VENV)/.installed
+	$(BIN)/python examples/miniature/table.py
+	$(BIN)/python tests/family_table.py
+	$(BIN)/python tests/readme_tables.py
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .
