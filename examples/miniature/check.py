@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from statistics import mean, stdev, variance
 
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import miniature_data
 import records
-from miniature_grid import BACKBONES, SEEDS, VARIANTS, MiniRun, chosen, scores
+from miniature_grid import BACKBONES, SEEDS, MiniRun, chosen, scores
 from run import HERE, RECIPE, check_names, run_all
 from transformers import HfArgumentParser
 
@@ -52,7 +51,7 @@ def tolerance(committed: Sequence[float], pooled: float) -> float:
     """How far from the mean of the committed accuracies a new one may lie: three deviations of their difference.
 
     A new run and the mean of n runs differ by sqrt(1 + 1/n) standard deviations of one run. Three seeds know their
-    own deviation badly, so that of all committed cells together, `pooled`, counts where the cell's own is smaller.
+    own deviation badly, so that of all compared cells together, `pooled`, counts where the cell's own is smaller.
     """
     return 3 * max(stdev(committed), pooled) * math.sqrt(1 + 1 / len(committed))
 
@@ -89,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     done = records.read(folder, RECIPE)
     run_all(folder, data_dir, [run for run in runs if run.key not in done], args.workers)
     done = records.read(folder, RECIPE)
-    pooled = pooled_deviation(scores(*cell, committed) for cell in product(BACKBONES, miniature_data.TASKS, VARIANTS))
+    pooled = pooled_deviation(scores(*cell, committed) for cell in cells)
     outcomes = [
         verdict(" ".join(cell), 100 * done[run.key]["test_accuracy"], scores(*cell, committed), pooled)
         for cell, run in zip(cells, runs, strict=True)

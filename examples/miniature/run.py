@@ -55,7 +55,7 @@ class Arguments:
 
     output_dir: str = field(default="runs/miniature", metadata={"help": "where the records are"})
     data_dir: str | None = field(default=None, metadata={"help": "folder with cifar10_jpeg and dtd10"})
-    backbones: list[str] = field(default_factory=lambda: ["mae"], metadata={"help": "mae, supervised"})
+    backbones: list[str] = field(default_factory=lambda: list(BACKBONES), metadata={"help": "mae, supervised"})
     tasks: list[str] | None = field(default=None, metadata={"help": "None: all that the data are there for"})
     variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": "what to compare"})
     workers: int = field(default=2, metadata={"help": "processes, with one thread each"})

@@ -208,9 +208,9 @@ def new_page(page: str, found: Records) -> str:
 
 
 def draw(found: Records, target: Path) -> None:
-    """Accuracy of VPT-shallow by insertion block, one panel for each backbone; bars: standard deviation over seeds.
+    """What VPT-shallow gains or loses in accuracy where it enters later than block 0, one panel for each backbone.
 
-    Only tasks for which every block was run.
+    Bars: standard deviation over seeds. Only tasks for which every block was run.
     """
     import matplotlib as mpl
 
@@ -226,9 +226,11 @@ def draw(found: Records, target: Path) -> None:
         for task in (t for b, t in whole if b == backbone):
             values = sweep(backbone, task, found)
             spread = [stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
-            axis.errorbar(list(values), [mean(v) for v in values.values()], spread, marker="o", capsize=2, label=task)
+            gains = [mean(v) - mean(values[BLOCKS[0]]) for v in values.values()]
+            axis.errorbar(list(values), gains, spread, marker="o", capsize=2, label=task)
+        axis.axhline(0, color="grey", linewidth=0.8)
         axis.set(title=backbone, xlabel="block that the prompts enter", xticks=BLOCKS)
-    axes[0].set_ylabel("test accuracy, %")
+    axes[0].set_ylabel("test accuracy minus that at block 0, points")
     axes[0].legend(fontsize=8)
     figure.savefig(target, dpi=110)
     plt.close(figure)
