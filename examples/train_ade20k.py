@@ -92,7 +92,7 @@ def fill_in(args: Arguments) -> None:
     """Set what follows from other arguments.
 
     Raises:
-        GatedPromptError: a number is out of range.
+        GatedPromptError: a number is out of range, or `--checkpointing_steps` is no interval.
     """
     check_interval(args.checkpointing_steps)
     args.short_side = args.short_side or args.crop_size

@@ -1,14 +1,16 @@
-"""A training run that is stopped after a checkpoint, as by Ctrl+C."""
+"""Training runs that are stopped, as by Ctrl+C; the next run in the same process starts with a fresh Accelerator."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pretraining
 import pytest
-from accelerate.state import AcceleratorState
+import torch
+from accelerate.state import AcceleratorState, GradientState
 
 
-def stopped_after(checkpoint: str, train: Callable[[], None]) -> None:
-    """Call `train` and stop it when it has saved this checkpoint; the next run starts with a fresh Accelerator."""
+def stopped_after(checkpoint: str, train: Callable[[], object]) -> None:
+    """Call `train`, one of the scripts that make backbones, and stop it when it has saved this checkpoint."""
     save = pretraining.save_checkpoint
 
     def save_and_die(accelerator, folder, name):
@@ -16,8 +18,27 @@ def stopped_after(checkpoint: str, train: Callable[[], None]) -> None:
         if name == checkpoint:
             raise KeyboardInterrupt
 
+    _stopped(pretraining, "save_checkpoint", save_and_die, train)
+
+
+def stopped_after_steps(limit: int, train: Callable[[], object]) -> None:
+    """Call `train` and stop it where SGD would take one step more than `limit`."""
+    count, step = 0, torch.optim.SGD.step
+
+    def step_or_die(self, *args, **kwargs):
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    _stopped(torch.optim.SGD, "step", step_or_die, train)
+
+
+def _stopped(owner: Any, name: str, instead: Callable[..., Any], train: Callable[[], object]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "save_checkpoint", save_and_die)
+        patch.setattr(owner, name, instead)
         with pytest.raises(KeyboardInterrupt):
             train()
     AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -12,6 +12,7 @@ import two_processes
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from data_files import real_data
+from interrupted import stopped_after_steps
 from methods import PromptArguments
 from PIL import Image
 from safetensors.torch import load_file
@@ -105,24 +106,11 @@ def test_what_a_run_leaves_behind(backbone, rooms, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("every", "kill_at"), [("epoch", 4), ("2", 5), ("1", 2)])
-def test_resumed_ends_with_the_same_bytes(backbone, rooms, tmp_path, monkeypatch, every, kill_at) -> None:
+def test_resumed_ends_with_the_same_bytes(backbone, rooms, tmp_path, every, kill_at) -> None:
     """Killed in an epoch or at its end; prompts, gates, heads and the running statistics of the batch norms."""
     straight = run(backbone, rooms, tmp_path / "straight", "--checkpointing_steps", every)
     reset()
-    count, step = 0, torch.optim.SGD.step
-
-    def step_or_die(self, *args, **kwargs):
-        nonlocal count
-        count += 1
-        if count > kill_at:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", step_or_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(backbone, rooms, tmp_path / "killed", "--checkpointing_steps", every)
-    monkeypatch.undo()
-    reset()
+    stopped_after_steps(kill_at, lambda: run(backbone, rooms, tmp_path / "killed", "--checkpointing_steps", every))
     torch.manual_seed(999)  # the new process has another random state
     np.random.seed(999)
     resumed = run(

@@ -9,6 +9,7 @@ import tasks
 import torch
 import train_fgvc
 from accelerate.state import AcceleratorState, GradientState
+from interrupted import stopped_after_steps
 from PIL import Image
 from transformers import ViTImageProcessor
 
@@ -69,24 +70,10 @@ def test_settings_are_chosen_on_the_validation_part(backbone, flowers, tmp_path)
     assert results["data"][1]["split"] == "val"
 
 
-def test_killed_inside_an_epoch_and_resumed_ends_with_the_same_bytes(backbone, flowers, tmp_path, monkeypatch) -> None:
+def test_killed_inside_an_epoch_and_resumed_ends_with_the_same_bytes(backbone, flowers, tmp_path) -> None:
     run(backbone, flowers, tmp_path / "straight", "--checkpointing_steps", "1")
-    count, step = 0, torch.optim.SGD.step
-
-    def step_or_die(self, *args, **kwargs):
-        nonlocal count
-        count += 1
-        if count > 3:
-            raise KeyboardInterrupt
-        return step(self, *args, **kwargs)
-
     AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setattr(torch.optim.SGD, "step", step_or_die)
-    with pytest.raises(KeyboardInterrupt):
-        run(backbone, flowers, tmp_path / "killed", "--checkpointing_steps", "1")
-    monkeypatch.undo()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    stopped_after_steps(3, lambda: run(backbone, flowers, tmp_path / "killed", "--checkpointing_steps", "1"))
     torch.manual_seed(999)
     resume = ["--checkpointing_steps", "1", "--resume_from_checkpoint", "latest", "--dataloader_num_workers", "1"]
     run(backbone, flowers, tmp_path / "killed", *resume)
