@@ -25,9 +25,9 @@ from transformers import AutoModelForImageClassification
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
-from gated_prompt.bank import find_bank
-from gated_prompt.heads import find_head_names
+from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt.tuner.bank import find_bank
+from gated_prompt.tuner.heads import find_head_names
 
 SHIPPED_BACKBONE = Path(__file__).parent / "backbones" / "mae-cifar10-tiny"
 PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gated_prompt import GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
-from gated_prompt.bank import find_bank
+from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt.tuner.bank import find_bank
 
 TOKENS = "tokens"  # (N, tokens, D), what reaches block k
 

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
 
-from gated_prompt.architecture import find_vision_transformer
 from gated_prompt.data.preprocess import VtabTransform
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 Features = tuple[np.ndarray, np.ndarray]
 

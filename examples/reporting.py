@@ -20,7 +20,7 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt import plots
-from gated_prompt.layout import gated_block_indices
+from gated_prompt.files.layout import gated_block_indices
 
 PLACES = (
     "backbone",

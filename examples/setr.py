@@ -21,7 +21,7 @@ from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.utils import ModelOutput
 
 from gated_prompt import GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 Grid = tuple[int, int]
 

@@ -5,8 +5,6 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
-from .averaging import AveragedAdapter, AveragingCallback
-from .card import model_card, write_card
 from .config import GatedPromptConfig
 from .errors import (
     AdapterMismatchError,
@@ -19,17 +17,19 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
-from .folding import fold_temperatures, unfold_temperatures
-from .hub import push_to_hub
-from .initialize import initialize_prompts
-from .loading import load
-from .model import GatedPromptModel
-from .optim import parameter_groups
-from .pruning import Pruning, pruning
-from .readouts import gates, selection_ratios, temperatures
-from .recorder import GateRecorder
+from .inspect.pruning import Pruning, pruning
+from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
-from .saving import save
+from .sharing.card import model_card, write_card
+from .sharing.hub import push_to_hub
+from .sharing.loading import load
+from .sharing.saving import save
+from .starts.initialize import initialize_prompts
+from .training.averaging import AveragedAdapter, AveragingCallback
+from .training.optim import parameter_groups
+from .training.recorder import GateRecorder
+from .tuner.folding import fold_temperatures, unfold_temperatures
+from .tuner.model import GatedPromptModel
 
 __version__ = "0.1.0"
 

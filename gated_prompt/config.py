@@ -10,10 +10,10 @@ from typing import Any, Self
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from .checkpoint import Entry, check_adapter_file
-from .config_file import FINGERPRINT, fingerprint, read_config_file, write_config_file
 from .config_types import type_faults
 from .errors import ConfigError, DamagedAdapterError
+from .files.checkpoint import Entry, check_adapter_file
+from .files.config_file import FINGERPRINT, fingerprint, read_config_file, write_config_file
 from .registration import NAME, add_peft_type
 
 POOLINGS = ("prompts", "patches", "prompts_and_patches")

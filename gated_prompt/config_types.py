@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .config_file import FINGERPRINT
+from .files.config_file import FINGERPRINT
 
 if TYPE_CHECKING:
     from .config import GatedPromptConfig

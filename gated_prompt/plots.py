@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from .attention import PromptAttention, prompt_attention
 from .errors import GatedPromptError
-from .readouts import find_adapter, gates, selection_ratios, temperatures
+from .inspect.attention_maps import PromptAttention, prompt_attention
+from .inspect.readouts import find_adapter, gates, selection_ratios, temperatures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

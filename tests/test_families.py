@@ -15,8 +15,8 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from gated_prompt import ArchitectureError, GatedPromptConfig
-from gated_prompt.architecture import find_vision_transformer
-from gated_prompt.heads import find_head_names
+from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt.tuner.heads import find_head_names
 
 transformers.logging.set_verbosity_error()
 P = 5

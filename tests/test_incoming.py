@@ -16,7 +16,7 @@ from test_fuzz import SMALL, damage
 
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
-from gated_prompt.incoming import LOSES_ADAPTERS
+from gated_prompt.tuner.incoming import LOSES_ADAPTERS
 
 HERE = f"transformers {transformers.__version__}"
 

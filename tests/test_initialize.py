@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, initialize_prompts
-from gated_prompt.token_starts import windows
+from gated_prompt.starts.tokens import windows
 
 BATCHES = [images(4), images(3, seed=2), images(5, seed=3)]
 METHODS = ["sample", "mean", "max", "kmeans", "match"]

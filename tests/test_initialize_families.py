@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_prompts
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 IDS = (
     "ViTForImageClassification", "Dinov2WithRegistersForImageClassification", "Dinov2Backbone", "DINOv3ViTModel",

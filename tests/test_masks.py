@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gated_prompt import GatedPromptConfig
-from gated_prompt.bank import Plan
-from gated_prompt.masks import widen_argument, widen_mask, widen_rotations
+from gated_prompt.tuner.bank import Plan
+from gated_prompt.tuner.masks import widen_argument, widen_mask, widen_rotations
 
 P, PREFIX, N = 2, 1, 4
 CONFIG = GatedPromptConfig(num_virtual_tokens=P)

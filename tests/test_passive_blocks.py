@@ -12,8 +12,8 @@ from test_families import P, prompted, read, trained
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
-from gated_prompt.key_values import AttentionRoute
+from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt.tuner.attention import AttentionRoute
 
 CLOSED, OPEN = -60.0, 0.3
 WAYS = {

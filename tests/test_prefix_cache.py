@@ -12,7 +12,7 @@ from prefix_cache import CachedPrefix, StartAtBlock, cache_prefix
 from torch.utils.data import DataLoader, TensorDataset
 
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 DATA = TensorDataset(images(6), torch.tensor([0, 1, 2, 3, 4, 0]))
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 
 def setr(backbone: Path, blocks: list[int] | None = None) -> SetrPupForSemanticSegmentation:

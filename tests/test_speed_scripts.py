@@ -10,7 +10,7 @@ from compare import main
 from contenders import CONTENDERS, Research, extra_tokens, logits_of, plain, prompted
 from speed_tables import ratio
 
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 PIXELS = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 

@@ -10,7 +10,7 @@ from families import images
 from peft import get_peft_model
 
 from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 try:
     import timm

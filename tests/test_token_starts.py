@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gated_prompt import GatedPromptError
-from gated_prompt.matched_starts import Mean, expand, match
-from gated_prompt.token_starts import CLUSTERED, ClusteredTokens, Reservoir, SampledTokens
+from gated_prompt.starts.matched import Mean, expand, match
+from gated_prompt.starts.tokens import CLUSTERED, ClusteredTokens, Reservoir, SampledTokens
 
 
 def draw(size: int, parts: list[list[int]], seed: int) -> list[int]:

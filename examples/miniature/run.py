@@ -33,7 +33,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError, initialize_prompts
-from gated_prompt.architecture import find_vision_transformer
+from gated_prompt.tuner.architecture import find_vision_transformer
 
 RECIPE: Mapping[str, Any] = {
     "epochs": 8,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..card import model_card, write_card
 from ..errors import ConversionError
+from ..sharing.card import model_card, write_card
 from .folder import check_place, whole_folder
 from .layouts import KINDS, split_state_dict
 from .official import HEAD_BIAS, describe, official_adapter, put_on, with_head

@@ -14,10 +14,10 @@ import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from transformers import ViTForImageClassification
 
-from ..checkpoint import PREFIX
 from ..config import GatedPromptConfig
 from ..errors import ConversionError
-from ..layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS
+from ..files.checkpoint import PREFIX
+from ..files.layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS
 from .layouts import Encoder
 from .vit import Architecture
 

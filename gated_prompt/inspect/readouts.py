@@ -1,0 +1,74 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Read what an adapter has learned: gates, temperatures and selection ratios by block."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import GatedPromptError
+from ..tuner.bank import PromptBank, find_bank
+from ..tuner.plan import Plan
+
+
+def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
+    """Gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
+
+    With `hard_gates` this is the probability that training draws an open gate; eval mode opens those above 0.5.
+    `adapter_name=None` means the active adapter, here and below (paper, Section 4).
+
+    Raises:
+        GatedPromptError: the model carries no gated prompts, or no adapter of that name.
+    """
+    return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
+
+
+def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
+    """Attention temperatures, shape (L - k,), of the blocks from `insert_at` = k on; constants when fixed.
+
+    These are the values that a forward uses, inside `temperature_range`.
+
+    Raises:
+        GatedPromptError: as for `gates`.
+    """
+    bank, plan = find_adapter(model, adapter_name)
+    config = plan.config
+    if not config.temperature:
+        return torch.full((plan.num_layers - config.insert_at,), config.temperature_init)
+    return bank.gated_prompt_temperatures[plan.name].detach().clamp(*config.temperature_range)
+
+
+def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
+    """Share of each gated block's output in the last prompt tokens, shape (G,), summing to 1; (0,) without gates.
+
+    The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11).
+    Computed from logarithms, so that closed gates give ratios rather than 0 / 0.
+
+    Raises:
+        GatedPromptError: as for `gates`.
+    """
+    logits = _gate_logits(*find_adapter(model, adapter_name)).double()
+    log_closed = F.logsigmoid(-logits)
+    log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
+    return torch.softmax(F.logsigmoid(logits) + log_closed_later, dim=0).float()
+
+
+def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
+    return bank.gated_prompt_gate_logits[plan.name].detach().clone() if plan.gate_rows else torch.empty(0)
+
+
+def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
+    """The bank and the plan of one adapter, None meaning the active one.
+
+    Raises:
+        GatedPromptError: the model carries no gated prompts, or no adapter of that name.
+    """
+    bank = find_bank(model)
+    if bank is None:
+        raise GatedPromptError(
+            f"this {type(model).__name__} carries no gated prompts; wrap it with "
+            "get_peft_model(model, GatedPromptConfig(...)) or load an adapter first"
+        )
+    name = adapter_name if adapter_name is not None else next(iter(bank.active_names), None)
+    if name not in bank.plans:
+        raise GatedPromptError(f"no adapter {name!r} here; there are: {', '.join(bank.plans) or 'none'}")
+    return bank, bank.plans[name]

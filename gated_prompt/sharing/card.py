@@ -1,0 +1,241 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The model card of an adapter: what it is, how to load it, how good it is and what its gates have learned."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from peft import PeftModel
+from torch import nn
+
+from ..config import GatedPromptConfig
+from ..errors import GatedPromptError
+from ..files.layout import gated_block_indices
+from ..inspect.readouts import gates, selection_ratios, temperatures
+
+PLACE = "path/or/hub-id/of/this/adapter"
+MOST_NAMES = 30  # that the code of a card repeats; more would hide it
+PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
+CITATION = f"""```bibtex
+@inproceedings{{yoo2023improving,
+  title     = {{{PAPER}}},
+  author    = {{Yoo, Seungryong and Kim, Eunji and Jung, Dahuin and Lee, Jungbeom and Yoon, Sungroh}},
+  booktitle = {{Proceedings of the 40th International Conference on Machine Learning}},
+  pages     = {{40075--40092}},
+  year      = {{2023}},
+  url       = {{https://arxiv.org/abs/2306.05067}}
+}}
+```"""
+
+
+def model_card(
+    model: PeftModel,
+    *,
+    adapter_name: str | None = None,
+    repo_id: str | None = None,
+    base_model: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    task: str | None = None,
+    labels: Sequence[str] | None = None,
+    license: str | None = None,
+    picture: str | None = None,
+    notes: str | None = None,
+) -> ModelCard:
+    """Describe one adapter in the form that the Hub reads; nothing is written and nothing is asked of the Hub.
+
+    Args:
+        model: the model with the adapter.
+        adapter_name: which adapter; None: the active one.
+        repo_id: where the adapter will live, `user/name`, for the lines that load it; None: a placeholder.
+        base_model: Hub id of the base; None: what the base was loaded from. Only a Hub id `user/name` enters the
+            metadata: of a local folder the card gives the name, never the path.
+        dataset: Hub id or plain name of the data that the metrics were measured on. Only a Hub id `user/name` is
+            listed under `datasets`.
+        split: part of `dataset` that was scored, such as `test` or `validation`.
+        metrics: the Hub's name of each metric, such as `accuracy` or `mean_iou`, and its value, as a share of 1.
+        task: the Hub's name of the task; None: found from the class of the base.
+        labels: class names in the order of the logits; None: those of the base's config, if it names any.
+        license: the Hub's name of the adapter's licence, such as `apache-2.0`.
+        picture: name of an image file that will stand beside the card.
+        notes: Markdown for the end of the card.
+
+    Raises:
+        GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, or is not finite.
+    """
+    table = _gate_table(model, adapter_name)  # first: refuses an unknown adapter
+    config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
+    base = model.get_base_model()
+    source = base_model or config.base_model_name_or_path or getattr(base, "name_or_path", None)
+    base_id, base_name = hub_id(source), last_part(source) or type(base).__name__
+    task = task or _find_task(base, config)
+    title = f"{_kind(config)} for {base_id or base_name}" + (f" on {dataset}" if dataset else "")
+    data = ModelCardData(
+        base_model=base_id,
+        datasets=[dataset] if dataset and hub_id(dataset) else None,
+        eval_results=_results(title, task, dataset, split, metrics or {}),
+        library_name="peft",
+        license=license,
+        metrics=list(metrics) if metrics else None,
+        model_name=title,
+        pipeline_tag=task,
+        tags=["gated-prompt", "visual-prompt-tuning", *([f"base_model:adapter:{base_id}"] if base_id else [])],
+    )
+    about = [
+        f"- Base model: {_link(base_id, '') if base_id else f'`{base_name}` (no Hub id known)'}",
+        f"- Prompts: {config.num_virtual_tokens} tokens"
+        + (f" at each block from {config.insert_at}" if config.deep else f", inserted at block {config.insert_at}")
+        + f" of {config.num_layers}; pooling: {config.pooling or 'as in the base'}",
+    ]
+    if dataset:
+        about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or dataset}")
+    about += [f"- {name} on the {split} part: **{value:.4f}**" for name, value in (metrics or {}).items()]
+    names = labels if labels is not None else _labels(base)
+    if names:
+        about.append("- Classes: " + ", ".join(" ".join(str(name).split()) for name in names))
+    if license:
+        about.append(f"- Licence: {license}")
+    parts = [
+        f"# {title}",
+        _usage(base, config, base_id or f"path/of/{base_name}", hub_id(repo_id) or PLACE, names),
+        "\n".join(about),
+        "## What the prompts have learned",
+        *([f"![Gates and temperatures by block]({picture})"] if picture else []),
+        table,
+        *([notes.strip()] if notes else []),
+        f"## Citation\n\nThe method is that of *{PAPER}* ([arXiv 2306.05067](https://arxiv.org/abs/2306.05067)).",
+        CITATION,
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
+    """Put `card` into `folder` as README.md, whole or not at all, in place of the template that PEFT writes there.
+
+    Raises:
+        GatedPromptError: there is no such folder.
+    """
+    path = Path(folder, "README.md")
+    if not path.parent.is_dir():
+        raise GatedPromptError(f"{path.parent} is no folder; save the adapter there first")
+    partial = path.with_name(".README.md.partial")
+    try:
+        card.save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def hub_id(source: str | os.PathLike[str] | None) -> str | None:
+    """`source` if it can be the Hub's id `user/name`, else None: for a folder, a plain name or nothing."""
+    if source is None or str(source).count("/") != 1 or Path(source).exists():
+        return None
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        return None
+    return str(source)
+
+
+def last_part(source: str | os.PathLike[str] | None) -> str:
+    return re.split(r"[/\\]", str(source or "").rstrip("/\\"))[-1]  # a card may be made of either system's paths
+
+
+def _link(repo_id: str | None, kind: str) -> str:
+    return f"[{repo_id}](https://huggingface.co/{kind}{repo_id})" if repo_id else ""
+
+
+def _kind(config: GatedPromptConfig) -> str:
+    if config.deep:
+        return "Deep visual prompts"
+    return "Gated visual prompts" if config.gates else "Visual prompts"
+
+
+def _find_task(base: nn.Module, config: GatedPromptConfig) -> str:
+    tasks = {"Segment": "image-segmentation", "DepthEstimation": "depth-estimation"}
+    named = next((task for part, task in tasks.items() if part in type(base).__name__), None)
+    return named or ("image-classification" if config.modules_to_save else "image-feature-extraction")
+
+
+def _labels(base: nn.Module) -> list[str]:
+    by_index = getattr(getattr(base, "config", None), "id2label", None) or {}
+    names = [str(by_index[index]) for index in sorted(by_index)]
+    return [] if names == [f"LABEL_{index}" for index in range(len(names))] else names
+
+
+def _results(
+    name: str, task: str, dataset: str | None, split: str | None, metrics: Mapping[str, float]
+) -> list[EvalResult] | None:
+    if metrics and not (dataset and split):
+        missing = " and ".join(what for what, value in (("dataset", dataset), ("split", split)) if not value)
+        raise GatedPromptError(
+            f"metrics {', '.join(metrics)} were given without {missing}; say what they were measured on, "
+            "for example dataset='me/birds', split='test'"
+        )
+    wrong = [f"{metric}={value}" for metric, value in metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise GatedPromptError(
+            f"metrics must be finite numbers, not {', '.join(wrong)}; leave out what was not measured"
+        )
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=hub_id(dataset) or re.sub(r"[^\w.-]+", "-", str(dataset)).strip("-"),
+            dataset_name=str(dataset),
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=float(value),
+        )
+        for metric, value in metrics.items()
+    ] or None
+
+
+def _usage(base: nn.Module, config: GatedPromptConfig, source: str, place: str, names: Sequence[str]) -> str:
+    """Lines that load base and adapter, and name the class of a picture, as they can be pasted."""
+    cls = type(base).__name__
+    known = getattr(transformers, cls, None) is type(base)
+    count = getattr(getattr(base, "config", None), "num_labels", None)
+    # The adapter brings its head: a base that was published with another one loses nothing.
+    head = f", num_labels={count}, ignore_mismatched_sizes=True" if config.modules_to_save and count else ""
+    imports = ["import gated_prompt  # without this line PEFT ends in KeyError: 'GATED_PROMPT'"]
+    made = f'{cls}.from_pretrained("{source}"{head})' + ("" if hub_id(source) else "  # your copy of it")
+    code = ["", f"base = {made}" if known else f"base = ...  # the {cls} that the prompts were trained on"]
+    code.append(f'model = PeftModel.from_pretrained(base, "{place}").eval()')
+    if known and cls.endswith("ForImageClassification") and 0 < len(names) <= MOST_NAMES:
+        imports += ["import torch", "from peft import PeftModel", "from PIL import Image"]
+        imports.append(f"from transformers import AutoImageProcessor, {cls}")
+        code += [
+            "",
+            f"names = {[' '.join(str(name).split()) for name in names]}",
+            f'processor = AutoImageProcessor.from_pretrained("{source}")',
+            'pixels = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
+            "with torch.no_grad():",
+            "    print(names[model(**pixels).logits.argmax()])",
+        ]
+    else:
+        imports += ["from peft import PeftModel", *([f"from transformers import {cls}"] if known else [])]
+    return "\n".join(["```python", *imports, *code, "```"])
+
+
+def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
+    """One row for each block that the prompts pass; the read-outs are those of `gated_prompt.gates` and so on."""
+    gate, ratio, tau = (read(model, adapter_name).tolist() for read in (gates, selection_ratios, temperatures))
+    config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
+    num_layers = config.insert_at + len(tau)
+    gated = {
+        block: f"{g:.4g} | {r:.3f}"
+        for block, g, r in zip(gated_block_indices(config, num_layers), gate, ratio, strict=True)
+    }
+    rows = [
+        f"| {block} | {gated.get(block, '- | -')} | {tau[block - config.insert_at]:.4g} |"
+        for block in range(config.insert_at, num_layers)
+    ]
+    return "\n".join(["| block | gate | selection ratio | temperature |", "|---|---|---|---|", *rows])

@@ -1,0 +1,67 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Save an adapter so that a kill at any moment leaves the old one or the new one, whole.
+
+`PeftModel.save_pretrained` writes the weights, then the config. Killed between the two it leaves a pair that does
+not belong together; the fingerprint in the config tells, and the pair is refused, but the old adapter is gone.
+
+Here everything is written aside first. Then three renames put it in place:
+
+1. the new config, under its pending name: readers ignore it, as its fingerprint is not that of the old weights;
+2. the new weights: from this moment on the pending config fits, readers take it, and the adapter is the new one;
+3. the pending config, to its final name.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from peft import PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+
+from ..errors import UnsupportedOperationError
+from ..files.config_file import PENDING_NAME
+from .card import model_card, write_card
+
+STAGING = ".gated_prompt_saving"  # inside the target, hence on the same file system; a fixed name, so no litter
+CARD = "README.md"
+
+
+def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
+    """Save all adapters of `model`, in the files and places of `model.save_pretrained(folder)`, atomically.
+
+    Call it from one process only. Each adapter on its own is old or new after a kill. An adapter that has no model
+    card beside it gets that of `model_card`, in the place of PEFT's template; a card that is there stays as it is.
+
+    Raises:
+        UnsupportedOperationError: `model` is no `PeftModel`, or `folder` is a file.
+    """
+    if not isinstance(model, PeftModel):
+        raise UnsupportedOperationError(
+            f"save() got a {type(model).__name__}, expected a PeftModel; adapters that transformers added are saved "
+            "by the model's own save_pretrained"
+        )
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise UnsupportedOperationError(f"{target} is a file, expected a folder; give another place")
+    staging = target / STAGING
+    shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+    staging.mkdir(parents=True)
+    try:
+        model.save_pretrained(staging)
+        for config in sorted(staging.rglob(CONFIG_NAME)):
+            own = target / config.parent.relative_to(staging)
+            _move_in(config.parent, own)
+            if not (own / CARD).is_file():
+                write_card(own, model_card(model, adapter_name="default" if own == target else own.name))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_in(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        with open(source / name, "r+b") as file:
+            os.fsync(file.fileno())
+    os.replace(source / CONFIG_NAME, target / PENDING_NAME)
+    os.replace(source / SAFETENSORS_WEIGHTS_NAME, target / SAFETENSORS_WEIGHTS_NAME)
+    os.replace(target / PENDING_NAME, target / CONFIG_NAME)

@@ -1,0 +1,69 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""One result on all processes of a run, from what each of them has."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from ..errors import GatedPromptError
+
+Local = TypeVar("Local")
+Result = TypeVar("Result")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Index of this process and number of processes; (0, 1) outside of torch.distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def combine(local: Callable[[], Local], finish: Callable[[list[Local]], Result]) -> Result:
+    """`finish` of the values of `local` on all processes, computed on process 0 and handed to all.
+
+    Both values are pickled. What goes wrong on one process is raised on all of them: if only one raised, the others
+    would wait for it forever.
+
+    Raises:
+        GatedPromptError: another process failed; this one's own errors are raised as they are.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return finish([local()])
+    mine, own_error = _attempt(local)
+    parts: list[tuple[Local | None, str | None]] | None = [(None, None)] * world if rank == 0 else None
+    dist.gather_object((mine, _text(own_error)), parts)
+    answer: list[tuple[Result | None, str | None]] = [(None, None)]
+    if parts is not None:
+        answer = [_finish(parts, finish)]
+    dist.broadcast_object_list(answer)
+    if own_error is not None:
+        raise own_error
+    result, fault = answer[0]
+    if fault is not None:
+        raise GatedPromptError(fault)
+    return result  # type: ignore[return-value]  # None only beside a fault
+
+
+def _finish(
+    parts: list[tuple[Local | None, str | None]], finish: Callable[[list[Local]], Result]
+) -> tuple[Result | None, str | None]:
+    faults = [f"process {rank}: {fault}" for rank, (_, fault) in enumerate(parts) if fault is not None]
+    if faults:
+        return None, "; ".join(faults)
+    result, error = _attempt(lambda: finish([value for value, _ in parts]))  # type: ignore[misc]
+    return result, _text(error)
+
+
+def _attempt(step: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    try:
+        return step(), None
+    except Exception as error:
+        return None, error
+
+
+def _text(error: Exception | None) -> str | None:
+    if error is None:
+        return None
+    return str(error) if isinstance(error, GatedPromptError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,112 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""How gates, temperatures and selection ratios move while training: `GateRecorder`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+from transformers.trainer_callback import TrainerCallback
+
+from ..errors import GatedPromptError
+from ..inspect.readouts import find_adapter, gates, selection_ratios, temperatures
+
+CURVES = ("gates", "temperatures", "selection_ratios")
+
+
+class GateRecorder(TrainerCallback):
+    """Notes the read-outs of the active adapter by training step.
+
+    With transformers' Trainer: `Trainer(..., callbacks=[recorder])` records before the first step and after every
+    `every`th. In a loop of your own: `recorder.record(model, step)`, as often as you like, with the model wrapped
+    (DDP, accelerate) or not.
+
+    After it, `steps` (T,) are the steps; `gates` (T, G), `selection_ratios` (T, G) and `temperatures` (T, L - k) the
+    values, as lists; `gated_blocks` (G,) and `blocks` (L - k,) the indices of their blocks.
+
+    Args:
+        every: steps between two records, for the Trainer. On a GPU each record waits for the step to finish.
+
+    Raises:
+        GatedPromptError: `every` is below 1.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        if every < 1:
+            raise GatedPromptError(f"every is {every}; at least 1 is needed")
+        self.every = every
+        self.gated_blocks: list[int] = []
+        self.blocks: list[int] = []
+        self.steps: list[int] = []
+        self.gates: list[list[float]] = []
+        self.temperatures: list[list[float]] = []
+        self.selection_ratios: list[list[float]] = []
+
+    def record(self, model: nn.Module, step: int) -> None:
+        """Note the values of this step.
+
+        Records of this step or later ones are dropped first: a run that is resumed goes through them again.
+
+        Raises:
+            GatedPromptError: the model has no adapter, or one with other blocks than those recorded so far.
+        """
+        _, plan = find_adapter(model, None)
+        gated, blocks = list(plan.gate_rows), list(range(plan.config.insert_at, plan.num_layers))
+        kept = sum(earlier < step for earlier in self.steps)
+        if kept and (gated, blocks) != (self.gated_blocks, self.blocks):
+            raise GatedPromptError(
+                f"this adapter has gates at blocks {gated} and prompts at {blocks}, and those recorded so far at "
+                f"{self.gated_blocks} and {self.blocks}; use a GateRecorder for each adapter"
+            )
+        self.gated_blocks, self.blocks = gated, blocks
+        values = (gates(model), temperatures(model), selection_ratios(model))
+        for name, value in zip(CURVES, values, strict=True):
+            getattr(self, name)[kept:] = [value.tolist()]
+        self.steps[kept:] = [step]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        """Record where training starts."""
+        self.record(model, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        """Record every `every`th step."""
+        if state.global_step % self.every == 0:
+            self.record(model, state.global_step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything recorded, as lists by name."""
+        return {name: getattr(self, name) for name in ("every", "gated_blocks", "blocks", "steps", *CURVES)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict()` as JSON, whole or not at all. With several processes call it in one."""
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            partial.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            GatedPromptError: the file is no such record.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            recorder = cls(values["every"])
+            widths = {"gates": "gated_blocks", "selection_ratios": "gated_blocks", "temperatures": "blocks"}
+            for name in recorder.to_dict():
+                setattr(recorder, name, values[name])
+            for name, blocks in widths.items():
+                rows, width = values[name], len(values[blocks])
+                if len(rows) != len(values["steps"]) or any(len(row) != width for row in rows):
+                    raise ValueError(f"{name} has not one row of {width} values for each step")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GatedPromptError(
+                f"{path} is no record of gates ({error!r}); give a file that save() wrote"
+            ) from error
+        return recorder

@@ -1,0 +1,107 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Fit a configuration to a base model: check it against the model, and fill in what was left open."""
+
+from torch import nn
+
+from ..config import GatedPromptConfig
+from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
+from ..files.checkpoint import PREFIX, Entry
+from .architecture import VisionTransformer
+from .heads import find_head_names, pooling_obstacle
+
+
+def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
+    """Return `config` with head, prefix tokens, depth and width of `model` filled in.
+
+    Raises:
+        AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
+        ConfigError: block indices beyond the model's depth, or modules to save that it does not have.
+        DamagedAdapterError: the config is meant for inference and came without weights.
+        ArchitectureError: `pooling` is asked for and the model's head does not read token 0.
+    """
+    if config.inference_mode:
+        # PEFT reads the weights after this, and would look for missing ones on the Hub. Whoever starts a new adapter
+        # from a saved config has to switch this flag off, or nothing would train.
+        config.check_weights_were_there()
+    _check_recorded(config, model, vit)
+    if config.modules_to_save is None:
+        config.modules_to_save = find_head_names(model)
+    faults = _faults(config, model, vit)
+    if faults:
+        raise ConfigError(faults)
+    _check_head(config, model)
+    config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
+    config.detected_prefix_tokens = vit.num_prefix_tokens
+    if config.num_prefix_tokens is None:
+        config.num_prefix_tokens = vit.num_prefix_tokens
+    obstacle = pooling_obstacle(model, config.num_prefix_tokens) if config.pooling else None
+    if obstacle:
+        raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}; use pooling=None")
+    return config
+
+
+def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:
+    pairs = (
+        ("blocks", config.num_layers, len(vit.blocks)),
+        ("width", config.hidden_size, vit.hidden_size),
+        ("prefix tokens", config.detected_prefix_tokens, vit.num_prefix_tokens),
+    )
+    wrong = [f"{what}: adapter {old}, base {new}" for what, old, new in pairs if old is not None and old != new]
+    if wrong:
+        raise AdapterMismatchError(
+            f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
+            f"trained on"
+            + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
+            + (f" (read from {config._read_from})" if config._read_from else "")
+        )
+
+
+def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> list[str]:
+    last = len(vit.blocks) - 1
+    faults = []
+    if config.insert_at > last:
+        faults.append(f"insert_at is {config.insert_at}; the last block of this {type(model).__name__} is {last}")
+    beyond = [block for block in config.gated_blocks or [] if block > last]
+    if beyond:
+        faults.append(f"gated_blocks {beyond} lie beyond the last block, {last}")
+    if (config.prompt_rank or 0) > vit.hidden_size:
+        faults.append(
+            f"prompt_rank is {config.prompt_rank}; the width of this {type(model).__name__} is {vit.hidden_size}"
+        )
+    names = [name for name, _ in model.named_modules()]
+    for wanted in config.modules_to_save or []:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            faults.append(f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have")
+    return faults
+
+
+def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
+    """Compare the head in the file that `config` was read with, if any, with the head of the base."""
+    if config._file_entries is None:
+        return
+    heads = tuple(f"{name}." for name in config.modules_to_save or [])
+    base = {
+        key.replace(".original_module.", "."): Entry(tuple(tensor.shape), tensor.dtype.is_floating_point)
+        for key, tensor in model.state_dict().items()
+        if key.startswith(heads) and ".modules_to_save." not in key
+    }
+    saved = {key.removeprefix(PREFIX): entry for key, entry in config._file_entries.items()}
+    for key, entry in base.items():
+        found = saved.get(key)
+        if found != entry:
+            raise AdapterMismatchError(
+                f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
+                f"the adapter of {config._read_from}; load the base with the adapter's num_labels"
+            )
+    surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
+    if surplus:
+        raise AdapterMismatchError(
+            f"the adapter of {config._read_from} holds {', '.join(surplus[:5])}, which the head of this "
+            f"{type(model).__name__} does not have; load the base that the adapter was trained on"
+        )
+
+
+def _describe(entry: Entry | None) -> str:
+    if entry is None:
+        return "no entry"
+    return f"shape {entry.shape}" + ("" if entry.is_float else " of whole numbers")

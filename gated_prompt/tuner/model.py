@@ -1,0 +1,199 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from ..config import GatedPromptConfig
+from ..errors import UnsupportedOperationError
+from ..files.layout import BANK
+from .architecture import VisionTransformer, find_vision_transformer
+from .bank import MERGE_REFUSAL, PromptBank, find_bank
+from .fit import fit_config
+from .folding import unfold
+from .hooks import attach_hooks
+from .incoming import CheckIncoming, check_can_be_filled, fill
+from .mixed_batch import mixed_batch
+from .names import check_adapter_name
+
+
+class GatedPromptModel(BaseTuner):
+    """Gated prompt tuning of a frozen Vision Transformer; made by `peft.get_peft_model`.
+
+    Args:
+        model: the base model, changed in place: it gets a child `gated_prompt` and forward hooks.
+        peft_config: the configuration, or one for each adapter name.
+        adapter_name: name of the first adapter.
+        low_cpu_mem_usage: make the parameters on the meta device, to be filled from a file.
+        state_dict: keys of an adapter, passed on by PEFT; only its presence matters here.
+
+    Raises:
+        UnsupportedOperationError: the base already carries gated prompts; or transformers would lose the tensors of
+            this adapter (see `incoming.py`).
+        ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
+        AdapterNameError: PEFT could not save or load an adapter of this name.
+    """
+
+    prefix: str = "gated_prompt_"
+    tuner_layer_cls = PromptBank
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig | dict[str, PeftConfig],
+        adapter_name: str,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        bank = find_bank(model)
+        # get_peft_model passes a dict; inject_adapter_in_model a config, and may add a second adapter that way.
+        if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.plans):
+            raise UnsupportedOperationError(
+                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.plans)}); call "
+                "add_adapter(name, config) on the PeftModel for another adapter, or unload() it first"
+            )
+        if not isinstance(peft_config, dict):
+            check_can_be_filled(peft_config)
+        super().__init__(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
+        if not isinstance(peft_config, dict):
+            fill(model, adapter_name, self.peft_config[adapter_name])
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Add one adapter, after everything that can be wrong with it was checked (see `peft.BaseTuner`)."""
+        asked = self.peft_config[adapter_name]
+        vit = find_vision_transformer(model, asked.target_modules)
+        # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
+        fitted = fit_config(copy.copy(asked), model, vit)
+        check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
+        self.peft_config[adapter_name] = fitted
+        bank = getattr(model, BANK, None)
+        if bank is None:
+            if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+                # PEFT 0.21 freezes the base only where it finds no adapter yet, and the bank counts as one.
+                model.requires_grad_(False)
+            bank = PromptBank(vit)
+            model.add_module(BANK, bank)
+            attach_hooks(bank, vit)
+            bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
+        self._vit: VisionTransformer = vit
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        except Exception:
+            bank.plans.pop(adapter_name, None)
+            if not bank.plans:
+                self._detach(model)
+            raise
+        finally:
+            del self._vit
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
+        return key == BANK
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: GatedPromptConfig,
+        adapter_name: str,
+        target: PromptBank,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
+        target.update_layer(adapter_name, peft_config, self._vit)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Activate one adapter and its head.
+
+        Raises:
+            UnsupportedOperationError: two names were given.
+        """
+        if isinstance(adapter_name, list) and len(adapter_name) > 1:
+            self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
+        if self.model.get_submodule(BANK).active_names != [adapter_name]:
+            self.model.get_submodule(BANK).refuse_folded("switch to another adapter of")
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT enters this around each forward and keeps `adapter_names` out of the model's arguments."""
+        adapter_names = kwargs.get("adapter_names")
+        if adapter_names is None:
+            yield
+            return
+        with mixed_batch(self.model, adapter_names):
+            yield
+
+    def _check_merge_allowed(self) -> None:
+        raise UnsupportedOperationError(MERGE_REFUSAL)
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Take off what this tuner put on, and nothing else: the base model is back bit for bit.
+
+        PEFT's own version would leave the trained head in the base, and remove LoRA layers below the prompts.
+        """
+        if merge:
+            self._check_merge_allowed()
+        self._detach(self.model)
+        self._restore_heads(self.model)
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        return self.model
+
+    def enable_adapter_layers(self) -> None:
+        """Use the adapters again after `disable_adapter_layers`."""
+        for module in self._own_modules():
+            module.enable_adapters(True)
+
+    def disable_adapter_layers(self) -> None:
+        """Compute what the base computes; LoRA layers below the prompts are part of it.
+
+        Raises:
+            UnsupportedOperationError: the base holds folded temperatures.
+        """
+        self.model.get_submodule(BANK).refuse_folded("disable the adapter of")  # before any head is switched
+        for module in self._own_modules():
+            module.enable_adapters(False)
+
+    def _own_modules(self) -> list[Any]:
+        return [module for module in self.model.modules() if isinstance(module, (PromptBank, ModulesToSaveWrapper))]
+
+    @staticmethod
+    def _restore_heads(model: nn.Module) -> None:
+        """Put the base's own heads back; PEFT would leave the trained ones, and fails on those without a `weight`."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.original_module)
+
+    @staticmethod
+    def _detach(model: nn.Module) -> None:
+        bank: PromptBank = getattr(model, BANK)
+        unfold(bank)
+        for handle in bank.handles:
+            handle.remove()
+        delattr(model, BANK)
