@@ -24,6 +24,7 @@ from .sharing.card import model_card, write_card
 from .sharing.hub import push_to_hub
 from .sharing.loading import load
 from .sharing.saving import save
+from .starts.head import initialize_head
 from .starts.initialize import initialize_prompts
 from .training.averaging import AveragedAdapter, AveragingCallback
 from .training.optim import parameter_groups
@@ -51,6 +52,7 @@ __all__ = [
     "UnsupportedOperationError",
     "fold_temperatures",
     "gates",
+    "initialize_head",
     "initialize_prompts",
     "load",
     "model_card",
