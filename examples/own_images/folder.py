@@ -61,7 +61,9 @@ def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
             )
     strangers = [name for name, own in files.items() if own and name not in names]
     if strangers:
-        raise DataError(f"{folder} has the class {strangers[0]!r}, which the training part lacks; it has: {', '.join(names)}")
+        raise DataError(
+            f"{folder} has the class {strangers[0]!r}, which the training part lacks; it has: {', '.join(names)}"
+        )
     found_files = [(file, name) for name, own in files.items() for file in own]
     if not found_files:
         raise DataError(f"{folder} holds no pictures in the folders {', '.join(names)}")

@@ -22,8 +22,9 @@ def hub_parts(dataset: str, revision: str | None) -> Any:
     try:
         return load_dataset(dataset, revision=revision)
     except Exception as error:  # datasets raises a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot load --dataset {dataset!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+            f"cannot load --dataset {dataset!r}: {reason}; "
             "give a Hub id that can be reached, or a folder of parquet files"
         ) from error
 

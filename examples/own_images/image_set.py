@@ -72,12 +72,16 @@ class ImageSet:
             DataError: none can.
         """
         with ThreadPoolExecutor() as threads:
-            bar = tqdm(threads.map(_inspect, self.pictures), "check pictures", len(self), leave=False, disable=not show)
+            bar = tqdm(
+                threads.map(_inspect, self.pictures), "check pictures", len(self), leave=False, disable=not show
+            )
             found = list(bar)
         broken = {p.name: e for p, (_, e) in zip(self.pictures, found, strict=True) if e is not None}
         whole = [index for index, (_, error) in enumerate(found) if error is None]
         if not whole:
-            raise DataError(f"none of the {len(self)} pictures of {self.source} can be read. {next(iter(broken.values()))}")
+            raise DataError(
+                f"none of the {len(self)} pictures of {self.source} can be read. {next(iter(broken.values()))}"
+            )
         sha = hashlib.sha256(repr((self.problem, self.names)).encode())
         for index in whole:
             sha.update(found[index][0])

@@ -88,7 +88,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{file}, line {number}, is not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise DataError(f"{file}, line {number}, is no object like {{\"image\": ..., \"label\": ...}}")
+            raise DataError(f'{file}, line {number}, is no object like {{"image": ..., "label": ...}}')
         rows.append(row)
     return rows
 
