@@ -9,12 +9,19 @@ import torch.nn.functional as F
 import transformers
 from models import build, images
 from peft import get_peft_model
-from setr import AuxiliaryHeads, SegmentationOutput, SetrPupForSemanticSegmentation, UpHead, load_backbone, setr_loss
 from torch import nn
 
 import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
+from segmentation.setr import (
+    AuxiliaryHeads,
+    SegmentationOutput,
+    SetrPupForSemanticSegmentation,
+    UpHead,
+    load_backbone,
+    setr_loss,
+)
 
 
 def setr(backbone: Path, blocks: list[int] | None = None) -> SetrPupForSemanticSegmentation:
