@@ -4,10 +4,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
+from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
 
 
 def _help(text: str, default: Any) -> Any:
@@ -47,12 +47,8 @@ class RunArguments:
     backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
     backbone_kind: str = _help("mae, moco, other, or auto: by the name; decides what --pooling auto means", "auto")
     read_block: str = _help("block after which the head reads, from 0; 'best': of the best probe; or 'last'", "best")
-    methods: list[str] = field(
-        default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"}
-    )
-    seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "one run of each method for each"}
-    )
+    methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
     output_dir: str = _help(
         "where everything is written; a second call goes on where the first was stopped", "runs/images"
     )
@@ -73,7 +69,6 @@ class RunArguments:
     patience: int = _help("epochs without a better validation measure before a run ends", 8)
     ema_decay: float | None = _help("score and keep a moving average of what is trained, such as 0.99", None)
     lora_r: int = _help("rank of --methods lora", 8)
-    bootstrap_draws: int = _help("of the intervals", 1000)
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...", None)
 
 
@@ -98,7 +93,6 @@ def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
         "per_device_eval_batch_size": 1,
         "gradient_accumulation_steps": 1,
         "patience": 1,
-        "bootstrap_draws": 1,
         "dataloader_num_workers": 0,
         "weight_decay": 0,
     }

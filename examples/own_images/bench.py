@@ -9,14 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from recipe.checkpoints import trained_tensors
-from recipe.loop import start
-from recipe.methods import build_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gated_prompt import initialize_head
+from recipe.checkpoints import trained_tensors
+from recipe.loop import start
+from recipe.methods import build_model
 
 from .arguments import RunArguments
 from .image_set import CLASSES, LABELS, PROBLEM_TYPES

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from recipe.checkpoints import trained_tensors
-from recipe.loop import Watch
 from torch import Tensor, nn
 
 from gated_prompt import AveragedAdapter
+from recipe.checkpoints import trained_tensors
+from recipe.loop import Watch
 
 from .measures import Measure
 

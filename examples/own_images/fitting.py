@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from recipe.loop import Plan, train, training_loader
-from recipe.optimizer import parameter_groups
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
+
+from recipe.loop import Plan, train, training_loader
+from recipe.optimizer import parameter_groups
 
 from .bench import Bench, score
 from .best_epoch import BestEpoch

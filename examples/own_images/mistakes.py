@@ -45,6 +45,9 @@ def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
         ]
     else:
         amount = (scores - data.targets).abs()[:, 0]
-        texts = [(f"{float(true[0]):.4g}", f"{float(score[0]):.4g}") for true, score in zip(data.targets, scores, strict=True)]
+        texts = [
+            (f"{float(true[0]):.4g}", f"{float(score[0]):.4g}")
+            for true, score in zip(data.targets, scores, strict=True)
+        ]
     order = [int(index) for index in amount.argsort(descending=True, stable=True)[:SHOWN] if amount[index] >= 0]
     return [Mistake(data.pictures[i].name, thumbnail(data.pictures[i].decode()), *texts[i]) for i in order]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .measures import LEVEL, Measure
+from .measures import DRAWS, LEVEL, Measure
 from .probing import Probe
 from .runs import Run
 
@@ -34,7 +34,7 @@ class Choice:
     sentence: str
 
 
-def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure, draws: int) -> Choice:
+def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure) -> Choice:
     """The method with the best mean over its seeds, if that is better than the probe of the same block."""
     by_method: dict[str, list[Run]] = {}
     for one in runs:
@@ -53,7 +53,7 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure,
             f"Use the linear probe on {place}: with {value} on validation it is as good as {NOUNS[method]} here "
             f"({found}), and nothing has to be trained.",
         )
-    low, high = difference(probe.scores, best.scores, targets, measure, draws)
+    low, high = difference(probe.scores, best.scores, targets, measure)
     doubt = "" if low > 0 else (
         f" The lead is within chance: 95 % of redrawn validation parts put it between {_points(low, measure)} and "
         f"{_points(high, measure)}; the probe is simpler."
@@ -66,11 +66,11 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure,
     )
 
 
-def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure, draws: int) -> tuple[float, float]:
+def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure) -> tuple[float, float]:
     """Ends of the 95 % percentile interval of the second's gain over the first's, on the same redrawn pictures."""
     rng = np.random.default_rng(0)
     found = []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         rows = torch.from_numpy(rng.integers(0, len(targets), len(targets)))
         found.append(measure.gain(second[rows], targets[rows]) - measure.gain(first[rows], targets[rows]))
     low, high = np.nanpercentile(found, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])

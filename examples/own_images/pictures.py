@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from gated_prompt import plots
+from recipe.reporting import has_prompts
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 THUMBNAIL = 128  # pixels
 
@@ -95,3 +96,16 @@ def _url(figure: Figure) -> str:
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     return data_url(file.getvalue(), "png")
+
+
+def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
+    """Every drawing of the report by its name; None where there is nothing to draw. `model`: the best that was trained."""
+    name = results["measure"]
+    trained = [row for row in results["comparison"] if "curve" in row]
+    values = {row["name"]: row["measures"][name] for row in trained}
+    return {
+        "by_block": by_block(results["blocks"], results["block"], values, name),
+        "learned": learned(model) if model is not None and has_prompts(model) else None,
+        "curves": curves({row["name"]: row["curve"] for row in trained}, name) if trained else None,
+        "confusion": confusion(results["confusion"], results["names"]) if results["confusion"] else None,
+    }

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image
-from recipe.tasks import image_settings
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gated_prompt.data.preprocess import FgvcTransform
+from recipe.tasks import image_settings
 
 from .image_set import ImageSet
 

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.reporting import write_json
-
 from gated_prompt import GatedPromptError
+from recipe.reporting import write_json
 
 FILE, PROBE = "predictor.json", "probe.safetensors"
 

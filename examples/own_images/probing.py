@@ -1,12 +1,17 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The backbone as it is: nearest neighbours and a linear probe on every block, by scikit-learn."""
 
+import json
+import os
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
@@ -19,6 +24,7 @@ from .image_set import CLASSES, LABELS, ImageSet
 from .measures import Measure
 
 NEIGHBOURS = 20
+TENSORS = ("weight", "bias", "scores")
 GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # C on standardised features
 
 
@@ -119,7 +125,7 @@ def _fit(x: np.ndarray, data: ImageSet, c: float, class_weights: list[float] | N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on separable data have no end
         if data.problem == LABELS:
-            return _one_vs_rest(x, y, c)
+            return _one_vs_rest(x, y, c, class_weights or [1.0] * count)
         weights = weights and {label: weights[label] for label in np.unique(y)}
         model = LogisticRegression(C=c, max_iter=300, class_weight=weights).fit(x, y)
     weight, bias = np.zeros((count, x.shape[1])), np.full(count, -1e4)
@@ -136,11 +142,34 @@ def _fit(x: np.ndarray, data: ImageSet, c: float, class_weights: list[float] | N
     return weight, bias
 
 
-def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float, weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
     count = y.sum(0)
     weight, bias = np.zeros((y.shape[1], x.shape[1])), np.log((count + 0.5) / (len(y) - count + 0.5))
     varied = np.flatnonzero((count > 0) & (count < len(y)))
     for place in varied:
-        single = LogisticRegression(C=c, max_iter=300).fit(x, y[:, place])
+        single = LogisticRegression(C=c, max_iter=300, class_weight={0: 1.0, 1: weights[place]}).fit(x, y[:, place])
         weight[place], bias[place] = single.coef_[0], single.intercept_[0]
     return weight, bias
+
+
+def save_results(file: Path, results: list[BlockResult]) -> None:
+    """Write results whole or not at all."""
+    tensors, numbers = {}, []
+    for result in results:
+        tensors |= {f"{result.block}.{name}": getattr(result.probe, name).contiguous() for name in TENSORS}
+        numbers.append([result.block, result.neighbours, result.probe_value, result.probe.c, result.probe.gain])
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial, {"results": json.dumps(numbers)})
+    os.replace(partial, file)
+
+
+def load_results(file: Path) -> list[BlockResult]:
+    """Read what `save_results` wrote."""
+    with safe_open(file, "pt") as stored:
+        numbers = json.loads(stored.metadata()["results"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 # no mapping
+    results = []
+    for block, neighbours, value, c, gain in numbers:
+        probe = Probe(block, c, *(tensors[f"{block}.{name}"] for name in TENSORS), gain)
+        results.append(BlockResult(block, neighbours, probe, value))
+    return results

@@ -4,9 +4,10 @@
 import json
 from pathlib import Path
 
+from torch import Tensor
+
 from recipe.methods import PROMPT_METHODS
 from recipe.reporting import write_json
-from torch import Tensor
 
 from .bench import Bench
 from .fitting import Rates, fit

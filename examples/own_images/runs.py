@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from recipe.checkpoints import trained_tensors
-from recipe.reporting import has_prompts, read_out, write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gated_prompt
+from recipe.checkpoints import trained_tensors
+from recipe.reporting import has_prompts, read_out, write_json
 
 from .bench import Bench
 from .fitting import CHECKPOINTS, Rates, fit

@@ -131,11 +131,13 @@ def build_model(
     kind: str = "auto",
     lora_r: int = 8,
     head_init: str = "model",
+    base: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The frozen backbone with prompts and head, or what the methods without prompts train.
 
     `kind` is one of `BACKBONE_KINDS`, `lora_r` the rank of LoRA. `head_init` is 'model', the initial head that
-    transformers makes, or 'kaiming', that of the official code.
+    transformers makes, or 'kaiming', that of the official code. `base`: settings of the backbone's config to change,
+    such as num_hidden_layers, which leaves the blocks above out.
 
     Raises:
         GatedPromptError: the method is unknown, a setting is wrong, or the backbone is no ViT.
@@ -151,6 +153,7 @@ def build_model(
             label2id={name: index for index, name in names.items()},
             ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
             dtype="float32",
+            **(base or {}),
         )
     except OSError as error:
         raise GatedPromptError(
