@@ -47,11 +47,12 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
     best = max(by_method[method], key=lambda one: one.gain)
     found = measure.text(mean(measure(one.scores, targets) for one in by_method[method]))
     if gains[method] <= probe.gain:
+        verb = "is as good as" if gains[method] == probe.gain else "beats"
         return Choice(
             None,
             None,
-            f"Use the linear probe on {place}: with {value} on validation it is as good as {NOUNS[method]} here "
-            f"({found}), and nothing has to be trained.",
+            f"Use the linear probe on {place}: with {value} on validation it {verb} {NOUNS[method]} here ({found}), "
+            "and the backbone has to learn nothing.",
         )
     low, high = difference(probe.scores, best.scores, targets, measure)
     doubt = "" if low > 0 else (

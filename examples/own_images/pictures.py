@@ -99,7 +99,7 @@ def _url(figure: Figure) -> str:
 
 
 def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
-    """Every drawing of the report by its name; None where there is nothing to draw. `model`: the best that was trained."""
+    """Every drawing of the report by its name; None where there is nothing. `model`: the best one that was trained."""
     name = results["measure"]
     trained = [row for row in results["comparison"] if "curve" in row]
     values = {row["name"]: row["measures"][name] for row in trained}
