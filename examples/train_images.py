@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from gated_prompt import GatedPromptError
 from own_images import pictures
 from own_images.arguments import parse
-from own_images.backbone import Backbone
+from own_images.backbone import Backbone, quiet_loading
 from own_images.bench import Bench, score
 from own_images.class_weights import balanced_weights
 from own_images.fitting import Rates, batches_per_epoch
@@ -49,6 +49,7 @@ from recipe.reporting import write_json
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
     data_args, args, prompts = parse(argv)
+    quiet_loading()
     output = prepare_output_dir(args.output_dir)
     accelerator = start(args.seeds[0], None, output)
     main_process = accelerator.is_main_process
@@ -117,7 +118,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         test_scores = features @ read.probe.weight.T + read.probe.bias
     elif parts.test is not None:
         loader = DataLoader(Pixels(parts.test, prepared), args.per_device_eval_batch_size)
-        test_scores = score(*trainer.prepare(model, loader), trainer)
+        prepared_model, prepared_loader = trainer.prepare(model, loader)
+        test_scores = score(prepared_model, prepared_loader, trainer)
 
     results: dict[str, Any] = {}
     if main_process:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import AutoModel
+from transformers.utils import logging
 
 from gated_prompt import GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
@@ -84,6 +85,12 @@ class Backbone:
                 f"{type(self.model).__name__} cannot end after block {block}; give --read_block last"
             )
         return results[block]
+
+
+def quiet_loading() -> None:
+    """A backbone is loaded for every run: without its list of blocks that are left out and heads that are new."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _load(backbone: str) -> nn.Module:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from gated_prompt import GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
 
+NOT_SETTINGS = ("_name_or_path", "transformers_version")
 BLOCK = "block_{:03d}"
 
 
@@ -40,14 +41,10 @@ class BlockFeatures:
 
 def backbone_key(model: nn.Module) -> str:
     """A fingerprint of the configuration and every weight of a backbone."""
-    sha = hashlib.sha256(getattr(model, "config", model).__class__.__name__.encode())
-    if hasattr(model, "config"):
-        own = {
-            k: v
-            for k, v in sorted(model.config.to_dict().items())
-            if k not in ("_name_or_path", "transformers_version")
-        }
-        sha.update(repr(own).encode())
+    sha = hashlib.sha256(type(model).__name__.encode())
+    config: Any = getattr(model, "config", None)
+    settings = config.to_dict() if config is not None else {}
+    sha.update(repr(sorted((k, repr(v)) for k, v in settings.items() if k not in NOT_SETTINGS)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(name.encode())
         sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -154,7 +154,8 @@ def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float, weights: list[float]) -
 
 def save_results(file: Path, results: list[BlockResult]) -> None:
     """Write results whole or not at all."""
-    tensors, numbers = {}, []
+    tensors: dict[str, Tensor] = {}
+    numbers = []
     for result in results:
         tensors |= {f"{result.block}.{name}": getattr(result.probe, name).contiguous() for name in TENSORS}
         numbers.append([result.block, result.neighbours, result.probe_value, result.probe.c, result.probe.gain])
@@ -170,6 +171,7 @@ def load_results(file: Path) -> list[BlockResult]:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 # no mapping
     results = []
     for block, neighbours, value, c, gain in numbers:
-        probe = Probe(block, c, *(tensors[f"{block}.{name}"] for name in TENSORS), gain)
+        weight, bias, scores = (tensors[f"{block}.{name}"] for name in TENSORS)
+        probe = Probe(block, c, weight, bias, scores, gain)
         results.append(BlockResult(block, neighbours, probe, value))
     return results

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,11 @@ def _readers(args: DataArguments) -> dict[str, Callable[[tuple[str, ...] | None]
         for part, folder in (("validation", args.validation_dir), ("test", args.test_dir)):
             if folder is not None:
                 folders[part] = _existing(folder, f"--{part}_dir")
-        return {part: lambda names, folder=folder: read_folder(folder, names) for part, folder in folders.items()}
+        return {part: partial(read_folder, folder) for part, folder in folders.items()}
     if args.train_file is not None:
         files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
         columns = args.image_column, args.label_column, args.problem
-        return {
-            part: lambda names, file=file: read_table(Path(file), *columns, names)
-            for part, file in files.items()
-            if file is not None
-        }
+        return {p: partial(read_table, Path(file), *columns) for p, file in files.items() if file is not None}
     return _split_readers(args)
 
 
@@ -86,10 +83,11 @@ def _split_readers(args: DataArguments) -> dict[str, Callable[[tuple[str, ...] |
     if missing:
         raise DataError(f"{name} has no split {missing[0]!r}; it has: {', '.join(data)}")
     columns = args.image_column, args.label_column, args.problem
-    return {
-        part: lambda names, split=split: read_split(data[split], *columns, names, f"{name} {split}")
-        for part, split in found.items()
-    }
+    return {p: partial(_read_split, data[split], columns, f"{name} {split}") for p, split in found.items()}
+
+
+def _read_split(rows: Any, columns: tuple[str, str, str], source: str, names: tuple[str, ...] | None) -> ImageSet:
+    return read_split(rows, *columns, names, source)
 
 
 def _existing(folder: str, option: str) -> Path:

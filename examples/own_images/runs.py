@@ -85,4 +85,4 @@ def _write(model: nn.Module, bench: Bench, folder: Path) -> None:
     elif isinstance(model, PeftModel):
         model.save_pretrained(folder / "adapter")
     else:
-        model.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model")  # type: ignore[operator]  # transformers'
