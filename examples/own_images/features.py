@@ -108,7 +108,7 @@ def _passes(backbone: nn.Module, loader: DataLoader[Any], show: bool) -> Iterato
             seen.clear()
             _run(backbone, pixels)
             tokens = [norms[0](block) if norms else block for block in list(seen)]
-            yield torch.stack([_pool(one, vit.num_prefix_tokens) for one in tokens], 1)
+            yield torch.stack([pool(one, vit.num_prefix_tokens) for one in tokens], 1)
     finally:
         for handle in handles:
             handle.remove()
@@ -124,6 +124,7 @@ def _run(backbone: nn.Module, pixels: Tensor) -> None:
         ) from error
 
 
-def _pool(tokens: Tensor, prefix: int) -> Tensor:
+def pool(tokens: Tensor, prefix: int) -> Tensor:
+    """Features (B, F) of tokens (B, N, D): token 0, where there are prefix tokens, and the mean of the patches."""
     mean = tokens[:, prefix:].mean(1)
     return (torch.cat((tokens[:, 0], mean), 1) if prefix else mean).float()

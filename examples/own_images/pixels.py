@@ -1,7 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Pictures as a backbone wants them: resized, cropped, for training also flipped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ from recipe.tasks import image_settings
 from .image_set import ImageSet
 
 
-def preparation(backbone: str, side: int | None) -> dict[str, object]:
+def preparation(backbone: str, side: int | None) -> dict[str, Any]:
     """Settings of `FgvcTransform` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
     wanted = image_settings(backbone)
     side = side or wanted.side
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
+
+
+def image_transform(settings: Mapping[str, Any], train: bool = False) -> Callable[[Image.Image], Tensor]:
+    """RGB picture -> normalised float (3, side, side)."""
+    return FgvcTransform(**settings, train=train)
 
 
 class Pixels(Dataset[tuple[Tensor, Tensor]]):
@@ -29,9 +35,9 @@ class Pixels(Dataset[tuple[Tensor, Tensor]]):
     resuming and with any number of processes that decode.
     """
 
-    def __init__(self, data: ImageSet, settings: dict[str, object], seed: int | None = None) -> None:
+    def __init__(self, data: ImageSet, settings: dict[str, Any], seed: int | None = None) -> None:
         self.data, self.seed, self.epoch = data, seed, 0
-        self.transform: Callable[[Image.Image], Tensor] = FgvcTransform(**settings, train=seed is not None)  # type: ignore[arg-type]
+        self.transform = image_transform(settings, train=seed is not None)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -2,7 +2,7 @@
 """The file beside trained weights that says how to use them: what predict.py reads."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Predictor:
     names: list[str]
     pooling: str | None = None
 
+    def on(self, backbone: str) -> "Predictor":
+        """The same with the backbone at another place."""
+        return replace(self, backbone=backbone)
+
     def write(self, folder: Path) -> None:
         """Write it beside the weights, whole or not at all."""
         write_json(folder / FILE, asdict(self))
@@ -53,5 +57,5 @@ def read_predictor(folder: Path) -> Predictor:
         return Predictor(**json.loads((folder / FILE).read_text()))
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise GatedPromptError(
-            f"cannot read {folder / FILE} ({error}); give a folder that train_images.py wrote, such as runs/images/use"
+            f"cannot read {folder / FILE} ({error}); give a folder that train_images.py wrote, such as runs/images"
         ) from error
