@@ -7,16 +7,16 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from picture_folder import COLOURS, make_folder, paint
+
+from gated_prompt import GatedPromptError
+from gated_prompt.errors import DataError
 from own_images.arguments import DataArguments, parse
 from own_images.folder import read_folder
 from own_images.image_set import CLASSES, LABELS, NUMBERS
 from own_images.reading import read_parts
 from own_images.splitting import draw_shots, hold_back
 from own_images.table import read_table
-from picture_folder import COLOURS, make_folder, paint
-
-from gated_prompt import GatedPromptError
-from gated_prompt.errors import DataError
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
 
 
 def test_every_class_is_held_back_in_its_share(photos: Path) -> None:
-    for index in range(9):  # 3 of 12 remain
+    for _ in range(9):  # 3 of 12 remain
         next(iter(sorted((photos / "gul").rglob("*.png")))).unlink()
     data = read_folder(photos)
     train, validation = hold_back(data, 0.25, seed=0)
@@ -138,7 +138,9 @@ def test_every_class_is_held_back_in_its_share(photos: Path) -> None:
     names = {p.name for p in train.pictures}, {p.name for p in validation.pictures}
     assert not names[0] & names[1] and len(names[0] | names[1]) == len(data)
     again, other = hold_back(data, 0.25, seed=0)[1], hold_back(data, 0.25, seed=1)[1]
-    assert [p.name for p in again.pictures] == [p.name for p in validation.pictures] != [p.name for p in other.pictures]
+    assert (
+        [p.name for p in again.pictures] == [p.name for p in validation.pictures] != [p.name for p in other.pictures]
+    )
     assert draw_shots(train, 2, seed=0).targets.bincount().tolist() == [2, 2, 2]
 
 

@@ -27,15 +27,15 @@ def grid(method: str) -> list[Rates]:
     return [Rates(main, main * gates, main * head) for main in mains for gates, head in factors]
 
 
-def budgets(runs: int, batches: int) -> list[tuple[int, int]]:
-    """Rounds as (runs, batches of each): halves of twice the length, all together no longer than one full run.
+def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
+    """Rounds as (runs, steps of each): halves of twice the length, all together no longer than one full run.
 
-    Empty where that is less than one batch.
+    Empty where that is less than one step.
     """
     counts = [runs]
     while counts[-1] > 2:
         counts.append(counts[-1] // 2)
-    unit = batches // sum(count * 2**index for index, count in enumerate(counts))
+    unit = steps // sum(count * 2**index for index, count in enumerate(counts))
     return [(count, unit * 2**index) for index, count in enumerate(counts)] if unit else []
 
 
@@ -48,7 +48,9 @@ def race(bench: Bench, method: str, seed: int, head: dict[str, Tensor], batches:
     entries = grid(method)
     found: dict[str, list[float]] = json.loads(record.read_text()) if record.is_file() else {}
     alive = list(range(len(entries)))
-    for _, length in budgets(len(entries), batches):
+    together = bench.args.gradient_accumulation_steps
+    for _, steps in budgets(len(entries), batches // together):
+        length = steps * together
         for index in alive:
             key = f"{entries[index]} for {length}"
             if key not in found:
