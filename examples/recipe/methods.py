@@ -37,7 +37,7 @@ PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the c
 }
 METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
 BACKBONE_KINDS = ("auto", "mae", "moco", "other")
-HEAD_INITS = ("model", "kaiming")
+HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
 RECORDED = (  # filled in when an adapter is made, not chosen
     "num_layers",
@@ -136,7 +136,8 @@ def build_model(
     """The frozen backbone with prompts and head, or what the methods without prompts train.
 
     `kind` is one of `BACKBONE_KINDS`, `lora_r` the rank of LoRA. `head_init` is 'model', the initial head that
-    transformers makes, or 'kaiming', that of the official code. `base`: settings of the backbone's config to change,
+    transformers makes, 'kaiming', that of the official code, or 'probe', which needs images later and makes that of
+    'model' here. `base`: settings of the backbone's config to change,
     such as num_hidden_layers, which leaves the blocks above out.
 
     Raises:
