@@ -79,7 +79,7 @@ def prompt_attention(
             "ViTForImageClassification or ViTModel"
         )
     height, width = _grid(root, plan.config.target_modules, pixel_values, inputs)
-    with _eager(root), using(root, plan.name):
+    with _eager(root), using(root, bank, plan):
         output = model(pixel_values=pixel_values, output_attentions=True, **inputs)
     maps = _attentions(output)
     blocks = list(range(plan.config.insert_at, plan.num_layers))
