@@ -19,6 +19,7 @@ from .architecture import VisionTransformer, find_vision_transformer
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .fit import fit_config
 from .folding import unfold
+from .heads import wrap_heads
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
 from .mixed_batch import mixed_batch
@@ -92,8 +93,11 @@ class GatedPromptModel(BaseTuner):
             attach_hooks(bank, vit)
             bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
         self._vit: VisionTransformer = vit
+        heads, fitted.modules_to_save = fitted.modules_to_save or [], None
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+            fitted.modules_to_save = heads
+            wrap_heads(model, heads, adapter_name, fitted.inference_mode, adapter_name in self.active_adapters)
         except Exception:
             bank.plans.pop(adapter_name, None)
             if not bank.plans:
