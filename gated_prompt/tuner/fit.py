@@ -1,13 +1,16 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Fit a configuration to a base model: check it against the model, and fill in what was left open."""
 
+import warnings
+
 from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
 from ..files.checkpoint import PREFIX, Entry
+from ..files.layout import BANK
 from .architecture import VisionTransformer
-from .heads import find_head_names, pooling_obstacle
+from .heads import find_head_names, left_out, pooling_obstacle, resolve
 
 
 def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
@@ -25,19 +28,33 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
         config.check_weights_were_there()
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
-        config.modules_to_save = find_head_names(model)
+        config.modules_to_save = find_head_names(model, vit)
     faults = _faults(config, model, vit)
     if faults:
         raise ConfigError(faults)
+    config.modules_to_save = resolve(model, config.modules_to_save)
     _check_head(config, model)
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
     if config.num_prefix_tokens is None:
         config.num_prefix_tokens = vit.num_prefix_tokens
-    obstacle = pooling_obstacle(model, config.num_prefix_tokens) if config.pooling else None
+    obstacle = pooling_obstacle(model, vit, config.num_prefix_tokens) if config.pooling else None
     if obstacle:
         raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}; use pooling=None")
+    _warn_of_what_is_left_out(config, model, vit)
     return config
+
+
+def _warn_of_what_is_left_out(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:
+    names = [] if hasattr(model, BANK) else left_out(model, vit, config.modules_to_save or [])
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(
+            f"{type(model).__name__} has parameters outside of backbone and head that are new or were trainable, and "
+            f"that this adapter neither trains nor saves: {shown}; name their modules in GatedPromptConfig("
+            f"modules_to_save=...), beside {config.modules_to_save}, unless they take no part in what you do",
+            stacklevel=2,
+        )
 
 
 def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:

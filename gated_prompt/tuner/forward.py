@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..errors import ArchitectureError, UnsupportedOperationError
@@ -47,10 +48,8 @@ class Forward:
         plan, training = self.plans[0], self.bank.training
         step = (plan.in_band if self.in_band else plan.training if training else plan.evaluation)[index - plan.first]
         # Computed again without the hooks around it, a block would not find the prompts that were set aside for it.
-        if step.passive and step.arrive and training:
-            if getattr(self.bank.blocks[index], "gradient_checkpointing", False):
-                return plan.in_band[index - plan.first]
-        return step
+        lost = training and getattr(self.bank.blocks[index], "gradient_checkpointing", False)
+        return plan.in_band[index - plan.first] if lost and step.passive and step.arrive else step
 
     def remember(self, state: torch.Tensor) -> None:
         """Note that these hidden states hold prompts: models hand out the very tensors that the hooks have seen."""
@@ -69,6 +68,10 @@ class Images(Protocol):
     def begin(self, bank: PromptBank, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Forward, Inputs]: ...
 
     def finish(self, module: nn.Module, output: Any) -> Any: ...
+
+    def through(
+        self, heads: list[nn.Module], rows: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any: ...
 
 
 class Request(NamedTuple):
@@ -172,6 +175,23 @@ class LeaveModel:
         if forward.depth == 0 and forward.images is not None:
             return forward.images.finish(module, output)
         return output
+
+
+class SwitchHead:
+    """After a trained head: where adapters were chosen, give each image what the head of its own adapter gives."""
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def __call__(self, head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        forward = LOCAL.forward
+        if forward is None or forward.bank is not self.bank or not forward.chosen:
+            return None
+        trained = head.modules_to_save
+        heads = [trained[plan.name] if plan.name in trained else head.original_module for plan in forward.plans]
+        if forward.rows is None or forward.images is None:
+            return (heads[0] if heads else head.original_module)(*args, **kwargs)
+        return forward.images.through(heads, forward.rows, args, kwargs)
 
 
 def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:
