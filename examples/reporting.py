@@ -20,7 +20,6 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt import plots
-from gated_prompt.files.layout import gated_block_indices
 
 PLACES = (
     "backbone",
@@ -74,7 +73,7 @@ def write_results(
         results["settings"] |= {k: v for k, v in dataclasses.asdict(config).items() if k in results["settings"]}
         results |= {"before": before, "after": read_out(model)}
         results["blocks"] = {
-            "gates": gated_block_indices(config, config.num_layers),
+            "gates": list(config.gated_block_indices(config.num_layers)),
             "temperatures": list(range(config.insert_at, config.num_layers)),
         }
         model.save_pretrained(output / "adapter")

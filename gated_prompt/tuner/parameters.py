@@ -1,11 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The tensors of all adapters on one model, and the prompts, gates and temperatures that they stand for."""
 
+import hashlib
+
 import torch
 from torch import nn
 
-from ..files.config_file import fingerprint
-from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B, parameter_shapes
+from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from .architecture import VisionTransformer
 from .low_rank import factor_bound, factorise
 from .plan import Plan
@@ -37,7 +38,7 @@ class PromptParameters(nn.Module):
         temperatures at `temperature_init`.
         """
         config = plan.config
-        shapes = parameter_shapes(config, plan.num_layers, vit.hidden_size)
+        shapes = config.parameter_shapes(plan.num_layers, vit.hidden_size)
         bound = vit.prompt_bound
         factor = factor_bound(bound, config.prompt_rank or 1)
         starts = {
@@ -88,7 +89,7 @@ class PromptParameters(nn.Module):
         parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
         if any(part.is_meta for part in parts):  # to be filled from a file
             return None
-        return fingerprint(b"".join(part.float().cpu().numpy().tobytes() for part in parts))
+        return hashlib.sha256(b"".join(part.float().cpu().numpy().tobytes() for part in parts)).hexdigest()
 
     def gate(self, plan: Plan, block: int) -> torch.Tensor | None:
         """Gate value g = sigmoid(logit) of this block as a scalar tensor, or None where there is no gate.

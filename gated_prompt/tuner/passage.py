@@ -77,7 +77,7 @@ def _closed_blocks(bank: "PromptBank", plan: "Plan", dtype: torch.dtype) -> froz
     if bank.training:
         limit = min(limit, torch.finfo(logits.dtype).eps * CLOSED)
     else:
-        limit = max(limit, plan.config.gate_tolerance)
+        limit = max(limit, getattr(plan.config, "gate_tolerance", 0.0))
     values = torch.sigmoid(logits.double()).tolist()
     closed = frozenset(block for block, row in plan.gate_rows.items() if values[row] <= limit)
     bank.closed_in_training = closed if bank.training else None

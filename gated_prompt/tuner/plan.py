@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 
 from ..config import GatedPromptConfig
-from ..files.layout import gated_block_indices
 
 
 @dataclass(frozen=True)
@@ -34,5 +33,5 @@ def make_plan(adapter_name: str, config: GatedPromptConfig, num_layers: int) -> 
         config=config,
         num_layers=num_layers,
         prompts=slice(first, first + config.num_virtual_tokens),
-        gate_rows={block: row for row, block in enumerate(gated_block_indices(config, num_layers))},
+        gate_rows={block: row for row, block in enumerate(config.gated_block_indices(num_layers))},
     )
