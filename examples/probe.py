@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
 
+from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import VtabTransform
 from gated_prompt.tuner.architecture import find_vision_transformer
 
@@ -55,7 +56,7 @@ class Arguments:
 
 def _read(split: Any, transform: VtabTransform) -> TensorDataset:
     column = "image" if "image" in split.column_names else "img"
-    pixels = [transform(image.convert("RGB")) for image in tqdm(split[column], desc="decode", leave=False)]
+    pixels = [transform(to_rgb(image)) for image in tqdm(split[column], desc="decode", leave=False)]
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))
 
 

@@ -20,6 +20,7 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt import plots
+from gated_prompt.sharing.quoting import markdown
 
 PLACES = (
     "backbone",
@@ -123,7 +124,7 @@ def plot_gates(path: Path, model: PeftModel) -> None:
 
 def write_card(folder: Path, model: PeftModel, results: dict[str, Any], metrics: dict[str, float], notes: str) -> None:
     """Write the adapter's README.md: how to load it, how it came about, what its gates look like."""
-    settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items() if k not in PLACES)
+    settings = "".join(f"- `{k}`: {markdown(v)}\n" for k, v in results["settings"].items() if k not in PLACES)
     card = gated_prompt.model_card(
         model,
         repo_id=results["settings"]["hub_model_id"],

@@ -1,10 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a user can choose: `GatedPromptConfig`."""
 
-import functools
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any, Self, get_type_hints
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from .errors import AdapterMismatchError, ConfigError, DamagedAdapterError
-from .field_types import convert, fault_of, shown
+from .errors import ConfigError, DamagedAdapterError
+from .field_types import convert, fault_of
 from .files.adapter_file import FINGERPRINT, AdapterFile
 from .files.folder import read_settings, read_undisturbed, write_settings
 from .files.layout import parameter_shapes
@@ -23,8 +21,7 @@ from .registration import NAME, add_peft_type
 POOLINGS = ("prompts", "patches", "prompts_and_patches")
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
     """The annotation of each field, from which its type is checked; those of PEFT's classes too."""
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
@@ -115,7 +112,7 @@ class GatedPromptConfig(PeftConfig):
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
         # The file that this config was read with, until its tensors are on a model; no field, so never saved.
-        self._file: AdapterFile | None = None
+        self._file = AdapterFile("")
         for name, hint in _hints(type(self)).items():
             setattr(self, name, convert(getattr(self, name), hint))
         self.check()
@@ -226,7 +223,7 @@ class GatedPromptConfig(PeftConfig):
         source = os.fspath(pretrained_model_name_or_path)
         place = os.path.join(source, subfolder) if subfolder else source
 
-        def read() -> Self:
+        def read() -> GatedPromptConfig:
             try:
                 config = super(GatedPromptConfig, cls).from_pretrained(source, subfolder=subfolder, **kwargs)
             except ConfigError as error:
@@ -244,35 +241,8 @@ class GatedPromptConfig(PeftConfig):
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
         """Read the fields from a file, strictly; PEFT's reader takes any JSON and the last of repeated keys."""
-        path, values = read_settings(Path(path_json_file))
-        method = values.get("peft_type")
-        if method is None:
-            raise DamagedAdapterError(
-                f"{path} lacks 'peft_type', expected {NAME!r}; save or download the adapter again"
-            )
-        if method != NAME:
-            raise AdapterMismatchError(
-                f"{path} has peft_type {shown(method)}, expected {NAME!r}; it belongs to another PEFT method: load it "
-                "with peft.PeftModel.from_pretrained"
-            )
-        tolerance = values.pop("gate_tolerance", 0.0)  # a field until version 0.1
-        if tolerance != 0.0:
-            warnings.warn(
-                f"{path} holds gate_tolerance={shown(tolerance)}, which is no setting of an adapter any more: call "
-                f"gated_prompt.prune(model, {shown(tolerance)}) after loading",
-                stacklevel=2,
-            )
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(values.keys() - known)
-        missing = sorted(set(cls.__annotations__) - {FINGERPRINT} - values.keys())
-        # Either alone is a newer or an older version, where PEFT warns or the defaults hold. Both together: a field got
-        # another name, and its value would be replaced by the default.
-        if unknown and missing:
-            raise DamagedAdapterError(
-                f"{path} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}; "
-                "a field is misspelt or damaged: correct it, or save or download the adapter again"
-            )
-        return values
+        own, known = set(cls.__annotations__) - {FINGERPRINT}, {f.name for f in fields(cls)}
+        return read_settings(Path(path_json_file), NAME, own, known)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write `adapter_config.json`, whole or not at all, with the fingerprint of the weights where it is known.
@@ -295,10 +265,11 @@ class GatedPromptConfig(PeftConfig):
         Raises:
             DamagedAdapterError: there was no weights file beside the config.
         """
-        if self._file is not None and self._file.path is None:
+        if self._file.place and self._file.path is None:
             raise DamagedAdapterError(
-                f"{self._file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or download "
-                "the whole adapter. To start a new one with these settings, set inference_mode=False on the config"
+                f"{self._file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or "
+                "download the whole adapter. To start a new one with these settings, set inference_mode=False on the "
+                "config"
             )
 
     def _check_tensors(self, file: AdapterFile) -> AdapterFile:
@@ -306,7 +277,7 @@ class GatedPromptConfig(PeftConfig):
             return file
         if self.num_layers is None or self.hidden_size is None:
             raise DamagedAdapterError(
-                f"{CONFIG_NAME} beside {file.path} lacks num_layers or hidden_size, which every saved adapter records; "
-                "save the adapter again"
+                f"{CONFIG_NAME} beside {file.path} lacks num_layers or hidden_size, which every saved adapter "
+                "records; save the adapter again"
             )
         return file.check_tensors(self.parameter_shapes(self.num_layers, self.hidden_size), self.modules_to_save or [])

@@ -4,6 +4,8 @@
 import types
 from typing import Any, Union, get_args, get_origin
 
+from .files.header import shown
+
 LARGEST = 2**20  # of any integer: a damaged number of blocks must not make lists that fill the memory
 LONGEST = 1000  # entries of any list
 WORDS = {
@@ -32,12 +34,6 @@ def convert(value: Any, hint: Any) -> Any:
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
     """What is wrong with the type of a field's value, in words; None: nothing."""
     return None if _fits(value, hint) else f"{name} is {shown(value)}; {_words(hint)} is needed"
-
-
-def shown(value: object) -> str:
-    """The value for a message: in full, unless that is a long one."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

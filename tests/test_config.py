@@ -20,7 +20,6 @@ def test_defaults_are_the_contract() -> None:
         "deep": False,
         "gates": True,
         "gate_init": -5.0,
-        
         "gated_blocks": None,
         "hard_gates": False,
         "temperature": True,

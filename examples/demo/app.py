@@ -16,7 +16,7 @@ from typing import Any
 import transformers
 from adapters import ADAPTERS, Collection, load_collection
 from methods import SHIPPED_BACKBONE
-from pictures import picture_of_attention, picture_of_gates, read_image
+from pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 
 from gated_prompt import GatedPromptError
 
@@ -120,6 +120,7 @@ def launch(page: Any, port: int | None = None) -> str:
         quiet=True,
         prevent_thread_lock=True,
         allowed_paths=[str(SAMPLES)],
+        max_file_size=f"{MEGABYTES}mb",  # the server stops reading there
         footer_links=[],
         theme=gr.themes.Default(primary_hue="blue", **fonts),
         css=CSS,

@@ -64,6 +64,11 @@ class AdapterFile:
         return cls(place, path, read_header(path), stamp_of(path), sha256)
 
     @property
+    def folder(self) -> Path:
+        """Where the weights lie, or should lie."""
+        return Path(self.place) if self.path is None else self.path.parent
+
+    @property
     def is_small(self) -> bool:
         """Whether it may be read before a base has agreed with its header."""
         return self.stamp is None or self.stamp[-1] <= SMALL
@@ -161,8 +166,9 @@ class AdapterFile:
         nbytes = sum(entry.nbytes for entry in others.values())
         if len(others) > MOST_IGNORED or nbytes > SMALL:
             raise DamagedAdapterError(
-                f"{self.path} holds {len(others)} tensors of other adapters with {nbytes} bytes, which no reader uses; "
-                f"at most {MOST_IGNORED} with {SMALL} bytes are skipped: save the adapter again with PEFT 0.21 or later"
+                f"{self.path} holds {len(others)} tensors of other adapters with {nbytes} bytes, which no reader "
+                f"uses; at most {MOST_IGNORED} with {SMALL} bytes are skipped: save the adapter again with PEFT 0.21 "
+                "or later"
             )
 
 

@@ -8,6 +8,7 @@ was killed between them leaves new weights beside an old config, and both may be
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from ..errors import DamagedAdapterError, GatedPromptError
+from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from .adapter_file import FINGERPRINT, fingerprint, stamp_of
-from .header import read_config
+from .header import read_config, shown
 
 PENDING_NAME = "adapter_config.pending.json"  # the config of a save whose last step is still to come
 LOCK_NAME = ".gated_prompt.lock"
@@ -27,14 +28,48 @@ WAIT = 60.0  # seconds that a process waits for others to finish their saving
 T = TypeVar("T")
 
 
-def read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The fields of the config that belongs to the weights, and where they stand.
+def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> dict[str, Any]:
+    """The fields of an adapter's config, or of the pending config beside it where that fits the weights.
 
-    That is the pending config, where it fits the weights: see `sharing/saving.py` for how one comes about.
+    Args:
+        path: place of `adapter_config.json`.
+        method: the only `peft_type`.
+        own: fields of this method; a file that lacks one of them is from another version or written by hand.
+        known: these, and the fields of every PEFT config.
 
     Raises:
-        DamagedAdapterError: see `read_config`.
+        DamagedAdapterError: the file cannot be read, is no JSON object, repeats a key, or has a field misspelt.
+        AdapterMismatchError: it is the config of another PEFT method.
     """
+    file, values = _current(path)
+    found = values.get("peft_type")
+    if found is None:
+        raise DamagedAdapterError(f"{file} lacks 'peft_type', expected {method!r}; save or download the adapter again")
+    if found != method:
+        raise AdapterMismatchError(
+            f"{file} has peft_type {shown(found)}, expected {method!r}; it belongs to another PEFT method: load it "
+            "with peft.PeftModel.from_pretrained"
+        )
+    tolerance = values.pop("gate_tolerance", 0.0)  # a field of version 0.1.0
+    if tolerance != 0.0:
+        warnings.warn(
+            f"{file} holds gate_tolerance={shown(tolerance)}, which is no setting of an adapter any more and is "
+            "ignored; after loading, call gated_prompt.prune(model, gate_tolerance)",
+            stacklevel=2,
+        )
+    unknown, missing = sorted(values.keys() - known), sorted(own - values.keys())
+    # Either alone is a newer or an older version, where PEFT warns or the defaults hold. Both together: a field got
+    # another name, and its value would be replaced by the default.
+    if unknown and missing:
+        raise DamagedAdapterError(
+            f"{file} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}; "
+            "a field is misspelt or damaged: correct it, or save or download the adapter again"
+        )
+    return values
+
+
+def _current(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The config that belongs to the weights: see `sharing/saving.py` for how a pending one comes about."""
     pending, weights = path.with_name(PENDING_NAME), path.with_name(SAFETENSORS_WEIGHTS_NAME)
     if pending.is_file() and weights.is_file():
         values = read_config(pending)

@@ -19,6 +19,8 @@ from ..errors import DamagedAdapterError
 LONGEST_HEADER = 2**20  # bytes: some thousand tensors; an adapter has at most five and those of its heads
 LONGEST_CONFIG = 2**18  # bytes; a config of today has about one thousand
 MOST_AXES = 8
+# What Python and the library raise on bytes that are no safetensors file
+UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError, struct.error)
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # types of prompts, with the bytes of a number
 OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # of heads too
 
@@ -50,7 +52,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             entries = _entries(file)
         with safe_open(path, "np"):  # maps the file and reads no tensor: the library's own checks of the header
             return entries
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError, struct.error) as error:
+    except UNREADABLE as error:
         raise DamagedAdapterError(
             f"{path} is not a readable safetensors file ({_short(error)}); save or download the adapter again"
         ) from error
@@ -107,7 +109,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"repeated key {_short(repr(key))}")
+            raise ValueError(f"repeated key {shown(key)}")
         values[key] = value
     return values
 
@@ -120,8 +122,13 @@ def _shape(sizes: list[Any]) -> tuple[int, ...]:
 
 def _size(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**48:  # no file is that large
-        raise ValueError(f"{_short(repr(value))} is no size")
+        raise ValueError(f"{shown(value)} is no size")
     return value
+
+
+def shown(value: object) -> str:
+    """The value for a message: in full, unless that is a long one."""
+    return _short(repr(value))
 
 
 def _short(what: object) -> str:

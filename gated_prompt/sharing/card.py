@@ -99,7 +99,8 @@ def model_card(
     ]
     if dataset:
         about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or markdown(dataset)}")
-    about += [f"- {markdown(name)} on the {markdown(split)} part: **{value:.4f}**" for name, value in (metrics or {}).items()]
+    scored = f"on the {markdown(split)} part"
+    about += [f"- {markdown(name)} {scored}: **{value:.4f}**" for name, value in (metrics or {}).items()]
     names = labels if labels is not None else _labels(base)
     if names:
         about.append("- Classes: " + ", ".join(map(markdown, names)))
@@ -107,9 +108,7 @@ def model_card(
         about.append(f"- Licence: {markdown(license)}")
     parts = [
         f"# {markdown(title)}",
-        usage(
-            base, config, base_id or f"path/of/{base_name}", base_id is not None, hub_id(repo_id) or PLACE, names
-        ),
+        usage(base, config, base_id or f"path/of/{base_name}", base_id is not None, hub_id(repo_id) or PLACE, names),
         "\n".join(about),
         "## What the prompts have learned",
         *([f"![Gates and temperatures by block]({quote(picture, safe=ADDRESS)})"] if picture else []),

@@ -84,14 +84,12 @@ def _checked(
 
         def read() -> GatedPromptConfig:
             config = read_adapter(source, subfolder, revision, token)
-            assert config._file is not None
             if os.path.isdir(place) and config._file.is_small:
                 config._file = config._file.copy_to(Path(copy))
             return config
 
         config = read_undisturbed(Path(place), read)
-        assert config._file is not None and config._file.path is not None
-        yield config, str(config._file.path.parent)
+        yield config, str(config._file.folder)
 
 
 def read_adapter(

@@ -2,6 +2,7 @@
 """The lines of a model card that load base and adapter, and ask about a picture, as they can be pasted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import transformers
 from torch import nn
@@ -44,7 +45,7 @@ def usage(
             "",
             *([f"names = {[str(name) for name in names]!r}"] if names else []),
             f"processor = AutoImageProcessor.from_pretrained({python(source)})",
-            "# a grey picture of 16 bits: gated_prompt.data.images.read_picture(path)",
+            "# grey pictures of 16 bits need gated_prompt.data.images.decode(path)",
             f'pixels = processor({PICTURE}, return_tensors="pt")',
             "with torch.no_grad():",
             "    logits = model(**pixels).logits[0]",
@@ -57,7 +58,8 @@ def usage(
 
 def _answer(base: nn.Module, names: Sequence[str]) -> list[str]:
     """What the logits of one picture say, by the kind of problem as transformers decides it; empty: nothing known."""
-    problem = base.config.problem_type or ("regression" if base.config.num_labels == 1 else None)
+    config: Any = base.config
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
     if problem == "regression":
         return ["print(dict(zip(names, logits.tolist())))" if names else "print(logits.tolist())"]
     if not 0 < len(names) <= MOST_NAMES:

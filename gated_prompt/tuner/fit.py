@@ -30,7 +30,7 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
     if faults:
         raise ConfigError(faults)
     _check_head(config, model)
-    if config._file is not None and not config._file.is_small:
+    if not config._file.is_small:
         config._file.check_content()
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
@@ -54,7 +54,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
-            + (f" (read from {config._file.place})" if config._file else "")
+            + (f" (read from {config._file.place})" if config._file.place else "")
         )
 
 
@@ -79,7 +79,7 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
 
 def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     """Compare the head in the file that `config` was read with, if any, with the head of the base."""
-    if config._file is None or config._file.path is None:
+    if config._file.path is None:
         return
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
     base = {

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, UnsupportedOperationError
+from ..files.adapter_file import AdapterFile
 from ..files.layout import BANK, PREFIX
 from .bank import PromptBank
 
@@ -79,11 +80,11 @@ def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
     Raises:
         DamagedAdapterError: it has: settings and tensors may be of two adapters.
     """
-    file, config._file = config._file, None  # later tensors under this name come from elsewhere
-    if file is not None and file.is_replaced:
+    file, config._file = config._file, AdapterFile("")  # later tensors under this name come from elsewhere
+    if file.is_replaced:
         raise DamagedAdapterError(
-            f"{file.path} was replaced while it was being loaded; take the adapter off the model, and load it again "
-            "with gated_prompt.load, which copes with others that save"
+            f"{file.path} was replaced while it was being loaded; load the base again, and the adapter with "
+            "gated_prompt.load, which copes with others that save"
         )
 
 
@@ -96,8 +97,7 @@ def check_can_be_filled(config: GatedPromptConfig) -> None:
     """
     if config.inference_mode:
         config.check_weights_were_there()
-    has_weights = config._file is not None and config._file.path is not None
-    if LOSES_ADAPTERS and config.inference_mode is not has_weights:
+    if LOSES_ADAPTERS and config.inference_mode is (config._file.path is None):
         raise UnsupportedOperationError(
             f"load_adapter of transformers {transformers.__version__} loses tensors of adapters with "
             f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}; use gated_prompt.load(model, "
@@ -112,7 +112,7 @@ def fill(model: nn.Module, name: str, config: GatedPromptConfig) -> None:
     Only in inference mode, which transformers' `load_adapter` sets: otherwise the adapter may as well be a new one
     that starts from the settings of an old one.
     """
-    if not config.inference_mode or config._file is None or config._file.path is None:
+    if not config.inference_mode or config._file.path is None:
         return
     tensors, bank = safetensors.torch.load_file(config._file.path), getattr(model, BANK)
     check_is_the_file_that_was_read(config)

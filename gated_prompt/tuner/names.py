@@ -7,7 +7,6 @@ these rules fails late, drops tensors of other adapters, or writes outside the f
 """
 
 import re
-
 from collections.abc import Iterable
 
 from torch import nn
@@ -25,7 +24,8 @@ def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> Non
 
     Raises:
         AdapterNameError: the name is empty, holds a dot or PEFT's prefix of this method, is reserved, cannot name a
-            folder on every system, is an attribute of the containers, or is a part of the keys of the tensors that are saved.
+            folder on every system, is an attribute of the containers, or is a part of the keys of the tensors that
+            are saved.
     """
     fault = None
     if not isinstance(name, str) or not name or "." in name:
