@@ -21,6 +21,7 @@ from .errors import (
     RemovedNameError,
     UnsupportedOperationError,
 )
+from .inspect.check import CheckError, check
 from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
@@ -42,6 +43,7 @@ __all__ = [
     "ArchitectureError",
     "AveragedAdapter",
     "AveragingCallback",
+    "CheckError",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
@@ -52,6 +54,7 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
+    "check",
     "gates",
     "initialize_prompts",
     "load",

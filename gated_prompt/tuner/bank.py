@@ -209,7 +209,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         """
         found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
         hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
-        devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+        devices = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
         return torch.empty(0, dtype=found.dtype, device=devices[0]) if devices else found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:

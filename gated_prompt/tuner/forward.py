@@ -95,8 +95,17 @@ def running(bank: PromptBank) -> Forward | None:
     """The forward of `bank` that runs in this thread, or None where the base alone is computed."""
     forward = LOCAL.forward
     if forward is None or forward.bank is not bank:
-        forward = Forward(bank, bank.active_plans)
+        forward = _asked(bank)
     return forward if forward.plans else None
+
+
+def _asked(bank: PromptBank) -> Forward:
+    request = LOCAL.request
+    if request is None or request.bank is not bank:
+        return Forward(bank, bank.active_plans)
+    forward = Forward(bank, bank.active_plans if request.plans is None else request.plans)
+    forward.in_band, forward.chosen = request.in_band, request.plans is not None
+    return forward
 
 
 @contextmanager
@@ -139,13 +148,9 @@ class EnterModel:
                 "launch or torchrun), or show the process one GPU only (CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request
-        if request is None or request.bank is not self.bank:
-            return Forward(self.bank, self.bank.active_plans), None
-        if request.images is not None:
+        if request is not None and request.bank is self.bank and request.images is not None:
             return request.images.begin(self.bank, args, kwargs)
-        forward = Forward(self.bank, self.bank.active_plans if request.plans is None else request.plans)
-        forward.in_band, forward.chosen = request.in_band, request.plans is not None
-        return forward, None
+        return _asked(self.bank), None
 
 
 class LeaveModel:
