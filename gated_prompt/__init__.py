@@ -5,8 +5,11 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from typing import Any
+
 from .config import GatedPromptConfig
 from .errors import (
+    REMOVED,
     AdapterMismatchError,
     AdapterNameError,
     ArchitectureError,
@@ -15,9 +18,11 @@ from .errors import (
     DamagedAdapterError,
     DataError,
     GatedPromptError,
+    RemovedNameError,
     UnsupportedOperationError,
 )
-from .inspect.pruning import Pruning, pruning
+from .inspect.check import CheckError, check
+from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
@@ -29,7 +34,6 @@ from .starts.initialize import initialize_prompts
 from .training.averaging import AveragedAdapter, AveragingCallback
 from .training.optim import parameter_groups
 from .training.recorder import GateRecorder
-from .tuner.folding import fold_temperatures, unfold_temperatures
 from .tuner.model import GatedPromptModel
 
 __version__ = "0.1.0"
@@ -40,6 +44,7 @@ __all__ = [
     "ArchitectureError",
     "AveragedAdapter",
     "AveragingCallback",
+    "CheckError",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
@@ -50,20 +55,26 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
-    "fold_temperatures",
+    "check",
     "gates",
     "initialize_head",
     "initialize_prompts",
     "load",
     "model_card",
     "parameter_groups",
+    "prune",
     "pruning",
     "push_to_hub",
     "save",
     "selection_ratios",
     "temperatures",
-    "unfold_temperatures",
     "write_card",
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
+
+
+def __getattr__(name: str) -> Any:
+    raise (
+        RemovedNameError(name) if name in REMOVED else AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    )

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..errors import GatedPromptError
+from ..files.layout import BANK
 from ..tuner.architecture import VisionTransformer
-from ..tuner.mixed_batch import using
-from ..tuner.names import BASE
+from ..tuner.forward import Request, requested
 from .undisturbed import undisturbed
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
@@ -134,7 +134,7 @@ def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int)
     """
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
-    with undisturbed(root, device, seed), using(root, BASE):
+    with undisturbed(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
         look = FrozenPass(root, vit, prefix)
         try:
             yield look
