@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from data_files import real_data
-from interrupted import stopped_after_steps
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageClassification, HfArgumentParser
@@ -18,6 +16,8 @@ import train_vtab
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
+from helpers.interrupted import stopped_after_steps
 from recipe import classification, methods
 from recipe.methods import PromptArguments
 from recipe.tasks import load_task, transform_for
