@@ -271,7 +271,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
             "of the heads, 0.0; give",
         ),
         (["--per_device_train_batch_size", "7"], GatedPromptError, "6 training images do not fill one batch"),
-        (["--resume_from_checkpoint", "latest"], GatedPromptError, "no checkpoint to resume from"),
+        (["--resume_from_checkpoint", "no/such"], GatedPromptError, "no checkpoint to resume from"),
     ],
 )
 def test_faults(backbone, rooms, tmp_path, monkeypatch, arguments, error, words) -> None:
