@@ -75,7 +75,7 @@ def test_resumed_ends_with_the_same_bytes(backbone, tmp_path, every, kill_at) ->
     """Killed in the middle of an epoch or right at its end, with checkpoints by epoch or by step."""
     run(backbone, tmp_path / "straight", "--checkpointing_steps", every)
     stopped_after_steps(kill_at, lambda: run(backbone, tmp_path / "killed", "--checkpointing_steps", every))
-    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 2
+    assert 1 <= len(list((tmp_path / "killed" / "checkpoints").iterdir())) <= 2
     torch.manual_seed(999)  # the new process has another random state
     run(backbone, tmp_path / "killed", "--checkpointing_steps", every, "--resume_from_checkpoint", "latest")
     assert adapter_bytes(tmp_path / "killed") == adapter_bytes(tmp_path / "straight")
