@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
 
+from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import VtabTransform
 from recipe.methods import SHIPPED_BACKBONE
 from recipe.probe import patch_features, probe
@@ -32,7 +33,7 @@ class Arguments:
 
 def _read(split: Any, transform: VtabTransform) -> TensorDataset:
     column = "image" if "image" in split.column_names else "img"
-    pixels = [transform(image.convert("RGB")) for image in tqdm(split[column], desc="decode", leave=False)]
+    pixels = [transform(to_rgb(image)) for image in tqdm(split[column], desc="decode", leave=False)]
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))
 
 

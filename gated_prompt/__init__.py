@@ -5,8 +5,11 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from typing import Any
+
 from .config import GatedPromptConfig
 from .errors import (
+    REMOVED,
     AdapterMismatchError,
     AdapterNameError,
     ArchitectureError,
@@ -15,8 +18,10 @@ from .errors import (
     DamagedAdapterError,
     DataError,
     GatedPromptError,
+    RemovedNameError,
     UnsupportedOperationError,
 )
+from .inspect.check import CheckError, check
 from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
@@ -38,6 +43,7 @@ __all__ = [
     "ArchitectureError",
     "AveragedAdapter",
     "AveragingCallback",
+    "CheckError",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
@@ -48,6 +54,7 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
+    "check",
     "gates",
     "initialize_prompts",
     "load",
@@ -63,3 +70,9 @@ __all__ = [
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
+
+
+def __getattr__(name: str) -> Any:
+    raise (
+        RemovedNameError(name) if name in REMOVED else AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from datasets import load_dataset
 from tqdm import tqdm
 
+from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -16,7 +17,7 @@ def load_images(dataset: str, image_size: int) -> torch.Tensor:
     column = "image" if "image" in split.column_names else "img"
     images = torch.empty(len(split), 3, image_size, image_size, dtype=torch.uint8)
     for i, image in enumerate(tqdm(split[column], desc="decode", leave=False)):
-        pixels = np.array(image.convert("RGB").resize((image_size, image_size)))
+        pixels = np.array(to_rgb(image).resize((image_size, image_size)))
         images[i] = torch.from_numpy(pixels).permute(2, 0, 1)
     return images
 

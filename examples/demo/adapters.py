@@ -19,6 +19,7 @@ from gated_prompt import GatedPromptConfig
 from gated_prompt.data.preprocess import VtabTransform
 from gated_prompt.errors import DataError
 from gated_prompt.plots import PromptAttention, prompt_attention
+from gated_prompt.sharing.quoting import plain
 from recipe.methods import SHIPPED_BACKBONE
 from recipe.tasks import image_settings
 
@@ -112,7 +113,7 @@ def read_card(path: Path, count: int) -> Adapter:
         return Adapter([f"class {index}" for index in range(count)], None)
     card = ModelCard.load(path)
     line = re.search(r"^- Classes: (.+)$", card.text, re.MULTILINE)
-    names = line[1].split(", ") if line else []
+    names = plain(line[1]).split(", ") if line else []
     if len(set(names)) != count:
         names = [f"class {index}" for index in range(count)]
     scores = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "accuracy"]

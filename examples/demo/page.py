@@ -19,7 +19,7 @@ from gated_prompt import GatedPromptError
 from recipe.methods import SHIPPED_BACKBONE
 
 from .adapters import ADAPTERS, Collection, load_collection
-from .pictures import picture_of_attention, picture_of_gates, read_image
+from .pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 
 TITLE = "One frozen ViT, several adapters"
 ABOUT = """Each adapter is a few learned prompt tokens and a head, some thousand numbers beside one frozen backbone.
@@ -121,6 +121,7 @@ def launch(page: Any, port: int | None = None) -> str:
         quiet=True,
         prevent_thread_lock=True,
         allowed_paths=[str(SAMPLES)],
+        max_file_size=f"{MEGABYTES}mb",  # the server stops reading there
         footer_links=[],
         theme=gr.themes.Default(primary_hue="blue", **fonts),
         css=CSS,

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import GatedPromptError
 from ..tuner.bank import PromptBank
-from ..tuner.mixed_batch import using
+from ..tuner.forward import Request, requested
 from ..tuner.plan import Plan
 from .readouts import find_adapter
 
@@ -74,7 +74,7 @@ def pruning(
         raise GatedPromptError("pruning acts in eval mode only; call model.eval() first")
     pruned, results = _pruned(bank, plan, gate_tolerance), []
     for each in (_pruned(bank, plan, None), pruned):
-        with using(model, bank, each):
+        with requested(Request(bank, plans=(each,))):
             results.append(getattr(model(pixel_values=pixel_values), "logits", None))
     exact, cheaper = results
     if exact is None or cheaper is None:

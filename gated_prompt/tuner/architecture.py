@@ -15,22 +15,16 @@ import torch
 from torch import nn
 
 from ..errors import ArchitectureError
+from .prefix import count_prefix_tokens
+from .towers import Tower, find_tower
 
 QUERY_NAMES = ("q_proj", "query", "qkv")
 KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
 QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
 OUTPUT_NAMES = ("o_proj", "out_proj", "proj", "projection_layer")
 NORM_NAMES = ("layernorm_before", "layer_norm1", "norm1", "layernorm1", "ln_1")  # before the attention of a block
+OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative biases and of V-JEPA 2's attention
 BIAS_TABLE = "relative_position_bias_table"
-PREFIX_NAMES = (
-    "cls_token",
-    "class_token",
-    "class_embedding",
-    "distillation_token",
-    "dist_token",
-    "register_tokens",
-    "reg_token",
-)
 
 
 @dataclass(frozen=True)
@@ -101,12 +95,14 @@ class PositionBias:
 class VisionTransformer:
     """The parts of one model.
 
-    `blocks`: the L transformer blocks; `attentions`: the parts of each; `ancestors`: the modules that hold the
-    blocks, the root first; `before`: the modules that run before them; `embeddings`: the one of these that holds
-    the patch `projection`; `position_biases`: relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: tokens
-    that stand before the patches; `patch_values`: numbers in one patch (3 p p).
+    `tower`: what holds and feeds the blocks; `blocks`: the L transformer blocks; `attentions`: the parts of each;
+    `ancestors`: the modules that hold the blocks, the root first; `before`: the modules that run before them;
+    `embeddings`: the one of these that holds the patch `projection`; `position_biases`: relative ones, if any;
+    `hidden_size`: D; `num_prefix_tokens`: tokens that stand before the patches; `patch_values`: numbers in one patch
+    (3 p p).
     """
 
+    tower: Tower
     blocks: list[nn.Module]
     attentions: list[AttentionParts]
     ancestors: list[nn.Module]
@@ -133,72 +129,30 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         ArchitectureError: there is no such list, more than one, no patch projection before it, or a backbone class
             that reads the blocks one by one.
     """
-    path = _find_blocks_path(root, blocks_path)
-    blocks = list(root.get_submodule(path).children())
-    attentions = [parts for block in blocks if (parts := _find_attention(block))]
-    parents = path.split(".")[:-1]
-    ancestors = [root.get_submodule(".".join(parents[:i])) for i in range(len(parents) + 1)]
-    body, before = _body_and_modules_before(ancestors, path.split("."))
-    if not before:
-        raise ArchitectureError(
-            f"{type(root).__name__}.{path} are transformer blocks, but no patch projection (a Conv2d, or a Linear "
-            "named after patches) stands before them, so this is no Vision Transformer; prompts need one"
-        )
-    if hasattr(ancestors[-1], "out_features"):
-        raise ArchitectureError(
-            f"{type(ancestors[-1]).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
-            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
-        )
-    embeddings, projection = next((m, p) for m in before if (p := _patch_projection(m)) is not None)
-    hidden_size = _in_features(attentions[0])
+    lists = {path: _width(root.get_submodule(path)) for path in _block_lists(root)}
+    tower = find_tower(root, lists, blocks_path)
+    blocks = list(root.get_submodule(tower.path).children())
+    _refuse_what_has_no_room(root, tower)
+    hidden_size = lists[tower.path]
     return VisionTransformer(
+        tower=tower,
         blocks=blocks,
-        attentions=attentions,
-        ancestors=ancestors,
-        before=before,
-        embeddings=embeddings,
-        projection=projection,
+        attentions=[parts for block in blocks if (parts := _find_attention(block))],
+        ancestors=tower.ancestors,
+        before=tower.before,
+        embeddings=tower.embeddings,
+        projection=tower.projection,
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
-        num_prefix_tokens=_count_prefix_tokens(body, blocks, hidden_size),
-        patch_values=projection.get_parameter("weight")[0].numel(),
-    )
-
-
-def _find_blocks_path(root: nn.Module, asked: str | None) -> str:
-    found = list(_block_lists(root))
-    stages = [path for path in found if any(part.isdigit() for part in path.split("."))]
-    if stages:
-        raise ArchitectureError(
-            f"{type(root).__name__} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer; "
-            "extra tokens do not fit its windows. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
-        )
-    if asked is not None:
-        if asked not in found:
-            raise ArchitectureError(
-                f"target_modules={asked!r} names no list of transformer blocks of {type(root).__name__}; "
-                + (f"found: {', '.join(found)}" if found else "none was found")
-            )
-        return asked
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ArchitectureError(
-            f"{type(root).__name__} has several lists of transformer blocks: {', '.join(found)}; "
-            "choose one with GatedPromptConfig(target_modules=...)"
-        )
-    raise ArchitectureError(
-        f"{type(root).__name__} has no list of two or more equal transformer blocks with a query projection "
-        f"({', '.join(QUERY_NAMES)}); gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)"
+        num_prefix_tokens=count_prefix_tokens(tower, blocks[0], hidden_size),
+        patch_values=tower.projection.get_parameter("weight")[0].numel(),
     )
 
 
 def _block_lists(root: nn.Module) -> Iterator[str]:
-    """Path of every list of equal blocks, outside decoders, text towers and other such lists."""
+    """Path of every list of equal blocks, outside other such lists."""
     inside: list[str] = []
     for path, module in root.named_modules():
-        if any("decoder" in part or part.startswith("text") for part in path.split(".")):
-            continue
         if any(path.startswith(f"{outer}.") for outer in inside):
             continue
         if not isinstance(module, (nn.ModuleList, nn.Sequential)):
@@ -256,22 +210,12 @@ def _eager_function(attention: nn.Module) -> Callable[..., Any] | None:
     return eager
 
 
-def _in_features(parts: AttentionParts) -> int:
-    width = getattr(parts.attention.get_submodule(parts.query), "in_features", None)
-    if width is None:  # a projection of another kind: read the width off the block's own norm
-        width = next(m for m in parts.block.modules() if isinstance(m, nn.LayerNorm)).normalized_shape[0]
-    return int(width)
-
-
-def _patch_projection(module: nn.Module) -> nn.Conv2d | nn.Conv3d | nn.Linear | None:
-    """The first module in here that turns patches into tokens.
-
-    A Linear has to say so by its name: text and audio models have Linears before their blocks as well.
-    """
-    for path, part in module.named_modules():
-        if isinstance(part, (nn.Conv2d, nn.Conv3d)) or (isinstance(part, nn.Linear) and "patch" in path):
-            return part
-    return None
+def _width(blocks: nn.Module) -> int:
+    """Width of the tokens that these blocks read: what goes into the query projection."""
+    block = next(blocks.children())
+    query = next(m for name, m in block.named_modules() if name.rpartition(".")[2] in QUERY_NAMES)
+    width = getattr(query, "in_features", None)
+    return int(next(p for p in query.parameters() if p.ndim > 1).shape[-1] if width is None else width)
 
 
 def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionBias]:
@@ -292,20 +236,30 @@ def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionB
     return [PositionBias(module, owner.get(id(module))) for module in found]
 
 
-def _body_and_modules_before(ancestors: list[nn.Module], path: list[str]) -> tuple[nn.Module, list[nn.Module]]:
-    """The innermost ancestor with a projection among the siblings that come before the blocks, and those siblings."""
-    for ancestor, name in zip(reversed(ancestors), reversed(path), strict=True):
-        children = dict(ancestor.named_children())
-        before = list(children.values())[: list(children).index(name)]
-        if any(_patch_projection(child) is not None for child in before):
-            return ancestor, before
-    return ancestors[0], []
+def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
+    """Refuse what would go wrong, and in some cases silently, where hooks do not reach.
 
-
-def _count_prefix_tokens(body: nn.Module, blocks: list[nn.Module], hidden_size: int) -> int:
-    inner = {id(p) for block in blocks for p in block.parameters()}
-    return sum(
-        p.numel() // hidden_size
-        for name, p in body.named_parameters()
-        if id(p) not in inner and name.rpartition(".")[2] in PREFIX_NAMES
-    )
+    Raises:
+        ArchitectureError: a backbone cuts maps from its blocks, one by one; or tables for a fixed number of tokens
+            are added between the blocks or inside their attention.
+    """
+    loop = tower.ancestors[-1]
+    if hasattr(loop, "out_features"):
+        raise ArchitectureError(
+            f"{type(loop).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
+            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
+        )
+    for module in tower.loops[1:]:
+        for name, table in module.named_parameters(recurse=False):
+            if table.ndim > 2:
+                raise ArchitectureError(
+                    f"{type(module).__name__} adds {name}, a table for a fixed number of tokens, between its blocks, "
+                    "where there is no way to make room for prompts; use a model without it"
+                )
+    for module in root.get_submodule(tower.path).modules():
+        method = next((name for name in OWN_POSITIONS if hasattr(module, name)), None)
+        if method is not None:
+            raise ArchitectureError(
+                f"{type(module).__name__} gives tokens a position by their place in the row ({method}), which prompts "
+                "would move and no hook can reach; use a model with absolute positions, or rotary ones of its patches"
+            )

@@ -65,7 +65,8 @@ class AttentionRoute:
     def function(self) -> Function:
         """What the attention would have called without prompts."""
         name = self.config._attn_implementation
-        function: Function = self.parts.eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
+        found: Any = self.parts.eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
+        function: Function = found
         return function
 
 

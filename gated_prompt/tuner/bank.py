@@ -5,6 +5,7 @@ There is one bank per model, a child of its root named `gated_prompt`, so that t
 path into the backbone and survive renamings there. It holds no state of a forward (`forward.py`).
 """
 
+import hashlib
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,7 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
-from ..files.config_file import fingerprint
-from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B, parameter_shapes
+from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from .architecture import VisionTransformer
 from .low_rank import factor_bound, factorise
 from .plan import Plan, make_plan
@@ -83,7 +83,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         for name in PARAMETERS:  # as in PEFT, an adapter of the same name is replaced: leave nothing
             if adapter_name in getattr(self, name):
                 del getattr(self, name)[adapter_name]
-        for name, shape in parameter_shapes(config, plan.num_layers, vit.hidden_size).items():
+        for name, shape in config.parameter_shapes(plan.num_layers, vit.hidden_size).items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)
         self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
@@ -198,13 +198,19 @@ class PromptBank(nn.Module, BaseTunerLayer):
         parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
         if any(part.is_meta for part in parts):  # to be filled from a file
             return None
-        return fingerprint(b"".join(part.float().cpu().numpy().tobytes() for part in parts))
+        return hashlib.sha256(b"".join(part.float().cpu().numpy().tobytes() for part in parts)).hexdigest()
 
     # What PEFT asks of a layer, and a bank is none.
 
     def _like(self) -> torch.Tensor:
-        """A tensor with the device and the precision of the blocks."""
-        return next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        """A tensor with the device and the precision of the blocks.
+
+        accelerate keeps offloaded weights on the meta device, and knows where they are used.
+        """
+        found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
+        devices = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
+        return torch.empty(0, dtype=found.dtype, device=devices[0]) if devices else found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Called by PEFT after it filled an adapter that was made on the meta device.

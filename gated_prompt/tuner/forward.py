@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..errors import ArchitectureError, UnsupportedOperationError
@@ -47,10 +48,8 @@ class Forward:
         plan, training = self.plans[0], self.bank.training
         step = (plan.in_band if self.in_band else plan.training if training else plan.evaluation)[index - plan.first]
         # Computed again without the hooks around it, a block would not find the prompts that were set aside for it.
-        if step.passive and step.arrive and training:
-            if getattr(self.bank.blocks[index], "gradient_checkpointing", False):
-                return plan.in_band[index - plan.first]
-        return step
+        lost = training and getattr(self.bank.blocks[index], "gradient_checkpointing", False)
+        return plan.in_band[index - plan.first] if lost and step.passive and step.arrive else step
 
     def remember(self, state: torch.Tensor) -> None:
         """Note that these hidden states hold prompts: models hand out the very tensors that the hooks have seen."""
@@ -69,6 +68,8 @@ class Images(Protocol):
     def begin(self, bank: PromptBank, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Forward, Inputs]: ...
 
     def finish(self, module: nn.Module, output: Any) -> Any: ...
+
+    def through(self, heads: list[nn.Module], rows: torch.Tensor, inputs: Inputs) -> Any: ...
 
 
 class Request(NamedTuple):
@@ -94,8 +95,17 @@ def running(bank: PromptBank) -> Forward | None:
     """The forward of `bank` that runs in this thread, or None where the base alone is computed."""
     forward = LOCAL.forward
     if forward is None or forward.bank is not bank:
-        forward = Forward(bank, bank.active_plans)
+        forward = _asked(bank)
     return forward if forward.plans else None
+
+
+def _asked(bank: PromptBank) -> Forward:
+    request = LOCAL.request
+    if request is None or request.bank is not bank:
+        return Forward(bank, bank.active_plans)
+    forward = Forward(bank, bank.active_plans if request.plans is None else request.plans)
+    forward.in_band, forward.chosen = request.in_band, request.plans is not None
+    return forward
 
 
 @contextmanager
@@ -138,13 +148,9 @@ class EnterModel:
                 "launch or torchrun), or show the process one GPU only (CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request
-        if request is None or request.bank is not self.bank:
-            return Forward(self.bank, self.bank.active_plans), None
-        if request.images is not None:
+        if request is not None and request.bank is self.bank and request.images is not None:
             return request.images.begin(self.bank, args, kwargs)
-        forward = Forward(self.bank, self.bank.active_plans if request.plans is None else request.plans)
-        forward.in_band, forward.chosen = request.in_band, request.plans is not None
-        return forward, None
+        return _asked(self.bank), None
 
 
 class LeaveModel:
@@ -172,6 +178,24 @@ class LeaveModel:
         if forward.depth == 0 and forward.images is not None:
             return forward.images.finish(module, output)
         return output
+
+
+class SwitchHead:
+    """After a trained head: where adapters were chosen, give each image what the head of its own adapter gives."""
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def __call__(self, head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        forward = LOCAL.forward
+        if forward is None or forward.bank is not self.bank or not forward.chosen:
+            return None
+        trained = head.modules_to_save
+        own = [plan.name in trained for plan in forward.plans]  # a ModuleDict has no get()
+        heads = [trained[p.name] if o else head.original_module for p, o in zip(forward.plans, own, strict=True)]
+        if forward.rows is None or forward.images is None:
+            return (heads[0] if heads else head.original_module)(*args, **kwargs)
+        return forward.images.through(heads, forward.rows, (args, kwargs))
 
 
 def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:

@@ -7,24 +7,20 @@ a forward of their own, as their rows of tokens have another length; their outpu
 images. Each image passes each layer once either way. Heads are chosen per image where they are called.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..errors import AdapterNameError, UnsupportedOperationError
+from ..errors import AdapterNameError, ArchitectureError, GatedPromptError, UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import PromptBank
-from .forward import LOCAL, Forward, Inputs, Request, requested
+from .forward import Forward, Inputs, Request, requested
 from .names import BASE
 from .plan import Plan
-
-_SWITCHING = threading.Lock()
 
 
 @contextmanager
@@ -33,13 +29,29 @@ def forward_context(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
 
     Raises:
         AdapterNameError, UnsupportedOperationError: see `mixed_batch`.
+        ArchitectureError: the forward fails, and without prompts it does not: the model has something, such as a
+            table of positions, for its own number of tokens only.
     """
-    names = kwargs.get("adapter_names")
-    if names is None:
-        yield
-        return
-    with mixed_batch(tuner.model, names):
-        yield
+    names = kwargs.pop("adapter_names", None)
+    with nullcontext() if names is None else mixed_batch(tuner.model, names):
+        try:
+            yield
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, (GatedPromptError, torch.OutOfMemoryError)) or not _runs_without(tuner, args, kwargs):
+                raise
+            raise ArchitectureError(
+                f"{type(tuner.model).__name__} cannot take prompts among its tokens, without them it runs: {error}"
+            ) from error
+
+
+def _runs_without(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the base computes these inputs."""
+    try:
+        with torch.no_grad(), requested(Request(getattr(tuner.model, BANK), plans=())):
+            tuner.model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 @contextmanager
@@ -65,19 +77,7 @@ def mixed_batch(model: nn.Module, adapter_names: Sequence[str]) -> Iterator[None
     if unknown:
         known = ", ".join([*plans, BASE])
         raise AdapterNameError(f"no adapter is named {', '.join(map(repr, unknown))}; there are: {known}")
-    _let_heads_switch(model, bank)
     with requested(Request(bank, images=MixedImages([plans.get(name) for name in adapter_names]))):
-        yield
-
-
-@contextmanager
-def using(model: nn.Module, bank: PromptBank, plan: Plan | None, in_band: bool = False) -> Iterator[None]:
-    """While open, forwards of `model` in this thread follow one plan, or None for the base, whichever is active.
-
-    `in_band`: prompts stand among the tokens in every block.
-    """
-    _let_heads_switch(model, bank)
-    with requested(Request(bank, plans=() if plan is None else (plan,), in_band=in_band)):
         yield
 
 
@@ -124,48 +124,14 @@ class MixedImages:
                 outputs.append(module(*args, **kwargs))
         return join(outputs, self.groups)
 
+    def through(self, heads: list[nn.Module], rows: torch.Tensor, inputs: Inputs) -> Any:
+        """What the head `rows[i]` gives for image i."""
+        groups = [(rows == index).nonzero().flatten().tolist() for index in range(len(heads))]
+        parts = [_of_rows(inputs, group, len(rows)) for group in groups]
+        return join([head(*args, **kwargs) for head, (args, kwargs) in zip(heads, parts, strict=True)], groups)
+
     def _take(self, rows: list[int]) -> Inputs:
-        size = len(self.plans)
-        taken: Inputs = pytree.tree_map(lambda value: value[rows] if _is_batched(value, size) else value, self.inputs)
-        return taken
-
-
-class SwitchHead:
-    """After a trained head: where adapters were chosen, give each image what the head of its own adapter gives."""
-
-    def __init__(self, bank: PromptBank) -> None:
-        self.bank = bank
-
-    def __call__(
-        self, wrapper: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> Any:
-        forward = LOCAL.forward
-        if forward is None or forward.bank is not self.bank or not forward.chosen:
-            return None
-        heads = [
-            wrapper.modules_to_save[plan.name] if plan.name in wrapper.modules_to_save else wrapper.original_module  # noqa: RUF100
-            for plan in forward.plans
-        ]
-        if forward.rows is None:
-            head = heads[0] if heads else wrapper.original_module
-            return head(*args, **kwargs)
-        groups = [(forward.rows == i).nonzero().flatten().tolist() for i in range(len(heads))]
-        size, outputs = len(forward.rows), []
-        for head, rows in zip(heads, groups, strict=True):
-            some_args, some_kwargs = pytree.tree_map(
-                lambda value, rows=rows: value[rows] if _is_batched(value, size) else value, (args, kwargs)
-            )
-            outputs.append(head(*some_args, **some_kwargs))
-        return join(outputs, groups)
-
-
-def _let_heads_switch(model: nn.Module, bank: PromptBank) -> None:
-    """Put a `SwitchHead` on the heads that have none yet: PEFT makes them after the hooks were put on."""
-    heads = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
-    with _SWITCHING:
-        for head in heads:
-            if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
-                head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
+        return _of_rows(self.inputs, rows, len(self.plans))
 
 
 def join(outputs: list[Any], groups: list[list[int]]) -> Any:
@@ -191,6 +157,11 @@ def _join_leaf(parts: tuple[Any, ...], groups: list[list[int]], order: torch.Ten
         "for a loss, leave the labels out and compute it from the logits; for attention maps or two towers, mix "
         "adapters with equal numbers of prompts only"
     )
+
+
+def _of_rows(inputs: Inputs, rows: list[int], size: int) -> Inputs:
+    taken: Inputs = pytree.tree_map(lambda value: value[rows] if _is_batched(value, size) else value, inputs)
+    return taken
 
 
 def _is_batched(value: Any, size: int | None = None) -> bool:

@@ -16,6 +16,8 @@ from ..files.layout import BANK
 from .architecture import VisionTransformer, find_vision_transformer
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .fit import fit_config
+from .forward import SwitchHead
+from .heads import wrap_heads
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
 from .mixed_batch import forward_context
@@ -89,8 +91,14 @@ class GatedPromptModel(BaseTuner):
             attach_hooks(bank, vit)
             bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
         self._vit: VisionTransformer = vit
+        heads, fitted.modules_to_save = fitted.modules_to_save or [], None
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+            fitted.modules_to_save = heads
+            wrap_heads(model, heads, adapter_name, fitted.inference_mode, adapter_name in self.active_adapters)
+            for head in map(model.get_submodule, heads):
+                if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
+                    head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
         except Exception:
             bank.plans.pop(adapter_name, None)
             if not bank.plans:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..config import GatedPromptConfig
-from ..files.layout import gated_block_indices
 
 
 class Step(NamedTuple):
@@ -68,7 +67,7 @@ def make_plan(adapter_name: str, config: GatedPromptConfig, num_layers: int, can
     `can_be_passive`: blocks whose attention takes prompts as keys and values alone (`attention.py`).
     """
     start, last = config.num_prefix_tokens or 0, num_layers - 1
-    gate_rows = {block: row for row, block in enumerate(gated_block_indices(config, num_layers))}
+    gate_rows = {block: row for row, block in enumerate(config.gated_block_indices(num_layers))}
     unread = set(range(config.insert_at, num_layers)) if config.deep else {last}
     if config.pooling in ("prompts", "prompts_and_patches"):
         unread -= {last}
