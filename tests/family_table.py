@@ -10,8 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from families import CASES, Case
-
+from helpers.families import CASES, Case
 from recipe.generated import fill
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"

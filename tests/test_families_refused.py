@@ -7,12 +7,12 @@ import pickle
 import pytest
 import torch
 import transformers
-from families import CASES, DEPTH, TINY, images
 from peft import PeftModel, get_peft_model
-from timm_like import Attention, Block, TimmLikeViT
 from torch import nn
 
 from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
+from helpers.families import CASES, DEPTH, TINY, images
+from helpers.timm_like import Attention, Block, TimmLikeViT
 
 TEXT = {**TINY, "vocab_size": 20}
 STAGES = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 2}

@@ -3,8 +3,9 @@
 import difflib
 
 import pytest
-from families import CASES
+
 from family_table import PAGE, new_page
+from helpers.families import CASES
 
 
 def test_the_page_shows_the_cases_that_are_tested() -> None:

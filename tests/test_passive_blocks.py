@@ -5,15 +5,15 @@ import pickle
 
 import pytest
 import torch
-from families import DEPTH, HERE, Case
-from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from test_families import P, prompted, read, trained
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
+from helpers.families import DEPTH, HERE, Case
+from helpers.models import bank_of, images, vit
+from test_families import P, prompted, read, trained
 
 CLOSED, OPEN = -60.0, 0.3
 WAYS = {
@@ -37,7 +37,7 @@ def make(case: Case, attention: str = "sdpa", logits: list[float] | None = None,
 
 
 def bank(model: PeftModel):
-    return model.base_model.model.gated_prompt
+    return bank_of(model)
 
 
 def in_band(model: PeftModel) -> PeftModel:
@@ -152,7 +152,7 @@ def test_a_gate_closes_by_the_precision_it_works_and_learns_in() -> None:
         model(images().to(dtype))
         assert (0 in bank(model).passage.passive) == closed, (dtype, logit, train)
     model = tiny([-10.0] * 3).to(torch.bfloat16).train()
-    model.base_model.model.gated_prompt.float()  # a gate in float32 still learns on a base in bfloat16
+    bank_of(model).float()  # a gate in float32 still learns on a base in bfloat16
     model(images().to(torch.bfloat16))
     assert 0 not in bank(model).passage.passive
 
