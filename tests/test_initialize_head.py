@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from head_worker import CLASSES, SHARES, start
-from models import build, dinov2, vit
 from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import nn
-from two_processes import run
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_head
+from helpers.head_worker import CLASSES, SHARES, start
+from helpers.models import build, dinov2, vit
+from helpers.two_processes import run
 
 BATCHES = [batch for share in SHARES for batch in share]
 PIXELS = torch.cat([pixels for pixels, _ in BATCHES])
@@ -183,7 +183,7 @@ def test_it_is_deterministic_saved_and_trained(tmp_path) -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_get_the_head_of_one_that_sees_everything(tmp_path: Path) -> None:
-    run(Path(__file__).with_name("head_worker.py"), str(tmp_path))
+    run(Path(__file__).parent / "helpers" / "head_worker.py", str(tmp_path))
     zero, one = (torch.load(tmp_path / f"heads{rank}.pt") for rank in (0, 1))
     for name in zero:
         assert torch.equal(zero[name], one[name])

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from picture_folder import make_folder, paint
+
+from helpers.picture_folder import make_folder, paint
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "minimal.py"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from picture_folder import COLOURS, make_folder, paint
 
 from gated_prompt import GatedPromptError
 from gated_prompt.errors import DataError
+from helpers.picture_folder import COLOURS, make_folder, paint
 from own_images.arguments import DataArguments, parse
 from own_images.folder import read_folder
 from own_images.image_set import CLASSES, LABELS, NUMBERS

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from picture_folder import COLOURS, make_folder
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +19,7 @@ import gated_prompt
 import predict
 import train_images
 from gated_prompt import GatedPromptError
+from helpers.picture_folder import COLOURS, make_folder
 from own_images.fitting import CHECKPOINTS
 from own_images.folder import read_folder
 from own_images.image_set import ImageSet
@@ -191,8 +191,8 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
                 run(backbone, photos, tmp_path / "killed", *more)
         race = json.loads((tmp_path / "killed" / "runs" / "gated-race.json").read_text())
         checkpoints = tmp_path / "killed" / "runs" / "gated-seed0" / CHECKPOINTS
-        found.append((len(race), [path.name for path in checkpoints.glob("*")]))
-    assert found == [(7, []), (14, ["step_00000010"]), (14, ["step_00000020"])]
+        found.append((len(race), max((path.name for path in checkpoints.glob("*")), default="")))
+    assert found == [(7, ""), (14, "step_00000010"), (14, "step_00000020")]
     fresh()
     run(backbone, photos, tmp_path / "killed", *more)
     for name in ("adapter/adapter_model.safetensors", "probe/probe.safetensors", "runs/gated-race.json"):
@@ -244,6 +244,6 @@ def test_the_report_is_one_file_without_scripts_or_links(finished: Path) -> None
 
 
 def test_a_backbone_that_is_not_there(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(GatedPromptError, match=r"preprocessor_config\.json of"):
+    with pytest.raises(GatedPromptError, match="cannot load --backbone"):
         run(tmp_path / "nothing", photos, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()

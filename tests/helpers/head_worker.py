@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from models import images, vit
 from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_head
+from helpers.models import images, vit
 
 CLASSES = torch.arange(40) % 5
 SHARES = (
