@@ -1,9 +1,11 @@
 """train_images.py and predict.py end to end on a tiny ViT: what they leave behind, going on after a stop, faults."""
 
 import csv
+import html
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from own_images.image_set import ImageSet
 from own_images.pixels import Pixels, preparation
 from own_images.splitting import hold_back
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUICK = ["--num_train_epochs", "4", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "8"]
 
 
@@ -247,3 +250,20 @@ def test_a_backbone_that_is_not_there(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(GatedPromptError, match="cannot load --backbone"):
         run(tmp_path / "nothing", photos, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    """Every drawing is decoded and has its place, and the page is no wider than the window."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on the PATH; on Debian apt-get install chromium brings it")
+    look = "Array.from(document.images, i => i.naturalWidth * (i.getBoundingClientRect().width > 20))"
+    width = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    script = f"<script>document.title = JSON.stringify([...{look}, {width}])</script></body>"
+    page = (finished / "report.html").read_text().replace("</body>", script)
+    (tmp_path / "page.html").write_text(page)
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1000,900", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    *images, too_wide = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
+    assert too_wide <= 0
+    assert len(images) == page.count("<img ") >= 4 and min(images) > 0

@@ -23,9 +23,13 @@ def write_report(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    settings = results["settings"]
+    backbone = Path(settings["backbone"]).name
+    data = next(Path(settings[name]).name for name in ("train_dir", "train_file", "dataset") if settings[name])
     measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
     page = pages.get_template("report.html").render(
-        title=f"{Path(results['data']['train']['source']).name} on {Path(results['settings']['backbone']).name}",
+        title=f"{data} on {backbone}",
+        backbone=backbone,
         r=results,
         label=results["measure"].replace("_", " "),
         beside=[name for name in BESIDE if name in measured],
