@@ -21,6 +21,7 @@ import gated_prompt
 import predict
 import train_images
 from gated_prompt import GatedPromptError
+from helpers import two_processes
 from helpers.picture_folder import COLOURS, make_folder
 from own_images.fitting import CHECKPOINTS
 from own_images.folder import read_folder
@@ -29,6 +30,7 @@ from own_images.pixels import Pixels, preparation
 from own_images.splitting import hold_back
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).parents[1]
 QUICK = ["--num_train_epochs", "4", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "8"]
 
 
@@ -205,6 +207,20 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
         GatedPromptError, match=r"holds a run with other settings \(seeds; seeds was \[0\], now \[3\]\)"
     ):
         run(backbone, photos, tmp_path / "killed", *more, "--seeds", "3")
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_two_processes_find_what_one_finds(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["--train_dir", str(photos), "--test_dir", str(photos), "--backbone", str(backbone), *QUICK]
+    arguments += ["--read_block", "1", "--learning_rate", "0.003", "--per_device_train_batch_size", "4"]
+    places = ["--output_dir", str(tmp_path / "two"), "--cache_dir", str(tmp_path / "features")]
+    printed = two_processes.run(ROOT / "examples" / "train_images.py", *arguments, *places)
+    assert printed.count("Use ") == 1
+    one, two = results_of(finished), results_of(tmp_path / "two")
+    assert two["blocks"] == one["blocks"] and two["comparison"][0] == one["comparison"][0]
+    start = [row["comparison"][1]["curve"][0] for row in (one, two)]
+    assert start[0]["loss"] == pytest.approx(start[1]["loss"], rel=1e-3)  # the head's start, from two shares
+    assert [two["data"][part]["count"] for part in ("train", "validation", "test")] == [30, 6, 36]
 
 
 def table(photos: Path, file: Path, label) -> list[str]:

@@ -74,6 +74,8 @@ def fit(
     updates = math.ceil(batches / args.gradient_accumulation_steps)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup_ratio * updates), updates)
     wrapped, optimizer, loader, held = accelerator.prepare(model, optimizer, loader, held)
+    if args.report_to is not None and output is not None:
+        accelerator.init_trackers("gated_prompt", config={"method": method, "seed": seed, **vars(rates)})
     watch = BestEpoch(
         model,
         lambda: score(wrapped, held, accelerator),

@@ -60,7 +60,8 @@ def run(
             write_json(folder / RECORD, record)
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         fitted.accelerator.wait_for_everyone()
-        fitted.accelerator.end_training()
+        for tracker in fitted.accelerator.trackers:  # end_training would take the other processes away as well
+            tracker.finish()
     return Run(folder, json.loads((folder / RECORD).read_text()), load_file(folder / SCORES)["scores"])
 
 
