@@ -70,7 +70,7 @@ def train_and_score(
     before = read_out(model)
     count = min(len(task.train), args.max_train_samples or len(task.train))
     workers = args.dataloader_num_workers
-    if args.head_init == "probe" and not args.resume_from_checkpoint:
+    if args.head_init == "probe":  # a checkpoint, if there is one, replaces it
         share = range(accelerator.process_index, count, accelerator.num_processes)
         batches = DataLoader(Subset(probed, share), args.per_device_eval_batch_size, num_workers=workers)
         initialize_head(model.to(accelerator.device), batches)
