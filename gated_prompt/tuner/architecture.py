@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import ArchitectureError
@@ -74,13 +73,6 @@ class AttentionParts:
     def fused_output(self) -> bool:
         """Whether that output is (..., 3 D), with the queries first."""
         return self.query_norm is None and self.key is None
-
-    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, H, P, d) of `prompts` (B, P, D), for heads of `width` d, where they can be passive."""
-        normed = self.block.get_submodule(self.norm or "")(prompts)
-        shape = (*prompts.shape[:2], -1, width)
-        key, value = (self.attention.get_submodule(name or "")(normed) for name in (self.key, self.value))
-        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
 
 @dataclass(frozen=True)

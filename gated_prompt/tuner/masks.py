@@ -47,10 +47,28 @@ class WidenBias:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         forward = running(self.bank)
-        if forward is None or self.index < forward.plans[0].first or forward.step(self.index).passive:
+        if (
+            forward is None
+            or self.index < forward.plans[0].first
+            or forward.steps[self.index - forward.plans[0].first].passive
+        ):
             return None
         widened: torch.Tensor = widen_mask(output, forward.plans[0].prompts, output.shape[-1])
         return widened
+
+
+def widen_arguments(
+    rest: tuple[Any, ...], named: dict[str, Any], prompts: slice, length: int, first: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a block beside its hidden states, with room for the prompts.
+
+    Raises:
+        ArchitectureError: in the first prompted block, see `refuse_packed`.
+    """
+    if first:
+        refuse_packed((*rest, *named.values()), length)
+    widened = tuple(widen_argument(place, value, prompts, length) for place, value in enumerate(rest, start=1))
+    return widened, {name: widen_argument(name, value, prompts, length) for name, value in named.items()}
 
 
 def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> Any:

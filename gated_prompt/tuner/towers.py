@@ -111,9 +111,9 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
     wordless = not has_vocabulary(holder, name)
     for path, part in modules.items():
         named = "patch" in path or hasattr(modules.get(path.rpartition(".")[0]), "patch_size")
-        if isinstance(part, (nn.Conv2d, nn.Conv3d)) and part.out_channels == width:
-            if max(part.stride) > 1 or (named and wordless):
-                return part
+        is_conv = isinstance(part, (nn.Conv2d, nn.Conv3d)) and part.out_channels == width
+        if is_conv and (max(part.stride) > 1 or (named and wordless)):
+            return part
         if isinstance(part, nn.Linear) and part.out_features == width and named and wordless:
             return part
     return None
