@@ -91,7 +91,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
         num_prefix_tokens=count_prefix_tokens(tower, blocks[0], hidden_size),
-        patch_values=tower.projection.get_parameter("weight")[0].numel(),
+        patch_values=tower.patch_values,
     )
 
 

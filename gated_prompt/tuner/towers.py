@@ -28,7 +28,14 @@ class Tower:
     body: nn.Module
     before: list[nn.Module]
     embeddings: nn.Module
-    projection: nn.Module
+    projection: nn.Conv2d | nn.Conv3d | nn.Linear
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: 3 p p for colour images."""
+        if isinstance(self.projection, nn.Linear):
+            return self.projection.in_features  # the weights of a quantized one are packed
+        return self.projection.weight[0].numel()
 
     @property
     def loops(self) -> list[nn.Module]:
@@ -110,11 +117,12 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
     modules = dict(holder.named_modules(prefix=name))
     wordless = not has_vocabulary(holder, name)
     for path, part in modules.items():
+        if not isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            continue
         named = "patch" in path or hasattr(modules.get(path.rpartition(".")[0]), "patch_size")
-        if isinstance(part, (nn.Conv2d, nn.Conv3d)) and part.out_channels == width:
-            if max(part.stride) > 1 or (named and wordless):
-                return part
-        if isinstance(part, nn.Linear) and part.out_features == width and named and wordless:
+        strided = not isinstance(part, nn.Linear) and max(part.stride) > 1
+        out = part.out_features if isinstance(part, nn.Linear) else part.out_channels
+        if out == width and (strided or (named and wordless)):
             return part
     return None
 
