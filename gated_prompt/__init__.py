@@ -17,7 +17,7 @@ from .errors import (
     GatedPromptError,
     UnsupportedOperationError,
 )
-from .inspect.pruning import Pruning, pruning
+from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
@@ -28,7 +28,6 @@ from .starts.initialize import initialize_prompts
 from .training.averaging import AveragedAdapter, AveragingCallback
 from .training.optim import parameter_groups
 from .training.recorder import GateRecorder
-from .tuner.folding import fold_temperatures, unfold_temperatures
 from .tuner.model import GatedPromptModel
 
 __version__ = "0.1.0"
@@ -49,18 +48,17 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
-    "fold_temperatures",
     "gates",
     "initialize_prompts",
     "load",
     "model_card",
     "parameter_groups",
+    "prune",
     "pruning",
     "push_to_hub",
     "save",
     "selection_ratios",
     "temperatures",
-    "unfold_temperatures",
     "write_card",
 ]
 

@@ -30,8 +30,8 @@ def prompts_by_hand(
     ]
 
     for module in (m for block in blocks for m in block.modules() if hasattr(m, "relative_position_bias_table")):
-        count = len(tokens)  # BEiT's bias (1, H, N, N): none for prompts
-        handles.append(module.register_forward_hook(lambda _, args, out: F.pad(out, (count, 0, count, 0))))
+        # BEiT's bias (1, H, N, N): none for prompts
+        handles.append(module.register_forward_hook(lambda _, args, out: F.pad(out, (len(tokens), 0, len(tokens), 0))))
 
     def wrap(block: nn.Module, index: int) -> None:
         plain = block.forward

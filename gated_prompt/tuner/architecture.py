@@ -5,10 +5,13 @@ No family is named here. The blocks are the one list of equal modules that hold 
 projection and the prefix tokens (CLS, registers, ...) are what stands before it.
 """
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ArchitectureError
@@ -16,17 +19,68 @@ from .prefix import count_prefix_tokens
 from .towers import Tower, find_tower
 
 QUERY_NAMES = ("q_proj", "query", "qkv")
-QUERY_NORM_NAMES = ("q_norm", "query_norm")
+KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
+QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
+OUTPUT_NAMES = ("o_proj", "out_proj", "proj", "projection_layer")
+NORM_NAMES = ("layernorm_before", "layer_norm1", "norm1", "layernorm1", "ln_1")  # before the attention of a block
 OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative biases and of V-JEPA 2's attention
 BIAS_TABLE = "relative_position_bias_table"
 
 
 @dataclass(frozen=True)
-class QueryOutput:
-    """The module whose output are the queries: (..., D), or (..., 3 D) with the queries first when `fused`."""
+class AttentionParts:
+    """How one block makes queries, keys and values of its tokens, and what it asks to attend.
 
-    module: nn.Module
-    fused: bool
+    Children are named rather than held: LoRA and quantization put other modules in their places.
+
+    `block`, `attention`: the block and its module that holds the projections; `norm`: name in the block of the norm
+    before the attention; `query`, `key`, `value`: names of the projections, `key` and `value` missing where `query` is
+    one Linear for all three; `query_norm`, `key_norm`: norms behind them; `eager`: the attention function of the
+    model's own module, where the attention asks transformers' AttentionInterface.
+    """
+
+    block: nn.Module
+    attention: nn.Module
+    norm: str | None
+    query: str
+    key: str | None
+    value: str | None
+    query_norm: str | None
+    key_norm: str | None
+    eager: Callable[..., Any] | None
+
+    @property
+    def asks_interface(self) -> bool:
+        """Whether `attention.py` sees the queries, keys and values of this block."""
+        return self.eager is not None
+
+    @property
+    def can_be_passive(self) -> bool:
+        """Whether keys and values of tokens are just `key(norm(tokens))` and `value(norm(tokens))`."""
+        known = {self.query, self.key, self.value, *OUTPUT_NAMES}
+        others = [
+            name for name, child in self.attention.named_children()
+            if name not in known and any(True for _ in child.parameters()) and not hasattr(child, BIAS_TABLE)
+        ]  # fmt: skip
+        own = list(self.attention.parameters(recurse=False))
+        return self.asks_interface and None not in (self.norm, self.key, self.value) and not others and not own
+
+    @property
+    def query_output(self) -> nn.Module:
+        """The module whose output are the queries: after their norm, which would undo a scale put before it."""
+        return self.attention.get_submodule(self.query_norm or self.query)
+
+    @property
+    def fused_output(self) -> bool:
+        """Whether that output is (..., 3 D), with the queries first."""
+        return self.query_norm is None and self.key is None
+
+    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, H, P, d) of `prompts` (B, P, D), for heads of `width` d, where they can be passive."""
+        normed = self.block.get_submodule(self.norm or "")(prompts)
+        shape = (*prompts.shape[:2], -1, width)
+        key, value = (self.attention.get_submodule(name or "")(normed) for name in (self.key, self.value))
+        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -41,7 +95,7 @@ class PositionBias:
 class VisionTransformer:
     """The parts of one model.
 
-    `tower`: what holds and feeds the blocks; `blocks`: the L transformer blocks; `queries`: one for each block;
+    `tower`: what holds and feeds the blocks; `blocks`: the L transformer blocks; `attentions`: the parts of each;
     `ancestors`: the modules that hold the blocks, the root first; `before`: the modules that run before them;
     `embeddings`: the one of these that holds the patch `projection`; `position_biases`: relative ones, if any;
     `hidden_size`: D; `num_prefix_tokens`: tokens that stand before the patches; `patch_values`: numbers in one patch
@@ -50,7 +104,7 @@ class VisionTransformer:
 
     tower: Tower
     blocks: list[nn.Module]
-    queries: list[QueryOutput]
+    attentions: list[AttentionParts]
     ancestors: list[nn.Module]
     before: list[nn.Module]
     embeddings: nn.Module
@@ -83,7 +137,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
     return VisionTransformer(
         tower=tower,
         blocks=blocks,
-        queries=[query for block in blocks if (query := _find_query(block))],
+        attentions=[parts for block in blocks if (parts := _find_attention(block))],
         ancestors=tower.ancestors,
         before=tower.before,
         embeddings=tower.embeddings,
@@ -106,7 +160,7 @@ def _block_lists(root: nn.Module) -> Iterator[str]:
         blocks = list(module.children())
         if len(blocks) < 2 or len({_signature(block) for block in blocks}) != 1:
             continue
-        if _find_query(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
+        if _find_attention(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
             inside.append(path)
             yield path
 
@@ -115,23 +169,45 @@ def _signature(block: nn.Module) -> tuple[object, ...]:
     return type(block), tuple((name, tuple(p.shape)) for name, p in block.named_parameters())
 
 
-def _find_query(block: nn.Module) -> QueryOutput | None:
-    """The queries of one block, after their norm where it has one (a norm would undo a scale put before it)."""
+def _find_attention(block: nn.Module) -> AttentionParts | None:
+    """The parts of the one attention of a block, or None where there is none, or more than one."""
     named = dict(block.named_modules())
     hits = [name for name in named if name.rpartition(".")[2] in QUERY_NAMES]
     if len(hits) != 1:
         return None
-    parent, _, leaf = hits[0].rpartition(".")
-    if leaf == "qkv" and getattr(named[parent], "q_bias", None) is not None:
+    parent, _, query = hits[0].rpartition(".")
+    attention = named[parent]
+    if query == "qkv" and getattr(attention, "q_bias", None) is not None:
         raise ArchitectureError(
-            f"{type(named[parent]).__name__} adds its query bias outside of its module `qkv`, where the attention "
+            f"{type(attention).__name__} adds its query bias outside of its module `qkv`, where the attention "
             "temperature cannot reach it; use a model whose bias is part of qkv"
         )
-    for norm in QUERY_NORM_NAMES:
-        module = named.get(f"{parent}.{norm}" if parent else norm)
-        if module is not None and not isinstance(module, nn.Identity):
-            return QueryOutput(module, fused=False)
-    return QueryOutput(named[hits[0]], fused=leaf == "qkv")
+    return AttentionParts(
+        block=block,
+        attention=attention,
+        norm=_child(block, NORM_NAMES),
+        query=query,
+        key=_child(attention, KEY_NAMES),
+        value=_child(attention, VALUE_NAMES),
+        query_norm=_child(attention, QUERY_NORM_NAMES),
+        key_norm=_child(attention, KEY_NORM_NAMES),
+        eager=_eager_function(attention),
+    )
+
+
+def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    children = dict(module.named_children())
+    return next((name for name in names if not isinstance(children.get(name), (nn.Identity, type(None)))), None)
+
+
+def _eager_function(attention: nn.Module) -> Callable[..., Any] | None:
+    """The eager attention function of a module that asks AttentionInterface for the one to call, else None."""
+    forward: Any = inspect.unwrap(type(attention).forward)
+    code = getattr(forward, "__code__", None)
+    if not hasattr(attention, "config") or code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
+        return None
+    eager: Callable[..., Any] | None = forward.__globals__.get("eager_attention_forward")
+    return eager
 
 
 def _width(blocks: nn.Module) -> int:

@@ -7,8 +7,7 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
-from ..files.checkpoint import PREFIX, Entry
-from ..files.layout import BANK
+from ..files.layout import BANK, PREFIX
 from .architecture import VisionTransformer
 from .heads import find_head_names, left_out, pooling_obstacle, resolve
 
@@ -34,6 +33,8 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
         raise ConfigError(faults)
     config.modules_to_save = resolve(model, config.modules_to_save)
     _check_head(config, model)
+    if not config._file.is_small:
+        config._file.check_content()
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
     if config.num_prefix_tokens is None:
@@ -69,7 +70,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
-            + (f" (read from {config._read_from})" if config._read_from else "")
+            + (f" (read from {config._file.place})" if config._file.place else "")
         )
 
 
@@ -94,31 +95,32 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
 
 def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     """Compare the head in the file that `config` was read with, if any, with the head of the base."""
-    if config._file_entries is None:
+    if config._file.path is None:
         return
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
     base = {
-        key.replace(".original_module.", "."): Entry(tuple(tensor.shape), tensor.dtype.is_floating_point)
+        key.replace(".original_module.", "."): (tuple(tensor.shape), tensor.dtype.is_floating_point)
         for key, tensor in model.state_dict().items()
         if key.startswith(heads) and ".modules_to_save." not in key
     }
-    saved = {key.removeprefix(PREFIX): entry for key, entry in config._file_entries.items()}
+    saved = {key.removeprefix(PREFIX): (entry.shape, entry.is_float) for key, entry in config._file.entries.items()}
     for key, entry in base.items():
         found = saved.get(key)
         if found != entry:
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
-                f"the adapter of {config._read_from}; load the base with the adapter's num_labels"
+                f"the adapter of {config._file.place}; load the base with the adapter's num_labels"
             )
     surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
     if surplus:
         raise AdapterMismatchError(
-            f"the adapter of {config._read_from} holds {', '.join(surplus[:5])}, which the head of this "
+            f"the adapter of {config._file.place} holds {', '.join(surplus[:5])}, which the head of this "
             f"{type(model).__name__} does not have; load the base that the adapter was trained on"
         )
 
 
-def _describe(entry: Entry | None) -> str:
+def _describe(entry: tuple[tuple[int, ...], bool] | None) -> str:
     if entry is None:
         return "no entry"
-    return f"shape {entry.shape}" + ("" if entry.is_float else " of whole numbers")
+    shape, is_float = entry
+    return f"shape {shape}" + ("" if is_float else " of whole numbers")

@@ -40,7 +40,8 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
         found += [
             paths[id(child)]
             for name, child in others
-            if not any(module is output for module in child.modules())
+            if not isinstance(child, BaseTunerLayer)
+            and not any(module is output for module in child.modules())
             and any(True for _ in child.parameters())
             and not _is_attention_pool(child)
             and (name != "neck" or any(id(p) in fresh for p in child.parameters()))

@@ -17,15 +17,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import sprites
 import torch
 from PIL import Image
-from tasks import load_task
 from tqdm import tqdm
 
 from gated_prompt.data.images import decode
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
 from gated_prompt.errors import DataError
+from recipe.tasks import load_task
+
+from . import sprites
 
 SIZES = {"train": 200, "val": 200, "test": 500}
 Part = tuple[torch.Tensor, torch.Tensor]

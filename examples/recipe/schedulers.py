@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from training_runs import Run, execute, read_records
 
 from gated_prompt import GatedPromptError
+
+from .training_runs import Run, execute, read_records
 
 SCHEDULERS = ("ray", "serial", "none")
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from segmentation_data import WholeImages
-from sliding_window import Predict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -16,6 +14,9 @@ from tqdm import tqdm
 
 from gated_prompt.data.ade20k import IGNORE
 from gated_prompt.errors import DataError
+
+from .data import WholeImages
+from .sliding_window import Predict
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ SWEEP = ("shallow", *(f"shallow_at_{k}" for k in BLOCKS[1:]))
 
 @dataclass(frozen=True)
 class MiniRun:
-    """One training run; what all have in common is in run.py."""
+    """One training run; what all have in common is in runs.py."""
 
     backbone: str
     task: str

@@ -4,9 +4,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from averages import AVERAGES, MEAN_OF_GROUPS, Cell, averages, plain, with_mean_of_groups
-from grids import Row, Table, column, published, published_row, scores
-from training_runs import Run
+from .averages import AVERAGES, MEAN_OF_GROUPS, Cell, averages, plain, with_mean_of_groups
+from .grids import Row, Table, column, published, published_row, scores
+from .training_runs import Run
 
 Finals = Mapping[tuple[str, str, int], Run]  # by row, task and seed
 

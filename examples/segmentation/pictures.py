@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from segmentation_data import SegmentationTask, WholeImages
-from sliding_window import Predict
 from torch import nn
 
 from gated_prompt.data.ade20k import IGNORE
+
+from .data import SegmentationTask, WholeImages
+from .sliding_window import Predict
 
 PICTURES = 4
 GOLDEN = 0.618034  # steps of this size keep neighbouring hues apart for any number of classes

@@ -134,5 +134,5 @@ def _root(model: nn.Module) -> nn.Module:
 
 def _first_block(model: nn.Module) -> int:
     bank = find_bank(model)
-    plan = bank.plan if bank is not None else None
-    return plan.config.insert_at if plan is not None else 0
+    plan = bank.active_plans[0] if bank is not None and bank.active_plans else None
+    return plan.first if plan is not None else 0

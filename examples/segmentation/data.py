@@ -114,9 +114,6 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
 
     What is drawn depends on seed, epoch and index alone, so a resumed run sees the crops of an uninterrupted one,
     with any number of worker processes.
-
-    Attributes:
-        epoch: to be set before each pass.
     """
 
     def __init__(
@@ -132,6 +129,10 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
         self.data, self.count, self.short_side, self.crop = data, count, short_side, crop
         self.mean, self.std, self.seed = mean, std, seed
         self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """To be called before each pass."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.count

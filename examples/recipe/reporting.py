@@ -20,7 +20,7 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt import plots
-from gated_prompt.files.layout import gated_block_indices
+from gated_prompt.sharing.quoting import markdown
 
 PLACES = (
     "backbone",
@@ -74,7 +74,7 @@ def write_results(
         results["settings"] |= {k: v for k, v in dataclasses.asdict(config).items() if k in results["settings"]}
         results |= {"before": before, "after": read_out(model)}
         results["blocks"] = {
-            "gates": gated_block_indices(config, config.num_layers),
+            "gates": list(config.gated_block_indices(config.num_layers)),
             "temperatures": list(range(config.insert_at, config.num_layers)),
         }
         model.save_pretrained(output / "adapter")
@@ -124,7 +124,7 @@ def plot_gates(path: Path, model: PeftModel) -> None:
 
 def write_card(folder: Path, model: PeftModel, results: dict[str, Any], metrics: dict[str, float], notes: str) -> None:
     """Write the adapter's README.md: how to load it, how it came about, what its gates look like."""
-    settings = "".join(f"- `{k}`: {v}\n" for k, v in results["settings"].items() if k not in PLACES)
+    settings = "".join(f"- `{k}`: {markdown(v)}\n" for k, v in results["settings"].items() if k not in PLACES)
     card = gated_prompt.model_card(
         model,
         repo_id=results["settings"]["hub_model_id"],

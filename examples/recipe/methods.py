@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.bank import find_bank
 from gated_prompt.tuner.heads import find_head_names
 
-SHIPPED_BACKBONE = Path(__file__).parent / "backbones" / "mae-cifar10-tiny"
+SHIPPED_BACKBONE = Path(__file__).parents[1] / "backbones" / "mae-cifar10-tiny"
 PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
     "gated": {},
     "gate_only": {"deep": False, "gates": True, "temperature": False},
@@ -222,30 +220,3 @@ def read_patches(model: nn.Module) -> None:
         return torch.cat((mean, tokens[:, 1:]), dim=1)
 
     vit.blocks[-1].register_forward_hook(pool)
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, own: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Everything that `model` trains as optimizer groups, by `gated_prompt.parameter_groups` where it has prompts.
-
-    Elsewhere there are two groups, "head" and "other". `own` holds settings of single groups: `{"head": {"lr": 0.5}}`.
-
-    Raises:
-        GatedPromptError: a group that the model does not train has settings of its own.
-    """
-    if find_bank(model) is not None:
-        return gated_prompt.parameter_groups(model, lr=lr, weight_decay=weight_decay, **own)
-    heads = find_head_names(model.get_base_model() if isinstance(model, PeftModel) else model)
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kind = "head" if any(f".{head}." in f".{name}" for head in heads) else "other"
-            groups.setdefault(kind, []).append(parameter)
-    strangers = [kind for kind, settings in own.items() if settings and kind not in groups]
-    if strangers:
-        raise GatedPromptError(f"{', '.join(strangers)} have settings of their own, but none are trained here")
-    return [
-        {"name": kind, "params": params, "lr": lr, "weight_decay": weight_decay, **own.get(kind, {})}
-        for kind, params in groups.items()
-    ]

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reporting import write_json
 from tqdm import tqdm
 
 from gated_prompt import GatedPromptError
 
-EXAMPLES = Path(__file__).parent
+from .reporting import write_json
+
+EXAMPLES = Path(__file__).parents[1]
 PLACES = ("data_dir", "backbone")  # arguments in which environment variables are expanded when the run starts
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from segmentation_data import scaled_size
 from torch import Tensor, nn
+
+from .data import scaled_size
 
 Predict = Callable[[nn.Module, Tensor], Tensor]  # `predict` with its settings filled in
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

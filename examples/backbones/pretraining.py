@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from checkpoints import find_checkpoint, save_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from recipe.checkpoints import find_checkpoint, save_checkpoint
 
 
 def train_epochs(
@@ -69,3 +70,18 @@ def train_epochs(
             tqdm.write(f"epoch {epoch + 1}/{num_epochs}  loss {mean:.4f}  {seconds} s")
         save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
     return log
+
+
+def plot_loss(log: Path, target: Path, title: str = "MAE pre-training", loss: str = "masked-pixel loss") -> None:
+    """Draw the curve of `log.jsonl`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    axes.plot([r["epoch"] for r in rows], [r["loss"] for r in rows])
+    axes.set(xlabel="epoch", ylabel=loss, title=title)
+    figure.savefig(target, dpi=100)
+    plt.close(figure)
