@@ -5,8 +5,11 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from typing import Any
+
 from .config import GatedPromptConfig
 from .errors import (
+    REMOVED,
     AdapterMismatchError,
     AdapterNameError,
     ArchitectureError,
@@ -15,6 +18,7 @@ from .errors import (
     DamagedAdapterError,
     DataError,
     GatedPromptError,
+    RemovedNameError,
     UnsupportedOperationError,
 )
 from .inspect.pruning import Pruning, prune, pruning
@@ -63,3 +67,9 @@ __all__ = [
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
+
+
+def __getattr__(name: str) -> Any:
+    raise (
+        RemovedNameError(name) if name in REMOVED else AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    )

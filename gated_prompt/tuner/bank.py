@@ -203,8 +203,14 @@ class PromptBank(nn.Module, BaseTunerLayer):
     # What PEFT asks of a layer, and a bank is none.
 
     def _like(self) -> torch.Tensor:
-        """A tensor with the device and the precision of the blocks."""
-        return next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        """A tensor with the device and the precision of the blocks.
+
+        accelerate keeps offloaded weights on the meta device, and knows where they are used.
+        """
+        found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
+        hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
+        devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+        return torch.empty(0, dtype=found.dtype, device=devices[0]) if devices else found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Called by PEFT after it filled an adapter that was made on the meta device.

@@ -18,7 +18,7 @@ from ..errors import ArchitectureError, UnsupportedOperationError
 from .architecture import AttentionParts
 from .bank import PromptBank
 from .forward import LOCAL, Forward, Inputs, running
-from .masks import widen_argument
+from .masks import refuse_packed, widen_argument
 from .plan import Plan, Step
 
 
@@ -40,6 +40,7 @@ class EnterBlock:
         if self.index == plan.first:
             for each in forward.plans:
                 self.bank.project_temperatures(each)
+            refuse_packed((*args[1:], *kwargs.values()), hidden.shape[1])
         step = forward.step(self.index)
         length = hidden.shape[1] - (plan.config.num_virtual_tokens if step.arrive else 0)
         if step.passive:
@@ -170,8 +171,8 @@ class ScaleQueries:
             return None
         if module is not self.parts.query_output:
             raise UnsupportedOperationError(
-                f"the query projection of block {self.index} was replaced by a {type(self.parts.query_output).__name__} "
-                "after the prompts were put on; the temperature would miss what it adds: inject LoRA first, then prompts"
+                f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
+                "put there after the prompts; the temperature would miss what it adds: inject LoRA first, then prompts"
             )
         return scale_queries(forward, self.index, output, self.parts.fused_output)
 

@@ -69,9 +69,7 @@ class Images(Protocol):
 
     def finish(self, module: nn.Module, output: Any) -> Any: ...
 
-    def through(
-        self, heads: list[nn.Module], rows: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any: ...
+    def through(self, heads: list[nn.Module], rows: torch.Tensor, inputs: Inputs) -> Any: ...
 
 
 class Request(NamedTuple):
@@ -188,10 +186,11 @@ class SwitchHead:
         if forward is None or forward.bank is not self.bank or not forward.chosen:
             return None
         trained = head.modules_to_save
-        heads = [trained[plan.name] if plan.name in trained else head.original_module for plan in forward.plans]
+        own = [plan.name in trained for plan in forward.plans]  # a ModuleDict has no get()
+        heads = [trained[p.name] if o else head.original_module for p, o in zip(forward.plans, own, strict=True)]
         if forward.rows is None or forward.images is None:
             return (heads[0] if heads else head.original_module)(*args, **kwargs)
-        return forward.images.through(heads, forward.rows, args, kwargs)
+        return forward.images.through(heads, forward.rows, (args, kwargs))
 
 
 def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:

@@ -8,7 +8,7 @@
   own. Some versions of that loader lose tensors without an error. `fill` does not depend on it.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, MutableMapping
 from typing import Any
 
 import safetensors.torch
@@ -33,7 +33,7 @@ class CheckIncoming:
     def __init__(self, bank: PromptBank) -> None:
         self.bank = bank
 
-    def __call__(self, model: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    def __call__(self, model: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
         for name in self.bank.plans:
             config = getattr(model, "peft_config", {}).get(name)
             own = {
@@ -50,6 +50,9 @@ class CheckIncoming:
                 _check(name, own | dict.fromkeys(key.removesuffix(f".{name}") for key in own) | head, state, own)
                 if config is not None:
                     check_is_the_file_that_was_read(config)
+                for key in head.keys() & state.keys():  # PEFT assigns with low_cpu_mem_usage, which casts nothing
+                    state[key] = state[key].to(head[key].dtype)
+                self.bank.plans[name] = self.bank.plans[name].pruned(())  # the gates it was pruned by are gone
 
 
 def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], needed: Container[str]) -> None:

@@ -5,12 +5,14 @@ Prompts have no place in the image: every token sees them, no position bias is a
 embeddings leave them as they are. `prompts` is the slice of the token axis where they stand.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from ..errors import ArchitectureError
 from .bank import PromptBank
 from .forward import running
 
@@ -55,7 +57,16 @@ def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> 
     """An argument of a block, made for `length` tokens without prompts, with room for the prompts."""
     if name == "rope" and isinstance(value, torch.Tensor):
         return widen_rotations(value, prompts)
+    if isinstance(value, tuple) and len(value) == 2 and all(_is_table(part, length) for part in value):
+        return tuple(
+            _insert(part, part.new_full((1,), one), prompts, -2) for part, one in zip(value, (1, 0), strict=True)
+        )
     return widen_mask(value, prompts, length)
+
+
+def _is_table(value: Any, length: int) -> bool:
+    """Whether this is half of a pair (cosines, sines) of rotations (..., N, d) of all tokens."""
+    return isinstance(value, torch.Tensor) and value.ndim >= 2 and value.shape[-2] == length
 
 
 def widen_mask(value: Any, prompts: slice, length: int) -> Any:
@@ -73,6 +84,24 @@ def widen_mask(value: Any, prompts: slice, length: int) -> Any:
             seen = torch.where(seen <= HIDDEN, seen, torch.zeros_like(seen))
         value = _insert(value, seen, prompts, dim=-2)
     return widen_keys(value, prompts, length)
+
+
+def refuse_packed(values: Iterable[Any], length: int) -> None:
+    """Refuse masks (..., N, N) that keep parts of a row apart: prompts, which every token sees, would join them.
+
+    Raises:
+        ArchitectureError: in some row no token is seen by all others, as where several images share it.
+    """
+    if torch.compiler.is_compiling():  # it depends on data
+        return
+    for mask in values:
+        if isinstance(mask, torch.Tensor) and mask.ndim > 2 and mask.shape[-2:] == (length, length):
+            seen = mask > HIDDEN if mask.is_floating_point() else mask != 0
+            if bool((seen.any(-1).any(-1) & ~seen.all(-2).any(-1)).any()):
+                raise ArchitectureError(
+                    "this model packs several images into one row of tokens and masks them from each other; prompts, "
+                    "which every token sees, would carry one image into another: pass one image per row"
+                )
 
 
 def widen_keys(value: Any, prompts: slice, length: int) -> Any:

@@ -8,14 +8,14 @@ images. Each image passes each layer once either way. Heads are chosen per image
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..errors import AdapterNameError, UnsupportedOperationError
+from ..errors import AdapterNameError, ArchitectureError, GatedPromptError, UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import PromptBank
 from .forward import Forward, Inputs, Request, requested
@@ -29,13 +29,29 @@ def forward_context(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
 
     Raises:
         AdapterNameError, UnsupportedOperationError: see `mixed_batch`.
+        ArchitectureError: the forward fails, and without prompts it does not: the model has something, such as a
+            table of positions, for its own number of tokens only.
     """
-    names = kwargs.get("adapter_names")
-    if names is None:
-        yield
-        return
-    with mixed_batch(tuner.model, names):
-        yield
+    names = kwargs.pop("adapter_names", None)
+    with nullcontext() if names is None else mixed_batch(tuner.model, names):
+        try:
+            yield
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, (GatedPromptError, torch.OutOfMemoryError)) or not _runs_without(tuner, args, kwargs):
+                raise
+            raise ArchitectureError(
+                f"{type(tuner.model).__name__} cannot take prompts among its tokens, without them it runs: {error}"
+            ) from error
+
+
+def _runs_without(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the base computes these inputs."""
+    try:
+        with torch.no_grad(), requested(Request(getattr(tuner.model, BANK), plans=())):
+            tuner.model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 @contextmanager
@@ -108,14 +124,11 @@ class MixedImages:
                 outputs.append(module(*args, **kwargs))
         return join(outputs, self.groups)
 
-    def through(
-        self, heads: list[nn.Module], rows: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def through(self, heads: list[nn.Module], rows: torch.Tensor, inputs: Inputs) -> Any:
         """What the head `rows[i]` gives for image i."""
         groups = [(rows == index).nonzero().flatten().tolist() for index in range(len(heads))]
-        inputs = [_of_rows((args, kwargs), some, len(rows)) for some in groups]
-        outputs = [head(*some, **named) for head, (some, named) in zip(heads, inputs, strict=True)]
-        return join(outputs, groups)
+        parts = [_of_rows(inputs, group, len(rows)) for group in groups]
+        return join([head(*args, **kwargs) for head, (args, kwargs) in zip(heads, parts, strict=True)], groups)
 
     def _take(self, rows: list[int]) -> Inputs:
         return _of_rows(self.inputs, rows, len(self.plans))
