@@ -40,7 +40,7 @@ class EnterBlock:
         if self.index == plan.first:
             for each in forward.plans:
                 self.bank.project_temperatures(each)
-            refuse_packed((*args[1:], *kwargs.values()), hidden.shape[1])
+            refuse_packed(block, (*args[1:], *kwargs.values()), hidden.shape[1])
         step = forward.step(self.index)
         length = hidden.shape[1] - (plan.config.num_virtual_tokens if step.arrive else 0)
         if step.passive:

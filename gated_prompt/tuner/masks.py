@@ -86,7 +86,7 @@ def widen_mask(value: Any, prompts: slice, length: int) -> Any:
     return widen_keys(value, prompts, length)
 
 
-def refuse_packed(values: Iterable[Any], length: int) -> None:
+def refuse_packed(block: nn.Module, values: Iterable[Any], length: int) -> None:
     """Refuse masks (..., N, N) that keep parts of a row apart: prompts, which every token sees, would join them.
 
     Raises:
@@ -99,8 +99,8 @@ def refuse_packed(values: Iterable[Any], length: int) -> None:
             seen = mask > HIDDEN if mask.is_floating_point() else mask != 0
             if bool((seen.any(-1).any(-1) & ~seen.all(-2).any(-1)).any()):
                 raise ArchitectureError(
-                    "this model packs several images into one row of tokens and masks them from each other; prompts, "
-                    "which every token sees, would carry one image into another: pass one image per row"
+                    f"{type(block).__name__} gets several images packed into one row, masked from each other; "
+                    "prompts, which every token sees, would carry one image into another: pass one image per row"
                 )
 
 

@@ -7,6 +7,7 @@ projection, a table of word embeddings, or another list of blocks.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -119,12 +120,22 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
     for path, part in modules.items():
         if not isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
             continue
-        named = "patch" in path or hasattr(modules.get(path.rpartition(".")[0]), "patch_size")
+        named = "patch" in path or _reads_patches(
+            part, getattr(modules.get(path.rpartition(".")[0]), "patch_size", None)
+        )
         strided = not isinstance(part, nn.Linear) and max(part.stride) > 1
         out = part.out_features if isinstance(part, nn.Linear) else part.out_channels
         if out == width and (strided or (named and wordless)):
             return part
     return None
+
+
+def _reads_patches(part: nn.Module, size: Any) -> bool:
+    """Whether a Linear reads grey or coloured patches of this size, p or (p, p); a convolution need only have one."""
+    if size is None or not isinstance(part, nn.Linear):
+        return size is not None
+    height, width = (size, size) if isinstance(size, int) else size
+    return part.in_features in (height * width, 3 * height * width)
 
 
 def has_vocabulary(holder: nn.Module, name: str = "") -> bool:
