@@ -137,7 +137,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
         num_prefix_tokens=count_prefix_tokens(tower, blocks[0], hidden_size),
-        patch_values=tower.projection.get_parameter("weight")[0].numel(),
+        patch_values=tower.patch_values,
     )
 
 
@@ -241,9 +241,10 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
             f"{type(loop).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
             " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
         )
+    in_blocks = {id(p) for p in root.get_submodule(tower.path).parameters()}
     for module in tower.loops[1:]:
-        for name, table in module.named_parameters(recurse=False):
-            if table.ndim > 2:
+        for name, table in module.named_parameters():
+            if id(table) not in in_blocks and table.ndim > 2:
                 raise ArchitectureError(
                     f"{type(module).__name__} adds {name}, a table for a fixed number of tokens, between its blocks, "
                     "where there is no way to make room for prompts; use a model without it"

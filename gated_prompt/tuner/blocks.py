@@ -57,7 +57,9 @@ class EnterBlock:
         rest, named = args if by_name else args[1:], kwargs
         for value in (*rest, *named.values()):
             if value is not None and value is not hidden and not step.passive and not isinstance(value, (bool, float)):
-                rest, named = widen_arguments(rest, named, plan.prompts, length, self.index == plan.first)
+                rest, named = widen_arguments(
+                    rest, named, plan.prompts, length, block if self.index == plan.first else None
+                )
                 break
         return (rest, {**named, "hidden_states": hidden}) if by_name else ((hidden, *rest), named)
 
