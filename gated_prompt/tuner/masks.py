@@ -60,7 +60,7 @@ class WidenBias:
 def widen_arguments(
     rest: tuple[Any, ...], named: dict[str, Any], prompts: slice, length: int, first: nn.Module | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a block beside its hidden states, with room for the prompts; `first`: the block, if they enter here.
+    """Arguments of a block beside its hidden states, with room for prompts; `first`: the block, if they enter here.
 
     Raises:
         ArchitectureError: see `refuse_packed`.

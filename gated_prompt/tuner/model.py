@@ -81,8 +81,8 @@ class GatedPromptModel(BaseTuner):
         vit = find_vision_transformer(model, asked.target_modules) if bank is None else bank.vit
         if asked.target_modules not in (None, vit.tower.path):
             raise UnsupportedOperationError(
-                f"target_modules is {asked.target_modules!r}, but the adapters that this {type(model).__name__} has are "
-                f"in the blocks {vit.tower.path!r}; all adapters of one model use the same blocks"
+                f"target_modules is {asked.target_modules!r}, but the adapters of this {type(model).__name__} are in the "
+                f"blocks {vit.tower.path!r}; all adapters of one model use the same blocks"
             )
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
         fitted = fit_config(copy.copy(asked), model, vit)
