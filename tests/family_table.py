@@ -10,10 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from families import CASES, Case
-from families_more import MORE
-from refused import REFUSED, TIMM
-
+from helpers.families import CASES, Case
+from helpers.families_more import MORE
+from helpers.refused import REFUSED, TIMM
 from recipe.generated import fill
 
 REFUSALS = Path(__file__).parents[1] / "docs" / "refused.md"

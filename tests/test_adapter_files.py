@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import images, vit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ from gated_prompt import (
     GatedPromptConfig,
     GatedPromptError,
 )
+from helpers.models import bank_of, images, vit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENS = "base_model.model.gated_prompt.gated_prompt_tokens"
@@ -194,7 +194,7 @@ def test_load(saved) -> None:
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert gated_prompt.load(frozen, str(saved), "second") is frozen and frozen.active_adapter == "default"
     assert list(frozen.peft_config) == ["default", "second"]
-    tokens = frozen.base_model.model.gated_prompt.gated_prompt_tokens
+    tokens = bank_of(frozen).gated_prompt_tokens
     assert torch.equal(tokens["second"], load_file(saved / WEIGHTS)[TOKENS])
     with pytest.raises(AdapterNameError, match=r"has an adapter named 'second' already \(it has: default, second\)"):
         gated_prompt.load(frozen, saved, "second")

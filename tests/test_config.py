@@ -5,10 +5,10 @@ import json
 import pickle
 
 import pytest
-from models import dinov2, vit
 from peft import PeftConfig, get_peft_model
 
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+from helpers.models import dinov2, vit
 
 
 def test_defaults_are_the_contract() -> None:

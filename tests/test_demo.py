@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from data_files import real_data
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -30,6 +29,7 @@ from demo import training as train_adapter
 from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
 from demo.pictures import picture_of_attention, picture_of_gates, read_image
 from gated_prompt.errors import DamagedAdapterError, DataError
+from helpers.data_files import real_data
 from recipe.methods import SHIPPED_BACKBONE
 from recipe.tasks import load_task
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from by_hand import prompts_by_hand
-from families_more import MORE, More
 from peft import PeftModel, get_peft_model
 from torch import nn
 
 import gated_prompt
+from by_hand import prompts_by_hand
 from gated_prompt import GatedPromptConfig
 from gated_prompt.tuner.architecture import find_vision_transformer
 from gated_prompt.tuner.heads import find_head_names
+from helpers.families_more import MORE, More
 
 transformers.logging.set_verbosity_error()
 HERE = [case for case in MORE if case.here]

@@ -7,13 +7,13 @@ import pickle
 import pytest
 import torch
 import transformers
-from families import CASES, DEPTH, images
 from peft import PeftModel, get_peft_model
-from refused import REFUSED, TIMM, Refused
-from timm_like import Attention, Block, TimmLikeViT
 from torch import nn
 
 from gated_prompt import GatedPromptConfig, UnsupportedOperationError
+from helpers.families import CASES, DEPTH, images
+from helpers.refused import REFUSED, TIMM, Refused
+from helpers.timm_like import Attention, Block, TimmLikeViT
 
 HERE = [case for case in REFUSED if case.here]
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from families import CASES
+
 from family_table import PAGE, REFUSALS, new_page, new_refusals
-from refused import REFUSED
+from helpers.families import CASES
+from helpers.refused import REFUSED
 
 
 @pytest.mark.parametrize(("path", "new"), [(PAGE, new_page), (REFUSALS, new_refusals)], ids=["families", "refused"])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import vit
 from peft import get_peft_model
 from safetensors.torch import load as parse
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
+from helpers.models import bank_of, vit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "num_labels": 3}
@@ -39,7 +39,7 @@ def damage(data: bytes, random_: random.Random) -> bytes:
 def check_loaded(model: torch.nn.Module, folder: Path) -> None:
     """The tensors on the model are those of the file, and the settings those of the config."""
     saved = parse((folder / WEIGHTS).read_bytes())
-    own = model.base_model.model.gated_prompt
+    own = bank_of(model)
     for name in own.adapter_layer_names:
         key = f"base_model.model.gated_prompt.{name}"
         assert (key in saved) == ("default" in getattr(own, name))

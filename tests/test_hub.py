@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_stand_in import HubStandIn, Refusal, check_metadata
 from huggingface_hub import ModelCard
-from models import vit
+
+from helpers.hub_stand_in import HubStandIn, Refusal, check_metadata
+from helpers.models import vit
 
 PUSH = """
 import json, sys
 from pathlib import Path
 import huggingface_hub, torch
-from models import images
+from helpers.models import images
 from peft import LoraConfig, get_peft_model
 from transformers import ViTForImageClassification
 import gated_prompt
@@ -66,7 +67,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import ViTForImageClassification
-from models import images
+from helpers.models import images
 
 base = ViTForImageClassification.from_pretrained("someone/tiny-vit", num_labels=3, ignore_mismatched_sizes=True)
 try:

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import images, vit
 from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_adapter_files import DAMAGE, TOKENS, WEIGHTS
-from test_fuzz import SMALL, damage
 
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
 from gated_prompt.tuner.incoming import LOSES_ADAPTERS
+from helpers.models import bank_of, images, vit
+from test_adapter_files import DAMAGE, TOKENS, WEIGHTS
+from test_fuzz import SMALL, damage
 
 HERE = f"transformers {transformers.__version__}"
 
@@ -119,9 +119,7 @@ def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> No
         model.load_adapter(adapter, "default")
     assert_state(model, before)
     model.load_adapter(saved, "default")
-    assert torch.equal(
-        model.base_model.model.gated_prompt.gated_prompt_tokens["default"], load_file(saved / WEIGHTS)[TOKENS]
-    )
+    assert torch.equal(bank_of(model).gated_prompt_tokens["default"], load_file(saved / WEIGHTS)[TOKENS])
 
 
 def test_an_adapter_with_other_parts_is_refused_for_a_name_in_use(saved: Path) -> None:
@@ -163,7 +161,7 @@ def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
                 assert_state(model, before)
                 outcomes.add((model is bare, "refused"))
             else:
-                bank = model.gated_prompt if model is bare else model.base_model.model.gated_prompt
+                bank = model.gated_prompt if model is bare else bank_of(model)
                 assert torch.equal(bank.gated_prompt_tokens["default"], load_file(tmp_path / WEIGHTS)[TOKENS].float())
                 outcomes.add((model is bare, "loaded"))
                 if model is bare:

@@ -5,15 +5,15 @@ import pickle
 
 import pytest
 import torch
-from families import HERE, Case
-from models import images, in_band, vit
 from peft import PeftModel, get_peft_model
-from test_families import P, prompted, read, trained
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
+from helpers.families import HERE, Case
+from helpers.models import images, in_band, vit
+from test_families import P, prompted, read, trained
 
 CLOSED, OPEN = -200.0, 0.3
 WAYS = {

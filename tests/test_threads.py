@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import dinov2, images, in_band, vit
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.forward import LOCAL
+from helpers.models import dinov2, images, in_band, vit
 
 PACKAGE = str(Path(gated_prompt.__file__).parent)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from families import CASES, Case, images, packed
 from peft import get_peft_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -14,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 import gated_prompt
 from gated_prompt import ArchitectureError, ConfigError, GatedPromptConfig
 from gated_prompt.heads import TokenClassifier
+from helpers.families import CASES, Case, images, packed
 
 transformers.logging.set_verbosity_error()
 BACKBONES = {

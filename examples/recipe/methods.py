@@ -27,6 +27,8 @@ from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
 from gated_prompt.tuner.heads import find_head_names
 
+from .backbone import check_backbone
+
 SHIPPED_BACKBONE = Path(__file__).parents[1] / "backbones" / "mae-cifar10-tiny"
 PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
     "gated": {},
@@ -142,6 +144,7 @@ def build_model(
     """
     is_mae = backbone_kind(backbone, kind) == "mae"
     config = prompt_config(method, prompts, mae_backbone=is_mae)
+    check_backbone(backbone)
     names = dict(enumerate(labels))
     try:
         model = AutoModelForImageClassification.from_pretrained(

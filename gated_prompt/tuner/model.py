@@ -81,7 +81,7 @@ class GatedPromptModel(BaseTuner):
         vit = find_vision_transformer(model, asked.target_modules) if bank is None else bank.vit
         if asked.target_modules not in (None, vit.tower.path):
             raise UnsupportedOperationError(
-                f"target_modules is {asked.target_modules!r}, but the adapters of this {type(model).__name__} are in the "
+                f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "
                 f"blocks {vit.tower.path!r}; all adapters of one model use the same blocks"
             )
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import timm_like
 import torch
 import transformers
-from families import DEPTH, PIXELS, SIZE, TINY, Inputs, images
 from peft import get_peft_model
 from torch import nn
 
 from gated_prompt import ArchitectureError, GatedPromptConfig
+
+from . import timm_like
+from .families import DEPTH, PIXELS, SIZE, TINY, Inputs, images
 
 TEXT = {**TINY, "vocab_size": 20}
 VISION = {**TINY, **PIXELS}

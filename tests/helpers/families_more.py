@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import transformers
-from families import LABELS, PIXELS, SIZE, TEXT, TINY, WIDTH, Inputs, captioned, images
 from torch import nn
+
+from .families import LABELS, PIXELS, SIZE, TEXT, TINY, WIDTH, Inputs, captioned, images
 
 VISION = {**TINY, **PIXELS}
 LANGUAGE = {**TINY, "num_hidden_layers": 2, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 99}

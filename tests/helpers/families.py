@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import transformers
-from timm_like import TimmLikeViT
 from torch import nn
+
+from .timm_like import TimmLikeViT
 
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 DEPTH, WIDTH, SIZE, PATCH, LABELS = 4, 32, 32, 8, 5
