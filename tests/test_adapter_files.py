@@ -85,3 +85,45 @@ def test_a_config_edited_by_hand_loads(adapter) -> None:
     assert gated_prompt.load(vit(), adapter).peft_config["default"].prompt_dropout == 0.3
     settings(prompt_dropout=0.2, task_type=KeyError)(adapter)  # a field that an older version did not have
     assert gated_prompt.load(vit(), adapter).peft_config["default"].prompt_dropout == 0.2
+
+
+def test_load_from_a_subfolder(adapter, tmp_path) -> None:
+    adapter.rename(tmp_path / "moved")
+    assert gated_prompt.load(vit(), tmp_path, subfolder="moved").peft_config["default"].num_virtual_tokens == 3
+    (tmp_path / "moved" / WEIGHTS).unlink()
+    with pytest.raises(DamagedAdapterError, match=f"{tmp_path}/moved lacks {WEIGHTS}"):
+        gated_prompt.load(vit(), tmp_path, subfolder="moved")
+    with pytest.raises(DamagedAdapterError, match=f"{tmp_path}/other.*: there is no such folder"):
+        gated_prompt.load(vit(), tmp_path, subfolder="other")
+
+
+def test_token_and_revision_reach_the_hub(monkeypatch) -> None:
+    asked = []
+
+    def download(*args: object, **kwargs: object) -> None:
+        asked.append({key: kwargs.get(key) for key in ("subfolder", "revision", "token")})
+        raise OSError("not now")
+
+    monkeypatch.setattr("peft.config.hf_hub_download", download)
+    with pytest.raises(DamagedAdapterError, match="not now"):
+        gated_prompt.load(vit(), "me/pets", subfolder="a", revision="v1", token="hf_mine")
+    assert asked == [{"subfolder": "a", "revision": "v1", "token": "hf_mine"}]
+
+
+@pytest.mark.parametrize("load", [gated_prompt.load, PeftModel.from_pretrained, GatedPromptConfig.from_pretrained])
+@pytest.mark.parametrize("value", [0.0, 0, 0.01, "much"])
+def test_files_that_hold_gate_tolerance_are_read(adapter, load, value: object, recwarn) -> None:
+    """A field of version 0.1.0: not told from 0, and an adapter with it may lack another field or have a new one."""
+    settings(gate_tolerance=value)(adapter)
+    load(adapter) if "Config" in str(load) else load(vit(), adapter)
+    told = [str(warning.message) for warning in recwarn if "gate_tolerance" in str(warning.message)]
+    assert all(f"gate_tolerance={value!r}" in text and "gated_prompt.prune" in text for text in told)
+    assert bool(told) == (value not in (0.0, 0))
+    settings(insert_at=KeyError)(adapter)
+    assert GatedPromptConfig.from_pretrained(adapter).insert_at == 0
+
+
+def test_transformers_reads_gate_tolerance_as_we_do(adapter, recwarn) -> None:
+    settings(gate_tolerance=0.0)(adapter)
+    assert not hasattr(PeftConfig.from_pretrained(adapter), "gate_tolerance")
+    assert [w for w in recwarn if "gate_tolerance" in str(w.message)] == []
