@@ -206,6 +206,6 @@ class GatedPromptModel(BaseTuner):
         """
         raise UnsupportedOperationError(
             "add_weighted_adapter has no meaning for gated prompts: tokens that were trained apart stand for "
-            "different things, and their mean does not do what both do. Keep the adapters side by side and choose one by image "
-            "(adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
+            "different things, and their mean does not do what both do. Keep the adapters side by side and choose one "
+            "by image (adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
         )
