@@ -1,9 +1,12 @@
 """A damaged adapter is refused by name, and the model works as before."""
 
+import functools
+
 import pytest
 import torch
 from attacks.attack import TOKENS, WEIGHTS, settings
 from attacks.damage import ATTACKS
+from huggingface_hub import hf_hub_download
 from models import images, vit
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -100,6 +103,7 @@ def test_load_from_a_subfolder(adapter, tmp_path) -> None:
 def test_token_and_revision_reach_the_hub(monkeypatch) -> None:
     asked = []
 
+    @functools.wraps(hf_hub_download)
     def download(*args: object, **kwargs: object) -> None:
         asked.append({key: kwargs.get(key) for key in ("subfolder", "revision", "token")})
         raise OSError("not now")
