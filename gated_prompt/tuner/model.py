@@ -193,3 +193,15 @@ class GatedPromptModel(BaseTuner):
         for handle in bank.handles:
             handle.remove()
         delattr(model, BANK)
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refuse what other methods of PEFT can do.
+
+        Raises:
+            UnsupportedOperationError: always.
+        """
+        raise UnsupportedOperationError(
+            "add_weighted_adapter has no meaning for gated prompts: tokens that were trained apart stand for "
+            "different things, and their mean does not do what both do. Keep the adapters side by side and choose one "
+            "by image (adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
+        )
