@@ -9,8 +9,8 @@ from torch import nn
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from .architecture import find_vision_transformer
 from .errors import ArchitectureError, ConfigError
-from .tuner.architecture import find_vision_transformer
 
 Reads = Literal["cls", "mean", "both"]
 

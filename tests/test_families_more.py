@@ -14,9 +14,7 @@ from torch import nn
 
 import gated_prompt
 from by_hand import prompts_by_hand
-from gated_prompt import GatedPromptConfig
-from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import GatedPromptConfig, find_head_names, find_vision_transformer
 from helpers.families_more import MORE, More
 
 transformers.logging.set_verbosity_error()

@@ -8,8 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
 from helpers.models import images, in_band, vit

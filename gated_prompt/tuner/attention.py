@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from ..architecture import AttentionParts
 from ..errors import UnsupportedOperationError
-from .architecture import AttentionParts
 from .bank import PromptBank
 from .blocks import entering_prompts, scale_queries
 from .forward import LOCAL, Forward, running

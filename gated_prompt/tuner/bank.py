@@ -12,10 +12,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
-from .architecture import VisionTransformer
 from .low_rank import factor_bound, factorise
 from .plan import Plan, make_plan
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..architecture import AttentionParts
 from ..errors import ArchitectureError, UnsupportedOperationError
-from .architecture import AttentionParts
 from .bank import PromptBank
 from .forward import LOCAL, Forward, Inputs, running
 from .masks import widen_arguments

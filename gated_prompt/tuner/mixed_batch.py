@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from ..architecture.names import BASE
 from ..errors import AdapterNameError, UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import PromptBank
 from .forward import Forward, Inputs, Request, requested
-from .names import BASE
 from .plan import Plan
 
 

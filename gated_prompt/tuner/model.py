@@ -11,18 +11,18 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from ..architecture import find_vision_transformer
+from ..architecture.fit import fit_config
+from ..architecture.heads import wrap_heads
+from ..architecture.names import check_adapter_name
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
-from .architecture import find_vision_transformer
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
-from .fit import fit_config
 from .forward import SwitchHead, forward_context
-from .heads import wrap_heads
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
 from .mixed_batch import mixed_batch
-from .names import check_adapter_name
 
 
 class GatedPromptModel(BaseTuner):

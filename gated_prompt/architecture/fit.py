@@ -8,8 +8,8 @@ from torch import nn
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
 from ..files.layout import BANK, PREFIX
-from .architecture import VisionTransformer
 from .heads import find_head_names, left_out, pooling_obstacle, resolve
+from .vision_transformer import VisionTransformer
 
 
 def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:

@@ -11,9 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from .architecture import VisionTransformer, find_vision_transformer
 from .prefix import made_up_images, undisturbed
 from .towers import has_vocabulary
+from .vision_transformer import VisionTransformer, find_vision_transformer
 
 HEAD_NAMES = ("classifier", "head", "head_dist", "decode_head", "auxiliary_head")
 TASK = re.compile(r"For[A-Z]")  # in the names of transformers' classes that put something new on a pretrained body
