@@ -12,8 +12,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import logging
 
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer
 
 from .arguments import RunArguments
 from .features import BlockFeatures, backbone_key, block_features

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForImageClassification
 
 import gated_prompt
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer
 from recipe.methods import PROMPT_METHODS, read_patches
 
 from .features import pool

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..errors import GatedPromptError
 from ..files.layout import BANK
-from ..tuner.architecture import VisionTransformer
 from ..tuner.forward import Request, requested
-from .undisturbed import undisturbed
+from .seeded import seeded
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
 Look = Callable[[torch.Tensor], torch.Tensor | None]  # what it returns takes the place of the tensor
@@ -130,11 +130,11 @@ class FrozenPass:
 def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[FrozenPass]:
     """A `FrozenPass` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
 
-    Inside, the model is `undisturbed`, and its adapters and trained heads are off.
+    Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained heads are off.
     """
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
-    with undisturbed(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
+    with seeded(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
         look = FrozenPass(root, vit, prefix)
         try:
             yield look

@@ -2,6 +2,7 @@
 """Start the head of an adapted model where a linear probe ends: `initialize_head`."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ..architecture import find_head_names
 from ..errors import GatedPromptError
+from ..inspect.readouts import has_prompts
 from ..training.processes import combine, rank_and_world
-from ..tuner.bank import find_bank
-from ..tuner.heads import HEAD_NAMES, find_head_names
 from .frozen import Batch, model_inputs
 from .linear_fit import PROBLEMS, Fit, fit_linear, problem_of
-from .undisturbed import undisturbed
+from .seeded import seeded
+
+HEAD = re.compile("classifier|head")  # in a name; a norm beside it may be saved with the adapter as well
 
 
 def initialize_head(
@@ -65,7 +68,7 @@ def initialize_head(
         labels: list[Tensor] = []
         anchor = next(parameter for parameter in root.parameters() if parameter.is_floating_point())
         try:
-            with undisturbed(root, anchor.device, seed):
+            with seeded(root, anchor.device, seed):
                 for batch in tqdm(batches, desc="initialize head", leave=False, disable=rank_and_world()[0] != 0):
                     labels.append(_labels(batch))
                     root(**{name: _placed(value, anchor) for name, value in model_inputs(batch).items()})
@@ -102,10 +105,10 @@ def _trained_heads(root: nn.Module) -> dict[str, nn.Module]:
     wrappers = {n: m for n, m in root.named_modules() if isinstance(m, ModulesToSaveWrapper)}
     active = {n: [name for name in m.active_adapters if name in m.modules_to_save] for n, m in wrappers.items()}
     kept = {n: m.modules_to_save[active[n][0]] for n, m in wrappers.items() if active[n] and not m.disable_adapters}
-    if not wrappers and not isinstance(root, PeftModel) and find_bank(root) is None:
+    if not wrappers and not isinstance(root, PeftModel) and not has_prompts(root):
         modules = {name: root.get_submodule(name) for name in find_head_names(root)}
         kept = {n: m for n, m in modules.items() if any(p.requires_grad for p in m.parameters())}
-    heads = {n: m for n, m in kept.items() if n.rpartition(".")[2] in HEAD_NAMES} or kept
+    heads = {n: m for n, m in kept.items() if HEAD.search(n.rpartition(".")[2])} or kept
     if not heads:
         raise GatedPromptError(
             f"initialize_head: this {type(root).__name__} trains no head; name it in modules_to_save of the adapter's "
