@@ -130,7 +130,8 @@ class FrozenPass:
 def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[FrozenPass]:
     """A `FrozenPass` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
 
-    Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained heads are off.
+    Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained
+    heads are off.
     """
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
