@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from gated_prompt import GatedPromptError
 from helpers.models import vit
+from own_images.best_epoch import BestEpoch
 from own_images.class_weights import balanced_weights
 from own_images.features import backbone_key
 from own_images.image_set import CLASSES, LABELS, NUMBERS, ImageSet
@@ -144,3 +145,16 @@ def test_one_weight_changes_the_name_of_the_features() -> None:
     assert backbone_key(vit()) == before
     model.classifier.bias.data[0] += 1e-6
     assert backbone_key(model) != before
+
+
+def test_a_run_that_diverges_is_the_worst_and_breaks_nothing() -> None:
+    model, scores = torch.nn.Linear(2, 1), [torch.tensor([[float("nan")]] * 3), torch.zeros(3, 1)]
+    targets = torch.ones(3, 1)
+    watch = BestEpoch(
+        model, lambda: scores.pop(0), torch.nn.functional.mse_loss, targets, main_measure(NUMBERS, "auto", 1), 5, None
+    )
+    watch.after_epoch(0)
+    assert watch.gain == -np.inf and watch.curve[0]["loss"] == np.inf
+    watch.restore()  # there are weights to go back to
+    watch.after_epoch(1)
+    assert (watch.gain, watch.best) == (-1, 1)

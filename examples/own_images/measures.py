@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """How good scores are: one main measure for each kind of label, others beside it, by torchmetrics."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,8 @@ def all_measures(
         found["confusion"] = multiclass_confusion_matrix(scores, targets, count).tolist()
     elif problem == LABELS:
         precision = multilabel_average_precision(scores.sigmoid(), targets.long(), count, average=None)
-        found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, precision.tolist(), strict=True)}
+        shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any picture
+        found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, shares, strict=True)}
         found["macro_f1"] = float(multilabel_f1_score(scores.sigmoid(), targets.long(), count))
     else:
         found["r2"] = float(r2_score(scores, targets)) if len(targets) > 1 else float("nan")

@@ -162,6 +162,11 @@ def build_model(
             f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
             f"({str(error).splitlines()[0]})"
         ) from error
+    except ValueError as error:  # of a model without such a class, DINOv3 for one
+        raise GatedPromptError(
+            f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
+            "another backbone, or put gated_prompt.heads.TokenClassifier on it in your own code"
+        ) from error
     initialize_heads(model, head_init)
     if config is not None:
         return get_peft_model(model, config)
