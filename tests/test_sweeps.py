@@ -117,9 +117,7 @@ def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None
     finally:
         ray.shutdown()
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "192.0.2.2"}])  # as before it was pinned
-    with pytest.raises(
-        GatedPromptError, match=r"listens on 192.0.2.2 and cannot be kept to this machine"
-    ):
+    with pytest.raises(GatedPromptError, match=r"listens on 192.0.2.2 and cannot be kept to this machine"):
         connect(ray, None)
     assert not ray.is_initialized()
 
