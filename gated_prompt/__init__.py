@@ -7,6 +7,7 @@ of PEFT then work as with any other method.
 
 from typing import Any
 
+from .architecture import find_head_names, find_vision_transformer
 from .config import GatedPromptConfig
 from .errors import (
     REMOVED,
@@ -23,7 +24,7 @@ from .errors import (
 )
 from .inspect.check import CheckError, check
 from .inspect.pruning import Pruning, prune, pruning
-from .inspect.readouts import gates, selection_ratios, temperatures
+from .inspect.readouts import gates, has_prompts, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
 from .sharing.hub import push_to_hub
@@ -55,7 +56,10 @@ __all__ = [
     "Pruning",
     "UnsupportedOperationError",
     "check",
+    "find_head_names",
+    "find_vision_transformer",
     "gates",
+    "has_prompts",
     "initialize_prompts",
     "load",
     "model_card",

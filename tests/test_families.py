@@ -13,9 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 import gated_prompt
-from gated_prompt import ArchitectureError, GatedPromptConfig
-from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import ArchitectureError, GatedPromptConfig, find_head_names, find_vision_transformer
 from helpers import timm_like
 from helpers.families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
 from helpers.models import bank_of, in_band

@@ -6,8 +6,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_prompts
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer, initialize_prompts
 from helpers.families import DEPTH, HERE, WIDTH, Case
 from helpers.models import bank_of, in_band
 

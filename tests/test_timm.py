@@ -8,8 +8,7 @@ import torch
 import transformers
 from peft import get_peft_model
 
-from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError, find_vision_transformer
 from helpers.families import images
 
 try:

@@ -23,9 +23,7 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_head_names, find_vision_transformer
 
 from .backbone import check_backbone
 

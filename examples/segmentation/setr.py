@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.utils import ModelOutput
 
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer
 from recipe.backbone import check_backbone
 
 Grid = tuple[int, int]

@@ -17,8 +17,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..architecture import VisionTransformer, find_vision_transformer
 from ..errors import GatedPromptError
-from ..tuner.architecture import VisionTransformer, find_vision_transformer
 from ..tuner.bank import PromptBank
 from ..tuner.forward import Inputs, Request, requested
 from ..tuner.masks import widen_argument, widen_mask
