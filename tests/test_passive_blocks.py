@@ -12,7 +12,7 @@ from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transf
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
 from helpers.models import bank_of, images, in_band, vit
-from test_families import P, prompted, read, trained
+from helpers.prompted import P, prompted, read, trained
 
 CLOSED, OPEN = -200.0, 0.3
 WAYS = {

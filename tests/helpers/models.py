@@ -12,7 +12,7 @@ PIXELS = {"image_size": 32, "patch_size": 8}
 
 def bank_of(model: Any) -> Any:
     """The bank on a model that `get_peft_model` returned."""
-    return bank_of(model)
+    return model.base_model.model.gated_prompt
 
 
 def build(name: str, config: str, **settings: object) -> torch.nn.Module:
