@@ -78,11 +78,11 @@ def test_trained_saved_loaded_and_taken_off(kind: Any, folder: Path) -> None:
         gated_prompt.save(model, folder / "adapter")
         loaded = gated_prompt.load(load(folder, kind("classifier")), folder / "adapter").eval()
         again, restored = loaded(pixel_values=pixels).logits, model.unload()(pixel_values=pixels).logits
-    assert torch.equal(restored, disabled)
     # bitsandbytes packs 4-bit weights anew when they are evaluated after training, which is not exact on every CPU.
     tolerance = 0.1 if kind is four_bits else 0.0
     assert (again - found).abs().max() <= tolerance
     assert (restored - wanted).abs().max() <= tolerance
+    assert (restored - disabled).abs().max() <= tolerance
 
 
 @KINDS
