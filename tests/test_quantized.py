@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from models import images, vit
 from peft import get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig, TorchAoConfig, ViTForImageClassification
 
 import gated_prompt
 from gated_prompt import ConfigError, GatedPromptConfig
+from helpers.models import images, vit
 
 transformers.logging.set_verbosity_error()
 
