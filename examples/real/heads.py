@@ -1,0 +1,79 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Heads on the frozen backbone, trained as the runs train theirs: they choose the head's rate and bound its worth."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup
+
+from .grid import EPOCHS, SEEDS
+from .images import Part, Task
+from .reader import AttentiveHead, LinearHead, Reader
+from .training import BATCH, autocast, scores
+
+HEAD_RATES = (0.0003, 0.001, 0.003, 0.01)
+QUERIES = 8
+
+
+@torch.no_grad()
+def last_tokens(task: Task, backbone: Path, block: int) -> dict[str, torch.Tensor]:
+    """Normed tokens (N, 1 + patches, D) after `block` blocks, by part, in half precision."""
+    model = Reader(backbone, block, task.num_classes).eval()
+
+    def tokens(part: Part) -> torch.Tensor:
+        batches = torch.arange(len(part.labels)).split(100)
+        with autocast():
+            return torch.cat([model.dinov2(part.batch(index)).last_hidden_state.half() for index in batches])
+
+    return {name: tokens(part) for name, part in task.parts.items()}
+
+
+def train_head(head: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, rate: float, seed: int) -> None:
+    """Train with the recipe of the runs: Adam, a cosine over `EPOCHS`, the same batches."""
+    optimizer = torch.optim.Adam(head.parameters(), rate)
+    steps = -(-len(labels) // BATCH)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps, EPOCHS * steps)
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        for index in torch.randperm(len(labels), generator=draw).split(BATCH):
+            F.cross_entropy(head(tokens[index].float()), labels[index]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+
+
+def frozen_heads(task: Task, backbone: Path, block: int) -> dict[str, Any]:
+    """For the linear and the attentive head on one block: the chosen rate, and accuracies of three seeds with it."""
+    tokens = last_tokens(task, backbone, block)
+    width = tokens["train"].shape[-1]
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "linear": lambda: LinearHead(width, task.num_classes),
+        "attentive": lambda: AttentiveHead(width, task.num_classes, QUERIES),
+    }
+    return {"block": block, **{name: _race(make, tokens, task) for name, make in kinds.items()}}
+
+
+def _race(make: Callable[[], nn.Module], tokens: dict[str, torch.Tensor], task: Task) -> dict[str, Any]:
+    def run(rate: float, seed: int) -> dict[str, tuple[float, float]]:
+        torch.manual_seed(seed)
+        head = make()
+        train_head(head, tokens["train"], task.parts["train"].labels, rate, seed)
+        with torch.no_grad():
+            return {
+                part: scores(torch.cat([head(t.float()) for t in tokens[part].split(500)]), task.parts[part].labels)
+                for part in ("val", "test")
+            }
+
+    tried = {rate: run(rate, SEEDS[0]) for rate in HEAD_RATES}
+    rate = max(tried, key=lambda rate: (tried[rate]["val"][0], -tried[rate]["val"][1]))
+    runs = [tried[rate] if seed == SEEDS[0] else run(rate, seed) for seed in SEEDS]
+    return {
+        "rate": rate,
+        "tried": {f"{rate:g}": result["val"] for rate, result in tried.items()},
+        "val": [result["val"][0] for result in runs],
+        "test": [result["test"][0] for result in runs],
+    }

@@ -1,0 +1,104 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Run the cells that are missing, the most telling first; each leaves a JSON file, so stop and go on at any time.
+
+    python examples/real_backbone.py run --backbone FOLDER --data_dir FOLDER
+"""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import frozen_rows, grid, images, records
+from .heads import frozen_heads
+from .training import Bench, execute
+
+RESULTS = Path(__file__).parent / "results"
+DECIDING = ("shallow", "deep", "gated", "gated_rate", "gated_start", "lora8")
+NEW_KINDS = ("zero", "zero_start", "gated_attentive")
+
+
+def order() -> Iterator[tuple[str, str, int]]:
+    """All final cells (task, row, seed) as they should come: EuroSAT's deciding rows, then seeds and other tasks."""
+    best = [f"{row}_best" for row in DECIDING]
+    others = [task for task in images.TASKS if task != "eurosat"]
+    yield from (("eurosat", row, 0) for row in (*DECIDING, *best, "deep_start_best"))
+    yield from (("eurosat", f"{row}_best", 0) for row in NEW_KINDS)
+    yield from ((task, row, 0) for task in others for row in ("gated_rate_best", "gated_start_best", "deep_start_best"))
+    yield from ((task, row, 0) for task in others for row in ("lora8_best", "zero_start_best", "gated_attentive_best"))
+    yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*best, *DECIDING))
+    yield from ((task, row, 0) for task in others for row in DECIDING)
+    yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in grid.ROWS)
+    yield from ((task, row, seed) for seed in grid.SEEDS for task in others for row in grid.ROWS)
+
+
+class Runner:
+    """Runs cells of all kinds and writes them to `results`."""
+
+    def __init__(self, backbone: Path, data_dir: Path, kept_in: Path, results: Path) -> None:
+        self.backbone, self.data_dir, self.kept_in, self.results = backbone, data_dir, kept_in, results
+        self.task = lru_cache(maxsize=1)(lambda name: images.load(name, data_dir))
+
+    def found(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return records.read(self.results)
+
+    def frozen(self, task: str) -> None:
+        """The rows that train nothing but heads: they come first, since the others read what they choose."""
+        self._once(task, "nearest", lambda: frozen_rows.neighbours(self.task(task), self.backbone, self.kept_in))
+        probe = self._once(
+            task, "probe", lambda: frozen_rows.every_block(self.task(task), self.backbone, self.kept_in)
+        )
+        for block in {probe["chosen_block"], grid.LAST}:
+            self._once(
+                task, f"heads-block{block}", lambda block=block: frozen_heads(self.task(task), self.backbone, block)
+            )
+
+    def train(self, cell: grid.Cell) -> None:
+        """One training run."""
+        found = self.found()
+        probe = found[cell.task, "probe"]
+        read = probe["chosen_block"] if grid.ROWS[cell.row].best_block else grid.LAST
+        head = found[cell.task, f"heads-block{read}"]["attentive" if grid.ROWS[cell.row].attentive else "linear"]
+        bench = Bench(self.task(cell.task), self.backbone, read, head["rate"], probe["strengths"][read - 1])
+        begin = time.perf_counter()
+        result = self._once(cell.task, cell.name, lambda: execute(cell, bench))
+        print(
+            f"{cell.task} {cell.name}: val {result['val']:.3f} test {result.get('test', float('nan')):.4f}, "
+            f"{time.perf_counter() - begin:.0f} s",
+            flush=True,
+        )
+
+    def _once(self, task: str, name: str, make: Any) -> dict[str, Any]:
+        file = records.path_of(self.results, task, name)
+        if not file.is_file():
+            records.write(file, make())
+        return self.found()[task, name]
+
+
+def missing(wanted: Iterable[tuple[str, str, int]], found: grid.Found) -> Iterator[grid.Cell]:
+    """The next cells on the way to each wanted one, as far as they can run now."""
+    for task, row, seed in wanted:
+        yield from grid.steps_to(task, row, seed, found)
+
+
+def main(argv: list[str]) -> None:
+    """Run until nothing is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", type=Path, required=True, help="folder of DINOv2-small, see examples/backbones")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with real_vtab and dtd10")
+    parser.add_argument("--kept_in", type=Path, default=Path("runs/real/features"), help="for frozen features")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON files are")
+    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
+    parser.add_argument("--rows", nargs="*", default=list(grid.ROWS), choices=list(grid.ROWS))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    runner = Runner(args.backbone, args.data_dir, args.kept_in, args.results)
+    for task in args.tasks:
+        runner.frozen(task)
+    wanted = [(task, row, seed) for task, row, seed in order() if task in args.tasks and row in args.rows]
+    while (cell := next(missing(wanted, runner.found()), None)) is not None:
+        runner.train(cell)
