@@ -7,10 +7,10 @@ norm. "Block k" is what it would read if the backbone ended after k blocks.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from tqdm import tqdm
 from transformers import Dinov2Model
 
@@ -42,6 +42,6 @@ def block_features(task: Task, backbone: Path, kept_in: Path) -> dict[str, torch
     return features
 
 
-def _all_blocks(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def _all_blocks(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     states = model(pixels, output_hidden_states=True).hidden_states[1:]
     return torch.stack([head_input(model.layernorm(state)) for state in states], dim=1).half()

@@ -15,7 +15,7 @@ from .images import Part, Task
 from .reader import AttentiveHead, LinearHead, Reader
 from .training import BATCH, autocast, scores
 
-HEAD_RATES = (0.0003, 0.001, 0.003, 0.01)
+HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
 QUERIES = 8
 
 
@@ -25,9 +25,12 @@ def last_tokens(task: Task, backbone: Path, block: int) -> dict[str, torch.Tenso
     model = Reader(backbone, block, task.num_classes).eval()
 
     def tokens(part: Part) -> torch.Tensor:
-        batches = torch.arange(len(part.labels)).split(100)
-        with autocast():
-            return torch.cat([model.dinov2(part.batch(index)).last_hidden_state.half() for index in batches])
+        batches = []
+        for index in torch.arange(len(part.labels)).split(100):
+            with autocast():
+                states = model.dinov2(part.batch(index)).last_hidden_state
+            batches.append(states.half())
+        return torch.cat(batches)
 
     return {name: tokens(part) for name, part in task.parts.items()}
 

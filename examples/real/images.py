@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from gated_prompt.data.images import decode
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
-
 from gated_prompt.errors import DataError
 
 SIDE = 98  # pixels: 7 x 7 patches of 14

@@ -1,12 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Run the cells that are missing, the most telling first; each leaves a JSON file, so stop and go on at any time.
 
-    python examples/real_backbone.py run --backbone FOLDER --data_dir FOLDER
+python examples/real_backbone.py run --backbone FOLDER --data_dir FOLDER
 """
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,19 @@ NEW_KINDS = ("zero", "zero_start", "gated_attentive")
 
 
 def order() -> Iterator[tuple[str, str, int]]:
-    """All final cells (task, row, seed) as they should come: EuroSAT's deciding rows, then seeds and other tasks."""
-    best = [f"{row}_best" for row in DECIDING]
+    """All final cells (task, row, seed) as they should come.
+
+    EuroSAT's deciding rows first, those after the chosen block before those after the last, which take twice the
+    time; then the new kinds, the other tasks, and the other seeds.
+    """
+    best = [f"{row}_best" for row in (*DECIDING, "deep_start", *NEW_KINDS)]
     others = [task for task in images.TASKS if task != "eurosat"]
-    yield from (("eurosat", row, 0) for row in (*DECIDING, *best, "deep_start_best"))
-    yield from (("eurosat", f"{row}_best", 0) for row in NEW_KINDS)
-    yield from ((task, row, 0) for task in others for row in ("gated_rate_best", "gated_start_best", "deep_start_best"))
-    yield from ((task, row, 0) for task in others for row in ("lora8_best", "zero_start_best", "gated_attentive_best"))
+    yield from (("eurosat", row, 0) for row in (*best, *DECIDING))
+    yield from ((task, row, 0) for task in others for row in best)
     yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*best, *DECIDING))
-    yield from ((task, row, 0) for task in others for row in DECIDING)
-    yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in grid.ROWS)
-    yield from ((task, row, seed) for seed in grid.SEEDS for task in others for row in grid.ROWS)
+    yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in best)
+    yield from ((task, row, seed) for seed in grid.SEEDS for task in others for row in DECIDING)
+    yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in grid.ROWS)
 
 
 class Runner:
@@ -49,30 +51,25 @@ class Runner:
     def frozen(self, task: str) -> None:
         """The rows that train nothing but heads: they come first, since the others read what they choose."""
         self._once(task, "nearest", lambda: frozen_rows.neighbours(self.task(task), self.backbone, self.kept_in))
-        probe = self._once(
-            task, "probe", lambda: frozen_rows.every_block(self.task(task), self.backbone, self.kept_in)
-        )
-        for block in {probe["chosen_block"], grid.LAST}:
-            self._once(
-                task, f"heads-block{block}", lambda block=block: frozen_heads(self.task(task), self.backbone, block)
-            )
+        for block in sorted({self.probe(task)["chosen_block"], grid.LAST}):
+            self._heads(task, block)
 
-    def train(self, cell: grid.Cell) -> None:
-        """One training run."""
-        found = self.found()
-        probe = found[cell.task, "probe"]
-        read = probe["chosen_block"] if grid.ROWS[cell.row].best_block else grid.LAST
-        head = found[cell.task, f"heads-block{read}"]["attentive" if grid.ROWS[cell.row].attentive else "linear"]
+    def probe(self, task: str) -> dict[str, Any]:
+        """The logistic regression on every block."""
+        return self._once(task, "probe", lambda: frozen_rows.every_block(self.task(task), self.backbone, self.kept_in))
+
+    def train(self, cell: grid.Cell, found: grid.Found) -> dict[str, Any]:
+        """One training run, with the block and the rate of the head that are chosen in `found`."""
+        row, probe = grid.ROWS[cell.row], found[cell.task, "probe"]
+        read = probe["chosen_block"] if row.best_block else grid.LAST
+        head = found[cell.task, f"heads-block{read}"]["attentive" if row.attentive else "linear"]
         bench = Bench(self.task(cell.task), self.backbone, read, head["rate"], probe["strengths"][read - 1])
-        begin = time.perf_counter()
-        result = self._once(cell.task, cell.name, lambda: execute(cell, bench))
-        print(
-            f"{cell.task} {cell.name}: val {result['val']:.3f} test {result.get('test', float('nan')):.4f}, "
-            f"{time.perf_counter() - begin:.0f} s",
-            flush=True,
-        )
+        return self._once(cell.task, cell.name, lambda: execute(cell, bench))
 
-    def _once(self, task: str, name: str, make: Any) -> dict[str, Any]:
+    def _heads(self, task: str, block: int) -> None:
+        self._once(task, f"heads-block{block}", lambda: frozen_heads(self.task(task), self.backbone, block))
+
+    def _once(self, task: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = records.path_of(self.results, task, name)
         if not file.is_file():
             records.write(file, make())
@@ -101,4 +98,8 @@ def main(argv: list[str]) -> None:
         runner.frozen(task)
     wanted = [(task, row, seed) for task, row, seed in order() if task in args.tasks and row in args.rows]
     while (cell := next(missing(wanted, runner.found()), None)) is not None:
-        runner.train(cell)
+        begin = time.perf_counter()
+        result = runner.train(cell, runner.found())
+        test = f", test {result['test']:.4f}" if cell.is_final else ""
+        seconds = time.perf_counter() - begin
+        print(f"{cell.task} {cell.name}: val {result['val']:.3f}{test}, {seconds:.0f} s", flush=True)

@@ -123,7 +123,9 @@ def predict(model: nn.Module, part: Part, tokens: torch.Tensor | None = None) ->
 
 def scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Accuracy and mean cross-entropy."""
-    return round(float((logits.argmax(1) == labels).float().mean()), 5), round(float(F.cross_entropy(logits, labels)), 5)
+    return round(float((logits.argmax(1) == labels).float().mean()), 5), round(
+        float(F.cross_entropy(logits, labels)), 5
+    )
 
 
 def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
@@ -168,9 +170,9 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     return results
 
 
-def keep_prefix(model: nn.Module, part: Part) -> torch.Tensor:
+def keep_prefix(model: Any, part: Part) -> torch.Tensor:
     """What enters the block that prompts enter, for all images."""
-    reader: Any = model.get_base_model()
+    reader = model.get_base_model()
     batches = []
     for index in torch.arange(len(part.labels)).split(100):
         with autocast():

@@ -27,7 +27,7 @@ class ZeroStartPrompts(nn.Module):
         attention: Any = block.attention
         self.tokens = nn.Parameter(torch.empty(count, attention.q_proj.in_features).uniform_(-bound, bound))
         self.gate = nn.Parameter(torch.zeros(attention.num_attention_heads))
-        self._frozen = (block.norm1, attention.k_proj, attention.v_proj)  # a tuple: no children of this module
+        self._frozen: Any = (block.norm1, attention.k_proj, attention.v_proj)  # a tuple: no children of this module
         self._queries: torch.Tensor | None = None
         attention.q_proj.register_forward_hook(self._see_queries)
         attention.o_proj.register_forward_pre_hook(self._add)

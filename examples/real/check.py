@@ -1,0 +1,83 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Rerun a part with a new seed and see whether it lands where the committed results say; under half an hour.
+
+    python examples/real_backbone.py check --backbone FOLDER --data_dir FOLDER
+
+The frozen rows are computed again for every task and compared with the committed ones to `FROZEN` points; some rows
+train again on one task with seed 3 and the committed rates. Exit status 1: at least one accuracy lies outside.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev, variance
+
+import torch
+
+from . import grid, images, records
+from .run import RESULTS, Runner
+from .tables import Found, finals
+
+NEW_SEED = 3
+FROZEN = 0.7  # points: another processor rounds otherwise, which moves single images
+AT_LEAST = 0.5  # points: what seeds differ by at the least, where few have run
+
+
+def outside(name: str, new: float, committed: float, allowed: float) -> bool:
+    """Print the comparison, in percent; True where it is too far off."""
+    far = abs(new - committed) > allowed
+    print(f"{'OUT ' if far else 'ok  '} {name}: {new:.1f}, committed {committed:.1f} ± {allowed:.1f}", flush=True)
+    return far
+
+
+def pooled_deviation(cells: Sequence[Sequence[float]]) -> float:
+    """Root of the mean variance over seeds of all cells that have several."""
+    several = [variance(values) for values in cells if len(values) > 1]
+    return max(AT_LEAST, math.sqrt(mean(several)) if several else 0.0)
+
+
+def tolerance(committed: Sequence[float], pooled: float) -> float:
+    """Three deviations of the difference between one new run and the mean of n committed ones."""
+    own = stdev(committed) if len(committed) > 1 else 0.0
+    return 3 * max(own, pooled) * math.sqrt(1 + 1 / len(committed))
+
+
+def check_frozen(runner: Runner, committed: Found, tasks: Sequence[str]) -> int:
+    """Number of frozen accuracies that lie outside."""
+    count = 0
+    for task in tasks:
+        runner.probe(task)
+        again = runner.found()
+        for name in ("val", "test"):
+            pairs = zip(again[task, "probe"][name], committed[task, "probe"][name], strict=True)
+            for block, (new, old) in enumerate(pairs, start=1):
+                count += outside(f"{task}, probe of block {block}, {name}", 100 * new, 100 * old, FROZEN)
+    return count
+
+
+def main(argv: list[str]) -> None:
+    """Run again and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", type=Path, required=True, help="folder of DINOv2-small, see examples/backbones")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with real_vtab and dtd10")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/real-check"), help="where the new results are")
+    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
+    parser.add_argument("--rows", nargs="*", default=["gated_rate_best", "zero_start_best"], choices=list(grid.ROWS))
+    parser.add_argument("--train_on", nargs="*", default=["eurosat", "dtd10"], choices=images.TASKS)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    committed = records.read(RESULTS)
+    runner = Runner(args.backbone, args.data_dir, args.output_dir / "features", args.output_dir / "cells")
+    count = check_frozen(runner, committed, args.tasks)
+    every = [finals(task, row, committed) for task in images.TASKS for row in grid.ROWS]
+    pooled = pooled_deviation(every)
+    for task in args.train_on:
+        for row in args.rows:
+            values, cell = finals(task, row, committed), grid.final(task, row, NEW_SEED, committed)
+            if values and cell is not None:
+                new = 100 * runner.train(cell, committed)["test"]
+                count += outside(f"{task}, {row}, seed {NEW_SEED}", new, mean(values), tolerance(values, pooled))
+    print(f"{count} accuracies lie outside")
+    sys.exit(1 if count else 0)

@@ -1,0 +1,191 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The tables and pictures of docs/real.md, made from the cells.
+
+python examples/real_backbone.py tables
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from . import grid, images, pictures, records
+from .run import RESULTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "real.md"
+NAMES = {
+    "shallow": "VPT-shallow",
+    "deep": "VPT-deep",
+    "deep_start": "VPT-deep, head start",
+    "gate_only": "gates only",
+    "temperature_only": "temperatures only",
+    "gated": "gated (the paper's)",
+    "gated_rate": "gated, gates with their own rate",
+    "gated_start": "gated, head start",
+    "gated_attentive": "gated, attentive head",
+    "zero": "zero-start prompts",
+    "zero_start": "zero-start prompts, head start",
+    "lora4": "LoRA, rank 4",
+    "lora8": "LoRA, rank 8",
+    "full": "full fine-tuning",
+    **{f"shallow_at_{k}": f"VPT-shallow from block {k}" for k in (2, 4, 6, 8, 10)},
+}
+Found = dict[tuple[str, str], dict[str, Any]]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is the head."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def finals(task: str, row: str, found: Found, what: str = "test") -> list[float]:
+    """Percent of the final cells of a row that are there, by seed."""
+    cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
+    return [100 * found[task, cell.name][what] for cell in cells if cell is not None and (task, cell.name) in found]
+
+
+def spread(values: Sequence[float]) -> str:
+    """'91.20 ± 0.30'; one seed '91.20 (1)', two '91.20 ± 0.30 (2)'; none: 'not run'."""
+    if not values:
+        return "not run"
+    text = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return text if len(values) == len(grid.SEEDS) else f"{text} ({len(values)})"
+
+
+def tasks_there(found: Found) -> list[str]:
+    """The tasks whose frozen rows are complete."""
+    return [task for task in images.TASKS if (task, "probe") in found and frozen_heads(task, found)]
+
+
+def best_block(task: str, found: Found) -> int:
+    """The block that the probe chose on the validation images."""
+    return int(found[task, "probe"]["chosen_block"])
+
+
+def frozen_heads(task: str, found: Found) -> dict[int, dict[str, Any]]:
+    """The trained heads by block."""
+    return {cell["block"]: cell for (of, name), cell in found.items() if of == task and name.startswith("heads-block")}
+
+
+def frozen(found: Found) -> str:
+    """The rows that change nothing in the backbone; test accuracy."""
+    tasks = tasks_there(found)
+    chosen = {task: best_block(task, found) for task in tasks}
+    rows = [["frozen backbone", *tasks], ["block chosen on val200", *(str(chosen[task]) for task in tasks)]]
+    rows.append(["nearest neighbours, last block", *(f"{100 * found[task, 'nearest']['test']:.1f}" for task in tasks)])
+    for label, block_of in (("last block", dict.fromkeys(tasks, grid.LAST)), ("chosen block", chosen)):
+        cells = [f"{100 * found[task, 'probe']['test'][block_of[task] - 1]:.1f}" for task in tasks]
+        rows.append([f"logistic regression, {label}", *cells])
+        for kind, name in (("linear", "linear head"), ("attentive", "attentive head, 8 queries")):
+            heads = [frozen_heads(task, found)[block_of[task]][kind]["test"] for task in tasks]
+            rows.append([f"{name}, {label}", *(spread([100 * value for value in values]) for values in heads)])
+    return markdown(rows)
+
+
+def blocks(found: Found) -> str:
+    """The logistic regression on each block: validation / test accuracy; the chosen block in bold."""
+    rows = [["block", *map(str, range(1, grid.LAST + 1))]]
+    for task in tasks_there(found):
+        probe = found[task, "probe"]
+        cells = [f"{100 * val:.1f} / {100 * test:.1f}" for val, test in zip(probe["val"], probe["test"], strict=True)]
+        cells[best_block(task, found) - 1] = f"**{cells[best_block(task, found) - 1]}**"
+        rows.append([task, *cells])
+    return markdown(rows)
+
+
+def trained(found: Found, what: str) -> str:
+    """Every row that has been run, by task: after the last block, and after the chosen one."""
+    tasks = tasks_there(found)
+    rows = [["", *(f"{task}, {read}" for task in tasks for read in ("last", f"block {best_block(task, found)}"))]]
+    for row, name in NAMES.items():
+        both = [
+            finals(task, row + suffix, found, what) if row + suffix in grid.ROWS else []
+            for task in tasks
+            for suffix in ("", "_best")
+        ]
+        if any(both):
+            rows.append([name, *map(spread, both)])
+    probes = [
+        found[task, "probe"][what][block - 1] for task in tasks for block in (grid.LAST, best_block(task, found))
+    ]
+    rows.append(["logistic regression, frozen", *(f"{100 * value:.1f}" for value in probes)])
+    return markdown(rows)
+
+
+def rates(found: Found) -> str:
+    """Which rates won the races, and what their losers reached."""
+    rows = [["task", "row", "tried: validation accuracy after the race", "chosen"]]
+    for task in tasks_there(found):
+        for row, spec in grid.ROWS.items():
+            cells, won = grid.race(task, row, found) or [], grid.winner(task, row, found)
+            if len(cells) < 2 or won is None:
+                continue
+            gates = bool(spec.gate_rates)
+            tried = [
+                f"{cell.gate_rate if gates else cell.rate:g}: {100 * found[task, cell.name]['val']:.1f}"
+                for cell in cells
+            ]
+            rows.append([task, row, ", ".join(tried), f"{won.gate_rate if gates else won.rate:g}"])
+    return markdown(rows)
+
+
+def learned(found: Found) -> str:
+    """Gates and temperatures of the gated rows after training, means over the seeds."""
+    rows = [["task", "row", "gates of blocks 0, 1, ...", "temperatures"]]
+    for task in tasks_there(found):
+        for row, spec in grid.ROWS.items():
+            if spec.method not in ("gated", "gate_only", "temperature_only"):
+                continue
+            cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
+            runs = [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
+            if runs:
+                rows.append([task, row, *(_means([run[what] for run in runs]) for what in ("gates", "temperatures"))])
+    return markdown(rows)
+
+
+def _means(values: Sequence[Sequence[float]]) -> str:
+    return " ".join(f"{mean(column):.2f}" for column in zip(*values, strict=True))
+
+
+def cost(found: Found) -> str:
+    """Seconds and megabytes of one training step."""
+    steps = found["cost", "steps"]["steps"]
+    rows = [
+        [
+            "row",
+            "read after block",
+            "ms per image and step",
+            "MB kept for the backward pass, 20 images",
+            "trained numbers",
+        ]
+    ]
+    for name, step in steps.items():
+        row, _, read = name.rpartition(" read")
+        milliseconds = f"{1000 * step['seconds'] / 20:.1f}"
+        rows.append([NAMES[row], read, milliseconds, f"{step['megabytes']:.0f}", f"{step['trained']:,}"])
+    return markdown(rows)
+
+
+def main(argv: list[str]) -> None:
+    """Write the page's generated parts and the pictures."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    found = records.read(RESULTS)
+    parts = {
+        "frozen": frozen(found),
+        "blocks": blocks(found),
+        "test": trained(found, "test"),
+        "validation": trained(found, "val"),
+        "rates": rates(found),
+        "learned": learned(found),
+    }
+    if ("cost", "steps") in found:
+        parts["cost"] = cost(found)
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        before, _, rest = page.partition(start)
+        page = f"{before}{start}\n{text.strip()}\n\n{end}{rest.partition(end)[2]}"
+    PAGE.write_text(page, encoding="utf-8")
+    pictures.draw(found)
