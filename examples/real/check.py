@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with real_vtab and dtd10")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/real-check"), help="where the new results are")
     parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
-    parser.add_argument("--rows", nargs="*", default=["gated_rate_best", "zero_start_best"], choices=list(grid.ROWS))
+    parser.add_argument("--rows", nargs="*", default=["gated_start_best", "lora8_start_best"], choices=list(grid.ROWS))
     parser.add_argument("--train_on", nargs="*", default=["eurosat", "dtd10"], choices=images.TASKS)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -13,6 +13,8 @@ EPOCHS, RACE_EPOCHS = 10, 3
 SEEDS = (0, 1, 2)
 LAST = 12
 PROMPT_RATES = (0.01, 0.03, 0.1)
+PROMPT_RATES_FROM_A_FITTED_HEAD = (0.003, 0.01, 0.03)
+FITTED_HEAD = 0.1  # a head that starts fitted learns with this share of the rate of one that starts at random
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,24 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
     def like(name: str) -> str:
         return name + suffix
 
+    fitted: dict[str, Any] = {"best_block": best_block, "head_start": True}
     return {
         like("shallow"): Row("shallow", best_block=best_block),
         like("deep"): Row("deep", best_block=best_block),
         like("gated"): Row("gated", best_block=best_block),
         like("gated_rate"): Row("gated", best_block=best_block, gate_rates=(0.1, 0.3), like=like("gated")),
-        like("gated_start"): Row("gated", best_block=best_block, head_start=True, like=like("gated")),
-        like("deep_start"): Row("deep", best_block=best_block, head_start=True, like=like("deep")),
         like("gate_only"): Row("gate_only", best_block=best_block, like=like("gated")),
         like("temperature_only"): Row("temperature_only", best_block=best_block, like=like("gated")),
         like("lora8"): Row("lora", (0.001, 0.003, 0.01), best_block, rank=8),
         like("lora4"): Row("lora", (), best_block, rank=4, like=like("lora8")),
         like("zero"): Row("zero", best_block=best_block),
-        like("zero_start"): Row("zero", best_block=best_block, head_start=True, like=like("zero")),
         like("gated_attentive"): Row("gated", best_block=best_block, attentive=8, like=like("gated")),
+        like("shallow_start"): Row("shallow", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("deep_start"): Row("deep", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("gated_start"): Row("gated", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("gated_start_rate"): Row("gated", gate_rates=(0.1,), like=like("gated_start"), **fitted),
+        like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("lora8_start"): Row("lora", (0.0003, 0.001, 0.003), rank=8, **fitted),
     }
 
 

@@ -18,23 +18,23 @@ from .heads import frozen_heads
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
-DECIDING = ("shallow", "deep", "gated", "gated_rate", "gated_start", "lora8")
-NEW_KINDS = ("zero", "zero_start", "gated_attentive")
+FITTED = ("gated_start", "gated_start_rate", "deep_start", "zero_start", "lora8_start")
+RANDOM = ("gated", "gated_rate", "lora8", "gated_attentive", "shallow", "deep")
 
 
 def order() -> Iterator[tuple[str, str, int]]:
     """All final cells (task, row, seed) as they should come.
 
-    EuroSAT's deciding rows first, those after the chosen block before those after the last, which take twice the
-    time; then the new kinds, the other tasks, and the other seeds.
+    Those after the chosen block before those after the last, which take longer; those that start from a fitted head
+    before those from a random one; EuroSAT before the others.
     """
-    best = [f"{row}_best" for row in (*DECIDING, "deep_start", *NEW_KINDS)]
     others = [task for task in images.TASKS if task != "eurosat"]
-    yield from (("eurosat", row, 0) for row in (*best, *DECIDING))
-    yield from ((task, row, 0) for task in others for row in best)
-    yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*best, *DECIDING))
-    yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in best)
-    yield from ((task, row, seed) for seed in grid.SEEDS for task in others for row in DECIDING)
+    fitted, random = ([f"{row}_best" for row in rows] for rows in (FITTED, RANDOM))
+    yield from (("eurosat", row, 0) for row in (*fitted, *random[:4], "gated_start", "gated", "gated_rate", "lora8"))
+    yield from ((task, row, 0) for task in others for row in fitted)
+    yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*fitted, *random[:4]))
+    yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in fitted)
+    yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in (*RANDOM, *random, *FITTED))
     yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in grid.ROWS)
 
 

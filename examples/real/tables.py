@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from gated_prompt import GatedPromptError
+
 from . import grid, images, pictures, records
 from .run import RESULTS
 
@@ -17,19 +19,22 @@ PAGE = Path(__file__).parents[2] / "docs" / "real.md"
 NAMES = {
     "shallow": "VPT-shallow",
     "deep": "VPT-deep",
-    "deep_start": "VPT-deep, head start",
     "gate_only": "gates only",
     "temperature_only": "temperatures only",
     "gated": "gated (the paper's)",
     "gated_rate": "gated, gates with their own rate",
-    "gated_start": "gated, head start",
     "gated_attentive": "gated, attentive head",
     "zero": "zero-start prompts",
-    "zero_start": "zero-start prompts, head start",
     "lora4": "LoRA, rank 4",
     "lora8": "LoRA, rank 8",
     "full": "full fine-tuning",
     **{f"shallow_at_{k}": f"VPT-shallow from block {k}" for k in (2, 4, 6, 8, 10)},
+    "shallow_start": "fitted head: VPT-shallow",
+    "deep_start": "fitted head: VPT-deep",
+    "gated_start": "fitted head: gated",
+    "gated_start_rate": "fitted head: gated, gates with their own rate",
+    "zero_start": "fitted head: zero-start prompts",
+    "lora8_start": "fitted head: LoRA, rank 8",
 }
 Found = dict[tuple[str, str], dict[str, Any]]
 
@@ -56,7 +61,11 @@ def spread(values: Sequence[float]) -> str:
 
 def tasks_there(found: Found) -> list[str]:
     """The tasks whose frozen rows are complete."""
-    return [task for task in images.TASKS if (task, "probe") in found and frozen_heads(task, found)]
+    return [
+        task
+        for task in images.TASKS
+        if (task, "probe") in found and {best_block(task, found), grid.LAST} <= frozen_heads(task, found).keys()
+    ]
 
 
 def best_block(task: str, found: Found) -> int:
@@ -168,10 +177,8 @@ def cost(found: Found) -> str:
     return markdown(rows)
 
 
-def main(argv: list[str]) -> None:
-    """Write the page's generated parts and the pictures."""
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    found = records.read(RESULTS)
+def filled(page: str, found: Found) -> str:
+    """The page with its generated parts made anew."""
     parts = {
         "frozen": frozen(found),
         "blocks": blocks(found),
@@ -182,10 +189,18 @@ def main(argv: list[str]) -> None:
     }
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
-    page = PAGE.read_text(encoding="utf-8")
     for name, text in parts.items():
         start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
-        before, _, rest = page.partition(start)
+        before, there, rest = page.partition(start)
+        if not there:
+            raise GatedPromptError(f"{PAGE.name} has no place for the generated part {name!r}")
         page = f"{before}{start}\n{text.strip()}\n\n{end}{rest.partition(end)[2]}"
-    PAGE.write_text(page, encoding="utf-8")
+    return page
+
+
+def main(argv: list[str]) -> None:
+    """Write the page's generated parts and the pictures."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    found = records.read(RESULTS)
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     pictures.draw(found)

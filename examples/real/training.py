@@ -17,7 +17,7 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig
 
 from .features import head_input
-from .grid import ROWS, Cell, Row
+from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task
 from .probes import fit_probe
 from .reader import LinearHead, Reader
@@ -82,7 +82,8 @@ def groups(model: nn.Module, cell: Cell, bench: Bench) -> list[dict[str, Any]]:
         if parameter.requires_grad:
             is_gate = "gate_logits" in name or name.endswith(".gate")
             members["head" if "classifier" in name else "gates" if is_gate else "other"].append(parameter)
-    rates = {"head": bench.head_rate, "gates": cell.gate_rate or cell.rate, "other": cell.rate}
+    share = FITTED_HEAD if ROWS[cell.row].head_start else 1.0
+    rates = {"head": share * bench.head_rate, "gates": cell.gate_rate or cell.rate, "other": cell.rate}
     return [{"params": params, "lr": rates[kind]} for kind, params in members.items() if params]
 
 
@@ -136,7 +137,10 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         start_head(model, bench)
     train, val = bench.task.parts["train"], bench.task.parts["val"]
     kept = {name: keep_prefix(model, bench.task.parts[name]) for name in ("train", "val")} if row.insert_at else {}
-    optimizer = torch.optim.Adam(groups(model, cell, bench))
+    parameters = groups(model, cell, bench)
+    results: dict[str, Any] = {"read": bench.read, "head_rate": parameters[0]["lr"], "rate": cell.rate}
+    results |= {"gate_rate": cell.gate_rate, "seed": cell.seed, "epochs": cell.epochs}
+    optimizer = torch.optim.Adam(parameters)
     steps = -(-len(train.labels) // BATCH)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps, cell.epochs * steps)
     draw = torch.Generator().manual_seed(cell.seed)
@@ -158,8 +162,6 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         spent += time.process_time() - begin
         losses.append(round(total, 4))
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
-    results: dict[str, Any] = {"read": bench.read, "head_rate": bench.head_rate, "rate": cell.rate}
-    results |= {"gate_rate": cell.gate_rate, "seed": cell.seed, "epochs": cell.epochs}
     results["val"], results["val_loss"] = curve[-1]
     if cell.is_final:
         test = bench.task.parts["test"]
@@ -184,7 +186,7 @@ def learned(model: nn.Module, row: Row) -> dict[str, list[float]]:
     """Gates and temperatures after training, where there are any."""
     if row.method == "zero":
         zero: Any = model.zero_prompts
-        return {"gates": [round(float(torch.tanh(p.gate).abs().mean()), 4) for p in zero]}
+        return {"gates": [round(float(torch.tanh(p.gate.detach()).abs().mean()), 4) for p in zero]}
     if row.method not in METHODS or row.method in ("deep", "shallow"):
         return {}
     read = {"gates": gated_prompt.gates(model).tolist(), "temperatures": gated_prompt.temperatures(model).tolist()}
