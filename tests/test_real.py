@@ -48,10 +48,10 @@ def made(rates: dict[float, tuple[float, float]]) -> dict[tuple[str, str], dict[
 
 def test_a_race_is_won_by_accuracy_and_then_by_loss():
     found = made({0.01: (0.8, 0.5), 0.03: (0.9, 0.7)})
-    assert grid.winner("eurosat", "gated", found) is None
+    assert grid.winner("gated", found) is None
     assert [cell.rate for cell in grid.steps_to("eurosat", "gated", 1, found)] == [0.1]
     found |= made({0.1: (0.9, 0.6)})
-    assert grid.winner("eurosat", "gated", found).rate == 0.1
+    assert grid.winner("gated", found).rate == 0.1
     cell = grid.final("eurosat", "gated", 1, found)
     assert (cell.rate, cell.seed, cell.epochs) == (0.1, 1, grid.EPOCHS)
 

@@ -125,18 +125,17 @@ def trained(found: Found, what: str) -> str:
 
 def rates(found: Found) -> str:
     """Which rates won the races, and what their losers reached."""
-    rows = [["task", "row", "tried: validation accuracy after the race", "chosen"]]
-    for task in tasks_there(found):
-        for row, spec in grid.ROWS.items():
-            cells, won = grid.race(task, row, found) or [], grid.winner(task, row, found)
-            if len(cells) < 2 or won is None:
-                continue
-            gates = bool(spec.gate_rates)
-            tried = [
-                f"{cell.gate_rate if gates else cell.rate:g}: {100 * found[task, cell.name]['val']:.1f}"
-                for cell in cells
-            ]
-            rows.append([task, row, ", ".join(tried), f"{won.gate_rate if gates else won.rate:g}"])
+    rows = [["row", f"tried on {grid.RACED_ON}: validation accuracy after the race", "chosen"]]
+    for row, spec in grid.ROWS.items():
+        cells, won = grid.race(row, found) or [], grid.winner(row, found)
+        if len(cells) < 2 or won is None:
+            continue
+        values = [cell.gate_rate if spec.gate_rates else cell.rate for cell in cells]
+        tried = [
+            f"{value:g}: {100 * found[grid.RACED_ON, cell.name]['val']:.1f}"
+            for value, cell in zip(values, cells, strict=True)
+        ]
+        rows.append([row, ", ".join(tried), f"{values[cells.index(won)]:g}"])
     return markdown(rows)
 
 
