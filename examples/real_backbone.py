@@ -9,9 +9,9 @@ python examples/real_backbone.py cost --backbone FOLDER                      sec
 
 import sys
 
-from real import check, cost, run, tables
+from real import check, cost, run, starts, tables
 
-COMMANDS = {"run": run.main, "tables": tables.main, "check": check.main, "cost": cost.main}
+COMMANDS = {"run": run.main, "tables": tables.main, "check": check.main, "cost": cost.main, "starts": starts.main}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:

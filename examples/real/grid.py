@@ -30,6 +30,7 @@ class Row:
         insert_at: The block that prompts enter.
         gate_rates: Rates that the gates race for themselves, with the prompts' rate of `like`.
         head_start: The head starts as the probe of the features with the untrained prompts in place.
+        start: Method of `initialize_prompts`; None leaves the random start.
         attentive: Queries of an attentive head; 0: the linear head.
         rank: Of LoRA.
         like: The row whose chosen rate it takes.
@@ -41,6 +42,7 @@ class Row:
     insert_at: int = 0
     gate_rates: tuple[float, ...] = ()
     head_start: bool = False
+    start: str | None = None
     attentive: int = 0
     rank: int = 0
     like: str | None = None
@@ -65,6 +67,8 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("shallow_start"): Row("shallow", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("deep_start"): Row("deep", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("gated_start"): Row("gated", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("gated_start_sample"): Row("gated", start="sample", like=like("gated_start"), **fitted),
+        like("deep_start_sample"): Row("deep", start="sample", like=like("deep_start"), **fitted),
         like("gated_start_rate"): Row("gated", gate_rates=(0.1,), like=like("gated_start"), **fitted),
         like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("lora8_start"): Row("lora", (0.0003, 0.001, 0.003), rank=8, **fitted),

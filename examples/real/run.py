@@ -18,7 +18,7 @@ from .heads import frozen_heads
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
-FITTED = ("gated_start", "gated_start_rate", "deep_start", "zero_start", "lora8_start")
+FITTED = ("gated_start", "gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "deep_start_sample")
 RANDOM = ("gated", "gated_rate", "lora8", "gated_attentive", "shallow", "deep")
 
 
@@ -30,7 +30,7 @@ def order() -> Iterator[tuple[str, str, int]]:
     """
     others = [task for task in images.TASKS if task != "eurosat"]
     fitted, random = ([f"{row}_best" for row in rows] for rows in (FITTED, RANDOM))
-    yield from (("eurosat", row, 0) for row in (*fitted, "gated_best", "lora8_best"))
+    yield from (("eurosat", row, 0) for row in (*fitted, "gated_best"))
     yield from ((task, row, 0) for task in reversed(others) for row in fitted)
     yield from (("eurosat", row, 0) for row in ("gated_start", "gated", "gated_rate", "lora8", *random))
     yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*fitted, *random[:4]))

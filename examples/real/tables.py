@@ -32,6 +32,8 @@ NAMES = {
     "shallow_start": "fitted head: VPT-shallow",
     "deep_start": "fitted head: VPT-deep",
     "gated_start": "fitted head: gated",
+    "gated_start_sample": 'fitted head: gated, "sample" start',
+    "deep_start_sample": 'fitted head: VPT-deep, "sample" start',
     "gated_start_rate": "fitted head: gated, gates with their own rate",
     "zero_start": "fitted head: zero-start prompts",
     "lora8_start": "fitted head: LoRA, rank 8",

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig
+from gated_prompt import GatedPromptConfig, initialize_prompts
 
 from .features import head_input
 from .grid import FITTED_HEAD, ROWS, Cell, Row
@@ -26,6 +26,7 @@ from .zero_start import add_zero_start
 BATCH = 20
 PROMPTS = 10
 GATE_INIT = -3.0
+START_IMAGES = 200  # that prompts start from, where they start from images
 PROMPT_BOUND = (6 / (3 * 14 * 14 + 384)) ** 0.5  # as the package starts its prompts
 METHODS = {  # what each fixes in the configuration
     "shallow": {"gates": False, "temperature": False},
@@ -61,7 +62,12 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
         config = GatedPromptConfig(
             num_virtual_tokens=PROMPTS, insert_at=row.insert_at, gate_init=GATE_INIT, **settings
         )
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+        if row.start is not None:
+            train = bench.task.parts["train"]
+            batches = [train.batch(index) for index in torch.arange(START_IMAGES).split(50)]
+            initialize_prompts(adapted, batches, method=row.start, seed=seed)
+        return adapted
     if row.method == "lora":
         return get_peft_model(
             model,
