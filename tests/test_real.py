@@ -127,14 +127,17 @@ def test_attentive_head_against_numpy():
     np.testing.assert_allclose(found, rows, atol=1e-6)
 
 
-@pytest.mark.parametrize("row", ["gated_rate", "deep_start", "zero", "lora4", "gated_attentive", "shallow_at_2"])
-def test_a_cell_trains_what_it_says(backbone, task, row):
+@pytest.mark.parametrize(
+    "row", ["gated_rate", "deep_start", "zero", "lora4", "gated_attentive", "shallow_at_2", "gated_start_sample"]
+)
+def test_a_cell_trains_what_it_says(backbone, task, row, monkeypatch):
+    monkeypatch.setattr(training, "START_IMAGES", 12)
     gate_rate = 0.1 if row == "gated_rate" else None
     bench = training.Bench(task, backbone, DEPTH, head_rate=0.01, strength=0.1)
     cell = grid.Cell("made", row, 0, 0.01, gate_rate, grid.EPOCHS)
     result = training.execute(cell, bench)
     assert result["losses"][-1] < result["losses"][0]
-    assert len(result["curve"]) == grid.EPOCHS + (row == "deep_start")
+    assert len(result["curve"]) == grid.EPOCHS + grid.ROWS[row].head_start
     assert 0 <= result["test"] <= 1
     if row == "gated_rate":
         start = 1 / (1 + np.exp(-training.GATE_INIT))

@@ -3,8 +3,8 @@
 
     python examples/real_backbone.py starts --backbone FOLDER --data_dir FOLDER
 
-Validation accuracy of the logistic regression after the chosen block, for prompts at block 0 and at every block (deep),
-from every start that `initialize_prompts` knows. A start that disturbs costs epochs that training has to win back.
+Validation accuracy of the logistic regression after the chosen block, for prompts at block 0 and at every block
+(deep), from every start that `initialize_prompts` knows. What a start disturbs, training has to win back.
 """
 
 import argparse

@@ -159,6 +159,22 @@ def _means(values: Sequence[Sequence[float]]) -> str:
     return " ".join(f"{mean(column):.2f}" for column in zip(*values, strict=True))
 
 
+def starts(found: Found) -> str:
+    """Validation accuracy of the refitted probe with untrained prompts in place, by start."""
+    tasks = [task for task in tasks_there(found) if (task, "starts") in found]
+    rows = [["prompts", "start", *tasks], ["none", "", *(f"{_chosen_val(task, found):.1f}" for task in tasks)]]
+    for key in {key: None for task in tasks for key in found[task, "starts"]}:
+        row, _, start = key.partition(" ")
+        values = [found[task, "starts"].get(key, []) for task in tasks]
+        where = "at every block" if row.startswith("deep") else "at block 0"
+        rows.append([where, start, *(", ".join(f"{100 * value:.1f}" for value in seeds) for seeds in values)])
+    return markdown(rows)
+
+
+def _chosen_val(task: str, found: Found) -> float:
+    return 100 * max(found[task, "probe"]["val"])
+
+
 def cost(found: Found) -> str:
     """Seconds and megabytes of one training step."""
     steps = found["cost", "steps"]["steps"]
@@ -187,6 +203,7 @@ def filled(page: str, found: Found) -> str:
         "validation": trained(found, "val"),
         "rates": rates(found),
         "learned": learned(found),
+        "starts": starts(found),
     }
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
