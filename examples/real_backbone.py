@@ -1,19 +1,48 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The comparison on a real backbone (docs/real.md).
 
-python examples/real_backbone.py run --backbone FOLDER --data_dir FOLDER     the cells that are missing
-python examples/real_backbone.py tables                                      tables and pictures of docs/real.md
-python examples/real_backbone.py check --backbone FOLDER --data_dir FOLDER   a part again, against the committed
-python examples/real_backbone.py cost --backbone FOLDER                      seconds and megabytes of a step
+python examples/real_backbone.py run --data_dir FOLDER       the cells that are missing
+python examples/real_backbone.py starts --data_dir FOLDER    what untrained prompts do to the features
+python examples/real_backbone.py cost                        seconds and megabytes of a training step
+python examples/real_backbone.py tables                      tables and pictures of docs/real.md
+python examples/real_backbone.py check --data_dir FOLDER     a part again, compared with the committed results
 """
 
+import argparse
 import sys
+from pathlib import Path
 
-from real import check, cost, run, starts, tables
+import torch
+from real import check, cost, grid, images, run, starts, tables
 
-COMMANDS = {"run": run.main, "tables": tables.main, "check": check.main, "cost": cost.main, "starts": starts.main}
+from gated_prompt import GatedPromptError
+
+COMMANDS = {"run": run.main, "starts": starts.main, "cost": cost.main, "tables": tables.main, "check": check.main}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with these arguments and return the exit status; None: those of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument(
+        "--backbone", type=Path, default=Path("runs/dinov2-small-saliency"), help="folder of DINOv2-small"
+    )
+    parser.add_argument("--data_dir", type=Path, help="folder with real_vtab and dtd10")
+    parser.add_argument("--results", type=Path, default=run.RESULTS, help="where the results are")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/real"), help="for frozen features and rerun cells"
+    )
+    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
+    parser.add_argument("--rows", nargs="*", default=None, choices=list(grid.ROWS), help="None: all; check: a few")
+    args = parser.parse_args(argv)
+    if args.data_dir is None and args.command in ("run", "starts", "check"):
+        parser.error(f"{args.command} needs --data_dir")
+    torch.set_num_threads(1)
+    return COMMANDS[args.command](args) or 0
+
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit(f"{__doc__}\nerror: the first argument must be one of {', '.join(COMMANDS)}")
-    COMMANDS[sys.argv[1]](sys.argv[2:])
+    try:
+        sys.exit(main())
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

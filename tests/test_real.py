@@ -6,7 +6,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from real import check, grid, images, probes, records, tables, training
+from real import check, grid, images, probes, records, run, tables, training
 from real.reader import AttentiveHead, Reader
 from real.zero_start import add_zero_start
 from transformers import Dinov2Config, Dinov2Model
@@ -178,4 +178,4 @@ def test_records_are_written_whole(tmp_path):
 
 def test_the_page_is_that_of_the_committed_cells():
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.filled(page, records.read(tables.RESULTS)) == page
+    assert tables.filled(page, records.read(run.RESULTS)) == page

@@ -1,16 +1,16 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a training step of each row costs: seconds on one thread, and megabytes that it keeps for the backward pass.
 
-    python examples/real_backbone.py cost --backbone FOLDER
+    python examples/real_backbone.py cost
 
 One step is forward and backward of 20 images at 98 pixels; the median of `STEPS` after one to warm up. Both read-outs
 are measured: after the last block, and after block `BEST`. Nothing else should run on the machine meanwhile.
 """
 
-import argparse
 import json
 import platform
 import time
+from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,6 @@ from .training import BATCH, Bench, autocast, build, keep_prefix
 STEPS = 5
 BEST = 6
 CLASSES = 10
-RESULT = Path(__file__).parent / "results" / "cost" / "steps.json"
 MEASURED = ("shallow", "deep", "gated", "lora8", "zero", "gated_attentive", "shallow_at_6", "full")
 
 
@@ -72,14 +71,11 @@ def measure(row: str, read: int, backbone: Path) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Measure all rows and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", type=Path, required=True, help="folder of DINOv2-small, see examples/backbones")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
     steps = {f"{row} read{read}": measure(row, read, args.backbone) for row in MEASURED for read in _reads(row)}
-    records.write(RESULT, {"torch": torch.__version__, "machine": platform.machine(), "steps": steps})
+    content = {"torch": torch.__version__, "machine": platform.machine(), "steps": steps}
+    records.write(records.path_of(args.results, "cost", "steps"), content)
     print(json.dumps(steps, indent=1))
 
 

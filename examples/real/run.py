@@ -4,21 +4,19 @@
 python examples/real_backbone.py run --backbone FOLDER --data_dir FOLDER
 """
 
-import argparse
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from . import frozen_rows, grid, images, records
 from .heads import frozen_heads
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
-FITTED = ("gated_start", "gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "deep_start_sample")
+FITTED = ("gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "deep_start_sample", "gated_start")
 RANDOM = ("gated", "gated_rate", "lora8", "gated_attentive", "shallow", "deep")
 
 
@@ -83,21 +81,12 @@ def missing(wanted: Iterable[tuple[str, str, int]], found: grid.Found) -> Iterat
         yield from grid.steps_to(task, row, seed, found)
 
 
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Run until nothing is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", type=Path, required=True, help="folder of DINOv2-small, see examples/backbones")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with real_vtab and dtd10")
-    parser.add_argument("--kept_in", type=Path, default=Path("runs/real/features"), help="for frozen features")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON files are")
-    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
-    parser.add_argument("--rows", nargs="*", default=list(grid.ROWS), choices=list(grid.ROWS))
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    runner = Runner(args.backbone, args.data_dir, args.kept_in, args.results)
+    runner = Runner(args.backbone, args.data_dir, args.output_dir / "features", args.results)
     for task in args.tasks:
         runner.frozen(task)
-    wanted = [(task, row, seed) for task, row, seed in order() if task in args.tasks and row in args.rows]
+    wanted = [cell for cell in order() if cell[0] in args.tasks and cell[1] in (args.rows or grid.ROWS)]
     while (cell := next(missing(wanted, runner.found()), None)) is not None:
         begin = time.perf_counter()
         result = runner.train(cell, runner.found())

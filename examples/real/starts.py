@@ -1,23 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What untrained prompts do to the frozen features: the probe of each task fitted again with prompts in place.
 
-    python examples/real_backbone.py starts --backbone FOLDER --data_dir FOLDER
+    python examples/real_backbone.py starts --data_dir FOLDER
 
 Validation accuracy of the logistic regression after the chosen block, for prompts at block 0 and at every block
 (deep), from every start that `initialize_prompts` knows. What a start disturbs, training has to win back.
 """
 
-import argparse
+from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from gated_prompt.starts.initialize import METHODS
 
 from . import grid, images, records
-from .run import RESULTS
 from .training import Bench, build, predict, scores, start_head
 
 STARTS = ("random", *METHODS)
@@ -34,17 +30,11 @@ def with_start(row: str, start: str, bench: Bench, seed: int) -> float:
     return scores(predict(model, val), val.labels)[0]
 
 
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Measure the starts that have no record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", type=Path, required=True, help="folder of DINOv2-small, see examples/backbones")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with real_vtab and dtd10")
-    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    found = records.read(RESULTS)
+    found = records.read(args.results)
     for name in args.tasks:
-        file = records.path_of(RESULTS, name, "starts")
+        file = records.path_of(args.results, name, "starts")
         done: dict[str, Any] = dict(found.get((name, "starts"), {}))
         probe, task = found[name, "probe"], images.load(name, args.data_dir)
         block = probe["chosen_block"]

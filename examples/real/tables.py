@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The tables and pictures of docs/real.md, made from the cells.
 
-python examples/real_backbone.py tables
+    python examples/real_backbone.py tables
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +13,6 @@ from typing import Any
 from gated_prompt import GatedPromptError
 
 from . import grid, images, pictures, records
-from .run import RESULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "real.md"
 NAMES = {
@@ -34,7 +33,7 @@ NAMES = {
     "gated_start": "fitted head: gated",
     "gated_start_sample": 'fitted head: gated, "sample" start',
     "deep_start_sample": 'fitted head: VPT-deep, "sample" start',
-    "gated_start_rate": "fitted head: gated, gates with their own rate",
+    "gated_start_rate": 'fitted head: gated, "sample" start, gates with their own rate',
     "zero_start": "fitted head: zero-start prompts",
     "lora8_start": "fitted head: LoRA, rank 8",
 }
@@ -216,9 +215,8 @@ def filled(page: str, found: Found) -> str:
     return page
 
 
-def main(argv: list[str]) -> None:
+def main(args: Namespace) -> None:
     """Write the page's generated parts and the pictures."""
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    found = records.read(RESULTS)
+    found = records.read(args.results)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     pictures.draw(found)
