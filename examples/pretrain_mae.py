@@ -14,21 +14,14 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which suits small images only.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import prepare_output_dir
-from datasets import load_dataset
-from pretraining import train_epochs
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 from transformers import (
     HfArgumentParser,
     ViTConfig,
@@ -39,7 +32,10 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from backbones.images import augment, load_images
+from backbones.pretraining import plot_loss, train_epochs
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from recipe.checkpoints import prepare_output_dir
 
 
 @dataclass
@@ -62,32 +58,6 @@ class Arguments:
     weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
     min_crop: float = field(default=0.4, metadata={"help": "smallest area of the random crop, as a share"})
     seed: int = field(default=0, metadata={"help": "of weights, order, crops and masks"})
-
-
-def load_images(dataset: str, image_size: int) -> torch.Tensor:
-    """All training images as one uint8 tensor of shape (N, 3, image_size, image_size)."""
-    split = load_dataset(dataset, split="train")
-    column = "image" if "image" in split.column_names else "img"
-    images = torch.empty(len(split), 3, image_size, image_size, dtype=torch.uint8)
-    for i, image in enumerate(tqdm(split[column], desc="decode", leave=False)):
-        pixels = np.array(image.convert("RGB").resize((image_size, image_size)))
-        images[i] = torch.from_numpy(pixels).permute(2, 0, 1)
-    return images
-
-
-def augment(images: torch.Tensor, min_crop: float) -> torch.Tensor:
-    """Random resized crop and flip of a uint8 batch (B, 3, H, W), then ImageNet normalisation, as float."""
-    n = len(images)
-    side = torch.empty(n).uniform_(min_crop, 1).sqrt()
-    flip = torch.randint(0, 2, (n,)) * 2.0 - 1.0
-    shift_x, shift_y = (torch.empty(2, n).uniform_(-1, 1)) * (1 - side)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 2] = side * flip, shift_x
-    theta[:, 1, 1], theta[:, 1, 2] = side, shift_y
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    pixels = F.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
-    mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (pixels - mean) / std
 
 
 def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
@@ -141,21 +111,6 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
     encoder.half().save_pretrained(folder)
     side = {"height": mae.config.image_size, "width": mae.config.image_size}
     ViTImageProcessor(size=side, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).save_pretrained(folder)
-
-
-def plot_loss(log: Path, target: Path, title: str = "MAE pre-training", loss: str = "masked-pixel loss") -> None:
-    """Draw the curve of `log.jsonl`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
-    axes.plot([r["epoch"] for r in rows], [r["loss"] for r in rows])
-    axes.set(xlabel="epoch", ylabel=loss, title=title)
-    figure.savefig(target, dpi=100)
-    plt.close(figure)
 
 
 def main(argv: list[str] | None = None) -> None:

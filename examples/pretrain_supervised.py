@@ -18,12 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from checkpoints import prepare_output_dir
 from datasets import load_dataset
-from methods import SHIPPED_BACKBONE, PromptArguments, build_model
-from pretrain_mae import augment, load_images, plot_loss
-from pretraining import train_epochs
-from tasks import image_settings
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import (
     HfArgumentParser,
@@ -31,7 +26,12 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from backbones.images import augment, load_images
+from backbones.pretraining import plot_loss, train_epochs
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from recipe.checkpoints import prepare_output_dir
+from recipe.methods import SHIPPED_BACKBONE, PromptArguments, build_model
+from recipe.tasks import image_settings
 
 
 @dataclass

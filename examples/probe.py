@@ -9,39 +9,17 @@ prints the accuracy on the data set's test part, and that of the same architectu
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import load_dataset
-from methods import SHIPPED_BACKBONE
-from sklearn.linear_model import LogisticRegression
-from tasks import transform_for
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
 
+from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import VtabTransform
-from gated_prompt.tuner.architecture import find_vision_transformer
-
-Features = tuple[np.ndarray, np.ndarray]
-
-
-def patch_features(backbone: torch.nn.Module, data: Dataset[Any]) -> Features:
-    """Mean of the patch tokens after the final norm, shape (N, D), and the labels, shape (N,)."""
-    prefix = find_vision_transformer(backbone).num_prefix_tokens
-    device = next(backbone.parameters()).device
-    features, labels = [], []
-    with torch.inference_mode():
-        for pixels, classes in tqdm(DataLoader(data, batch_size=256), desc="features", leave=False):
-            features.append(backbone(pixels.to(device)).last_hidden_state[:, prefix:].mean(1).float().cpu())
-            labels.append(classes)
-    return torch.cat(features).numpy(), torch.cat(labels).numpy()
-
-
-def probe(train: Features, test: Features) -> float:
-    """Test accuracy of a logistic regression on standardised features."""
-    (x, y), (x_test, y_test) = train, test
-    mean, std = x.mean(0), x.std(0) + 1e-6
-    return float(LogisticRegression(max_iter=1000).fit((x - mean) / std, y).score((x_test - mean) / std, y_test))
+from recipe.methods import SHIPPED_BACKBONE
+from recipe.probe import patch_features, probe
+from recipe.tasks import transform_for
 
 
 @dataclass
@@ -55,7 +33,7 @@ class Arguments:
 
 def _read(split: Any, transform: VtabTransform) -> TensorDataset:
     column = "image" if "image" in split.column_names else "img"
-    pixels = [transform(image.convert("RGB")) for image in tqdm(split[column], desc="decode", leave=False)]
+    pixels = [transform(to_rgb(image)) for image in tqdm(split[column], desc="decode", leave=False)]
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))
 
 

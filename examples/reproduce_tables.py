@@ -7,7 +7,7 @@
 
 For each row and task it trains on the 800 images (FGVC: the training part) with every learning rate of the paper's
 grid and scores the 200 (FGVC: the validation part). The best rate, the smaller one of equals, is then used with every
-seed on the 1000 images, and scored on the test part. All else is the paper's choice for the task (presets.py).
+seed on the 1000 images, and scored on the test part. All else is the paper's choice for the task (recipe/presets.py).
 Arguments behind `--` go to every run: `-- --num_train_epochs 20`.
 
 Runs are scheduled by Ray Tune, on this machine or on a cluster (`--address auto`; then --output_dir, data and code
@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import training
-from checkpoints import prepare_output_dir
-from grids import (
+from transformers import AutoConfig, HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from recipe.arguments import parse_arguments
+from recipe.checkpoints import prepare_output_dir
+from recipe.grids import (
     LEARNING_RATES,
     SEEDS,
     TABLES,
@@ -41,14 +44,11 @@ from grids import (
     final_run,
     search_runs,
 )
-from methods import SHIPPED_BACKBONE, backbone_kind
-from reporting import write_json
-from schedulers import SCHEDULERS, Resources, run_all
-from summary import summarize, to_markdown
-from training_runs import Run, read_records
-from transformers import AutoConfig, HfArgumentParser
-
-from gated_prompt import GatedPromptError
+from recipe.methods import SHIPPED_BACKBONE, backbone_kind
+from recipe.reporting import write_json
+from recipe.schedulers import SCHEDULERS, Resources, run_all
+from recipe.summary import summarize, to_markdown
+from recipe.training_runs import Run, read_records
 
 SHIPPED = f"examples/backbones/{SHIPPED_BACKBONE.name}"
 
@@ -96,7 +96,7 @@ def check_extra(runs: Sequence[Run]) -> None:
             raise GatedPromptError(f"{own[0]} behind -- is set by the table for each run; leave it out")
         if run.script != "train_ade20k.py":
             script = importlib.import_module(run.script.removesuffix(".py"))
-            training.parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
+            parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
 
 
 def check_places(args: Arguments) -> None:

@@ -17,32 +17,30 @@ docs/segmentation.md says what is exact and what is not.
 """
 
 import sys
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
-from accelerate.utils import set_seed
-from checkpoints import check_interval, is_due, keep_only_trainable, prepare_output_dir, resume, save_checkpoint
-from methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
+from accelerate import DistributedDataParallelKwargs
 from peft import get_peft_model
-from prediction_picture import draw_predictions
-from reporting import environment, push, read_out, write_results
-from segmentation_data import KNOWN, TrainingCrops, WholeImages, load_task
-from segmentation_scores import confusion_matrix, majority_score, score
-from setr import SetrPupForSemanticSegmentation, setr_loss
-from setr_optimizer import parameter_groups, poly_schedule
-from sliding_window import MULTI_SCALE, predict
-from tasks import image_settings
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.ade20k import IGNORE
+from recipe import loop
+from recipe.checkpoints import check_interval, prepare_output_dir
+from recipe.methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
+from recipe.optimizer import parameter_groups
+from recipe.reporting import environment, push, read_out, write_results
+from recipe.tasks import image_settings
+from segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
+from segmentation.pictures import draw_predictions
+from segmentation.schedule import poly_schedule
+from segmentation.scores import confusion_matrix, majority_score, score
+from segmentation.setr import SetrPupForSemanticSegmentation, setr_loss
+from segmentation.sliding_window import MULTI_SCALE, predict
 
 POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
 POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
@@ -135,14 +133,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.num_classes, args.reduce_labels, args.ignore_label)
     num_classes = len(task.class_names)
-    accelerator = Accelerator(
-        log_with=args.report_to,
-        project_dir=str(output),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.seed),
-        # Fine-tuning in full: backbones have parameters that no segmentation uses, such as mask tokens.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=args.method == "full")],
-    )
-    set_seed(args.seed)
+    # Fine-tuning in full: backbones have parameters that no segmentation uses, such as mask tokens.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=args.method == "full")
+    accelerator = loop.start(args.seed, args.report_to, output, unused)
 
     # Model and data.
     model = build_model(args, prompts, num_classes)
@@ -158,54 +151,33 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise GatedPromptError(f"{count} training images do not fill one batch; lower --per_device_train_batch_size")
     crops = TrainingCrops(task.train, count, args.short_side, args.crop_size, mean, std, args.seed)
     test_data = WholeImages(task.test, mean, std)
-    # A generator of its own: starting an epoch must not draw from the one that the dropout uses (exact resuming).
-    loader = DataLoader(
-        crops,
-        args.per_device_train_batch_size,
-        shuffle=True,
-        drop_last=True,
-        generator=torch.Generator(),
-        num_workers=args.dataloader_num_workers,
-    )
+    workers = args.dataloader_num_workers
+    loader = loop.training_loader(crops, args.per_device_train_batch_size, workers, drop_last=True)
 
-    # Optimizer and schedule, stepped by hand: prepared, it would be stepped once for each process.
-    groups = parameter_groups(model, args.learning_rate, args.learning_rate * args.head_learning_rate_factor)
-    optimizer = torch.optim.SGD(groups, args.learning_rate, args.momentum, weight_decay=args.weight_decay)
+    heads = {"head": {"lr": args.learning_rate * args.head_learning_rate_factor}}
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, heads)
+    optimizer = torch.optim.SGD(groups, args.learning_rate, args.momentum)
     schedule = poly_schedule(optimizer, args.max_train_steps, args.min_learning_rate)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    accelerator.register_for_checkpointing(schedule)
-    keep_only_trainable(accelerator)
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
-
-    step = resume(accelerator, args.resume_from_checkpoint, output / "checkpoints")
-
-    start, first_step = time.perf_counter(), step
-    bar = tqdm(total=args.max_train_steps, initial=step, desc="train", disable=not accelerator.is_main_process)
-    while step < args.max_train_steps:
-        model.train()
-        crops.epoch = step // len(loader)
-        loader.set_epoch(crops.epoch)
-        done = step % len(loader)
-        for pixels, labels in skip_first_batches(loader, done) if done else loader:
-            loss = setr_loss(model(pixels), labels, IGNORE)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            rate = schedule.get_last_lr()[0]
-            schedule.step()
-            step += 1
-            bar.update()
-            epoch_ends = step % len(loader) == 0
-            if epoch_ends:
-                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
-                accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
-            if is_due(args.checkpointing_steps, step, len(loader)):
-                save_checkpoint(accelerator, output / "checkpoints", f"step_{step:08d}")
-            if step == args.max_train_steps:
-                break
-    bar.close()
-    seconds = time.perf_counter() - start
+    plan = loop.Plan(
+        steps=args.max_train_steps,
+        schedule_by="step",
+        checkpoints=output / "checkpoints",
+        checkpointing_steps=args.checkpointing_steps,
+        resume_from_checkpoint=args.resume_from_checkpoint,
+    )
+    done = loop.train(
+        accelerator,
+        model,
+        loader,
+        optimizer,
+        schedule,
+        lambda pixels, labels: setr_loss(model(pixels), labels, IGNORE),
+        plan,
+        crops.set_epoch,
+    )
 
     single_scale = partial(
         predict,
@@ -232,8 +204,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "num_train": len(crops),
             "num_test": len(test_data),
             "trained_parameters": num_trained,
-            "train_seconds": round(seconds, 1),
-            "steps": step - first_step,
+            "train_seconds": round(done.seconds, 1),
+            "steps": done.steps,
             "settings": {**vars(args), **vars(prompts)},
             **environment(),
         }
@@ -251,7 +223,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f"; multi-scale: {multi.mean_iou:.4f}" if multi else "")
         )
         print(f"always answering the most frequent class: {majority.mean_iou:.4f}")
-        print(f"trained for {seconds:.0f} s; adapter, results.json and pictures are in {output}")
+        print(f"trained for {done.seconds:.0f} s; adapter, results.json and pictures are in {output}")
     accelerator.end_training()
     return results
 
@@ -263,10 +235,11 @@ def _notes(args: Arguments, results: dict[str, Any]) -> str:
     more = f" At scales 0.5 to 1.75 with mirror images it is {multi['mean_iou']:.4f}." if multi else ""
     return f"""## The base model
 
-A ViT with a SETR-PUP head, from `setr.py` in the examples of gated_prompt. The adapter holds the weights of the head:
+A ViT with a SETR-PUP head, from `segmentation/` in the examples of gated_prompt. The adapter holds the weights of the
+head:
 
 ```python
-from setr import SetrPupForSemanticSegmentation
+from segmentation.setr import SetrPupForSemanticSegmentation
 
 base = SetrPupForSemanticSegmentation(
     "{backbone}",

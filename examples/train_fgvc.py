@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from checkpoints import prepare_output_dir
-from tasks import fgvc_transform_for, load_fgvc_task
 from torch.utils.data import Dataset
-from training import RunArguments, build, parse_arguments, start, train_and_score
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.preprocess import TransformedImages
+from recipe.arguments import RunArguments, parse_arguments
+from recipe.checkpoints import prepare_output_dir
+from recipe.classification import build, train_and_score
+from recipe.loop import start
+from recipe.tasks import fgvc_transform_for, load_fgvc_task
 
 
 @dataclass
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args, prompts = parse_arguments(Arguments, argv, lambda args: args.task)
     output = prepare_output_dir(args.output_dir)
     task = load_fgvc_task(args.task, args.data_dir, args.eval_split)
-    accelerator = start(args, output)
+    accelerator = start(args.seed, args.report_to, output)
     model = build(args, prompts, task)
     train = AugmentedImages(TransformedImages(task.train, fgvc_transform_for(args.backbone, train=True)), args.seed)
     centre = fgvc_transform_for(args.backbone, train=False)

@@ -10,22 +10,24 @@ The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) an
 leaves in `--output_dir`: `adapter/` (weights, config, model card), `results.json` and `gates.png`.
 
 VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`. Images are resized straight to the
-model's size, without augmentation. Recipe and arguments: training.py; methods: methods.py; the paper's settings:
-presets.py. reproduce_tables.py runs whole tables.
+model's size, without augmentation. In recipe/: arguments.py has recipe and arguments, methods.py the methods,
+presets.py the paper's settings. reproduce_tables.py runs whole tables.
 """
 
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkpoints import prepare_output_dir
-from prefix_cache import cache_prefix
-from tasks import KNOWN, load_task, transform_for
 from torch.utils.data import Dataset
-from training import RunArguments, build, parse_arguments, start, train_and_score
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import CachedImages, TransformedImages
+from recipe.arguments import RunArguments, parse_arguments
+from recipe.checkpoints import prepare_output_dir
+from recipe.classification import build, train_and_score
+from recipe.loop import start
+from recipe.prefix_cache import cache_prefix
+from recipe.tasks import KNOWN, load_task, transform_for
 
 
 @dataclass
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args, prompts = parse_arguments(Arguments, argv, lambda args: args.task)
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
-    accelerator = start(args, output)
+    accelerator = start(args.seed, args.report_to, output)
     model = build(args, prompts, task)
     transform = transform_for(args.backbone)
     images, scored = CachedImages(task.train, transform), TransformedImages(task.eval, transform)

@@ -5,8 +5,11 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
+from typing import Any
+
 from .config import GatedPromptConfig
 from .errors import (
+    REMOVED,
     AdapterMismatchError,
     AdapterNameError,
     ArchitectureError,
@@ -15,9 +18,10 @@ from .errors import (
     DamagedAdapterError,
     DataError,
     GatedPromptError,
+    RemovedNameError,
     UnsupportedOperationError,
 )
-from .inspect.pruning import Pruning, pruning
+from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
@@ -28,7 +32,6 @@ from .starts.initialize import initialize_prompts
 from .training.averaging import AveragedAdapter, AveragingCallback
 from .training.optim import parameter_groups
 from .training.recorder import GateRecorder
-from .tuner.folding import fold_temperatures, unfold_temperatures
 from .tuner.model import GatedPromptModel
 
 __version__ = "0.1.0"
@@ -49,19 +52,24 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
-    "fold_temperatures",
     "gates",
     "initialize_prompts",
     "load",
     "model_card",
     "parameter_groups",
+    "prune",
     "pruning",
     "push_to_hub",
     "save",
     "selection_ratios",
     "temperatures",
-    "unfold_temperatures",
     "write_card",
 ]
 
 register(GatedPromptConfig, GatedPromptModel)
+
+
+def __getattr__(name: str) -> Any:
+    raise (
+        RemovedNameError(name) if name in REMOVED else AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    )

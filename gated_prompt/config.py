@@ -3,20 +3,28 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
-from .config_types import type_faults
 from .errors import ConfigError, DamagedAdapterError
-from .files.checkpoint import Entry, check_adapter_file
-from .files.config_file import FINGERPRINT, fingerprint, read_config_file, write_config_file
+from .field_types import convert, fault_of
+from .files.adapter_file import FINGERPRINT, AdapterFile
+from .files.folder import read_settings, read_undisturbed, write_settings
+from .files.layout import parameter_shapes
 from .registration import NAME, add_peft_type
 
 POOLINGS = ("prompts", "patches", "prompts_and_patches")
+
+
+def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
+    """The annotation of each field, from which its type is checked; those of PEFT's classes too."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
 
 
 @dataclass
@@ -65,12 +73,6 @@ class GatedPromptConfig(PeftConfig):
     prompt_dropout: float = field(
         default=0.1, metadata={"help": "dropout on the prompts where they are inserted, while training"}
     )
-    gate_tolerance: float = field(
-        default=0.0,
-        metadata={
-            "help": "in eval, gates up to this value count as closed, which saves time; 0: only those that do nothing"
-        },
-    )
     prompt_rank: int | None = field(
         default=None, metadata={"help": "r: the prompts are a product (P, r) (r, D); None: P x D free numbers"}
     )
@@ -106,29 +108,34 @@ class GatedPromptConfig(PeftConfig):
     def __post_init__(self) -> None:
         try:
             super().__post_init__()
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
-        # Notes on the files that this config was read from; no fields, so never saved. The tuner compares the head
-        # with the base before PEFT writes anything.
-        self._read_from: str | None = None
-        self._weights_path: str | None = None
-        self._file_entries: dict[str, Entry] | None = None
-        if isinstance(self.temperature_range, list):  # JSON has no tuples
-            self.temperature_range = tuple(self.temperature_range)
-        if isinstance(self.gated_blocks, (tuple, range)):
-            self.gated_blocks = list(self.gated_blocks)
-        if isinstance(self.modules_to_save, (tuple, set)):
-            self.modules_to_save = sorted(self.modules_to_save)
-        faults = self._faults()
+        # The file that this config was read with, until its tensors are on a model; no field, so never saved.
+        self._file = AdapterFile("")
+        for name, hint in _hints(type(self)).items():
+            setattr(self, name, convert(getattr(self, name), hint))
+        self.check()
+
+    def check(self) -> None:
+        """Refuse settings that are wrong whatever the base model is.
+
+        Raises:
+            ConfigError: as the class says.
+        """
+        hints = _hints(type(self))
+        # Values of a wrong type cannot be compared.
+        faults = [f for name, hint in hints.items() if (f := fault_of(name, getattr(self, name), hint))]
+        faults = faults or self._faults()
         if faults:
             raise ConfigError(faults)
 
     def _faults(self) -> list[str]:
-        """Everything that is wrong whatever the base model is."""
-        faults = type_faults(self)
-        if faults:
-            return faults  # values of a wrong type cannot be compared
+        faults = []
+        if self.task_type is not None:
+            faults.append(
+                f"task_type is {self.task_type!r}; None is needed, as PEFT's task types are those of language models"
+            )
         if self.num_virtual_tokens < 1:
             faults.append(f"num_virtual_tokens is {self.num_virtual_tokens}; at least 1 is needed")
         if self.prompt_rank is not None and not 1 <= self.prompt_rank <= self.num_virtual_tokens:
@@ -150,8 +157,6 @@ class GatedPromptConfig(PeftConfig):
         faults = []
         if not math.isfinite(self.gate_init):
             faults.append(f"gate_init is {self.gate_init}; a finite logit is needed (-20 closes a gate, 20 opens it)")
-        if not 0 <= self.gate_tolerance < 1:
-            faults.append(f"gate_tolerance is {self.gate_tolerance}; it is a gate value and must lie in [0, 1)")
         if self.hard_gates and (self.deep or not self.gates):
             faults.append("hard_gates=True needs gates, and there are none with deep=True or gates=False")
         if self.gated_blocks is None:
@@ -180,11 +185,32 @@ class GatedPromptConfig(PeftConfig):
             faults.append(f"temperature_init is {self.temperature_init}; attention logits are divided by it, so > 0")
         return faults
 
+    def gated_block_indices(self, num_layers: int) -> Sequence[int]:
+        """Indices of the gated blocks: those asked for, or all from `insert_at` but the last."""
+        if self.deep or not self.gates:
+            return []
+        return self.gated_blocks if self.gated_blocks is not None else range(self.insert_at, num_layers - 1)
+
+    def parameter_shapes(self, num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of this adapter's parameters on a base of this depth and width, without the head."""
+        return parameter_shapes(
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            insert_at=self.insert_at,
+            num_tokens=self.num_virtual_tokens,
+            deep=self.deep,
+            rank=self.prompt_rank,
+            num_gates=len(self.gated_block_indices(num_layers)),
+            temperature=self.temperature,
+        )
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Self:
         """Read `adapter_config.json` from a folder or Hub repository and check the weights beside it.
 
-        PEFT calls this before it opens the weights itself, so that damage is found while nothing is changed.
+        PEFT calls this before it opens the weights itself, so that damage is found while nothing is changed. Of
+        weights of more than 256 MiB only the header is read here; the tuner reads them once their shapes agree with
+        the base. Where another process saves into the folder meanwhile, it is read again.
         `kwargs` are those of `huggingface_hub.hf_hub_download`, as in PEFT.
 
         Raises:
@@ -196,20 +222,27 @@ class GatedPromptConfig(PeftConfig):
         """
         source = os.fspath(pretrained_model_name_or_path)
         place = os.path.join(source, subfolder) if subfolder else source
-        try:
-            config = super().from_pretrained(source, subfolder=subfolder, **kwargs)
-        except ConfigError as error:
-            raise ConfigError(error.faults, place=f"{CONFIG_NAME} in {place}") from None
-        hub_kwargs, _, _ = cls._split_kwargs(kwargs)
-        config._weights_path, config._file_entries = check_adapter_file(config, source, subfolder, hub_kwargs)
-        config._read_from = place
-        return config
+
+        def read() -> GatedPromptConfig:
+            try:
+                config = super(GatedPromptConfig, cls).from_pretrained(source, subfolder=subfolder, **kwargs)
+            except ConfigError as error:
+                raise ConfigError(error.faults, place=f"{CONFIG_NAME} in {place}") from None
+            hub_kwargs, _, _ = cls._split_kwargs(kwargs)
+            config._file = config._check_tensors(
+                AdapterFile.find(source, subfolder, hub_kwargs, config.weights_sha256)
+            )
+            if config._file.is_small:
+                config._file.check_content()
+            return config
+
+        return read_undisturbed(Path(place), read)
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
         """Read the fields from a file, strictly; PEFT's reader takes any JSON and the last of repeated keys."""
-        own, known = set(cls.__annotations__), {f.name for f in fields(cls)}
-        return read_config_file(path_json_file, own - {FINGERPRINT}, known)
+        own, known = set(cls.__annotations__) - {FINGERPRINT}, {f.name for f in fields(cls)}
+        return read_settings(Path(path_json_file), NAME, own, known)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write `adapter_config.json`, whole or not at all, with the fingerprint of the weights where it is known.
@@ -221,13 +254,10 @@ class GatedPromptConfig(PeftConfig):
         folder = Path(save_directory)
         if folder.is_file():
             raise ConfigError([f"the place to save at, {folder}, is a file; a folder is needed"])
-        folder.mkdir(parents=True, exist_ok=True)
-        values, weights = self.to_dict(), folder / SAFETENSORS_WEIGHTS_NAME
-        values[FINGERPRINT] = None
-        if "auto_mapping_dict" in kwargs:
+        values, of_weights = self.to_dict(), "auto_mapping_dict" in kwargs
+        if of_weights:
             values["auto_mapping"] = kwargs["auto_mapping_dict"] or values["auto_mapping"]
-            values[FINGERPRINT] = fingerprint(weights.read_bytes()) if weights.is_file() else None
-        write_config_file(folder / CONFIG_NAME, values)
+        write_settings(folder, values, of_weights)
 
     def check_weights_were_there(self) -> None:
         """Refuse a config that was read from a folder or repository without weights.
@@ -235,8 +265,19 @@ class GatedPromptConfig(PeftConfig):
         Raises:
             DamagedAdapterError: there was no weights file beside the config.
         """
-        if self._read_from is not None and self._file_entries is None:
+        if self._file.place and self._file.path is None:
             raise DamagedAdapterError(
-                f"{self._read_from} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or download "
-                "the whole adapter. To start a new one with these settings, set inference_mode=False on the config"
+                f"{self._file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or "
+                "download the whole adapter. To start a new one with these settings, set inference_mode=False on the "
+                "config"
             )
+
+    def _check_tensors(self, file: AdapterFile) -> AdapterFile:
+        if file.path is None:
+            return file
+        if self.num_layers is None or self.hidden_size is None:
+            raise DamagedAdapterError(
+                f"{CONFIG_NAME} beside {file.path} lacks num_layers or hidden_size, which every saved adapter "
+                "records; save the adapter again"
+            )
+        return file.check_tensors(self.parameter_shapes(self.num_layers, self.hidden_size), self.modules_to_save or [])

@@ -54,3 +54,16 @@ class DataError(GatedPromptError):
 
 class ConversionError(GatedPromptError):
     """A checkpoint to convert is unreadable or not laid out as expected, or the converted files have no place."""
+
+
+REMOVED = {
+    "fold_temperatures": "it saved one multiplication per block, which nobody could measure; leave the call out",
+    "unfold_temperatures": "temperatures can no longer be folded into weights; leave the call out",
+}
+
+
+class RemovedNameError(GatedPromptError, AttributeError):
+    """A public name of an earlier version."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"gated_prompt.{name} was removed in 0.2: {REMOVED[name]}")

@@ -53,10 +53,19 @@ def _let_the_class_read_its_config(config_cls: type[PeftConfig]) -> None:
     read = PeftConfig.from_pretrained.__func__
 
     @functools.wraps(read)
-    def from_pretrained(cls: type[PeftConfig], *args: Any, **kwargs: Any) -> PeftConfig:
-        config = read(cls, *args, **kwargs)
-        if cls is PeftConfig and isinstance(config, config_cls):
-            return config_cls.from_pretrained(*args, **kwargs)
-        return config
+    def from_pretrained(
+        cls: type[PeftConfig], pretrained_model_name_or_path: str, *args: Any, **kwargs: Any
+    ) -> PeftConfig:
+        source = pretrained_model_name_or_path
+        ours = cls is PeftConfig and _method_of(source, *args, **kwargs) == NAME
+        return config_cls.from_pretrained(source, *args, **kwargs) if ours else read(cls, source, *args, **kwargs)
 
     PeftConfig.from_pretrained = classmethod(from_pretrained)
+
+
+def _method_of(source: str, subfolder: str | None = None, **kwargs: Any) -> str | None:
+    asked, _, _ = PeftConfig._split_kwargs(kwargs)
+    try:
+        return PeftConfig._get_peft_type(source, subfolder=subfolder, **asked)
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        return None  # PEFT says in its own words that there is no such config, or that it is none

@@ -11,7 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from families import CASES, Case
-from generated import fill
+
+from recipe.generated import fill
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 HEADER = ["family", "class tested", "prefix tokens", "output", "what it depends on", "`pooling`", "trained head"]

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import pretraining
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+
+from backbones import pretraining
 
 
 def stopped_after(checkpoint: str, train: Callable[[], object]) -> None:

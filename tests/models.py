@@ -1,7 +1,12 @@
 """Tiny random models, one line each, made from configs without any download."""
 
+from contextlib import AbstractContextManager
+
 import torch
 import transformers
+
+from gated_prompt.tuner.bank import find_bank
+from gated_prompt.tuner.forward import Request, requested
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
 PIXELS = {"image_size": 32, "patch_size": 8}
@@ -27,3 +32,8 @@ def dinov2(**settings: object) -> torch.nn.Module:
 
 def images(batch: int = 2, size: int = 32, seed: int = 1) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def in_band(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """While open, the prompts of `model` stand among the tokens in every block, the plain way."""
+    return requested(Request(find_bank(model), in_band=True))

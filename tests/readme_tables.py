@@ -11,19 +11,16 @@ from dataclasses import fields
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
-sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
-sys.path.append(str(Path(__file__).parents[1] / "examples" / "speed"))
-sys.path.append(str(Path(__file__).parents[1] / "examples" / "miniature"))
 
 import family_table
-import records
-import table
-from adapters import load_collection
-from generated import fill
-from run import RECIPE
-from speed_tables import summary, tables
 
+from demo.adapters import load_collection
 from gated_prompt import GatedPromptConfig, plots
+from miniature import pages as table
+from miniature import records
+from miniature.runs import RECIPE
+from recipe.generated import fill
+from speed.tables import summary, tables
 
 ROOT = Path(__file__).parents[1]
 SETTINGS, GATES = ROOT / "docs" / "settings.md", ROOT / "docs" / "images" / "gates.png"

@@ -116,7 +116,7 @@ DAMAGE = {
     "no-tokens": (tensors(lambda t: t.pop(TOKENS)), DamagedAdapterError, rf"lacks {TOKENS}, .*\(1, 3, 32\)", True),
     "prompts": (put(TOKENS, torch.zeros(1, 4, 32)), DamagedAdapterError, r"shape \(1, 4, 32\), .*\(1, 3, 32\)", True),
     "width": (put(TOKENS, torch.zeros(1, 3, 16)), DamagedAdapterError, r"shape \(1, 3, 16\), .*\(1, 3, 32\)", True),
-    "integers": (put(TOKENS, torch.zeros(1, 3, 32).int()), DamagedAdapterError, f"{TOKENS} .* type torch.int32", True),
+    "integers": (put(TOKENS, torch.zeros(1, 3, 32).int()), DamagedAdapterError, f"{TOKENS} .* type I32", True),
     "nan": (put(TOKENS, torch.full((1, 3, 32), float("nan"))), DamagedAdapterError, f"{TOKENS} in .* holds NaN", True),
     "inf": (put(TOKENS, torch.full((1, 3, 32), float("inf"))), DamagedAdapterError, "holds NaN or infinite", True),
     "nan-head": (put(HEAD + "bias", torch.full((5,), float("nan"))), DamagedAdapterError, "bias in .* NaN", True),

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import app
 import numpy as np
 import pytest
-import shapes
 import torch
-import train_adapter
 from accelerate.state import AcceleratorState, GradientState
-from adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
 from data_files import real_data
-from methods import SHIPPED_BACKBONE
-from pictures import picture_of_attention, picture_of_gates, read_image
 from PIL import Image
-from tasks import load_task
 from transformers import AutoModelForImageClassification
 
 import gated_prompt
+from demo import page as app
+from demo import shapes
+from demo import training as train_adapter
+from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
+from demo.pictures import picture_of_attention, picture_of_gates, read_image
 from gated_prompt.errors import DamagedAdapterError, DataError
+from recipe.methods import SHIPPED_BACKBONE
+from recipe.tasks import load_task
 
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "demo.md"
 NAMES = ["digits", "objects", "shapes"]

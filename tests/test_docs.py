@@ -187,7 +187,7 @@ def method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """A backbone of 12 blocks, for the page reads the blocks 5 and 9, and an adapter for it."""
-    from setr import SetrPupForSemanticSegmentation
+    from segmentation.setr import SetrPupForSemanticSegmentation
 
     Path("facebook").unlink()
     backbone = build("Dinov2Model", "Dinov2Config", num_hidden_layers=12, image_size=SIZE, patch_size=SIZE // 4)

@@ -52,6 +52,7 @@ def options_given() -> dict[str, set[str]]:
 def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option that a page gives to a script is one that its --help lists."""
     monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])  # as Python does it for a script
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert left.value.code == 0

@@ -21,7 +21,8 @@ import huggingface_hub, torch
 from models import images
 from peft import LoraConfig, get_peft_model
 from transformers import ViTForImageClassification
-import gated_prompt, reporting
+import gated_prompt
+from recipe import reporting
 from gated_prompt import GatedPromptConfig, model_card, push_to_hub
 
 base_folder, scratch = map(Path, sys.argv[1:])

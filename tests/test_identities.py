@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import dinov2, images, vit
+from models import dinov2, images, in_band, vit
 from peft import PeftModel, get_peft_model
 
+import gated_prompt
 from gated_prompt import GatedPromptConfig
 
 BASES = {"vit": vit, "dinov2": dinov2}
@@ -62,6 +63,8 @@ def test_open_gates_are_vpt_shallow(make) -> None:
 def test_closed_gates_are_vpt_deep_with_equal_prompts(make) -> None:
     closed = prompted(make, PROMPTS, gate=-200.0)
     deep = prompted(make, PROMPTS.expand(4, -1, -1), deep=True, temperature=False)
+    torch.testing.assert_close(closed(images()).logits, deep(images()).logits, rtol=1e-5, atol=1e-5)
+    assert gated_prompt.prune(closed, 0.0) == [0, 1, 2, 3]  # now as keys and values only, as those of deep
     assert torch.equal(closed(images()).logits, deep(images()).logits)
     with closed.disable_adapter():  # a closed gate is not the base model
         assert not torch.equal(closed(images()).logits, deep(images()).logits)
@@ -71,6 +74,7 @@ def test_closed_gates_are_vpt_deep_with_equal_prompts(make) -> None:
 def test_closed_gates_from_block_k_are_deep_from_block_k(make) -> None:
     closed = prompted(make, PROMPTS, gate=-200.0, insert_at=2)
     deep = prompted(make, PROMPTS.expand(2, -1, -1), deep=True, temperature=False, insert_at=2)
+    assert gated_prompt.prune(closed, 0.0) == [2, 3]
     assert torch.equal(closed(images()).logits, deep(images()).logits)
 
 
@@ -121,12 +125,11 @@ def test_pooling_is_the_mean_before_the_final_norm() -> None:
         config = case.config()
         config.pooling = pooling
         model = get_peft_model(case.base(), config).eval()
-        model.base_model.model.gated_prompt.fast_path = False  # so that the last block has the prompts in its output
         vit_model, seen = model.base_model.model.vit, []
         block = next(m for m in reversed(list(model.modules())) if type(m).__name__ == "ViTLayer")
         block.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out), prepend=True)
         pixels, _ = case.batch(0)
-        with torch.no_grad():
+        with torch.no_grad(), in_band(model):  # so that the last block has the prompts in its output
             features = vit_model(pixels).last_hidden_state[:, 0]
             tokens = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
             wanted = vit_model.layernorm(tokens[:, first:last].mean(1))

@@ -25,7 +25,7 @@ def make(count: int = 6, base: torch.nn.Module | None = None, **settings: object
 def prompts(model: PeftModel) -> torch.Tensor:
     """Prompts (S, P, D) of the active adapter."""
     bank = model.base_model.model.gated_prompt
-    plan = bank.plan
+    plan = bank.active_plans[0]
     blocks = range(plan.config.insert_at, plan.num_layers if plan.config.deep else plan.config.insert_at + 1)
     return torch.stack([bank.tokens(plan, block) for block in blocks]).detach()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from families import DEPTH, HERE, WIDTH, Case
+from models import in_band
 from peft import PeftModel, get_peft_model
 from torch import nn
 
@@ -135,9 +136,9 @@ def test_matched_prompts_from_keys_as_the_adapter_itself_would_make_them(case: C
 
     model = make(case, count)
     prompts(model).copy_(random)
-    model.base_model.model.gated_prompt.fast_path = False  # keys of all tokens come out of one call
     there = find_vision_transformer(model.base_model.model).blocks
-    prompted = seen(case, model, [key_of(block)[0] for block in there], output=True)
+    with in_band(model):  # keys of all tokens come out of one call
+        prompted = seen(case, model, [key_of(block)[0] for block in there], output=True)
     random_keys = [
         k[0, case.prefix : case.prefix + count, c].double() for k, c in zip(prompted, channels, strict=True)
     ]

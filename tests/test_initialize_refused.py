@@ -48,7 +48,7 @@ def test_an_error_leaves_everything_as_it_was(after: int) -> None:
     with pytest.raises(RuntimeError, match="the disk is gone"):
         initialize_prompts(model, broken(after))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert model.training and base.gated_prompt.plan is not None and base.gated_prompt.active_names == ["default"]
+    assert model.training and base.gated_prompt.active_plans and base.gated_prompt.active_names == ["default"]
     assert torch.is_grad_enabled()
     model(BATCHES[0]).logits.sum().backward()
     assert base.gated_prompt.gated_prompt_tokens["default"].grad.abs().sum() > 0

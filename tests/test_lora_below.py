@@ -5,6 +5,7 @@ import torch
 from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from gated_prompt import GatedPromptConfig
 
@@ -37,14 +38,23 @@ def test_the_queries_are_lora_layers() -> None:
 
 def test_temperature_divides_the_adapted_queries() -> None:
     plain, scaled = stacked(temperature=False), stacked(temperature_init=4.0)
-    seen = []
+    seen, made = [], []
+
+    def record(module, q, k, v, mask, **kwargs):
+        seen.append(q.transpose(1, 2).flatten(2))
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, q, k, v, mask, **kwargs)
+
+    AttentionInterface.register("record", record)
     for model in (plain, scaled):
-        query(model, 0).register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+        model.base_model.model.config._attn_implementation = "record"
+        query(model, 0).register_forward_hook(lambda module, args, out: made.append((module, args[0], out)))
         logits(model)
-    (tokens, reference), (same_tokens, divided) = seen
+    attended, divided = seen[0], seen[4]
+    (layer, tokens, queries), (_, same_tokens, _) = made
     assert torch.equal(tokens, same_tokens)
-    assert not torch.allclose(reference, query(plain, 0).base_layer(tokens))  # LoRA has its part in them
-    torch.testing.assert_close(divided, reference / 4.0)
+    assert torch.equal(attended, queries)
+    assert not torch.allclose(queries, layer.base_layer(tokens))  # LoRA has its part in them
+    torch.testing.assert_close(divided, attended / 4.0)
 
 
 def test_both_change_the_output_and_unload_gives_the_lora_model_back() -> None:

@@ -46,10 +46,8 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
         make(num_virtual_tokens=32, prompt_rank=None, deep=True),
     )
     low, full = (
-        torch.stack(
-            [m.base_model.model.gated_prompt.tokens(m.base_model.model.gated_prompt.plan, b) for b in range(4)]
-        )
-        for m in models
+        torch.stack([bank.tokens(bank.active_plans[0], b) for b in range(4)])
+        for bank in (m.base_model.model.gated_prompt for m in models)
     )
     assert low.std().item() == pytest.approx(full.std().item(), rel=0.08)
     assert abs(low.mean().item()) < 0.1 * low.std().item()
@@ -58,7 +56,7 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
 def full(low: PeftModel) -> PeftModel:
     """A model with the same prompts at full rank, and all else the same."""
     bank = low.base_model.model.gated_prompt
-    plan = bank.plan
+    plan = bank.active_plans[0]
     model = make(prompt_rank=None, deep=plan.config.deep, prompt_dropout=plan.config.prompt_dropout)
     others = {name: value for name, value in low.named_parameters() if "tokens" not in name}
     for name, value in others.items():
@@ -138,7 +136,7 @@ def test_a_start_from_images_is_cut_to_the_rank() -> None:
         model = make(prompt_rank=rank, deep=True)
         initialize_prompts(model, [images(4)], seed=3)
         bank = model.base_model.model.gated_prompt
-        both.append(torch.stack([bank.tokens(bank.plan, block) for block in range(4)]).detach())
+        both.append(torch.stack([bank.tokens(bank.active_plans[0], block) for block in range(4)]).detach())
     left, sizes, right = torch.linalg.svd(both[1], full_matrices=False)
     torch.testing.assert_close(both[0], left[..., :3] * sizes[:, None, :3] @ right[:, :3], atol=1e-4, rtol=1e-4)
 

@@ -4,13 +4,10 @@
 import pytest
 import torch
 
-from gated_prompt import GatedPromptConfig
-from gated_prompt.tuner.bank import Plan
 from gated_prompt.tuner.masks import widen_argument, widen_mask, widen_rotations
 
 P, PREFIX, N = 2, 1, 4
-CONFIG = GatedPromptConfig(num_virtual_tokens=P)
-PLAN = Plan(name="default", config=CONFIG, num_layers=2, prompts=slice(PREFIX, PREFIX + P), gate_rows={})
+PROMPTS = slice(PREFIX, PREFIX + P)
 KEPT = [0, 3, 4, 5]
 LEAST = torch.finfo(torch.float32).min
 
@@ -29,7 +26,7 @@ def test_prompts_are_seen_and_see_no_padding(hidden: float, visible: float, dtyp
     mask = torch.full((2, 1, N, N), visible, dtype=dtype)
     mask[1, ..., 3] = hidden  # padding
     mask[0, 0, 2, 1] = hidden  # hidden from one token only
-    wide = widen_mask(mask, PLAN, N)
+    wide = widen_mask(mask, PROMPTS, N)
     assert wide.shape == (2, 1, N + P, N + P)
     assert wide.dtype == dtype
     assert torch.equal(wide[..., KEPT, :][..., KEPT], mask)
@@ -40,24 +37,24 @@ def test_prompts_are_seen_and_see_no_padding(hidden: float, visible: float, dtyp
 
 def test_keys_alone() -> None:
     mask = torch.tensor([[1, 1, 1, 0]])
-    assert widen_mask(mask, PLAN, N).tolist() == [[1, 1, 1, 1, 1, 0]]
-    assert widen_mask(torch.zeros(2, 1, 1, N), PLAN, N).shape == (2, 1, 1, N + P)
+    assert widen_mask(mask, PROMPTS, N).tolist() == [[1, 1, 1, 1, 1, 0]]
+    assert widen_mask(torch.zeros(2, 1, 1, N), PROMPTS, N).shape == (2, 1, 1, N + P)
 
 
 def test_a_bias_gives_prompts_nothing() -> None:
     bias = torch.randn(1, 3, N, N)
-    wide = widen_mask(bias, PLAN, N)
+    wide = widen_mask(bias, PROMPTS, N)
     assert torch.equal(wide[..., KEPT, :][..., KEPT], bias)
     assert wide[..., 1:3].abs().sum() == wide[..., 1:3, :].abs().sum() == 0
 
 
 def test_rotations_leave_prompts_alone() -> None:
     angles = torch.randn(3, 6)
-    wide = widen_rotations(torch.cat((angles.sin(), angles.cos()), -1), PLAN)
+    wide = widen_rotations(torch.cat((angles.sin(), angles.cos()), -1), PROMPTS)
     assert torch.equal(wide[P:], torch.cat((angles.sin(), angles.cos()), -1))
     assert torch.equal(wide[:P], torch.tensor([[0.0] * 6 + [1.0] * 6] * P))
 
 
 @pytest.mark.parametrize("value", [None, True, (4, 4), torch.zeros(N), torch.zeros(2, 7), (torch.zeros(3, N),)])
 def test_other_arguments_pass_as_they_are(value: object) -> None:
-    assert widen_argument("anything", value, PLAN, N) is value
+    assert widen_argument("anything", value, PROMPTS, N) is value

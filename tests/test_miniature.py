@@ -3,20 +3,18 @@
 import json
 from pathlib import Path
 
-import check
-import miniature_data
-import miniature_grid as grid
 import numpy as np
 import pytest
-import records
-import run as miniature
-import sprites
-import table
 import torch
 from data_files import real_data
-from miniature_grid import MiniRun
 
 from gated_prompt import GatedPromptError
+from miniature import data as miniature_data
+from miniature import grid, records, sprites
+from miniature import pages as table
+from miniature import rerun as check
+from miniature import runs as miniature
+from miniature.grid import MiniRun
 
 SHORT = {**miniature.RECIPE, "epochs": 2, "batch_size": 100, "num_virtual_tokens": 2}
 

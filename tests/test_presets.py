@@ -4,23 +4,31 @@ import dataclasses
 
 import pytest
 import torch
-import training
-from methods import METHODS, SHIPPED_BACKBONE, PromptArguments, add_lora, backbone_kind, build_model, parameter_groups
 from models import dinov2, vit
-from presets import TABLE_5, Preset, paper_preset
-from tasks import load_task
 from torch.nn import Linear
-from train_fgvc import Arguments as FgvcArguments
-from train_vtab import Arguments
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
+from recipe import arguments
+from recipe.methods import (
+    METHODS,
+    SHIPPED_BACKBONE,
+    PromptArguments,
+    add_lora,
+    backbone_kind,
+    build_model,
+)
+from recipe.optimizer import parameter_groups
+from recipe.presets import TABLE_5, Preset, paper_preset
+from recipe.tasks import load_task
+from train_fgvc import Arguments as FgvcArguments
+from train_vtab import Arguments
 
 
 def parse(*argv: str, kind=Arguments):
-    return training.parse_arguments(kind, list(argv), lambda args: args.task)
+    return arguments.parse_arguments(kind, list(argv), lambda args: args.task)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +82,9 @@ def test_without_a_preset_nothing_changes() -> None:
 
 
 def test_batches_of_the_preset_are_shared_between_processes(monkeypatch) -> None:
-    monkeypatch.setattr(training, "PartialState", lambda: type("State", (), {"num_processes": 4}))
+    monkeypatch.setattr(arguments, "PartialState", lambda: type("State", (), {"num_processes": 4}))
     assert parse("--task", "dtd", "--preset", "paper")[0].per_device_train_batch_size == 32
-    monkeypatch.setattr(training, "PartialState", lambda: type("State", (), {"num_processes": 3}))
+    monkeypatch.setattr(arguments, "PartialState", lambda: type("State", (), {"num_processes": 3}))
     with pytest.raises(GatedPromptError, match="batches of 128 images, which 3 processes cannot share"):
         parse("--task", "dtd", "--preset", "paper")
 
@@ -187,7 +195,7 @@ def test_lora_starts_as_the_base_model_and_reads_the_patches_where_asked(backbon
 
 
 def test_the_official_head() -> None:
-    from methods import initialize_heads
+    from recipe.methods import initialize_heads
 
     model = vit(num_labels=400)
     initialize_heads(model, "kaiming")

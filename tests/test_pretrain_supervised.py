@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pretrain_supervised
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from interrupted import stopped_after
 from PIL import Image
 from transformers import AutoModel, ViTImageProcessor
+
+import pretrain_supervised
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generated import fill
 from PIL import Image
 from readme_tables import GATES, draw_gates, new_pages
 
 from gated_prompt import GatedPromptError
+from recipe.generated import fill
 
 
 def test_the_pages_show_what_is_committed() -> None:

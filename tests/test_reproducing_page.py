@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import grids
 import pytest
-from presets import TABLE_5
+
+from recipe import grids
+from recipe.presets import TABLE_5
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reproducing.md").read_text()
 LINES = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines() if line.startswith("| ")]

@@ -69,7 +69,7 @@ def state(folder: Path) -> str:
         config = GatedPromptConfig.from_pretrained(folder)
     except (GatedPromptError, ValueError) as error:
         return f"refused: {error}"
-    if config._file_entries is None:
+    if config._file.path is None:
         return "refused: no weights"
     pair = float(load_file(folder / WEIGHTS)[TOKENS].mean()), config.pooling
     return {(1.0, None): "old", (2.0, "patches"): "new"}[pair]
@@ -94,6 +94,7 @@ def states_of_all_kills(save, old: PeftModel | None, new: PeftModel, root: Path)
 @needs_fork
 def test_save_killed_anywhere_leaves_old_or_new(tmp_path, monkeypatch, old, new) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("gated_prompt.files.adapter_file.SETTLING", 0.0)
     states = states_of_all_kills(gated_prompt.save, old, new, tmp_path)
     first = states.index("new")
     assert len(states) > 10 and first > 0
@@ -106,6 +107,7 @@ def test_save_killed_anywhere_leaves_old_or_new(tmp_path, monkeypatch, old, new)
 @needs_fork
 def test_first_save_killed_anywhere_leaves_nothing_or_new(tmp_path, monkeypatch, new) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("gated_prompt.files.adapter_file.SETTLING", 0.0)
     states = states_of_all_kills(gated_prompt.save, None, new, tmp_path)
     first = states.index("new")
     assert first > 0 and all(s.startswith("refused") for s in states[:first]) and set(states[first:]) == {"new"}
@@ -116,6 +118,7 @@ def test_plain_save_killed_anywhere_leaves_old_or_new_or_a_pair_that_is_refused(
     tmp_path, monkeypatch, old, new
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("gated_prompt.files.adapter_file.SETTLING", 0.0)
     states = states_of_all_kills(PeftModel.save_pretrained, old, new, tmp_path)
     refused = [s for s in states if s not in ("old", "new")]
     assert states[0] == "old" and states[-1] == "new"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from segmentation_scores import majority_score, score
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from gated_prompt.errors import DataError
+from segmentation.scores import majority_score, score
 
 
 def maps(seed: int, num_classes: int, absent: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,19 @@ import torch.nn.functional as F
 import transformers
 from models import build, images
 from peft import get_peft_model
-from setr import AuxiliaryHeads, SegmentationOutput, SetrPupForSemanticSegmentation, UpHead, load_backbone, setr_loss
 from torch import nn
 
 import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.architecture import find_vision_transformer
+from segmentation.setr import (
+    AuxiliaryHeads,
+    SegmentationOutput,
+    SetrPupForSemanticSegmentation,
+    UpHead,
+    load_backbone,
+    setr_loss,
+)
 
 
 def setr(backbone: Path, blocks: list[int] | None = None) -> SetrPupForSemanticSegmentation:
@@ -112,7 +119,7 @@ def test_heads_read_patch_tokens_without_prompts(family, deep, tmp_path) -> None
         getattr(base, head).register_forward_pre_hook(lambda m, args, h=head: read.update({h: args[0]}))
     model(images(size=32))
     # The block itself has the prompts among its tokens; deep, they are keys and values only.
-    assert blocks[0].shape[1] == base.num_prefix_tokens + (0 if deep and base.gated_prompt.routes else 4) + 16
+    assert blocks[0].shape[1] == base.num_prefix_tokens + (0 if deep and base.gated_prompt.can_be_passive else 4) + 16
     for block, tokens in zip((1, 3), read["auxiliary_head"], strict=True):  # counted from 1
         assert torch.equal(tokens, blocks[block - 1][:, -16:])
     assert read["decode_head"].shape == (2, 16, 32)

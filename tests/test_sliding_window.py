@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from setr import SegmentationOutput, SetrPupForSemanticSegmentation
-from sliding_window import MULTI_SCALE, predict, window_logits, window_starts
 from torch import nn
+
+from segmentation.setr import SegmentationOutput, SetrPupForSemanticSegmentation
+from segmentation.sliding_window import MULTI_SCALE, predict, window_logits, window_starts
 
 
 class Answer(nn.Module):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from clock import Run, Setting, peak_memory
-from compare import main
-from contenders import CONTENDERS, Research, extra_tokens, logits_of, plain, prompted
-from speed_tables import ratio
 
 from gated_prompt.tuner.architecture import find_vision_transformer
+from speed.clock import Run, Setting, peak_memory
+from speed.comparison import main
+from speed.contenders import CONTENDERS, Research, extra_tokens, logits_of, plain, prompted
+from speed.tables import ratio
 
 PIXELS = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
 

@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from schedulers import Resources, run_all, run_ray
-from training_runs import Run, execute, read_records
 
 from gated_prompt import GatedPromptError
+from recipe.schedulers import Resources, run_all, run_ray
+from recipe.training_runs import Run, execute, read_records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUB = """
@@ -80,7 +80,7 @@ def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
 
 def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> None:
     folder, run = tmp_path / "out", Run(stub, {"seconds": 4})
-    code = f"from training_runs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
+    code = f"from recipe.training_runs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
     scheduler = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(EXAMPLES)})
     wait_for(lambda: starts(folder, run))
     scheduler.kill()

@@ -4,18 +4,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-import averages
-import grids
 import pytest
-import reproduce_tables
-import summary
-import training_runs
-from grids import Common, Row, final_run, search_runs
-from reproduce_tables import choose_rates
-from training_runs import Run, read_records
 
+import reproduce_tables
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS
+from recipe import averages, grids, summary, training_runs
+from recipe.grids import Common, Row, final_run, search_runs
+from recipe.training_runs import Run, read_records
+from reproduce_tables import choose_rates
 
 MAE = Common("backbones/mae-vit-b", "mae", vtab_dir="$DATA/vtab-1k", fgvc_dir="data/fgvc")
 GATED = Row("gated", "gated")

@@ -7,26 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train_ade20k
 import two_processes
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from data_files import real_data
 from interrupted import stopped_after_steps
-from methods import PromptArguments
 from PIL import Image
 from safetensors.torch import load_file
-from segmentation_data import WholeImages
-from segmentation_scores import confusion_matrix, score
-from setr import SetrPupForSemanticSegmentation
-from setr_optimizer import parameter_groups, poly_schedule
 from sklearn.metrics import jaccard_score
-from sliding_window import predict
 
 import gated_prompt
+import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from recipe.methods import PromptArguments
+from recipe.optimizer import parameter_groups
+from segmentation.data import WholeImages
+from segmentation.schedule import poly_schedule
+from segmentation.scores import confusion_matrix, score
+from segmentation.setr import SetrPupForSemanticSegmentation
+from segmentation.sliding_window import predict
 
 QUICK = ["--crop_size", "32", "--head_channels", "4", "--auxiliary_blocks", "1", "2", "--num_virtual_tokens", "3"]
 QUICK += ["--max_train_steps", "6", "--per_device_train_batch_size", "2", "--dataloader_num_workers", "0"]
@@ -199,12 +200,17 @@ def test_poly_schedule() -> None:
 def test_heads_learn_ten_times_as_fast(backbone, rooms, tmp_path) -> None:
     args = train_ade20k.Arguments(backbone=str(backbone), auxiliary_blocks=[1, 2], head_channels=4)
     model = train_ade20k.build_model(args, PromptArguments(), 3)
-    body, heads = parameter_groups(model, 0.001, 0.01)
-    assert (body["lr"], heads["lr"]) == (0.001, 0.01)
+    own = {"head": {"lr": 0.01}}
+    *body, heads = parameter_groups(model, 0.001, 0.0, own)
+    assert ([group["lr"] for group in body], heads["lr"]) == ([0.001] * 3, 0.01)
     assert sum(p.numel() for p in heads["params"]) == HEADS
-    assert sum(p.numel() for p in body["params"]) == 50 * 32 + 3 + 4
+    assert sum(p.numel() for group in body for p in group["params"]) == 50 * 32 + 3 + 4
     args.method = "linear"
-    assert len(parameter_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.01)) == 1
+    (heads,) = parameter_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
+    assert (heads["lr"], sum(p.numel() for p in heads["params"])) == (0.01, HEADS)
+    args.method = "full"
+    other, heads = parameter_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
+    assert (other["lr"], heads["lr"], sum(p.numel() for p in heads["params"])) == (0.001, 0.01, HEADS)
 
 
 def test_defaults_are_those_of_the_paper_and_setr_pup() -> None:

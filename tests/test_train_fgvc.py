@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tasks
 import torch
-import train_fgvc
 from accelerate.state import AcceleratorState, GradientState
 from interrupted import stopped_after_steps
 from PIL import Image
 from transformers import ViTImageProcessor
 
+import train_fgvc
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.data.preprocess import TransformedImages
 from gated_prompt.errors import DataError
+from recipe import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::gated_prompt.data.images.InexactDataWarning")
 QUICK = ["--num_train_epochs", "2", "--warmup_epochs", "1", "--num_virtual_tokens", "3", "--gate_init", "-1"]

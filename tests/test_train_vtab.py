@@ -4,24 +4,23 @@ import dataclasses
 import json
 from pathlib import Path
 
-import methods
 import pytest
 import torch
-import train_vtab
-import training
 from accelerate.state import AcceleratorState, GradientState
 from data_files import real_data
 from interrupted import stopped_after_steps
-from methods import PromptArguments
 from peft import PeftModel
 from PIL import Image
-from tasks import load_task, transform_for
 from transformers import AutoModelForImageClassification, HfArgumentParser
 
 import gated_prompt
+import train_vtab
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from recipe import classification, methods
+from recipe.methods import PromptArguments
+from recipe.tasks import load_task, transform_for
 
 QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
 QUICK += ["--per_device_train_batch_size", "32", "--gate_init", "-1"]  # three steps an epoch
@@ -115,7 +114,7 @@ def test_the_schedule_is_the_papers() -> None:
     """Rate 0 in the first epoch, linear to epoch 10, then a cosine: the values the official loop uses."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    schedule = training.get_cosine_schedule_with_warmup(optimizer, 10, 100)
+    schedule = classification.get_cosine_schedule_with_warmup(optimizer, 10, 100)
     rates = []
     for _ in range(100):
         rates.append(schedule.get_last_lr()[0])

@@ -2,7 +2,6 @@
 """One frozen backbone with every adapter of a folder, and what they say about an image."""
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from methods import SHIPPED_BACKBONE
-from tasks import image_settings
-
 from gated_prompt import GatedPromptConfig
 from gated_prompt.data.preprocess import VtabTransform
 from gated_prompt.errors import DataError
 from gated_prompt.plots import PromptAttention, prompt_attention
+from gated_prompt.sharing.quoting import plain
+from recipe.methods import SHIPPED_BACKBONE
+from recipe.tasks import image_settings
 
 ADAPTERS = Path(__file__).parent / "adapters"
 HEAD = ("base_model.model.classifier.weight", "base_model.model.classifier.bias")
@@ -116,7 +113,7 @@ def read_card(path: Path, count: int) -> Adapter:
         return Adapter([f"class {index}" for index in range(count)], None)
     card = ModelCard.load(path)
     line = re.search(r"^- Classes: (.+)$", card.text, re.MULTILINE)
-    names = line[1].split(", ") if line else []
+    names = plain(line[1]).split(", ") if line else []
     if len(set(names)) != count:
         names = [f"class {index}" for index in range(count)]
     scores = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "accuracy"]

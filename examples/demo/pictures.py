@@ -11,14 +11,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 
 from gated_prompt import plots
+from gated_prompt.data.images import to_rgb
 from gated_prompt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MEGAPIXELS, MEGABYTES = 50, 30
+SIDE = 1024  # pixels: larger images are made smaller at once, as models and page show less
 
 
 def read_image(path: Path) -> Image.Image:
-    """RGB image from a file that a visitor gave, upright as the camera held it; the first frame of an animation.
+    """RGB image from a file that a visitor gave, as training reads it, with at most `SIDE` pixels a side.
 
     Raises:
         DataError: it is no image of `FORMATS`, is damaged, or is too large; in words for the visitor.
@@ -28,14 +30,17 @@ def read_image(path: Path) -> Image.Image:
     if size > MEGABYTES:
         raise DataError(f"{path.name} has {size:.0f} MB; images of up to {MEGABYTES} MB can be shown here.")
     try:
-        with Image.open(path, formats=FORMATS) as image:  # reads the head of the file, no pixels yet
-            width, height = image.size
+        with Image.open(path, formats=FORMATS) as opened:  # reads the head of the file, no pixels yet
+            width, height = opened.size
             if width * height > MEGAPIXELS * 1e6:
                 raise DataError(
                     f"{path.name} has {width} x {height} pixels; images of up to {MEGAPIXELS} megapixels can be shown "
                     "here. Make it smaller first."
                 )
-            return ImageOps.exif_transpose(image).convert("RGB")
+            opened.draft("RGB", (SIDE, SIDE))  # a JPEG is decoded at a fraction of its size
+            image = to_rgb(opened)
+            image.thumbnail((SIDE, SIDE), reducing_gap=2)
+            return image
     except UnidentifiedImageError:
         raise DataError(f"{path.name} is not an image that can be read here. Give one of: {known}.") from None
     except Image.DecompressionBombError:

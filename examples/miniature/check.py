@@ -1,105 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Rerun a part of the miniature with a new seed and see whether it lands where the committed results say.
+"""Start rerun.py: what is launched as a script cannot import relatively, so the code lies beside it."""
 
-    python examples/miniature/check.py                     # digits and sprites
-    python examples/miniature/check.py --data_dir FOLDER   # and CIFAR-10 and DTD
-
-The learning rates are those that the committed results have chosen. Exit status 1: at least one accuracy lies outside.
-"""
-
-import math
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev, variance
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import miniature_data
-import records
-from miniature_grid import BACKBONES, SEEDS, MiniRun, chosen, scores
-from run import HERE, RECIPE, check_names, run_all
-from transformers import HfArgumentParser
-
-from gated_prompt import GatedPromptError
-
-NEW_SEED = 3
-COMMITTED = HERE / "results"
-
-
-@dataclass
-class Arguments:
-    """What to run again."""
-
-    output_dir: str = field(default="runs/miniature-check", metadata={"help": "where the new records are"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder with cifar10_jpeg and dtd10"})
-    backbones: list[str] = field(default_factory=lambda: list(BACKBONES), metadata={"help": "mae, supervised"})
-    variants: list[str] = field(
-        default_factory=lambda: ["linear", "shallow", "shallow_at_6", "gated"],
-        metadata={"help": "what to run again"},
-    )
-    workers: int = field(default=2, metadata={"help": "processes, with one thread each"})
-
-
-def pooled_deviation(cells: Iterable[Sequence[float]]) -> float:
-    """Root of the mean variance over seeds, in the unit of the accuracies; cells of one run say nothing about it."""
-    return math.sqrt(mean(variance(values) for values in cells if len(values) > 1))
-
-
-def tolerance(committed: Sequence[float], pooled: float) -> float:
-    """How far from the mean of the committed accuracies a new one may lie: three deviations of their difference.
-
-    A new run and the mean of n runs differ by sqrt(1 + 1/n) standard deviations of one run. Three seeds know their
-    own deviation badly, so that of all compared cells together, `pooled`, counts where the cell's own is smaller.
-    """
-    return 3 * max(stdev(committed), pooled) * math.sqrt(1 + 1 / len(committed))
-
-
-def verdict(name: str, new: float, committed: Sequence[float], pooled: float) -> tuple[bool, str]:
-    """Whether the new accuracy (percent) lies inside, and the line to print about it."""
-    off, allowed = new - mean(committed), tolerance(committed, pooled)
-    inside = abs(off) <= allowed
-    return inside, f"{'ok  ' if inside else 'OUT '} {name}: {new:.1f}, committed {mean(committed):.1f} ± {allowed:.1f}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run with these arguments and return the exit status; None: those of the command line."""
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
-    data_dir = None if args.data_dir is None else Path(args.data_dir)
-    committed = records.read(COMMITTED, RECIPE)
-    tasks = list(miniature_data.FREE if data_dir is None else miniature_data.TASKS)
-    check_names("backbones", args.backbones, list(BACKBONES))
-    cells = [
-        (backbone, task, variant)
-        for backbone in args.backbones
-        for task in tasks
-        for variant in args.variants
-        if len(scores(backbone, task, variant, committed)) == len(SEEDS)
-    ]
-    if not cells:
-        raise GatedPromptError(f"{COMMITTED} has no complete results for these backbones, tasks and variants")
-    runs = []
-    for cell in cells:
-        rate = chosen(*cell, committed)
-        assert rate is not None  # scores() would be empty
-        runs.append(MiniRun(*cell, rate, NEW_SEED))
-    folder = Path(args.output_dir)
-    done = records.read(folder, RECIPE)
-    run_all(folder, data_dir, [run for run in runs if run.key not in done], args.workers)
-    done = records.read(folder, RECIPE)
-    pooled = pooled_deviation(scores(*cell, committed) for cell in cells)
-    outcomes = [
-        verdict(" ".join(cell), 100 * done[run.key]["test_accuracy"], scores(*cell, committed), pooled)
-        for cell, run in zip(cells, runs, strict=True)
-    ]
-    print("\n".join(line for _, line in outcomes))
-    outside = sum(not inside for inside, _ in outcomes)
-    print(f"{len(outcomes) - outside} of {len(outcomes)} accuracies lie inside; seed {NEW_SEED}")
-    return 1 if outside else 0
-
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts that lie there
+
+    from gated_prompt import GatedPromptError
+    from miniature.rerun import main
+
     try:
         sys.exit(main())
     except GatedPromptError as error:

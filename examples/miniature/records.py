@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from miniature_grid import MiniRun
-
 from gated_prompt import GatedPromptError
+
+from .grid import MiniRun
 
 KEY = ("backbone", "task", "variant", "learning_rate", "seed")
 

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from contenders import plain
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig
+
+from .contenders import plain
 
 
 def adapter_times(size: str, prompts: int, count: int = 6) -> dict[str, float]:

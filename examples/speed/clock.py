@@ -1,19 +1,20 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Time and memory of one contender: a training step and a forward."""
 
-import json
+import multiprocessing
 import resource
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from contenders import CLASSES, CONTENDERS, logits_of
+
+from .contenders import CLASSES, CONTENDERS, logits_of
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,17 @@ class Run:
 
 def peak_memory(name: str, prompts: int, setting: Setting) -> float:
     """MiB at the peak of two training steps, in a process of its own: of the process on a CPU, allocated on a GPU."""
-    task = json.dumps({"name": name, "prompts": prompts, "setting": asdict(setting)})
-    run = subprocess.run([sys.executable, str(Path(__file__)), task], capture_output=True, text=True, check=True)
-    return float(run.stdout.strip().splitlines()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_memory, name, prompts, setting).result()
 
 
-def _measure_memory(task: str) -> None:
-    asked = json.loads(task)
-    setting = Setting(**asked["setting"])
-    run = Run(asked["name"], asked["prompts"], setting)
+def _measure_memory(name: str, prompts: int, setting: Setting) -> float:
+    run = Run(name, prompts, setting)
     for _ in range(2):
         run.train_step()
     if setting.device.startswith("cuda"):
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(_peak_of_this_process())
+        return float(torch.cuda.max_memory_allocated() / 2**20)
+    return _peak_of_this_process()
 
 
 def _peak_of_this_process() -> float:
@@ -101,7 +98,3 @@ def _peak_of_this_process() -> float:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-if __name__ == "__main__":
-    _measure_memory(sys.argv[1])

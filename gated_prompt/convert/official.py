@@ -16,8 +16,7 @@ from transformers import ViTForImageClassification
 
 from ..config import GatedPromptConfig
 from ..errors import ConversionError
-from ..files.checkpoint import PREFIX
-from ..files.layout import BANK, GATE_LOGITS, TEMPERATURES, TOKENS
+from ..files.layout import BANK, GATE_LOGITS, PREFIX, TEMPERATURES, TOKENS
 from .layouts import Encoder
 from .vit import Architecture
 

@@ -130,7 +130,7 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
         )
     provenance = _provenance(spec, split, str(folder), None, len(images))
     return LabelledMasks(
-        ImageFiles(list(images.values())),
+        ImageFiles(list(images.values()), upright=False),  # as its label map lies
         _MaskFiles([masks[stem] for stem in images]),
         spec,
         provenance,
@@ -155,7 +155,7 @@ def load_hub(split: str, *, path: str | Path | None = None, revision: str | None
     table.require(["image", "annotated"])
     rows = [(0, row) for row in range(len(table))]
     return LabelledMasks(
-        HubImages([table], "image", rows),
+        HubImages([table], "image", rows, upright=False),
         HubImages([table], "annotated", rows, as_stored=True),
         ADE20K,
         _provenance(ADE20K, split, table.source, table.revision, len(table)),

@@ -120,8 +120,9 @@ class HubImages:
         finish: Callable[[Image.Image], Image.Image] | None = None,
         *,
         as_stored: bool = False,
+        upright: bool = True,
     ) -> None:
-        """`rows`: (table number, row number) of each image; `finish`: applied to the decoded image."""
+        """`rows`: (table number, row number) of each image; `finish`: applied to the decoded one; others: `decode`."""
         import datasets
 
         self._sources = [table.source for table in tables]
@@ -136,6 +137,7 @@ class HubImages:
         self._rows = rows
         self._finish = finish
         self._as_stored = as_stored
+        self._upright = upright
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -144,7 +146,7 @@ class HubImages:
         table, row = self._rows[index]
         stored = self._bytes[table][row][self._column]
         source = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-        image = decode(source, self.name(index), as_stored=self._as_stored)
+        image = decode(source, self.name(index), as_stored=self._as_stored, upright=self._upright)
         return image if self._finish is None else self._finish(image)
 
     def name(self, index: int) -> str:

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+
+DEEPEST = 65535  # white of 16 bits
 
 
 class InexactDataWarning(UserWarning):
@@ -65,32 +68,73 @@ class Images(Protocol):
         ...
 
 
-def decode(source: Path | bytes, name: str, *, as_stored: bool = False) -> Image.Image:
-    """Decodes an image to RGB, or, for label maps, to what is stored.
+def decode(
+    source: str | Path | bytes, name: str | None = None, *, as_stored: bool = False, upright: bool = True
+) -> Image.Image:
+    """Reads a picture as training reads it: see `to_rgb`.
+
+    Args:
+        source: A file, or its content.
+        name: What to call it in a message; None: the path.
+        as_stored: For label maps: nothing is converted or turned.
+        upright: See `to_rgb`.
 
     Raises:
-        DataError: It is missing or damaged; the message names it.
+        DataError: It is missing, damaged, or has pixels without a known range; the message names it.
     """
+    name = name or ("in memory" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.copy() if as_stored else image.convert("RGB")
+            return image.copy() if as_stored else to_rgb(image, upright=upright)
+    except DataError as error:
+        raise DataError(f"The image {name} {error}") from error
     except FileNotFoundError:
         raise DataError(f"The image {name} is missing.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"The image {name} cannot be decoded: {error}. Fetch it again.") from error
 
 
-class ImageFiles:
-    """Images in files."""
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """A picture in RGB, 8 bits a channel.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    Turned as the camera was held (EXIF), as `datasets` turns it. Grey of 16 bits is scaled by 1 / 257, where Pillow
+    itself would cut it off at 255. Transparency is dropped: a pixel has its stored colour. Of an animation, the frame
+    that the picture stands at, the first after opening.
+
+    Args:
+        image: In any mode of Pillow.
+        upright: False leaves the pixels where they are stored, for a picture that a label map belongs to.
+
+    Raises:
+        DataError: The pixels are floats, or whole numbers beyond 16 bits: nothing says which value is white.
+    """
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if image.mode == "F" or grey.min() < 0 or grey.max() > DEEPEST:
+            raise DataError(
+                f"has pixels of type {grey.dtype} from {grey.min()} to {grey.max()}, and nothing says which value is "
+                "white. Save it with 8 or 16 bits."
+            )
+        image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB Pillow warns
+    return image.convert("RGB")
+
+
+class ImageFiles:
+    """Images in files; `upright` as in `to_rgb`."""
+
+    def __init__(self, paths: Sequence[Path], *, upright: bool = True) -> None:
         self.paths = paths
+        self.upright = upright
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return decode(self.paths[index], self.name(index))
+        return decode(self.paths[index], self.name(index), upright=self.upright)
 
     def name(self, index: int) -> str:
         return str(self.paths[index])

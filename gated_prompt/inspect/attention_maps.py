@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..errors import GatedPromptError, UnsupportedOperationError
 from ..tuner.architecture import find_vision_transformer
-from ..tuner.mixed_batch import using
+from ..tuner.forward import Request, requested
 from .readouts import find_adapter
 
 
@@ -79,7 +79,7 @@ def prompt_attention(
             "ViTForImageClassification or ViTModel"
         )
     height, width = _grid(root, plan.config.target_modules, pixel_values, inputs)
-    with _eager(root), using(root, plan.name):
+    with _eager(root), requested(Request(bank, plans=(plan,))):
         output = model(pixel_values=pixel_values, output_attentions=True, **inputs)
     maps = _attentions(output)
     blocks = list(range(plan.config.insert_at, plan.num_layers))

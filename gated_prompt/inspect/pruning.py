@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What `gate_tolerance` would save and cost."""
+"""Skip what closed gates discard: prune an adapter, or find out beforehand what that would save and cost.
 
-import copy
-import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+Behind a closed gate the prompts leave a block as they came, so nothing reads what the block made of them. Pruned, such
+a block is passive in eval mode: its prompts are keys and values only (see `tuner/plan.py`).
+"""
+
 from typing import NamedTuple
 
 import torch
@@ -12,57 +12,85 @@ from torch import nn
 
 from ..errors import GatedPromptError
 from ..tuner.bank import PromptBank
+from ..tuner.forward import Request, requested
 from ..tuner.plan import Plan
 from .readouts import find_adapter
 
 
 class Pruning(NamedTuple):
-    """`blocks`: where the prompts are keys and values only; `change`: largest change of a logit; `scale`: largest
-    logit without tolerance, both in absolute value, over all images and classes."""
+    """What pruning would do.
+
+    `blocks`: those in which the prompts would be keys and values only; `change`: the largest change of a logit;
+    `scale`: the largest logit without pruning, both in absolute value, over all images and classes.
+    """
 
     blocks: list[int]
     change: float
     scale: float
 
 
-@torch.no_grad()
-def pruning(model: nn.Module, pixel_values: torch.Tensor, gate_tolerance: float) -> Pruning:
-    """Compare the active adapter with and without a tolerance on some images.
+def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | None = None) -> list[int]:
+    """Let eval mode skip the work of blocks whose gates are closed; training keeps using every gate.
 
-    Nothing of the model is changed. Set `model.peft_config[name].gate_tolerance` to make a tolerance last; it acts in
-    eval mode alone.
+    The gates are looked at now, once: call it again after they were trained or loaded anew.
+
+    Args:
+        model: a model with gated prompts.
+        gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are shut in eval mode);
+            None takes the pruning back.
+        adapter_name: None: the active adapter.
+
+    Returns:
+        The blocks in which the prompts are keys and values only in eval mode; the last is one of them where no
+        pooling reads the prompts, pruned or not.
+
+    Raises:
+        GatedPromptError: the model carries no gated prompts, no adapter of that name, or the tolerance is not in
+            [0, 1).
+    """
+    bank, plan = find_adapter(model, adapter_name)
+    pruned = _pruned(bank, plan, gate_tolerance)
+    bank.plans[plan.name] = pruned
+    return pruned.passive_blocks
+
+
+@torch.no_grad()
+def pruning(
+    model: nn.Module, pixel_values: torch.Tensor, gate_tolerance: float, adapter_name: str | None = None
+) -> Pruning:
+    """What `prune` with this tolerance would save and cost, on some images; the model stays as it is.
 
     Args:
         model: a model with gated prompts, in eval mode, whose output has `logits`.
         pixel_values: images as the model takes them, (B, 3, H, W).
-        gate_tolerance: gates up to this value are taken as closed.
+        gate_tolerance: gates up to this value count as closed.
+        adapter_name: None: the active adapter.
 
     Raises:
-        GatedPromptError: the model carries no gated prompts, is in training mode or returns no logits, or the
-            tolerance is not in [0, 1).
+        GatedPromptError: as for `prune`; or the model is in training mode or returns no logits.
     """
-    bank, plan = find_adapter(model, None)
+    bank, plan = find_adapter(model, adapter_name)
     if model.training:
-        raise GatedPromptError("gate_tolerance acts in eval mode only; call model.eval() first")
+        raise GatedPromptError("pruning acts in eval mode only; call model.eval() first")
+    pruned, results = _pruned(bank, plan, gate_tolerance), []
+    for each in (_pruned(bank, plan, None), pruned):
+        with requested(Request(bank, plans=(each,))):
+            results.append(getattr(model(pixel_values=pixel_values), "logits", None))
+    exact, cheaper = results
+    if exact is None or cheaper is None:
+        raise GatedPromptError(f"{type(model).__name__} returned no logits; compare a model with a head")
+    change = float((cheaper - exact).abs().max())
+    return Pruning(pruned.passive_blocks, change, float(exact.abs().max()))
+
+
+def _pruned(bank: PromptBank, plan: Plan, gate_tolerance: float | None) -> Plan:
+    if gate_tolerance is None:
+        return plan.pruned(())
     if not 0 <= gate_tolerance < 1:
         raise GatedPromptError(f"gate_tolerance is {gate_tolerance}; it is a gate value and must lie in [0, 1)")
-    results = []
-    for tolerance in (0.0, gate_tolerance):
-        with _tolerance(bank, plan, tolerance):
-            logits = getattr(model(pixel_values=pixel_values), "logits", None)
-            results.append((logits, sorted(bank.passage.passive)))
-    (exact, _), (pruned, blocks) = results
-    if exact is None or pruned is None:
-        raise GatedPromptError(f"{type(model).__name__} returned no logits; compare a model with a head")
-    return Pruning(blocks, float((pruned - exact).abs().max()), float(exact.abs().max()))
-
-
-@contextmanager
-def _tolerance(bank: PromptBank, plan: Plan, tolerance: float) -> Iterator[None]:
-    config = copy.copy(plan.config)
-    config.gate_tolerance = tolerance
-    bank.plans[plan.name] = dataclasses.replace(plan, config=config)
-    try:
-        yield
-    finally:
-        bank.plans[plan.name] = plan
+    if not plan.gate_rows:
+        return plan.pruned(())
+    logits = bank.gated_prompt_gate_logits[plan.name].detach().cpu()
+    values = ((logits > 0).float() if plan.config.hard_gates else torch.sigmoid(logits)).tolist()
+    closed = {block for block, row in plan.gate_rows.items() if values[row] <= gate_tolerance}
+    return plan.pruned(closed & bank.can_be_passive)

@@ -33,27 +33,38 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
     bank, plan = find_adapter(model, adapter_name)
     config = plan.config
     if not config.temperature:
-        return torch.full((plan.num_layers - config.insert_at,), config.temperature_init)
-    return bank.gated_prompt_temperatures[plan.name].detach().clamp(*config.temperature_range)
+        return torch.full((len(plan.blocks),), config.temperature_init)
+    return bank.gated_prompt_temperatures[plan.name].detach().cpu().clamp(*config.temperature_range)
 
 
 def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Share of each gated block's output in the last prompt tokens, shape (G,), summing to 1; (0,) without gates.
+    """Share of each gated block's output in the last prompt tokens, shape (G,); (0,) without gates.
 
-    The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11).
-    Computed from logarithms, so that closed gates give ratios rather than 0 / 0.
+    The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11),
+    normalized over the blocks whose output reaches the last prompt tokens. A block without a gate replaces the
+    prompts (g = 1): nothing of the blocks below it is left, and it has a share of its own. With every block gated,
+    the shares sum to 1. Computed from logarithms, so that closed gates give ratios rather than 0 / 0.
 
     Raises:
         GatedPromptError: as for `gates`.
     """
-    logits = _gate_logits(*find_adapter(model, adapter_name)).double()
-    log_closed = F.logsigmoid(-logits)
-    log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
-    return torch.softmax(F.logsigmoid(logits) + log_closed_later, dim=0).float()
+    bank, plan = find_adapter(model, adapter_name)
+    logits = _gate_logits(bank, plan).double()
+    if not plan.gate_rows:
+        return logits.float()
+    # The last block's output is no input of another: it counts only where it has a gate.
+    blocks = [block for block in plan.blocks if block in plan.gate_rows or block < plan.num_layers - 1]
+    gated = torch.tensor([block in plan.gate_rows for block in blocks])
+    log_open, log_closed = torch.zeros(len(blocks)).double(), torch.full((len(blocks),), -torch.inf).double()
+    log_open[gated], log_closed[gated] = F.logsigmoid(logits), F.logsigmoid(-logits)
+    later = log_closed.flip(0).cumsum(0).flip(0).roll(-1)
+    later[-1] = 0.0
+    return torch.softmax(log_open + later, dim=0)[gated].float()
 
 
 def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
-    return bank.gated_prompt_gate_logits[plan.name].detach().clone() if plan.gate_rows else torch.empty(0)
+    """On the CPU: not every accelerator has float64, which the readouts compute with."""
+    return bank.gated_prompt_gate_logits[plan.name].detach().cpu().clone() if plan.gate_rows else torch.empty(0)
 
 
 def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:

@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
-import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -16,11 +16,14 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import GatedPromptError
-from ..files.layout import gated_block_indices
+from ..files.folder import locked, replace_text
 from ..inspect.readouts import gates, selection_ratios, temperatures
+from .quoting import code_span, line, markdown
+from .usage import usage
 
 PLACE = "path/or/hub-id/of/this/adapter"
-MOST_NAMES = 30  # that the code of a card repeats; more would hide it
+ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address; all others are written as %XX
+CARD_NAME = "README.md"
 PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
 CITATION = f"""```bibtex
 @inproceedings{{yoo2023improving,
@@ -75,41 +78,42 @@ def model_card(
     base = model.get_base_model()
     source = base_model or config.base_model_name_or_path or getattr(base, "name_or_path", None)
     base_id, base_name = hub_id(source), last_part(source) or type(base).__name__
-    task = task or _find_task(base, config)
-    title = f"{_kind(config)} for {base_id or base_name}" + (f" on {dataset}" if dataset else "")
+    task = line(task or _find_task(base, config))
+    title = line(f"{_kind(config)} for {base_id or base_name}" + (f" on {dataset}" if dataset else ""))
     data = ModelCardData(
         base_model=base_id,
         datasets=[dataset] if dataset and hub_id(dataset) else None,
         eval_results=_results(title, task, dataset, split, metrics or {}),
         library_name="peft",
-        license=license,
-        metrics=list(metrics) if metrics else None,
+        license=line(license) if license else None,
+        metrics=[line(name) for name in metrics] if metrics else None,
         model_name=title,
         pipeline_tag=task,
         tags=["gated-prompt", "visual-prompt-tuning", *([f"base_model:adapter:{base_id}"] if base_id else [])],
     )
     about = [
-        f"- Base model: {_link(base_id, '') if base_id else f'`{base_name}` (no Hub id known)'}",
+        f"- Base model: {_link(base_id, '') if base_id else f'{code_span(base_name)} (no Hub id known)'}",
         f"- Prompts: {config.num_virtual_tokens} tokens"
         + (f" at each block from {config.insert_at}" if config.deep else f", inserted at block {config.insert_at}")
         + f" of {config.num_layers}; pooling: {config.pooling or 'as in the base'}",
     ]
     if dataset:
-        about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or dataset}")
-    about += [f"- {name} on the {split} part: **{value:.4f}**" for name, value in (metrics or {}).items()]
+        about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or markdown(dataset)}")
+    scored = f"on the {markdown(split)} part"
+    about += [f"- {markdown(name)} {scored}: **{value:.4f}**" for name, value in (metrics or {}).items()]
     names = labels if labels is not None else _labels(base)
     if names:
-        about.append("- Classes: " + ", ".join(" ".join(str(name).split()) for name in names))
+        about.append("- Classes: " + ", ".join(map(markdown, names)))
     if license:
-        about.append(f"- Licence: {license}")
+        about.append(f"- Licence: {markdown(license)}")
     parts = [
-        f"# {title}",
-        _usage(base, config, base_id or f"path/of/{base_name}", hub_id(repo_id) or PLACE, names),
+        f"# {markdown(title)}",
+        usage(base, config, base_id or f"path/of/{base_name}", base_id is not None, hub_id(repo_id) or PLACE, names),
         "\n".join(about),
         "## What the prompts have learned",
-        *([f"![Gates and temperatures by block]({picture})"] if picture else []),
+        *([f"![Gates and temperatures by block]({quote(picture, safe=ADDRESS)})"] if picture else []),
         table,
-        *([notes.strip()] if notes else []),
+        *([_encodable(notes.strip())] if notes else []),
         f"## Citation\n\nThe method is that of *{PAPER}* ([arXiv 2306.05067](https://arxiv.org/abs/2306.05067)).",
         CITATION,
     ]
@@ -122,21 +126,17 @@ def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
     Raises:
         GatedPromptError: there is no such folder.
     """
-    path = Path(folder, "README.md")
+    path = Path(folder, CARD_NAME)
     if not path.parent.is_dir():
         raise GatedPromptError(f"{path.parent} is no folder; save the adapter there first")
-    partial = path.with_name(".README.md.partial")
-    try:
-        card.save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with locked(path.parent):
+        replace_text(path, str(card))
     return path
 
 
 def hub_id(source: str | os.PathLike[str] | None) -> str | None:
     """`source` if it can be the Hub's id `user/name`, else None: for a folder, a plain name or nothing."""
-    if source is None or str(source).count("/") != 1 or Path(source).exists():
+    if source is None or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source), re.ASCII) or os.path.exists(source):
         return None
     try:
         validate_repo_id(str(source))
@@ -171,6 +171,14 @@ def _labels(base: nn.Module) -> list[str]:
     return [] if names == [f"LABEL_{index}" for index in range(len(names))] else names
 
 
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _results(
     name: str, task: str, dataset: str | None, split: str | None, metrics: Mapping[str, float]
 ) -> list[EvalResult] | None:
@@ -180,7 +188,7 @@ def _results(
             f"metrics {', '.join(metrics)} were given without {missing}; say what they were measured on, "
             "for example dataset='me/birds', split='test'"
         )
-    wrong = [f"{metric}={value}" for metric, value in metrics.items() if not math.isfinite(value)]
+    wrong = [f"{metric}={value}" for metric, value in metrics.items() if not _is_number(value)]
     if wrong:
         raise GatedPromptError(
             f"metrics must be finite numbers, not {', '.join(wrong)}; leave out what was not measured"
@@ -188,41 +196,14 @@ def _results(
     return [
         EvalResult(
             task_type=task,
-            dataset_type=hub_id(dataset) or re.sub(r"[^\w.-]+", "-", str(dataset)).strip("-"),
-            dataset_name=str(dataset),
-            dataset_split=split,
-            metric_type=metric,
+            dataset_type=hub_id(dataset) or re.sub(r"[^\w.-]+", "-", line(dataset)).strip("-") or "data",
+            dataset_name=line(dataset),
+            dataset_split=line(split),
+            metric_type=line(metric),
             metric_value=float(value),
         )
         for metric, value in metrics.items()
     ] or None
-
-
-def _usage(base: nn.Module, config: GatedPromptConfig, source: str, place: str, names: Sequence[str]) -> str:
-    """Lines that load base and adapter, and name the class of a picture, as they can be pasted."""
-    cls = type(base).__name__
-    known = getattr(transformers, cls, None) is type(base)
-    count = getattr(getattr(base, "config", None), "num_labels", None)
-    # The adapter brings its head: a base that was published with another one loses nothing.
-    head = f", num_labels={count}, ignore_mismatched_sizes=True" if config.modules_to_save and count else ""
-    imports = ["import gated_prompt  # without this line PEFT ends in KeyError: 'GATED_PROMPT'"]
-    made = f'{cls}.from_pretrained("{source}"{head})' + ("" if hub_id(source) else "  # your copy of it")
-    code = ["", f"base = {made}" if known else f"base = ...  # the {cls} that the prompts were trained on"]
-    code.append(f'model = PeftModel.from_pretrained(base, "{place}").eval()')
-    if known and cls.endswith("ForImageClassification") and 0 < len(names) <= MOST_NAMES:
-        imports += ["import torch", "from peft import PeftModel", "from PIL import Image"]
-        imports.append(f"from transformers import AutoImageProcessor, {cls}")
-        code += [
-            "",
-            f"names = {[' '.join(str(name).split()) for name in names]}",
-            f'processor = AutoImageProcessor.from_pretrained("{source}")',
-            'pixels = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
-            "with torch.no_grad():",
-            "    print(names[model(**pixels).logits.argmax()])",
-        ]
-    else:
-        imports += ["from peft import PeftModel", *([f"from transformers import {cls}"] if known else [])]
-    return "\n".join(["```python", *imports, *code, "```"])
 
 
 def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
@@ -232,7 +213,7 @@ def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
     num_layers = config.insert_at + len(tau)
     gated = {
         block: f"{g:.4g} | {r:.3f}"
-        for block, g, r in zip(gated_block_indices(config, num_layers), gate, ratio, strict=True)
+        for block, g, r in zip(config.gated_block_indices(num_layers), gate, ratio, strict=True)
     }
     rows = [
         f"| {block} | {gated.get(block, '- | -')} | {tau[block - config.insert_at]:.4g} |"

@@ -2,6 +2,10 @@
 """Load an adapter in one line, with every fault of its files named before the model is touched."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -9,6 +13,7 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterNameError, DamagedAdapterError, GatedPromptError
+from ..files.folder import read_undisturbed
 
 
 def load(
@@ -16,17 +21,25 @@ def load(
     adapter: str | os.PathLike[str],
     adapter_name: str = "default",
     is_trainable: bool = False,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> PeftModel:
     """Put a saved adapter on a model.
 
     The same as `PeftModel.from_pretrained`, or `load_adapter` on a model that has adapters. But PEFT opens the config
-    before it knows the method, and asks the Hub for weights that a folder lacks; here both are looked at first.
+    before it knows the method, asks the Hub for weights that a folder lacks, and opens the files again after they
+    were checked; here they are looked at first, and loaded as they were then, though others save meanwhile.
 
     Args:
         base: the base model, changed in place; or a `PeftModel`, which gets one more adapter, not yet active.
         adapter: a folder, or the id of a Hub repository.
         adapter_name: its name on the model.
         is_trainable: go on training it; otherwise its parameters need no gradient.
+        subfolder: folder inside `adapter` that holds it.
+        revision: branch, tag or commit of the repository.
+        token: access token of the Hub; None: the one of `hf auth login`.
 
     Returns:
         The `PeftModel`; where `base` was one, itself.
@@ -37,34 +50,67 @@ def load(
         AdapterNameError: the name cannot be used, or the model has an adapter of this name.
         ConfigError: the config holds wrong values, or values that do not fit this base.
     """
-    source = os.fspath(adapter)
-    check_adapter(source)
-    if not isinstance(base, PeftModel):
-        return PeftModel.from_pretrained(base, source, adapter_name=adapter_name, is_trainable=is_trainable)
-    if adapter_name in base.peft_config:
+    if isinstance(base, PeftModel) and adapter_name in base.peft_config:
         raise AdapterNameError(
             f"the model has an adapter named {adapter_name!r} already (it has: {', '.join(base.peft_config)}); give "
             "another adapter_name, or remove the old one with delete_adapter"
         )
-    base.load_adapter(source, adapter_name, is_trainable=is_trainable)
+    with _checked(os.fspath(adapter), subfolder, revision, token) as (config, folder):
+        config.inference_mode = not is_trainable
+        if not isinstance(base, PeftModel):
+            return PeftModel.from_pretrained(
+                base, folder, adapter_name=adapter_name, is_trainable=is_trainable, config=config
+            )
+        base.add_adapter(adapter_name, config)
+        try:
+            base.load_adapter(folder, adapter_name, is_trainable=is_trainable)
+        except BaseException:
+            base.delete_adapter(adapter_name)
+            raise
     return base
 
 
-def check_adapter(source: str) -> None:
-    """Refuse an adapter that has a fault in itself, whatever the base model is."""
-    if os.path.isdir(source) and not os.path.isfile(os.path.join(source, CONFIG_NAME)):
-        found = ", ".join(sorted(os.listdir(source))[:10]) or "nothing"
+@contextmanager
+def _checked(
+    source: str, subfolder: str | None, revision: str | None, token: str | bool | None
+) -> Iterator[tuple[GatedPromptConfig, str]]:
+    """The config of an adapter without faults, and a folder with its weights.
+
+    Where others may save into the adapter's folder, it is a copy that is gone afterwards: PEFT opens the weights once
+    more, and must find those that were checked. Files too large for a copy are loaded from where they lie.
+    """
+    place = os.path.join(source, subfolder) if subfolder else source
+    with tempfile.TemporaryDirectory(prefix="gated_prompt_") as copy:
+
+        def read() -> GatedPromptConfig:
+            config = read_adapter(source, subfolder, revision, token)
+            if os.path.isdir(place) and config._file.is_small:
+                config._file = config._file.copy_to(Path(copy))
+            return config
+
+        config = read_undisturbed(Path(place), read)
+        yield config, str(config._file.folder)
+
+
+def read_adapter(
+    source: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
+) -> GatedPromptConfig:
+    """The config of an adapter; one that has a fault in itself, whatever the base model is, is refused."""
+    place = os.path.join(source, subfolder) if subfolder else source
+    if os.path.isdir(place) and not os.path.isfile(os.path.join(place, CONFIG_NAME)):
+        found = ", ".join(sorted(os.listdir(place))[:10]) or "nothing"
         raise DamagedAdapterError(
-            f"{source} lacks {CONFIG_NAME}, expected beside {SAFETENSORS_WEIGHTS_NAME} (the folder holds: {found}); "
+            f"{place} lacks {CONFIG_NAME}, expected beside {SAFETENSORS_WEIGHTS_NAME} (the folder holds: {found}); "
             "give the folder that save_pretrained wrote"
         )
     try:
-        config = GatedPromptConfig.from_pretrained(source)
+        config = GatedPromptConfig.from_pretrained(source, subfolder=subfolder, revision=revision, token=token)
     except GatedPromptError:
         raise
     except (OSError, ValueError) as error:  # PEFT turns every failure of the Hub into a ValueError
         raise DamagedAdapterError(
-            f"no adapter at {source!r}: there is no such folder, and the Hub gave no {CONFIG_NAME} "
+            f"no adapter at {place!r}: there is no such folder, and the Hub gave no {CONFIG_NAME} "
             f"({error.__cause__ or error}); check the path, or the repository id and the connection"
         ) from error
     config.check_weights_were_there()
+    return config

@@ -9,6 +9,8 @@ Here everything is written aside first. Then three renames put it in place:
 1. the new config, under its pending name: readers ignore it, as its fingerprint is not that of the old weights;
 2. the new weights: from this moment on the pending config fits, readers take it, and the adapter is the new one;
 3. the pending config, to its final name.
+
+Processes that save into one folder wait for each other, so the adapter is that of the last.
 """
 
 import os
@@ -19,21 +21,21 @@ from peft import PeftModel
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from ..errors import UnsupportedOperationError
-from ..files.config_file import PENDING_NAME
-from .card import model_card, write_card
+from ..files.folder import PENDING_NAME, locked, replace_text
+from .card import CARD_NAME, model_card
 
 STAGING = ".gated_prompt_saving"  # inside the target, hence on the same file system; a fixed name, so no litter
-CARD = "README.md"
 
 
 def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     """Save all adapters of `model`, in the files and places of `model.save_pretrained(folder)`, atomically.
 
-    Call it from one process only. Each adapter on its own is old or new after a kill. An adapter that has no model
-    card beside it gets that of `model_card`, in the place of PEFT's template; a card that is there stays as it is.
+    Each adapter on its own is old or new after a kill. An adapter that has no model card beside it gets that of
+    `model_card`, in the place of PEFT's template; a card that is there stays as it is.
 
     Raises:
         UnsupportedOperationError: `model` is no `PeftModel`, or `folder` is a file.
+        GatedPromptError: other processes went on saving into this folder for a minute.
     """
     if not isinstance(model, PeftModel):
         raise UnsupportedOperationError(
@@ -43,18 +45,20 @@ def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise UnsupportedOperationError(f"{target} is a file, expected a folder; give another place")
-    staging = target / STAGING
-    shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
-    staging.mkdir(parents=True)
-    try:
-        model.save_pretrained(staging)
-        for config in sorted(staging.rglob(CONFIG_NAME)):
-            own = target / config.parent.relative_to(staging)
-            _move_in(config.parent, own)
-            if not (own / CARD).is_file():
-                write_card(own, model_card(model, adapter_name="default" if own == target else own.name))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    target.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        staging = target / STAGING
+        shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+        staging.mkdir()
+        try:
+            model.save_pretrained(staging)
+            for name in model.peft_config:
+                own = Path() if name == "default" else Path(name)
+                _move_in(staging / own, target / own)
+                if not (target / own / CARD_NAME).is_file():
+                    replace_text(target / own / CARD_NAME, str(model_card(model, adapter_name=name)))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _move_in(source: Path, target: Path) -> None:

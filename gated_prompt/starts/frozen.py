@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..errors import GatedPromptError
+from ..files.layout import BANK
 from ..tuner.architecture import VisionTransformer
-from ..tuner.mixed_batch import using
-from ..tuner.names import BASE
+from ..tuner.forward import Request, requested
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
 Look = Callable[[torch.Tensor], torch.Tensor | None]  # what it returns takes the place of the tensor
@@ -135,8 +135,9 @@ def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int)
     modes = [(module, module.training) for module in root.modules()]
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
+    base = Request(getattr(root, BANK), plans=())
     # fork_rng saves no generators but the CPU's and those that are named
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), using(root, BASE):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), requested(base):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):

@@ -5,34 +5,82 @@ No family is named here. The blocks are the one list of equal modules that hold 
 projection and the prefix tokens (CLS, registers, ...) are what stands before it.
 """
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ArchitectureError
+from .prefix import count_prefix_tokens
+from .towers import Tower, find_tower
 
 QUERY_NAMES = ("q_proj", "query", "qkv")
-QUERY_NORM_NAMES = ("q_norm", "query_norm")
+KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
+QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
+OUTPUT_NAMES = ("o_proj", "out_proj", "proj", "projection_layer")
+NORM_NAMES = ("layernorm_before", "layer_norm1", "norm1", "layernorm1", "ln_1")  # before the attention of a block
+OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative biases and of V-JEPA 2's attention
 BIAS_TABLE = "relative_position_bias_table"
-PREFIX_NAMES = (
-    "cls_token",
-    "class_token",
-    "class_embedding",
-    "distillation_token",
-    "dist_token",
-    "register_tokens",
-    "reg_token",
-)
 
 
 @dataclass(frozen=True)
-class QueryOutput:
-    """The module whose output are the queries: (..., D), or (..., 3 D) with the queries first when `fused`."""
+class AttentionParts:
+    """How one block makes queries, keys and values of its tokens, and what it asks to attend.
 
-    module: nn.Module
-    fused: bool
+    Children are named rather than held: LoRA and quantization put other modules in their places.
+
+    `block`, `attention`: the block and its module that holds the projections; `norm`: name in the block of the norm
+    before the attention; `query`, `key`, `value`: names of the projections, `key` and `value` missing where `query` is
+    one Linear for all three; `query_norm`, `key_norm`: norms behind them; `eager`: the attention function of the
+    model's own module, where the attention asks transformers' AttentionInterface.
+    """
+
+    block: nn.Module
+    attention: nn.Module
+    norm: str | None
+    query: str
+    key: str | None
+    value: str | None
+    query_norm: str | None
+    key_norm: str | None
+    eager: Callable[..., Any] | None
+
+    @property
+    def asks_interface(self) -> bool:
+        """Whether `attention.py` sees the queries, keys and values of this block."""
+        return self.eager is not None
+
+    @property
+    def can_be_passive(self) -> bool:
+        """Whether keys and values of tokens are just `key(norm(tokens))` and `value(norm(tokens))`."""
+        known = {self.query, self.key, self.value, *OUTPUT_NAMES}
+        others = [
+            name for name, child in self.attention.named_children()
+            if name not in known and any(True for _ in child.parameters()) and not hasattr(child, BIAS_TABLE)
+        ]  # fmt: skip
+        own = list(self.attention.parameters(recurse=False))
+        return self.asks_interface and None not in (self.norm, self.key, self.value) and not others and not own
+
+    @property
+    def query_output(self) -> nn.Module:
+        """The module whose output are the queries: after their norm, which would undo a scale put before it."""
+        return self.attention.get_submodule(self.query_norm or self.query)
+
+    @property
+    def fused_output(self) -> bool:
+        """Whether that output is (..., 3 D), with the queries first."""
+        return self.query_norm is None and self.key is None
+
+    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, H, P, d) of `prompts` (B, P, D), for heads of `width` d, where they can be passive."""
+        normed = self.block.get_submodule(self.norm or "")(prompts)
+        shape = (*prompts.shape[:2], -1, width)
+        key, value = (self.attention.get_submodule(name or "")(normed) for name in (self.key, self.value))
+        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -47,14 +95,16 @@ class PositionBias:
 class VisionTransformer:
     """The parts of one model.
 
-    `blocks`: the L transformer blocks; `queries`: one for each block; `ancestors`: the modules that hold the
-    blocks, the root first; `before`: the modules that run before them; `embeddings`: the one of these that holds
-    the patch `projection`; `position_biases`: relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: tokens
-    that stand before the patches; `patch_values`: numbers in one patch (3 p p).
+    `tower`: what holds and feeds the blocks; `blocks`: the L transformer blocks; `attentions`: the parts of each;
+    `ancestors`: the modules that hold the blocks, the root first; `before`: the modules that run before them;
+    `embeddings`: the one of these that holds the patch `projection`; `position_biases`: relative ones, if any;
+    `hidden_size`: D; `num_prefix_tokens`: tokens that stand before the patches; `patch_values`: numbers in one patch
+    (3 p p).
     """
 
+    tower: Tower
     blocks: list[nn.Module]
-    queries: list[QueryOutput]
+    attentions: list[AttentionParts]
     ancestors: list[nn.Module]
     before: list[nn.Module]
     embeddings: nn.Module
@@ -79,72 +129,30 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         ArchitectureError: there is no such list, more than one, no patch projection before it, or a backbone class
             that reads the blocks one by one.
     """
-    path = _find_blocks_path(root, blocks_path)
-    blocks = list(root.get_submodule(path).children())
-    queries = [query for block in blocks if (query := _find_query(block))]
-    parents = path.split(".")[:-1]
-    ancestors = [root.get_submodule(".".join(parents[:i])) for i in range(len(parents) + 1)]
-    body, before = _body_and_modules_before(ancestors, path.split("."))
-    if not before:
-        raise ArchitectureError(
-            f"{type(root).__name__}.{path} are transformer blocks, but no patch projection (a Conv2d, or a Linear "
-            "named after patches) stands before them, so this is no Vision Transformer; prompts need one"
-        )
-    if hasattr(ancestors[-1], "out_features"):
-        raise ArchitectureError(
-            f"{type(ancestors[-1]).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
-            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
-        )
-    embeddings, projection = next((m, p) for m in before if (p := _patch_projection(m)) is not None)
-    hidden_size = _in_features(queries[0].module, blocks[0])
+    lists = {path: _width(root.get_submodule(path)) for path in _block_lists(root)}
+    tower = find_tower(root, lists, blocks_path)
+    blocks = list(root.get_submodule(tower.path).children())
+    _refuse_what_has_no_room(root, tower)
+    hidden_size = lists[tower.path]
     return VisionTransformer(
+        tower=tower,
         blocks=blocks,
-        queries=queries,
-        ancestors=ancestors,
-        before=before,
-        embeddings=embeddings,
-        projection=projection,
+        attentions=[parts for block in blocks if (parts := _find_attention(block))],
+        ancestors=tower.ancestors,
+        before=tower.before,
+        embeddings=tower.embeddings,
+        projection=tower.projection,
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
-        num_prefix_tokens=_count_prefix_tokens(body, blocks, hidden_size),
-        patch_values=projection.get_parameter("weight")[0].numel(),
-    )
-
-
-def _find_blocks_path(root: nn.Module, asked: str | None) -> str:
-    found = list(_block_lists(root))
-    stages = [path for path in found if any(part.isdigit() for part in path.split("."))]
-    if stages:
-        raise ArchitectureError(
-            f"{type(root).__name__} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer; "
-            "extra tokens do not fit its windows. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
-        )
-    if asked is not None:
-        if asked not in found:
-            raise ArchitectureError(
-                f"target_modules={asked!r} names no list of transformer blocks of {type(root).__name__}; "
-                + (f"found: {', '.join(found)}" if found else "none was found")
-            )
-        return asked
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ArchitectureError(
-            f"{type(root).__name__} has several lists of transformer blocks: {', '.join(found)}; "
-            "choose one with GatedPromptConfig(target_modules=...)"
-        )
-    raise ArchitectureError(
-        f"{type(root).__name__} has no list of two or more equal transformer blocks with a query projection "
-        f"({', '.join(QUERY_NAMES)}); gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)"
+        num_prefix_tokens=count_prefix_tokens(tower, blocks[0], hidden_size),
+        patch_values=tower.projection.get_parameter("weight")[0].numel(),
     )
 
 
 def _block_lists(root: nn.Module) -> Iterator[str]:
-    """Path of every list of equal blocks, outside decoders, text towers and other such lists."""
+    """Path of every list of equal blocks, outside other such lists."""
     inside: list[str] = []
     for path, module in root.named_modules():
-        if any("decoder" in part or part.startswith("text") for part in path.split(".")):
-            continue
         if any(path.startswith(f"{outer}.") for outer in inside):
             continue
         if not isinstance(module, (nn.ModuleList, nn.Sequential)):
@@ -152,7 +160,7 @@ def _block_lists(root: nn.Module) -> Iterator[str]:
         blocks = list(module.children())
         if len(blocks) < 2 or len({_signature(block) for block in blocks}) != 1:
             continue
-        if _find_query(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
+        if _find_attention(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
             inside.append(path)
             yield path
 
@@ -161,41 +169,53 @@ def _signature(block: nn.Module) -> tuple[object, ...]:
     return type(block), tuple((name, tuple(p.shape)) for name, p in block.named_parameters())
 
 
-def _find_query(block: nn.Module) -> QueryOutput | None:
-    """The queries of one block, after their norm where it has one (a norm would undo a scale put before it)."""
+def _find_attention(block: nn.Module) -> AttentionParts | None:
+    """The parts of the one attention of a block, or None where there is none, or more than one."""
     named = dict(block.named_modules())
     hits = [name for name in named if name.rpartition(".")[2] in QUERY_NAMES]
     if len(hits) != 1:
         return None
-    parent, _, leaf = hits[0].rpartition(".")
-    if leaf == "qkv" and getattr(named[parent], "q_bias", None) is not None:
+    parent, _, query = hits[0].rpartition(".")
+    attention = named[parent]
+    if query == "qkv" and getattr(attention, "q_bias", None) is not None:
         raise ArchitectureError(
-            f"{type(named[parent]).__name__} adds its query bias outside of its module `qkv`, where the attention "
+            f"{type(attention).__name__} adds its query bias outside of its module `qkv`, where the attention "
             "temperature cannot reach it; use a model whose bias is part of qkv"
         )
-    for norm in QUERY_NORM_NAMES:
-        module = named.get(f"{parent}.{norm}" if parent else norm)
-        if module is not None and not isinstance(module, nn.Identity):
-            return QueryOutput(module, fused=False)
-    return QueryOutput(named[hits[0]], fused=leaf == "qkv")
+    return AttentionParts(
+        block=block,
+        attention=attention,
+        norm=_child(block, NORM_NAMES),
+        query=query,
+        key=_child(attention, KEY_NAMES),
+        value=_child(attention, VALUE_NAMES),
+        query_norm=_child(attention, QUERY_NORM_NAMES),
+        key_norm=_child(attention, KEY_NORM_NAMES),
+        eager=_eager_function(attention),
+    )
 
 
-def _in_features(query: nn.Module, block: nn.Module) -> int:
+def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    children = dict(module.named_children())
+    return next((name for name in names if not isinstance(children.get(name), (nn.Identity, type(None)))), None)
+
+
+def _eager_function(attention: nn.Module) -> Callable[..., Any] | None:
+    """The eager attention function of a module that asks AttentionInterface for the one to call, else None."""
+    forward: Any = inspect.unwrap(type(attention).forward)
+    code = getattr(forward, "__code__", None)
+    if not hasattr(attention, "config") or code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
+        return None
+    eager: Callable[..., Any] | None = forward.__globals__.get("eager_attention_forward")
+    return eager
+
+
+def _width(blocks: nn.Module) -> int:
+    """Width of the tokens that these blocks read: what goes into the query projection."""
+    block = next(blocks.children())
+    query = next(m for name, m in block.named_modules() if name.rpartition(".")[2] in QUERY_NAMES)
     width = getattr(query, "in_features", None)
-    if width is None:  # a norm of the queries: read the width off the block's own norm
-        width = next(m for m in block.modules() if isinstance(m, nn.LayerNorm)).normalized_shape[0]
-    return int(width)
-
-
-def _patch_projection(module: nn.Module) -> nn.Conv2d | nn.Conv3d | nn.Linear | None:
-    """The first module in here that turns patches into tokens.
-
-    A Linear has to say so by its name: text and audio models have Linears before their blocks as well.
-    """
-    for path, part in module.named_modules():
-        if isinstance(part, (nn.Conv2d, nn.Conv3d)) or (isinstance(part, nn.Linear) and "patch" in path):
-            return part
-    return None
+    return int(next(p for p in query.parameters() if p.ndim > 1).shape[-1] if width is None else width)
 
 
 def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionBias]:
@@ -216,20 +236,30 @@ def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionB
     return [PositionBias(module, owner.get(id(module))) for module in found]
 
 
-def _body_and_modules_before(ancestors: list[nn.Module], path: list[str]) -> tuple[nn.Module, list[nn.Module]]:
-    """The innermost ancestor with a projection among the siblings that come before the blocks, and those siblings."""
-    for ancestor, name in zip(reversed(ancestors), reversed(path), strict=True):
-        children = dict(ancestor.named_children())
-        before = list(children.values())[: list(children).index(name)]
-        if any(_patch_projection(child) is not None for child in before):
-            return ancestor, before
-    return ancestors[0], []
+def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
+    """Refuse what would go wrong, and in some cases silently, where hooks do not reach.
 
-
-def _count_prefix_tokens(body: nn.Module, blocks: list[nn.Module], hidden_size: int) -> int:
-    inner = {id(p) for block in blocks for p in block.parameters()}
-    return sum(
-        p.numel() // hidden_size
-        for name, p in body.named_parameters()
-        if id(p) not in inner and name.rpartition(".")[2] in PREFIX_NAMES
-    )
+    Raises:
+        ArchitectureError: a backbone cuts maps from its blocks, one by one; or tables for a fixed number of tokens
+            are added between the blocks or inside their attention.
+    """
+    loop = tower.ancestors[-1]
+    if hasattr(loop, "out_features"):
+        raise ArchitectureError(
+            f"{type(loop).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
+            " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
+        )
+    for module in tower.loops[1:]:
+        for name, table in module.named_parameters(recurse=False):
+            if table.ndim > 2:
+                raise ArchitectureError(
+                    f"{type(module).__name__} adds {name}, a table for a fixed number of tokens, between its blocks, "
+                    "where there is no way to make room for prompts; use a model without it"
+                )
+    for module in root.get_submodule(tower.path).modules():
+        method = next((name for name in OWN_POSITIONS if hasattr(module, name)), None)
+        if method is not None:
+            raise ArchitectureError(
+                f"{type(module).__name__} gives tokens a position by their place in the row ({method}), which prompts "
+                "would move and no hook can reach; use a model with absolute positions, or rotary ones of its patches"
+            )

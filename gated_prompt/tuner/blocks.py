@@ -5,7 +5,7 @@
     [prefix, patches] -> [prefix, PROMPTS, patches] -> gate -> ... -> [prefix, patches]
 
 The prompts travel inside the hidden states, which keeps activation checkpointing correct; only inside a passive block
-(`passage.py`) they stand aside.
+(`plan.py`) are they held separately, for its attention (`attention.py`).
 """
 
 from typing import Any
@@ -15,133 +15,231 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ArchitectureError, UnsupportedOperationError
+from .architecture import AttentionParts
 from .bank import PromptBank
-from .masks import widen_argument
-from .plan import Plan
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+from .forward import LOCAL, Forward, Inputs, running
+from .masks import refuse_packed, widen_argument
+from .plan import Plan, Step
 
 
 class EnterBlock:
-    """Before a block: insert the prompts, or replace them when deep, and widen masks to the new length."""
+    """Before a block: insert the prompts, or hold them separately for a passive block."""
 
     def __init__(self, bank: PromptBank, index: int) -> None:
         self.bank, self.index = bank, index
 
-    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        plan = self.bank.plan
-        if plan is None or self.index < plan.config.insert_at:
+    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+        forward = running(self.bank)
+        if forward is None:
             return None
-        hidden: torch.Tensor = args[0]
-        if self.index == plan.config.insert_at:
-            if hidden.ndim != 3:
-                raise ArchitectureError(
-                    f"the blocks of this model work on hidden states of shape {tuple(hidden.shape)}, not on a row of "
-                    "tokens (batch, tokens, width); prompts can only be put into a row"
-                )
-            self.bank.begin(plan, hidden)
-        if self.bank.is_passive(plan, self.index):
-            return (self._take_prompts(plan, hidden), *args[1:]), kwargs
-        if plan.config.deep or self.index == self.bank.passage.insertion:
-            hidden = self._with_prompts(plan, hidden)
-        length = self.bank.sequence_length
-        rest = [widen_argument(place, a, plan, length) for place, a in enumerate(args[1:], start=1)]
-        named = {name: widen_argument(name, a, plan, length) for name, a in kwargs.items()}
-        return (hidden, *rest), named
-
-    def _with_prompts(self, plan: Plan, hidden: torch.Tensor) -> torch.Tensor:
-        """`hidden` with prompts behind the prefix tokens, in the place of those of the block before, if any."""
-        held = hidden.shape[1] - self.bank.sequence_length
-        prompts = self._prompts(plan, hidden, hidden.shape[0])
-        return torch.cat((hidden[:, : plan.prompts.start], prompts, hidden[:, plan.prompts.start + held :]), dim=1)
-
-    def _take_prompts(self, plan: Plan, hidden: torch.Tensor) -> torch.Tensor:
-        """Set the block's prompts aside for its attention; return the other tokens."""
-        if not plan.config.deep and self.index > self.bank.passage.insertion:
+        by_name = len(args) == 0
+        hidden = self._checked(block, forward, kwargs.get("hidden_states") if by_name else args[0])
+        plan = forward.plans[0]
+        if self.index < plan.first:
+            return None
+        if self.index == plan.first:
+            for each in forward.plans:
+                self.bank.project_temperatures(each)
+            refuse_packed((*args[1:], *kwargs.values()), hidden.shape[1])
+        step = forward.step(self.index)
+        length = hidden.shape[1] - (plan.config.num_virtual_tokens if step.arrive else 0)
+        if step.passive:
+            if not step.arrive:
+                return None  # the attention takes the prompts from the bank
             prefix, prompts, patches = _split(hidden, plan)
-            hidden = torch.cat((prefix, patches), dim=1)
-        else:
-            dropped = self.bank.training and plan.config.prompt_dropout > 0
-            prompts = self._prompts(plan, hidden, hidden.shape[0] if dropped else 1)
-        gate = self.bank.gate(plan, self.index) if torch.is_grad_enabled() else None
-        if gate is not None:
-            prompts = prompts + 0.0 * gate.to(prompts.dtype)  # a gradient of zero, as DDP waits for one
-        self.bank.keys_only = prompts
-        return hidden
+            LOCAL.aside, hidden = prompts, torch.cat((prefix, patches), dim=1)
+        elif not step.arrive:
+            start = plan.prompts.start
+            prompts = entering_prompts(forward, self.index, hidden, hidden.shape[0])
+            hidden = torch.cat((hidden[:, :start], prompts, hidden[:, start:]), dim=1)
+        if not step.passive:
+            forward.remember(hidden)
+        rest, named = args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"} if by_name else kwargs
+        if not step.passive and len(rest) + len(named) > 0:
+            rest = tuple(widen_argument(place, a, plan.prompts, length) for place, a in enumerate(rest, start=1))
+            named = {name: widen_argument(name, a, plan.prompts, length) for name, a in named.items()}
+        return (rest, {"hidden_states": hidden, **named}) if by_name else ((hidden, *rest), named)
 
-    def _prompts(self, plan: Plan, hidden: torch.Tensor, count: int) -> torch.Tensor:
-        """The prompts that enter here, (count, P, D), dropped out for each image where that is on."""
-        prompts = self.bank.tokens(plan, self.index).to(hidden.dtype).expand(count, -1, -1)
-        return F.dropout(prompts, plan.config.prompt_dropout, self.bank.training)
+    def _checked(self, block: nn.Module, forward: Forward, hidden: Any) -> torch.Tensor:
+        """Refuse blocks that are not called once each, in order, with one row of tokens of the same length."""
+        name = type(block).__name__
+        if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
+            found = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(hidden).__name__
+            raise ArchitectureError(
+                f"{name} works on hidden states of shape {found}, not on a row of tokens (batch, tokens, width); "
+                "prompts can only be put into a row"
+            )
+        if not forward.depth:  # called alone, or computed again: there is no run of blocks to compare with
+            return hidden
+        if self.index != forward.next_block:
+            raise ArchitectureError(
+                f"{name} {self.index} is called where block {forward.next_block} was expected: this model leaves out "
+                "blocks or calls them twice, and prompts have to pass each block once, in order"
+            )
+        plan = forward.plans[0]
+        held = plan.config.num_virtual_tokens if self.index > plan.first and forward.step(self.index).arrive else 0
+        if self.index == 0:
+            forward.length = hidden.shape[1]
+        elif hidden.shape[1] - held != forward.length:
+            raise ArchitectureError(
+                f"{name} {self.index} got {hidden.shape[1] - held} tokens beside the prompts, block 0 got "
+                f"{forward.length}: this model adds or drops tokens between its blocks, where prompts cannot follow"
+            )
+        if forward.rows is not None and len(forward.rows) != len(hidden):
+            raise UnsupportedOperationError(
+                f"{name} works on a batch of {len(hidden)}, and adapter_names names {len(forward.rows)} images; this "
+                "model takes images apart or together, so call it with one adapter at a time"
+            )
+        forward.next_block += 1
+        return hidden
 
 
 class LeaveBlock:
     """After a block: gate the prompts; after the last block pool and take the prompts out."""
 
-    def __init__(self, bank: PromptBank, index: int) -> None:
-        self.bank, self.index = bank, index
+    def __init__(self, bank: PromptBank, index: int, asks_interface: bool) -> None:
+        self.bank, self.index, self.asks_interface = bank, index, asks_interface
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        plan = self.bank.plan
-        if plan is None or self.index < plan.config.insert_at:
+        forward = running(self.bank)
+        if forward is None or self.index < forward.plans[0].first:
             return None
+        if self.asks_interface and forward.depth and forward.attended != self.index:
+            raise ArchitectureError(
+                f"{type(block).__name__} {self.index} did not compute its attention through AttentionInterface, where "
+                "prompts and temperatures act; load the model with attn_implementation='sdpa' or 'eager'"
+            )
+        step = forward.step(self.index)
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        passive = self.bank.is_passive(plan, self.index)
-        left = self._leave_passive(plan, tokens) if passive else self._leave(plan, tokens, args[0])
+        entered: torch.Tensor = args[0] if len(args) > 0 else kwargs["hidden_states"]
+        if step.passive:
+            left = self._leave_passive(forward, step, tokens)
+        else:
+            forward.remember(tokens)  # a model that loops over its blocks itself may keep what the block returned
+            left = self._leave(forward, step, tokens, entered)
+        if step.stay:
+            forward.remember(left)
         if left is tokens:
             return None
         return (left, *output[1:]) if isinstance(output, tuple) else left
 
-    def _leave(self, plan: Plan, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+    def _leave(self, forward: Forward, step: Step, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
         """What follows a block that had the prompts among its tokens; `entered` are those before the block."""
-        gate, last = self.bank.gate(plan, self.index), self.index == plan.num_layers - 1
-        if gate is None and not last:
+        if step.gate is None and step.stay:
             return tokens
+        plan = forward.plans[0]
         prefix, prompts, patches = _split(tokens, plan)
-        if gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
+        if step.gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
+            gate = by_image(forward, [self.bank.gate(each, step.gate) for each in forward.plans])
             # A copy: autograd keeps what is mixed, and a view would keep all tokens of the block with it.
-            prompts = torch.lerp(entered[:, plan.prompts], prompts.clone(), gate.to(prompts.dtype))
-        if last:
-            return torch.cat(_pooled(plan, prefix, prompts, patches), dim=1)
-        return torch.cat((prefix, prompts, patches), dim=1)
+            prompts = torch.lerp(entered[:, plan.prompts], prompts.clone(), gate.to(prompts))
+        parts = (prefix, prompts, patches) if step.stay else self._pooled(plan, prefix, prompts, patches)
+        return torch.cat(parts, dim=1)
 
-    def _leave_passive(self, plan: Plan, tokens: torch.Tensor) -> torch.Tensor:
+    def _leave_passive(self, forward: Forward, step: Step, tokens: torch.Tensor) -> torch.Tensor:
         """What follows a block that saw the prompts as keys and values only; they leave it as they came."""
-        prompts, self.bank.keys_only = self.bank.keys_only, None
-        if prompts is None:
-            raise UnsupportedOperationError(f"block {self.index} was left twice; its forward must not be called alone")
-        last, start = self.index == plan.num_layers - 1, plan.prompts.start
-        if plan.config.pooling is None if last else plan.config.deep or self.index < self.bank.passage.insertion:
+        plan = forward.plans[0]
+        aside, LOCAL.aside = LOCAL.aside, None
+        pools = self.index == plan.num_layers - 1 and plan.config.pooling is not None
+        if not (step.stay or pools):
             return tokens
-        prefix, patches = tokens[:, :start], tokens[:, start:]
-        prompts = prompts.expand(tokens.shape[0], -1, -1)
-        return torch.cat(_pooled(plan, prefix, prompts, patches) if last else (prefix, prompts, patches), dim=1)
+        prompts = aside if aside is not None else entering_prompts(forward, self.index, tokens, tokens.shape[0])
+        prefix, patches = tokens[:, : plan.prompts.start], tokens[:, plan.prompts.start :]
+        return torch.cat(self._pooled(plan, prefix, prompts, patches) if pools else (prefix, prompts, patches), dim=1)
+
+    def _pooled(
+        self, plan: Plan, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Prefix and patches; after the last block with the mean that `pooling` names in the place of token 0."""
+        pooling = plan.config.pooling
+        if pooling is None or self.index < plan.num_layers - 1:
+            return prefix, patches
+        parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
+        mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
+        return mean, prefix[:, 1:], patches
 
 
 class ScaleQueries:
-    """After the query projection: divide by the temperature, which divides the block's attention logits by it."""
+    """After the query projection of a block whose attention does not ask AttentionInterface: apply the temperature."""
 
-    def __init__(self, bank: PromptBank, index: int, fused: bool) -> None:
-        self.bank, self.index, self.fused = bank, index, fused
+    def __init__(self, bank: PromptBank, index: int, parts: AttentionParts) -> None:
+        self.bank, self.index, self.parts = bank, index, parts
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        plan = self.bank.plan
-        folded = self.bank.folded is not None  # into the weights of this module
-        scale = None if plan is None or folded else self.bank.inverse_temperature(plan, self.index)
-        if scale is None:
+        forward = running(self.bank)
+        if forward is None or self.index < forward.plans[0].first:
             return None
-        if isinstance(scale, torch.Tensor):
-            scale = scale.to(output.dtype)
-        if self.fused:
-            rows = output.new_ones(3, output.shape[-1] // 3)
-            return output * torch.cat((rows[:1] * scale, rows[1:])).flatten()
-        if isinstance(scale, torch.Tensor) and scale.requires_grad and torch.is_grad_enabled():
-            scaled: torch.Tensor = ScaleKeepingOutput.apply(output, scale)
-            return scaled
-        return output * scale
+        if module is not self.parts.query_output:
+            raise UnsupportedOperationError(
+                f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
+                "put there after the prompts; the temperature would miss what it adds: inject LoRA first, then prompts"
+            )
+        return scale_queries(forward, self.index, output, self.parts.fused_output)
 
 
-class ScaleKeepingOutput(torch.autograd.Function):
+def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bool = False) -> torch.Tensor:
+    """`queries` (B, ...) divided by the block's temperature, which divides the attention logits by it.
+
+    When `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
+    """
+    scales = [forward.bank.inverse_temperature(plan, index) for plan in forward.plans]
+    if all(scale is None for scale in scales):
+        return queries
+    scale: torch.Tensor | float = scales[0] if forward.rows is None else 1.0  # type: ignore[assignment]
+    if forward.rows is not None:
+        ones = queries.new_ones(())
+        scale = by_image(forward, [ones * (1.0 if s is None else s) for s in scales], queries.ndim)
+    if isinstance(scale, torch.Tensor):
+        scale = scale.to(queries)
+    if fused:
+        first, rest = queries.tensor_split((queries.shape[-1] // 3,), dim=-1)
+        return torch.cat((first * scale, rest), dim=-1)
+    if isinstance(scale, torch.Tensor) and scale.requires_grad and torch.is_grad_enabled():
+        return _ScaleKeepingOutput.apply(queries, scale)
+    return queries * scale
+
+
+def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: int) -> torch.Tensor:
+    """The prompts that the bank has for this block, (count, P, D), with dropout per image while training."""
+    bank, plan = forward.bank, forward.plans[0]
+    prompts = [bank.tokens(each, index).to(like.device, like.dtype) for each in forward.plans]
+    if forward.rows is not None:
+        return torch.stack(prompts)[forward.rows]
+    return F.dropout(prompts[0].expand(count, -1, -1), plan.config.prompt_dropout, bank.training)
+
+
+def by_image(forward: Forward, values: list[torch.Tensor], ndim: int = 3) -> torch.Tensor:
+    """Scalars of the adapters as one scalar, or, in a mixed batch, as one for each image (B, 1, ...)."""
+    return values[0] if forward.rows is None else torch.stack(values)[forward.rows].view(-1, *[1] * (ndim - 1))
+
+
+class RequireInputGradient:
+    """After the embeddings, in training: let their output require a gradient.
+
+    Reentrant activation checkpointing passes gradients only to inputs that require one. Without this, prompts that
+    enter a checkpointed block would silently not be trained.
+    """
+
+    def __init__(self, bank: PromptBank) -> None:
+        self.bank = bank
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not self.bank.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        forward = running(self.bank)
+        if forward is None:
+            return
+        # With prompts among the tokens of block 0 the gradient reaches its input anyway; elsewhere it costs time.
+        plan = forward.plans[0]
+        in_block_0 = plan.first == 0 and not forward.step(0).passive
+        if not in_block_0 and not getattr(self.bank.blocks[0], "gradient_checkpointing", False):
+            return
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor) and first.is_floating_point() and not first.requires_grad:
+            first.requires_grad_()
+
+
+class _ScaleKeepingOutput(torch.autograd.Function):
     """`queries * scale` that keeps its output for the backward pass, as attention does anyway, not the queries too."""
 
     @staticmethod
@@ -163,15 +261,3 @@ def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor
     start, count = plan.prompts.start, plan.config.num_virtual_tokens
     prefix, prompts, patches = tokens.split((start, count, tokens.shape[1] - start - count), dim=1)
     return prefix, prompts, patches
-
-
-def _pooled(
-    plan: Plan, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """Prefix and patch tokens, with the mean that `pooling` names in the place of token 0."""
-    pooling = plan.config.pooling
-    if pooling is None:
-        return prefix, patches
-    parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
-    mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
-    return mean, prefix[:, 1:], patches

@@ -1,13 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Fit a configuration to a base model: check it against the model, and fill in what was left open."""
 
+import warnings
+
 from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
-from ..files.checkpoint import PREFIX, Entry
+from ..files.layout import BANK, PREFIX
 from .architecture import VisionTransformer
-from .heads import find_head_names, pooling_obstacle
+from .heads import find_head_names, left_out, pooling_obstacle, resolve
 
 
 def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
@@ -25,19 +27,35 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
         config.check_weights_were_there()
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
-        config.modules_to_save = find_head_names(model)
+        config.modules_to_save = find_head_names(model, vit)
     faults = _faults(config, model, vit)
     if faults:
         raise ConfigError(faults)
+    config.modules_to_save = resolve(model, config.modules_to_save)
     _check_head(config, model)
+    if not config._file.is_small:
+        config._file.check_content()
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
     if config.num_prefix_tokens is None:
         config.num_prefix_tokens = vit.num_prefix_tokens
-    obstacle = pooling_obstacle(model, config.num_prefix_tokens) if config.pooling else None
+    obstacle = pooling_obstacle(model, vit, config.num_prefix_tokens) if config.pooling else None
     if obstacle:
         raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}; use pooling=None")
+    _warn_of_what_is_left_out(config, model, vit)
     return config
+
+
+def _warn_of_what_is_left_out(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:
+    names = [] if hasattr(model, BANK) else left_out(model, vit, config.modules_to_save or [])
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.warn(
+            f"{type(model).__name__} has parameters outside of backbone and head that are new or were trainable, and "
+            f"that this adapter neither trains nor saves: {shown}; name their modules in GatedPromptConfig("
+            f"modules_to_save=...), beside {config.modules_to_save}, unless they take no part in what you do",
+            stacklevel=2,
+        )
 
 
 def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:
@@ -52,7 +70,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
-            + (f" (read from {config._read_from})" if config._read_from else "")
+            + (f" (read from {config._file.place})" if config._file.place else "")
         )
 
 
@@ -77,31 +95,32 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
 
 def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     """Compare the head in the file that `config` was read with, if any, with the head of the base."""
-    if config._file_entries is None:
+    if config._file.path is None:
         return
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
     base = {
-        key.replace(".original_module.", "."): Entry(tuple(tensor.shape), tensor.dtype.is_floating_point)
+        key.replace(".original_module.", "."): (tuple(tensor.shape), tensor.dtype.is_floating_point)
         for key, tensor in model.state_dict().items()
         if key.startswith(heads) and ".modules_to_save." not in key
     }
-    saved = {key.removeprefix(PREFIX): entry for key, entry in config._file_entries.items()}
+    saved = {key.removeprefix(PREFIX): (entry.shape, entry.is_float) for key, entry in config._file.entries.items()}
     for key, entry in base.items():
         found = saved.get(key)
         if found != entry:
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
-                f"the adapter of {config._read_from}; load the base with the adapter's num_labels"
+                f"the adapter of {config._file.place}; load the base with the adapter's num_labels"
             )
     surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
     if surplus:
         raise AdapterMismatchError(
-            f"the adapter of {config._read_from} holds {', '.join(surplus[:5])}, which the head of this "
+            f"the adapter of {config._file.place} holds {', '.join(surplus[:5])}, which the head of this "
             f"{type(model).__name__} does not have; load the base that the adapter was trained on"
         )
 
 
-def _describe(entry: Entry | None) -> str:
+def _describe(entry: tuple[tuple[int, ...], bool] | None) -> str:
     if entry is None:
         return "no entry"
-    return f"shape {entry.shape}" + ("" if entry.is_float else " of whole numbers")
+    shape, is_float = entry
+    return f"shape {shape}" + ("" if is_float else " of whole numbers")

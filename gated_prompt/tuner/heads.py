@@ -1,39 +1,115 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a model does with its last tokens: which modules are its head, and whether that head reads token 0."""
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-HEAD_NAMES = (
-    "classifier",
-    "cls_classifier",
-    "distillation_classifier",
-    "head",
-    "head_dist",
-    "decode_head",
-    "auxiliary_head",
-)
+from .architecture import VisionTransformer, find_vision_transformer
+from .prefix import made_up_images, undisturbed
+from .towers import has_vocabulary
+
+HEAD_NAMES = ("classifier", "head", "head_dist", "decode_head", "auxiliary_head")
+TASK = re.compile(r"For[A-Z]")  # in the names of transformers' classes that put something new on a pretrained body
 READERS_OF_TOKEN_0 = ("Model", "ModelWithProjection", "ForImageClassification", "ForImageClassificationWithTeacher")
 
 
-def find_head_names(root: nn.Module) -> list[str]:
-    """Dotted names of the heads on `root`, or on the model that it wraps; empty when there are none.
+def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> list[str]:
+    """Paths of the modules that stand around the pretrained body of `root`: heads, feature pyramids, new necks.
 
-    An attention pool is no head: it belongs to the pretrained backbone, whatever its name.
+    A class of transformers without a task in its name is a body, and so is what runs the blocks. Beside parts for
+    text, and in bodies of other libraries, a head has to say so by name or by `get_classifier`, for more of the
+    pretrained model is there. Attention pools, output embeddings and necks that were loaded belong to it too.
     """
-    holders = [("", root)] + [(f"{n}.", m) for n, m in root.named_children() if n == "timm_model"]
+    vit = vit or find_vision_transformer(root)
+    paths = {id(module): path for path, module in root.named_modules()}
+    fresh, found = fresh_parameters(root), list[str]()
+    for holder, inner in zip(vit.tower.ancestors, [*vit.tower.ancestors[1:], None], strict=True):
+        if type(holder).__module__.startswith("transformers.") and not TASK.search(type(holder).__name__):
+            break
+        others = [(name, child) for name, child in holder.named_children() if child is not inner]
+        if holder is vit.tower.body or any(has_vocabulary(child) for _, child in others):
+            own = _classifiers(holder)
+            others = [(n, child) for n, child in others if n in HEAD_NAMES or any(child is m for m in own)]
+        output = _asked(holder, "get_output_embeddings")
+        found += [
+            paths[id(child)]
+            for name, child in others
+            if child is not output
+            and not isinstance(child, BaseTunerLayer)
+            and any(True for _ in child.parameters())
+            and not _is_attention_pool(child)
+            and (name != "neck" or any(id(p) in fresh for p in child.parameters()))
+        ]
+        if holder is vit.tower.body:
+            break
+    return found
+
+
+def fresh_parameters(root: nn.Module) -> set[int]:
+    """Ids of the parameters that `from_pretrained` did not find in the checkpoint: it marks all others."""
+    plain = [p for p in root.parameters() if type(p) is nn.Parameter]  # quantized ones have lost the mark
+    unmarked = {id(p) for p in plain if not hasattr(p, "_is_hf_initialized")}
+    return unmarked if len(unmarked) < len(plain) else set()
+
+
+def resolve(root: nn.Module, names: Iterable[str]) -> list[str]:
+    """The full paths that are meant by `names`, each a path or the end of one; without those inside others."""
+    modules = [path for path, _ in root.named_modules()]
+    paths: list[str] = []
+    for name in names:
+        paths += [name] if name in modules else [path for path in modules if path.endswith(f".{name}")]
+    return [p for p in dict.fromkeys(paths) if not any(p.startswith(f"{other}.") for other in paths)]
+
+
+def wrap_heads(root: nn.Module, paths: list[str], adapter_name: str, inference_mode: bool, active: bool) -> None:
+    """Give the adapter its own copy of each module, as PEFT does for `modules_to_save`.
+
+    PEFT would look for modules whose path ends with one of these: `head` stands for `auxiliary_head` too, and for the
+    `head` inside a `head`, which would be copied twice and lost in the file.
+    """
+    for path in paths:
+        module, (parent, _, name) = root.get_submodule(path), path.rpartition(".")
+        if isinstance(module, ModulesToSaveWrapper):
+            module.update(adapter_name)
+            module.set_adapter(module.active_adapter, inference_mode=inference_mode)
+        else:
+            wrapper = ModulesToSaveWrapper(module, adapter_name)
+            wrapper.set_adapter(adapter_name if active else [], inference_mode=inference_mode)
+            setattr(root.get_submodule(parent), name, wrapper)
+
+
+def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[str]:
+    """Parameters around the backbone that would stay as they are, though it looks as if they had to be trained.
+
+    Either transformers' loading left them freshly initialised (it marks all others), or some of the base is frozen
+    already and they are not.
+    """
+    adapted = [m for m in root.modules() if isinstance(m, (BaseTunerLayer, ModulesToSaveWrapper))]
+    backbone = [*vit.blocks, *vit.before, *adapted]
+    known = {id(p) for module in backbone for p in module.parameters()}
+    known |= {id(p) for module in vit.tower.loops for p in module.parameters(recurse=False)}
+    known |= {id(p) for path in heads for p in root.get_submodule(path).parameters()}
+    parameters = dict(root.named_parameters())
+    fresh = fresh_parameters(root)
+    partly_frozen = not all(p.requires_grad for p in parameters.values())
     return [
-        prefix + name
-        for prefix, holder in holders
-        for name, child in holder.named_children()
-        if name in HEAD_NAMES and any(True for _ in child.parameters()) and not _is_attention_pool(child)
+        name
+        for name, p in parameters.items()
+        if id(p) not in known and ((id(p) in fresh) or (partly_frozen and p.requires_grad))
     ]
 
 
-def pooling_obstacle(root: nn.Module, num_prefix_tokens: int) -> str | None:
+def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens: int) -> str | None:
     """Why a mean written into token 0 would not reach the head of `root`, or None if it does.
 
-    Heads that read token 0 beside other tokens (DeiT, DINOv2) count as reading it. Of classes outside transformers
-    nothing is known but timm's `global_pool`, so without that their author is trusted to have asked for what works.
+    Heads that read token 0 beside other tokens (DeiT, DINOv2) count as reading it. Where a model cannot be asked, its
+    author is trusted to have asked for what works.
     """
     name, config = type(root).__name__, getattr(root, "config", None)
     if num_prefix_tokens == 0:
@@ -43,10 +119,44 @@ def pooling_obstacle(root: nn.Module, num_prefix_tokens: int) -> str | None:
         return f"{name} pools with global_pool={global_pool!r}, so its head does not read token 0"
     if type(root).__module__.startswith("transformers.") and not name.endswith(READERS_OF_TOKEN_0):
         return f"{name} reads the patch tokens, not token 0"
-    mean_of_patches = name == "CLIPForImageClassification"  # told apart by nothing but its forward
-    if getattr(config, "use_mean_pooling", False) or mean_of_patches:
+    if getattr(config, "use_mean_pooling", False) or _reads_token_0(root, vit) is False:
         return f"{name} reads the mean of the patch tokens, not token 0"
     return None
+
+
+def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
+    """Whether the output changes with token 0 after the last block: measured on two equal images; None if unknown."""
+    images = made_up_images(vit.tower)
+    if images is None:
+        return None
+
+    def change(module: nn.Module, args: Any, output: Any) -> Any:
+        tokens = (output[0] if isinstance(output, tuple) else output).clone()
+        tokens[1, 0] += torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
+        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+
+    handle = vit.blocks[-1].register_forward_hook(change)
+    try:
+        with undisturbed(root):
+            output: Any = root(images[1:].expand(2, -1, -1, -1))
+    except Exception:  # whatever a model does that wants more than images
+        return None
+    finally:
+        handle.remove()
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else [output]
+    values = [part for part in parts if isinstance(part, torch.Tensor) and len(part) == 2]
+    changes = [(value[0] - value[1]).abs().max() > 1e-4 * value.abs().max() for value in values]
+    return any(map(bool, changes)) if changes else None
+
+
+def _classifiers(holder: nn.Module) -> list[nn.Module]:
+    """What timm's models say that their classifier is; distilled ones have two."""
+    found = _asked(holder, "get_classifier")
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def _asked(module: nn.Module, method: str) -> Any:
+    return getattr(module, method)() if hasattr(type(module), method) else None
 
 
 def _is_attention_pool(head: nn.Module) -> bool:

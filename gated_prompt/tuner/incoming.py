@@ -8,7 +8,7 @@
   own. Some versions of that loader lose tensors without an error. `fill` does not depend on it.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, MutableMapping
 from typing import Any
 
 import safetensors.torch
@@ -19,8 +19,8 @@ from torch import nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, UnsupportedOperationError
-from ..files.checkpoint import PREFIX
-from ..files.layout import BANK
+from ..files.adapter_file import AdapterFile
+from ..files.layout import BANK, PREFIX
 from .bank import PromptBank
 
 # Tested in 5.0.0 (loads nothing) and 5.9.0 (no trained head); 5.17 has the same code, 5.18 maps the heads.
@@ -33,8 +33,9 @@ class CheckIncoming:
     def __init__(self, bank: PromptBank) -> None:
         self.bank = bank
 
-    def __call__(self, model: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    def __call__(self, model: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
         for name in self.bank.plans:
+            config = getattr(model, "peft_config", {}).get(name)
             own = {
                 f"{prefix}{BANK}.{kind}.{name}": getattr(self.bank, kind).get(name)
                 for kind in self.bank.adapter_layer_names
@@ -47,6 +48,11 @@ class CheckIncoming:
             if any(key in state for key in (*own, *head)):
                 # PEFT leaves the name out of keys that the adapter does not have.
                 _check(name, own | dict.fromkeys(key.removesuffix(f".{name}") for key in own) | head, state, own)
+                if config is not None:
+                    check_is_the_file_that_was_read(config)
+                for key in head.keys() & state.keys():  # PEFT assigns with low_cpu_mem_usage, which casts nothing
+                    state[key] = state[key].to(head[key].dtype)
+                self.bank.plans[name] = self.bank.plans[name].pruned(())  # the gates it was pruned by are gone
 
 
 def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], needed: Container[str]) -> None:
@@ -71,6 +77,20 @@ def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], nee
             raise DamagedAdapterError(f"what is loaded into {key} holds NaN or infinite values; {advice}")
 
 
+def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
+    """Refuse tensors that were just read, if their file has been replaced since `config` was read with it.
+
+    Raises:
+        DamagedAdapterError: it has: settings and tensors may be of two adapters.
+    """
+    file, config._file = config._file, AdapterFile("")  # later tensors under this name come from elsewhere
+    if file.is_replaced:
+        raise DamagedAdapterError(
+            f"{file.path} was replaced while it was being loaded; load the base again, and the adapter with "
+            "gated_prompt.load, which copes with others that save"
+        )
+
+
 def check_can_be_filled(config: GatedPromptConfig) -> None:
     """Refuse an adapter, about to be injected into a bare model, whose tensors transformers would lose.
 
@@ -80,7 +100,7 @@ def check_can_be_filled(config: GatedPromptConfig) -> None:
     """
     if config.inference_mode:
         config.check_weights_were_there()
-    if LOSES_ADAPTERS and (config.inference_mode is not (config._weights_path is not None)):
+    if LOSES_ADAPTERS and config.inference_mode is (config._file.path is None):
         raise UnsupportedOperationError(
             f"load_adapter of transformers {transformers.__version__} loses tensors of adapters with "
             f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}; use gated_prompt.load(model, "
@@ -95,9 +115,10 @@ def fill(model: nn.Module, name: str, config: GatedPromptConfig) -> None:
     Only in inference mode, which transformers' `load_adapter` sets: otherwise the adapter may as well be a new one
     that starts from the settings of an old one.
     """
-    if not config.inference_mode or config._weights_path is None:
+    if not config.inference_mode or config._file.path is None:
         return
-    tensors, bank = safetensors.torch.load_file(config._weights_path), getattr(model, BANK)
+    tensors, bank = safetensors.torch.load_file(config._file.path), getattr(model, BANK)
+    check_is_the_file_that_was_read(config)
     for kind in bank.adapter_layer_names:
         if name in getattr(bank, kind):
             getattr(bank, kind)[name].data.copy_(tensors[f"{PREFIX}{BANK}.{kind}"])

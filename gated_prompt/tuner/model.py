@@ -2,8 +2,6 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -18,10 +16,11 @@ from ..files.layout import BANK
 from .architecture import VisionTransformer, find_vision_transformer
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .fit import fit_config
-from .folding import unfold
+from .forward import SwitchHead
+from .heads import wrap_heads
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
-from .mixed_batch import mixed_batch
+from .mixed_batch import forward_context
 from .names import check_adapter_name
 
 
@@ -92,8 +91,14 @@ class GatedPromptModel(BaseTuner):
             attach_hooks(bank, vit)
             bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
         self._vit: VisionTransformer = vit
+        heads, fitted.modules_to_save = fitted.modules_to_save or [], None
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+            fitted.modules_to_save = heads
+            wrap_heads(model, heads, adapter_name, fitted.inference_mode, adapter_name in self.active_adapters)
+            for head in map(model.get_submodule, heads):
+                if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
+                    head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
         except Exception:
             bank.plans.pop(adapter_name, None)
             if not bank.plans:
@@ -128,19 +133,9 @@ class GatedPromptModel(BaseTuner):
         """
         if isinstance(adapter_name, list) and len(adapter_name) > 1:
             self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
-        if self.model.get_submodule(BANK).active_names != [adapter_name]:
-            self.model.get_submodule(BANK).refuse_folded("switch to another adapter of")
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT enters this around each forward and keeps `adapter_names` out of the model's arguments."""
-        adapter_names = kwargs.get("adapter_names")
-        if adapter_names is None:
-            yield
-            return
-        with mixed_batch(self.model, adapter_names):
-            yield
+    _enable_peft_forward_hooks = forward_context
 
     def _check_merge_allowed(self) -> None:
         raise UnsupportedOperationError(MERGE_REFUSAL)
@@ -170,12 +165,7 @@ class GatedPromptModel(BaseTuner):
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
-        """Compute what the base computes; LoRA layers below the prompts are part of it.
-
-        Raises:
-            UnsupportedOperationError: the base holds folded temperatures.
-        """
-        self.model.get_submodule(BANK).refuse_folded("disable the adapter of")  # before any head is switched
+        """Compute what the base computes; LoRA layers below the prompts are part of it."""
         for module in self._own_modules():
             module.enable_adapters(False)
 
@@ -193,7 +183,6 @@ class GatedPromptModel(BaseTuner):
     @staticmethod
     def _detach(model: nn.Module) -> None:
         bank: PromptBank = getattr(model, BANK)
-        unfold(bank)
         for handle in bank.handles:
             handle.remove()
         delattr(model, BANK)

@@ -1,0 +1,242 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Put the tables and the figure of docs/miniature.md in from the committed results.
+
+    python examples/miniature/table.py
+
+Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced. An accuracy is that on the
+test images, in percent, of the runs with the chosen rates.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from recipe.averages import Cell
+from recipe.generated import fill
+
+from . import records
+from .data import SIZES, TASKS
+from .grid import BACKBONES, BLOCKS, SEEDS, SWEEP, VARIANTS, Records, chosen, final_runs, scores
+from .runs import HERE, RECIPE
+
+PAGE = HERE.parents[1] / "docs" / "miniature.md"
+PICTURE = HERE.parents[1] / "docs" / "images" / "miniature.png"
+NAMES = {
+    "linear": "linear",
+    "full": "full fine-tuning",
+    "lora": "LoRA, rank 8",
+    "deep": "VPT-deep",
+    "shallow": "VPT-shallow",
+    "temperature_only": "temperature only",
+    "gate_only": "gate only",
+    "gated": "gated (the paper's)",
+    "gated_sample": 'gated, "sample" start',
+    "gated_kmeans": 'gated, "kmeans" start',
+}
+PAIRS = (
+    ("gate_only", "shallow"),
+    ("temperature_only", "shallow"),
+    ("gated", "shallow"),
+    ("gated", "gate_only"),
+    ("gated", "deep"),
+    ("gated_sample", "gated"),
+    ("gated_kmeans", "gated"),
+)
+STARTS = ("shallow", "gated", "gated_sample", "gated_kmeans")
+
+
+def there(found: Records) -> list[tuple[str, str]]:
+    """Backbones and tasks that have results."""
+    return [(b, t) for b in BACKBONES for t in TASKS if any(scores(b, t, v, found) for v in VARIANTS)]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the head."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def cell(backbone: str, task: str, variant: str, found: Records) -> str:
+    """'71.20 ± 0.53', or 'not run'."""
+    return Cell(dict(enumerate(scores(backbone, task, variant, found))), len(SEEDS)).text()
+
+
+def methods(found: Records) -> str:
+    """One table for each backbone: a line for each method, a column for each task."""
+    text = []
+    for backbone in BACKBONES:
+        tasks = [t for b, t in there(found) if b == backbone]
+        rows = [["", *tasks]]
+        for variant, name in NAMES.items():
+            cells = [cell(backbone, task, variant, found) for task in tasks]
+            if any(text != "not run" for text in cells):
+                rows.append([name, *cells])
+        if tasks:
+            text.append(f"Backbone: {backbone}\n\n{markdown(rows)}")
+    return "\n".join(text)
+
+
+def sweep(backbone: str, task: str, found: Records) -> dict[int, list[float]]:
+    """Accuracies of VPT-shallow by the block that prompts enter, where they were run."""
+    by_block = {k: scores(backbone, task, v, found) for k, v in zip(BLOCKS, SWEEP, strict=True)}
+    return {block: values for block, values in by_block.items() if values}
+
+
+def best_block(backbone: str, task: str, found: Records) -> int | None:
+    """The block with the best mean; None unless all were run."""
+    values = sweep(backbone, task, found)
+    return max(values, key=lambda block: mean(values[block])) if len(values) == len(BLOCKS) else None
+
+
+def blocks(found: Records) -> str:
+    """VPT-shallow by insertion block; the best in bold. The last column: how much better than block 0."""
+    rows = [["backbone, task", *map(str, BLOCKS), "best minus block 0"]]
+    for backbone, task in there(found):
+        values, best = sweep(backbone, task, found), best_block(backbone, task, found)
+        cells = []
+        for block in BLOCKS:
+            text = f"{mean(values[block]):.1f}" if block in values else "not run"
+            if 0 < len(values.get(block, ())) < len(SEEDS):
+                text += f" ({len(values[block])} of {len(SEEDS)} seeds)"
+            cells.append(f"**{text}**" if block == best else text)
+        gain = "" if best is None else f"{mean(values[best]) - mean(values[0]):+.1f}"
+        if values:
+            rows.append([f"{backbone}, {task}", *cells, gain])
+    return markdown(rows)
+
+
+def differences(found: Records) -> str:
+    """Mean differences by task, in percentage points, where all seeds of both are there.
+
+    Behind the mean over tasks stands its standard error over tasks.
+    """
+    text = []
+    for backbone in BACKBONES:
+        tasks = [t for b, t in there(found) if b == backbone]
+        rows = [["", *tasks, "mean over tasks"]]
+        for one, other in PAIRS:
+            gains = {}
+            for task in tasks:
+                pair = [scores(backbone, task, name, found) for name in (one, other)]
+                if all(len(values) == len(SEEDS) for values in pair):
+                    gains[task] = mean(pair[0]) - mean(pair[1])
+            if gains:
+                values = list(gains.values())
+                error = f" ± {stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+                cells = [f"{gains[t]:+.1f}" if t in gains else "not run" for t in tasks]
+                rows.append([f"{NAMES[one]} - {NAMES[other]}", *cells, f"{mean(values):+.1f}{error}"])
+        if tasks:
+            text.append(f"Backbone: {backbone}\n\n{markdown(rows)}")
+    return "\n".join(text)
+
+
+def curve(backbone: str, task: str, variant: str, found: Records) -> dict[int, float]:
+    """Mean validation accuracy over the seeds, in percent, by epoch."""
+    made = [found[r.key]["curve"] for r in final_runs(backbone, task, variant, found) if r.key in found]
+    return {points[0][0]: 100 * mean(p[1] for p in points) for points in zip(*made, strict=True)}
+
+
+def epochs(found: Records) -> str:
+    """First noted epoch at which the mean validation accuracy reaches 90 % of where `gated` ends."""
+    rows = [["backbone, task", "to reach, %", *(NAMES[v] for v in STARTS)]]
+    for backbone, task in there(found):
+        reference = curve(backbone, task, "gated", found)
+        if not reference:
+            continue
+        goal = 0.9 * reference[max(reference)]
+        cells = []
+        for variant in STARTS:
+            values = curve(backbone, task, variant, found)
+            reached = [epoch for epoch, value in values.items() if value >= goal]
+            cells.append(str(min(reached)) if reached else "never" if values else "not run")
+        rows.append([f"{backbone}, {task}", f"{goal:.1f}", *cells])
+    return markdown(rows)
+
+
+def gates(found: Records) -> str:
+    """Learned gates (mean over seeds) by block, the block with the largest one, and the best insertion block."""
+    rows = [["backbone, task", *map(str, range(11)), "largest", "best insertion"]]
+    for backbone, task in there(found):
+        made = [found[r.key] for r in final_runs(backbone, task, "gated", found) if r.key in found]
+        if not made:
+            continue
+        means = [mean(values) for values in zip(*(record["gates"] for record in made), strict=True)]
+        best = best_block(backbone, task, found)
+        rows.append(
+            [
+                f"{backbone}, {task}",
+                *(f"{value:.2g}" for value in means),
+                str(means.index(max(means))),
+                "not run" if best is None else str(best),
+            ]
+        )
+    return markdown(rows)
+
+
+def rates(found: Records) -> str:
+    """The learning rate that was chosen."""
+    tried = [v for v in (*NAMES, *SWEEP[1:]) if VARIANTS[v].like is None]
+    rows = [["", *(f"{b}, {t}" for b, t in there(found))]]
+    for variant in tried:
+        kept = [chosen(backbone, task, variant, found) for backbone, task in there(found)]
+        name = NAMES.get(variant, variant.replace("shallow_at_", "VPT-shallow at "))
+        rows.append([name, *("not run" if rate is None else f"{rate:g}" for rate in kept)])
+    return markdown(rows)
+
+
+def cost(found: Records) -> str:
+    """How many runs there are and what they took."""
+    seconds = sum(record["cpu_seconds"] for record in found.values())
+    return (
+        f"{len(found)} runs, {seconds / 60:.0f} CPU minutes in all. {SIZES['train']} training, {SIZES['val']} "
+        f"validation and {SIZES['test']} test images a task, {RECIPE['epochs']} epochs in batches of "
+        f"{RECIPE['batch_size']}, {RECIPE['num_virtual_tokens']} prompts, seeds {', '.join(map(str, SEEDS))}.\n"
+    )
+
+
+PARTS: dict[str, Callable[[Records], str]] = {
+    f.__name__: f for f in (cost, methods, blocks, differences, epochs, gates, rates)
+}
+
+
+def new_page(page: str, found: Records) -> str:
+    """docs/miniature.md with its generated parts made anew."""
+    return fill(page, {name: part(found) for name, part in PARTS.items()})
+
+
+def draw(found: Records, target: Path) -> None:
+    """What VPT-shallow gains or loses in accuracy where it enters later than block 0, one panel for each backbone.
+
+    Bars: standard deviation over seeds. Only tasks for which every block was run.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    whole = [cell for cell in there(found) if best_block(*cell, found) is not None]
+    shown = list(dict.fromkeys(backbone for backbone, _ in whole))
+    size = (1 + 4 * len(shown), 3.4)
+    figure, grid = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    axes = grid[0]
+    for axis, backbone in zip(axes, shown, strict=True):
+        for task in (t for b, t in whole if b == backbone):
+            values = sweep(backbone, task, found)
+            spread = [stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
+            gains = [mean(v) - mean(values[BLOCKS[0]]) for v in values.values()]
+            axis.errorbar(list(values), gains, spread, marker="o", capsize=2, label=task)
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set(title=backbone, xlabel="block that the prompts enter", xticks=BLOCKS)
+    axes[0].set_ylabel("test accuracy minus that at block 0, points")
+    axes[0].legend(fontsize=8)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Rewrite page and picture; there are no options but --help."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    found = records.read(HERE / "results", RECIPE)
+    PAGE.write_text(new_page(PAGE.read_text(), found))
+    draw(found, PICTURE)

@@ -1,0 +1,126 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Arguments of the classification scripts, and the paper's settings where nothing else is given.
+
+Recipe by default (paper, Appendix A; official code): SGD with momentum 0.9, no weight decay, one learning rate for
+prompts, gates, temperatures and head; 100 epochs, 10 of them linear warm-up from 0, then a cosine to 0, stepped once
+an epoch; prompt dropout 0.1; the inside of the frozen blocks in eval mode.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from gated_prompt import GatedPromptError
+
+from .checkpoints import check_interval
+from .methods import METHODS, PROMPT_METHODS, SHIPPED_BACKBONE, PromptArguments, backbone_kind, check_method
+from .presets import PRESETS, paper_preset
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass
+class RunArguments:
+    """One training run; the settings of the prompts are those of `GatedPromptConfig`."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "folder with the data; without it: the Hub"})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
+    backbone_kind: str = field(
+        default="auto", metadata={"help": "mae or moco, for --preset and --pooling auto; auto: by the name; or other"}
+    )
+    method: str = field(default="gated", metadata={"help": f"one of: {', '.join(METHODS)}"})
+    preset: str = field(
+        default="none",
+        metadata={
+            "help": "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the "
+            "official code's head; arguments that are given win"
+        },
+    )
+    output_dir: str = field(default="runs/vtab", metadata={"help": "where everything is written"})
+    seed: int = field(default=42, metadata={"help": "of head, prompts, order, crops and dropout"})
+    num_train_epochs: int = field(default=100, metadata={"help": "passes over the training images"})
+    warmup_epochs: int = field(default=10, metadata={"help": "epochs of linear warm-up; the first runs at rate 0"})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images a process and step"})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
+    optimizer: str = field(
+        default="sgd",
+        metadata={"help": "sgd: the paper's; or adamw, which gets further in few epochs, at rates near 0.03"},
+    )
+    learning_rate: float = field(default=0.03, metadata={"help": "peak rate; of SGD the paper tries 0.05 to 5"})
+    prompt_learning_rate: float | None = field(default=None, metadata={"help": "of the prompts; None: the common one"})
+    gate_learning_rate: float | None = field(default=None, metadata={"help": "of the gates; None: the common one"})
+    temperature_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the temperatures; None: the common one"}
+    )
+    head_learning_rate: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
+    momentum: float = field(default=0.9, metadata={"help": "of SGD"})
+    weight_decay: float = field(default=0.0, metadata={"help": "on everything that is trained"})
+    prompt_weight_decay: float | None = field(default=None, metadata={"help": "of the prompts; None: the common one"})
+    gate_weight_decay: float | None = field(default=None, metadata={"help": "of the gates; None: the common one"})
+    temperature_weight_decay: float | None = field(
+        default=None, metadata={"help": "of the temperatures; None: the common one"}
+    )
+    head_weight_decay: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
+    head_init: str = field(
+        default="model", metadata={"help": "model: transformers' initial head; kaiming: the official code's"}
+    )
+    lora_r: int = field(default=8, metadata={"help": "rank of --method lora"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})
+    linear_probe: bool = field(default=True, metadata={"help": "score a linear probe on the same images as well"})
+    checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
+    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
+    report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
+    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
+
+
+Arguments = TypeVar("Arguments", bound=RunArguments)
+
+
+def parse_arguments(
+    kind: type[Arguments], argv: list[str] | None, task_of: Callable[[Arguments], str]
+) -> tuple[Arguments, Any]:
+    """The run's arguments and those of the prompts, with the preset filled in where nothing was given.
+
+    Raises:
+        GatedPromptError: method, optimizer, preset or kind of backbone are unknown, `--checkpointing_steps` is no
+            interval, the paper has no settings for the task, or an argument that was given contradicts the method.
+    """
+    parser = HfArgumentParser((kind, PromptArguments))
+    args, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    check_method(args.method)
+    check_interval(args.checkpointing_steps)
+    if args.optimizer not in OPTIMIZERS:
+        raise GatedPromptError(f"unknown --optimizer {args.optimizer!r}; known optimizers: {', '.join(OPTIMIZERS)}")
+    # Parsed once more over marks, which the parser leaves where nothing was given.
+    marks = argparse.Namespace(**dict.fromkeys((*vars(args), *vars(prompts)), argparse.SUPPRESS))
+    given = {k: v for k, v in vars(parser.parse_args(argv, marks)).items() if v is not argparse.SUPPRESS}
+    for name, value in PROMPT_METHODS.get(args.method, {}).items():
+        if given.get(name, value) != value:
+            raise GatedPromptError(f"--{name} {given[name]} contradicts --method {args.method}; leave one of them out")
+    if args.preset not in PRESETS:
+        raise GatedPromptError(f"unknown --preset {args.preset!r}; known presets: {', '.join(PRESETS)}")
+    if args.preset == "paper":
+        preset = paper_preset(task_of(args), backbone_kind(args.backbone, args.backbone_kind), args.method)
+        processes = PartialState().num_processes
+        if preset.batch_size % processes:
+            raise GatedPromptError(
+                f"--preset paper has batches of {preset.batch_size} images, which {processes} processes cannot share "
+                "equally; give --per_device_train_batch_size, or start another number of processes"
+            )
+        chosen = {
+            "per_device_train_batch_size": preset.batch_size // processes,
+            "learning_rate": preset.learning_rate,
+            "head_init": "kaiming",
+            "num_virtual_tokens": preset.num_virtual_tokens,
+            "gate_init": preset.gate_init,
+        }
+        for name, value in chosen.items():
+            if name not in given:
+                setattr(prompts if hasattr(prompts, name) else args, name, value)
+    return args, prompts

@@ -1,0 +1,118 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The training loop under classification and segmentation: how it starts, goes on after a kill, and ends."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
+from accelerate.utils import KwargsHandler, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .checkpoints import is_due, keep_only_trainable, resume, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and what is kept on the way.
+
+    Attributes:
+        steps: optimizer steps in all; the last epoch may be cut short.
+        schedule_by: "epoch" or "step", after which the learning rates change.
+        checkpoints: folder of the checkpoints.
+        checkpointing_steps: 'epoch', or a number of steps.
+        resume_from_checkpoint: a checkpoint folder, 'latest', or None to start anew.
+    """
+
+    steps: int
+    schedule_by: str
+    checkpoints: Path
+    checkpointing_steps: str
+    resume_from_checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one call of `train` did: optimizer steps, without those before it resumed, and seconds."""
+
+    steps: int
+    seconds: float
+
+
+def start(seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler) -> Accelerator:
+    """Seed everything, and say how the batches are to be drawn."""
+    accelerator = Accelerator(
+        log_with=report_to,
+        project_dir=str(output),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed),
+        kwargs_handlers=list(handlers),
+    )
+    set_seed(seed)
+    return accelerator
+
+
+def training_loader(data: Dataset[Any], batch_size: int, workers: int, *, drop_last: bool = False) -> DataLoader[Any]:
+    """Shuffled batches.
+
+    Their generator is their own: if an epoch's start drew from the one that the dropout uses, a resumed run would
+    differ from one that was never stopped.
+    """
+    return DataLoader(
+        data, batch_size, shuffle=True, drop_last=drop_last, generator=torch.Generator(), num_workers=workers
+    )
+
+
+def train(
+    accelerator: Accelerator,
+    model: nn.Module,
+    loader: DataLoader[Any],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    plan: Plan,
+    set_epoch: Callable[[int], None] | None = None,
+) -> Trained:
+    """Train by `plan`, with a checkpoint where it is due.
+
+    `model`, `loader` and `optimizer` are prepared by `accelerator`. The schedule is not, for that would step it once
+    for each process. `loss_of` gives the loss of a batch (pixels, labels); `set_epoch` tells the images which pass it
+    is, counted from 0.
+
+    Raises:
+        GatedPromptError: there is no such checkpoint to resume from.
+    """
+    accelerator.register_for_checkpointing(schedule)
+    keep_only_trainable(accelerator)
+    step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints)
+    begin = time.perf_counter()
+    bar = tqdm(total=plan.steps, initial=step, desc="train", disable=not accelerator.is_main_process)
+    while step < plan.steps:
+        epoch, done = divmod(step, len(loader))
+        model.train()
+        loader.set_epoch(epoch)  # type: ignore[attr-defined]  # accelerate's
+        if set_epoch is not None:
+            set_epoch(epoch)
+        for pixels, labels in skip_first_batches(loader, done) if done else loader:
+            loss = loss_of(pixels, labels)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            bar.update()
+            rate, epoch_ends = schedule.get_last_lr()[0], step % len(loader) == 0
+            if epoch_ends:
+                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
+                accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
+            if epoch_ends or plan.schedule_by == "step":
+                schedule.step()
+            if is_due(plan.checkpointing_steps, step, len(loader)):
+                save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}")
+            if step == plan.steps:
+                break
+    bar.close()
+    return Trained(step - first_step, time.perf_counter() - begin)

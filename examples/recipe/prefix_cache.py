@@ -1,0 +1,138 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Compute the blocks below the prompts once per image instead of once per epoch.
+
+With `insert_at=k` the blocks 0..k-1 see no prompts and are frozen, so without augmentation what reaches block k is the
+same in every epoch. It is kept in a memory-mapped safetensors file; training then starts at block k.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from gated_prompt import GatedPromptError
+from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt.tuner.bank import find_bank
+
+TOKENS = "tokens"  # (N, tokens, D), what reaches block k
+
+
+class CachedPrefix(Dataset[tuple[torch.Tensor, int]]):
+    """Tokens (N, D) that reach block k in the place of pixels, and the label, image by image."""
+
+    def __init__(self, file: Path, labels: list[int]) -> None:
+        self.file, self.labels = file, labels
+        self._tokens: Any = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if self._tokens is None:  # opened in the worker that reads
+            self._tokens = safe_open(self.file, "pt").get_slice(TOKENS)
+        return self._tokens[index], self.labels[index]
+
+
+class StartAtBlock:
+    """Let a model that is called with such tokens start at block k; `close()` lets it start at the pixels again.
+
+    `first` is k: by default the block that prompts enter; the number of blocks leaves norm and head alone.
+    """
+
+    def __init__(self, model: nn.Module, first: int | None = None) -> None:
+        self.model = model
+        self.vit = find_vision_transformer(_root(model))
+        self.first = _first_block(model) if first is None else first
+        self._skipped = [self.vit.embeddings, *self.vit.blocks[: self.first]]
+
+    def open(self) -> None:
+        for module in self._skipped:
+            module.forward = _hand_on
+
+    def close(self) -> None:
+        for module in self._skipped:
+            with suppress(AttributeError):
+                del module.forward
+
+
+def _hand_on(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return tokens
+
+
+@torch.no_grad()
+def cache_prefix(
+    model: nn.Module, data: Dataset[Any], file: Path, accelerator: Accelerator, batch_size: int = 128
+) -> CachedPrefix:
+    """Write what reaches block k for every image of `data` (pairs of pixels and label), and check it.
+
+    Only the main process writes; each process checks with its own model that training can start at block k.
+
+    Raises:
+        GatedPromptError: there are no blocks below the prompts, or the model cannot start at block k: the logits of
+            the first images differ from those that it computes from pixels.
+    """
+    start = StartAtBlock(model)
+    if start.first == 0:
+        raise GatedPromptError("nothing to keep: the prompts enter at block 0; --cache_prefix needs --insert_at > 0")
+    mode = model.training
+    model.eval()
+    if accelerator.is_main_process:
+        partial = file.with_suffix(".partial")
+        save_file({TOKENS: torch.cat(list(prefix_tokens(model, start, data, batch_size)))}, partial)
+        os.replace(partial, file)
+    accelerator.wait_for_everyone()
+    kept = CachedPrefix(file, [int(data[index][1]) for index in range(len(data))])  # type: ignore[arg-type]
+    _check(model, start, data[0][0][None].to(accelerator.device), kept[0][0][None].to(accelerator.device))
+    model.train(mode)
+    return kept
+
+
+def prefix_tokens(
+    model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int
+) -> Iterator[torch.Tensor]:
+    """What reaches block k, batch by batch (B, N, D)."""
+    seen: list[torch.Tensor] = []
+    hook = start.vit.blocks[start.first - 1].register_forward_hook(
+        lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out).cpu())
+    )
+    device = next(model.parameters()).device
+    for pixels, _ in tqdm(DataLoader(data, batch_size), desc="cache", leave=False):
+        model(pixels.to(device))
+        yield seen.pop()
+    hook.remove()
+
+
+def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
+    wanted = model(pixels).logits
+    start.open()
+    try:
+        found = model(tokens).logits
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        found = None
+    finally:
+        start.close()
+    if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
+        raise GatedPromptError(
+            f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
+            "something beside them from the pixels, such as rotations); leave out --cache_prefix"
+        )
+
+
+def _root(model: nn.Module) -> nn.Module:
+    base: Any = getattr(model, "get_base_model", None)
+    return base() if base is not None else model
+
+
+def _first_block(model: nn.Module) -> int:
+    bank = find_bank(model)
+    plan = bank.active_plans[0] if bank is not None and bank.active_plans else None
+    return plan.first if plan is not None else 0

@@ -1,0 +1,126 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Time gated prompts against what users would run instead, and write the table.
+
+    python examples/speed/compare.py --sizes small base --output_dir runs/speed
+    python examples/speed/compare.py --device cuda --bf16 true --batch 64 --output_dir runs/speed-gpu
+
+Every round runs each contender once, one after the other, so that a slow minute of the machine hits all of them; a
+ratio is taken within its round, and the table shows the median over the rounds. Nothing else should be running.
+Leaves `results.json` (all numbers, with machine and versions) and `results.md` (the tables) in `--output_dir`; what
+is there already is not measured again.
+"""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import peft
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+import gated_prompt
+
+from .adapter_files import adapter_times
+from .clock import Run, Setting, peak_memory
+from .contenders import CONTENDERS
+from .tables import tables
+
+
+@dataclass
+class Arguments:
+    """What to measure."""
+
+    sizes: list[str] = field(default_factory=lambda: ["small", "base"], metadata={"help": "small, base: ViT-S, ViT-B"})
+    prompts: list[int] = field(default_factory=lambda: [1, 10, 50, 100, 200], metadata={"help": "values of P"})
+    contenders: list[str] = field(
+        default_factory=lambda: list(CONTENDERS), metadata={"help": f"of: {', '.join(CONTENDERS)}"}
+    )
+    memory_prompts: list[int] = field(
+        default_factory=lambda: [100], metadata={"help": "values of P whose peak memory is measured"}
+    )
+    batch: int = field(default=8, metadata={"help": "images a step"})
+    rounds: int = field(default=5, metadata={"help": "timed steps of each contender, after one that is not counted"})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16"})
+    compiled: bool = field(default=False, metadata={"help": "torch.compile"})
+    output_dir: str = field(default="runs/speed", metadata={"help": "where the results are written"})
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Measure what is asked for and not there yet; return the content of results.json."""
+    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    unknown = [name for name in args.contenders if name not in CONTENDERS]
+    if unknown:
+        sys.exit(f"error: unknown contenders {', '.join(unknown)}; known: {', '.join(CONTENDERS)}")
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "results.json"
+    settings = {name: getattr(args, name) for name in ("batch", "device", "bf16", "compiled")}
+    results = json.loads(path.read_text()) if path.exists() else {"tables": {}, "settings": settings}
+    if results["settings"] != settings:
+        sys.exit(f"error: {path} was measured with {results['settings']}, not {settings}; give another --output_dir")
+    results["machine"] = machine(args.device)
+    for size in args.sizes:
+        setting = Setting(size, args.batch, args.device, args.bf16, args.compiled)
+        for prompts in args.prompts:
+            key = f"{size}-{prompts}"
+            if key not in results["tables"]:
+                results["tables"][key] = times(args, setting, prompts)
+                save(path, results)
+            table = results["tables"][key]
+            if prompts in args.memory_prompts and "memory" not in table:
+                table["memory"] = {
+                    name: peak_memory(name, prompts, setting) for name in tqdm(args.contenders, desc=f"memory {key}")
+                }
+                save(path, results)
+        if f"adapters-{size}" not in results:
+            results[f"adapters-{size}"] = adapter_times(size, prompts=100)
+            save(path, results)
+    text = tables(results)
+    (output / "results.md").write_text(text)
+    print(text)
+    return results
+
+
+def times(args: Arguments, setting: Setting, prompts: int) -> dict[str, Any]:
+    """Seconds of every contender in every round, by kind of step."""
+    runs = {name: Run(name, prompts, setting) for name in args.contenders}
+    table: dict[str, Any] = {}
+    for kind in ("train_step", "forward"):
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in tqdm(range(args.rounds + 1), desc=f"{setting.size}, P={prompts}, {kind}", leave=False):
+            for name, run in runs.items():
+                spent = getattr(run, kind)()
+                if turn:  # the first warms up
+                    seconds[name].append(round(spent, 5))
+        table[kind] = seconds
+        print(f"{setting.size}, P={prompts}, {kind}: " + ", ".join(f"{n} {median(s):.3f}" for n, s in seconds.items()))
+    return table
+
+
+def machine(device: str) -> dict[str, str]:
+    """What it was measured on and with."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{os.cpu_count()} CPU cores"
+    return {
+        "device": name,
+        "processor": platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "gated_prompt": gated_prompt.__version__,
+    }
+
+
+def save(path: Path, results: dict[str, Any]) -> None:
+    """Write the JSON file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(partial, path)

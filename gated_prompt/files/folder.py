@@ -1,0 +1,161 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""An adapter's folder and its config: written whole or not at all, by one process at a time; read while others write.
+
+The config holds the SHA-256 of the weights that it was saved with. Weights and config are two files, so a save that
+was killed between them leaves new weights beside an old config, and both may be fine in themselves.
+"""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+
+from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
+from .adapter_file import FINGERPRINT, fingerprint, stamp_of
+from .header import read_config, shown
+
+PENDING_NAME = "adapter_config.pending.json"  # the config of a save whose last step is still to come
+LOCK_NAME = ".gated_prompt.lock"
+PATIENCE = 10.0  # seconds that a reader goes on looking while others save
+WAIT = 60.0  # seconds that a process waits for others to finish their saving
+T = TypeVar("T")
+
+
+def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> dict[str, Any]:
+    """The fields of an adapter's config, or of the pending config beside it where that fits the weights.
+
+    Args:
+        path: place of `adapter_config.json`.
+        method: the only `peft_type`.
+        own: fields of this method; a file that lacks one of them is from another version or written by hand.
+        known: these, and the fields of every PEFT config.
+
+    Raises:
+        DamagedAdapterError: the file cannot be read, is no JSON object, repeats a key, or has a field misspelt.
+        AdapterMismatchError: it is the config of another PEFT method.
+    """
+    file, values = _current(path)
+    found = values.get("peft_type")
+    if found is None:
+        raise DamagedAdapterError(f"{file} lacks 'peft_type', expected {method!r}; save or download the adapter again")
+    if found != method:
+        raise AdapterMismatchError(
+            f"{file} has peft_type {shown(found)}, expected {method!r}; it belongs to another PEFT method: load it "
+            "with peft.PeftModel.from_pretrained"
+        )
+    tolerance = values.pop("gate_tolerance", 0.0)  # a field of version 0.1.0
+    if tolerance != 0.0:
+        warnings.warn(
+            f"{file} holds gate_tolerance={shown(tolerance)}, which is no setting of an adapter any more and is "
+            "ignored; after loading, call gated_prompt.prune(model, gate_tolerance)",
+            stacklevel=2,
+        )
+    unknown, missing = sorted(values.keys() - known), sorted(own - values.keys())
+    # Either alone is a newer or an older version, where PEFT warns or the defaults hold. Both together: a field got
+    # another name, and its value would be replaced by the default.
+    if unknown and missing:
+        raise DamagedAdapterError(
+            f"{file} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}; "
+            "a field is misspelt or damaged: correct it, or save or download the adapter again"
+        )
+    return values
+
+
+def _current(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The config that belongs to the weights: see `sharing/saving.py` for how a pending one comes about."""
+    pending, weights = path.with_name(PENDING_NAME), path.with_name(SAFETENSORS_WEIGHTS_NAME)
+    if pending.is_file() and weights.is_file():
+        values = read_config(pending)
+        if values.get(FINGERPRINT) == fingerprint(weights):
+            return pending, values
+    return path, read_config(path)
+
+
+def write_settings(folder: Path, values: dict[str, Any], of_weights: bool) -> None:
+    """Write the config; `of_weights`: record that it belongs to the weights that lie there.
+
+    Raises:
+        GatedPromptError: another process went on saving into this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, weights = folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME
+    with locked(folder):
+        sha256 = fingerprint(weights) if of_weights and weights.is_file() else None
+        replace_text(path, json.dumps(values | {FINGERPRINT: sha256}, indent=2, sort_keys=True))
+        path.with_name(PENDING_NAME).unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that a reader finds the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed save left is overwritten by the next
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes and threads that save into `folder` waiting, for at most `WAIT` seconds.
+
+    The lock is the operating system's, so a killed process holds none. Its file goes away while it is still held:
+    whoever waits for it notices, and makes a new one.
+
+    Raises:
+        GatedPromptError: others did not finish in time.
+    """
+    lock = FileLock(folder / LOCK_NAME, timeout=WAIT, poll_interval=0.01)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise GatedPromptError(
+            f"another process has been saving into {folder} for {WAIT:.0f} s; wait for it, or give another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            os.unlink(folder / LOCK_NAME)
+        lock.release()
+
+
+def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` returns or raises while no one replaces the adapter in `folder`; it is called until that is so.
+
+    Needs no lock, which a folder that may only be read could not hold.
+
+    Raises:
+        DamagedAdapterError: the adapter was replaced again and again for `PATIENCE` seconds.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        before, fault = _stamps(folder), None
+        try:
+            found = read()
+        except GatedPromptError as error:
+            fault = error
+        if _stamps(folder) == before:
+            if fault is not None:
+                raise fault
+            return found
+        if time.monotonic() > deadline:
+            raise DamagedAdapterError(
+                f"the adapter in {folder} was replaced again and again for {PATIENCE:.0f} s while it was being read; "
+                "load it when others have finished saving"
+            ) from fault
+        time.sleep(0.005)
+
+
+def _stamps(folder: Path) -> list[tuple[int, ...] | None]:
+    return [stamp_of(folder / name) for name in (CONFIG_NAME, PENDING_NAME, SAFETENSORS_WEIGHTS_NAME)]

@@ -1,0 +1,86 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""How many tokens (CLS, registers, ...) stand before the patches, and whether a head reads the first of them.
+
+Both are measured, with two made-up images, wherever the model can be called with nothing but images.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .towers import Tower
+
+PREFIX_NAME = re.compile(r"(cls|class|dist|reg|storage).*(token|embed)")
+
+
+def count_prefix_tokens(tower: Tower, first_block: nn.Module, width: int) -> int:
+    """Tokens before the patches: those that are the same for two images, or else the parameters named like them."""
+    images = made_up_images(tower)
+    seen = None if images is None else _equal_tokens(tower.body, first_block, images)
+    if seen is not None:
+        return seen
+    named = [pair for module in tower.loops for pair in module.named_parameters(recurse=False)]
+    named += [pair for module in tower.before for pair in module.named_parameters()]
+    return sum(
+        parameter.numel() // width
+        for name, parameter in named
+        if PREFIX_NAME.match(name.rpartition(".")[2]) and "pos" not in name and parameter.shape[-1] == width
+    )
+
+
+def made_up_images(tower: Tower) -> torch.Tensor | None:
+    """A black and a brighter image (2, C, H, W) of the size that the tower is made for; None where that is unknown."""
+    weight = tower.projection.get_parameter("weight")
+    config = getattr(tower.body, "config", None)
+    sizes = [getattr(m, name, None) for m in tower.embeddings.modules() for name in ("image_size", "img_size")]
+    size = next((s for s in [getattr(config, "image_size", None), *sizes] if isinstance(s, (int, tuple, list))), None)
+    if size is None or weight.device.type == "meta" or not weight.is_floating_point():
+        return None
+    channels = weight.shape[1] if weight.ndim == 4 else getattr(config, "num_channels", 3)
+    shape = (channels, size, size) if isinstance(size, int) else (channels, *size)
+    bright = torch.linspace(0.5, 1.0, torch.Size(shape).numel()).view(shape)
+    return torch.stack((torch.zeros(shape), bright)).to(weight)
+
+
+class _Reached(Exception):  # noqa: N818 - not an error
+    """The first block was reached, and nothing behind it needs to be computed."""
+
+
+def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor) -> int | None:
+    """How many tokens before the first that differs reach the first block; None where that cannot be said."""
+    reached: list[torch.Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        reached.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    handle = first_block.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+    try:
+        with undisturbed(body):
+            body.forward(images)
+    except Exception:
+        pass  # _Reached, or whatever a model does that wants more than images
+    finally:
+        handle.remove()
+    if not reached or reached[0].ndim != 3 or len(reached[0]) != 2:
+        return None
+    differs = (reached[0][0] != reached[0][1]).any(dim=-1)
+    return int(differs.int().argmax()) if differs.any() else None
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is evaluated without gradients; its modes and the random numbers return afterwards."""
+    training = [module for module in model.modules() if module.training]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(list(devices)):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
