@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import torch
-from real import check, cost, grid, images, run, starts, tables
 
 from gated_prompt import GatedPromptError
+from real import check, cost, grid, images, run, starts, tables
 
 COMMANDS = {"run": run.main, "starts": starts.main, "cost": cost.main, "tables": tables.main, "check": check.main}
 

@@ -6,10 +6,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
+
 from real import check, grid, images, probes, records, run, tables, training
 from real.reader import AttentiveHead, Reader
 from real.zero_start import add_zero_start
-from transformers import Dinov2Config, Dinov2Model
 
 DEPTH = 3
 

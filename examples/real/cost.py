@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recipe.prefix_cache import StartAtBlock
+
 from . import images, records
 from .grid import LAST, ROWS
 from .training import BATCH, Bench, autocast, build, keep_prefix
@@ -55,7 +57,11 @@ def measure(row: str, read: int, backbone: Path) -> dict[str, Any]:
     part = images.Part(pixels, torch.randint(0, CLASSES, (BATCH,), generator=generator))
     task = images.Task("none", {}, CLASSES)
     model = build(ROWS[row], Bench(task, backbone, read, 0.0, 0.0), seed=0).train()
-    inputs = keep_prefix(model, part) if ROWS[row].insert_at else part.batch(torch.arange(BATCH))
+    inputs, start = part.batch(torch.arange(BATCH)), StartAtBlock(model, ROWS[row].insert_at)
+    if ROWS[row].insert_at:
+        inputs = keep_prefix(model, start, part)
+        start.open()
+        model.train()
     seconds = []
     for _ in range(STEPS + 1):
         begin = time.process_time()

@@ -43,27 +43,13 @@ class AttentiveHead(nn.Module):
 
 
 class Reader(nn.Module):
-    """Logits (B, classes) from pixels (B, 3, H, W), or from tokens (B, N, D) that enter block `first`."""
+    """Logits (B, classes) from pixels (B, 3, H, W)."""
 
-    def __init__(self, backbone: Path, depth: int, num_classes: int, queries: int = 0, first: int = 0) -> None:
+    def __init__(self, backbone: Path, depth: int, num_classes: int, queries: int = 0) -> None:
         super().__init__()
         self.dinov2 = Dinov2Model.from_pretrained(backbone, num_hidden_layers=depth, dtype=torch.float32)
         width = self.dinov2.config.hidden_size
         self.classifier = AttentiveHead(width, num_classes, queries) if queries else LinearHead(width, num_classes)
-        self.first = first
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.ndim == 4:
-            return self.classifier(self.dinov2(images).last_hidden_state)
-        tokens = images
-        for block in self.dinov2.encoder.layer[self.first :]:
-            tokens = block(tokens)
-        return self.classifier(self.dinov2.layernorm(tokens))
-
-    @torch.no_grad()
-    def prefix(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What enters block `first`; nothing before it may be trained."""
-        tokens = self.dinov2.embeddings(pixels)
-        for block in self.dinov2.encoder.layer[: self.first]:
-            tokens = block(tokens)
-        return tokens
+        return self.classifier(self.dinov2(images).last_hidden_state)

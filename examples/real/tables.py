@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The tables and pictures of docs/real.md, made from the cells.
 
-    python examples/real_backbone.py tables
+python examples/real_backbone.py tables
 """
 
 from argparse import Namespace

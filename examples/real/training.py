@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils.data import TensorDataset
 from transformers import get_cosine_schedule_with_warmup
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, initialize_prompts
+from recipe.prefix_cache import StartAtBlock, prefix_tokens
 
 from .features import head_input
 from .grid import FITTED_HEAD, ROWS, Cell, Row
@@ -56,7 +58,7 @@ def autocast() -> torch.autocast:
 def build(row: Row, bench: Bench, seed: int) -> nn.Module:
     """The model as it starts."""
     torch.manual_seed(seed)
-    model = Reader(bench.backbone, bench.read, bench.task.num_classes, row.attentive, row.insert_at)
+    model = Reader(bench.backbone, bench.read, bench.task.num_classes, row.attentive)
     if row.method in METHODS:
         settings: dict[str, Any] = METHODS[row.method]
         config = GatedPromptConfig(
@@ -142,7 +144,10 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     if row.head_start:
         start_head(model, bench)
     train, val = bench.task.parts["train"], bench.task.parts["val"]
-    kept = {name: keep_prefix(model, bench.task.parts[name]) for name in ("train", "val")} if row.insert_at else {}
+    start, kept = StartAtBlock(model, row.insert_at), {}
+    if row.insert_at:
+        kept = {name: keep_prefix(model, start, bench.task.parts[name]) for name in ("train", "val")}
+        start.open()
     parameters = groups(model, cell, bench)
     results: dict[str, Any] = {"read": bench.read, "head_rate": parameters[0]["lr"], "rate": cell.rate}
     results |= {"gate_rate": cell.gate_rate, "seed": cell.seed, "epochs": cell.epochs}
@@ -169,6 +174,7 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         losses.append(round(total, 4))
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
     results["val"], results["val_loss"] = curve[-1]
+    start.close()
     if cell.is_final:
         test = bench.task.parts["test"]
         results["test"], results["test_loss"] = scores(predict(model, test), test.labels)
@@ -178,14 +184,12 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     return results
 
 
-def keep_prefix(model: Any, part: Part) -> torch.Tensor:
-    """What enters the block that prompts enter, for all images."""
-    reader = model.get_base_model()
-    batches = []
-    for index in torch.arange(len(part.labels)).split(100):
-        with autocast():
-            batches.append(reader.prefix(part.batch(index)))
-    return torch.cat(batches)
+def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tensor:
+    """What enters the block that prompts enter, for all images; nothing before it learns."""
+    images = TensorDataset(part.batch(torch.arange(len(part.labels))), part.labels)
+    model.eval()
+    with torch.no_grad(), autocast():
+        return torch.cat(list(prefix_tokens(model, start, images, 100)))
 
 
 def learned(model: nn.Module, row: Row) -> dict[str, list[float]]:
