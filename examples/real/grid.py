@@ -71,6 +71,7 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("deep_start_sample"): Row("deep", start="sample", like=like("deep_start"), **fitted),
         like("gated_start_rate"): Row("gated", start="sample", gate_rates=(0.1,), like=like("gated_start"), **fitted),
         like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
+        like("zero_start_rate"): Row("zero", gate_rates=(0.03, 0.1), like=like("zero_start"), **fitted),
         like("lora8_start"): Row("lora", (0.0003, 0.001, 0.003), rank=8, **fitted),
     }
 

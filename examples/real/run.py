@@ -16,7 +16,7 @@ from .heads import frozen_heads
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
-FITTED = ("gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "deep_start_sample", "gated_start")
+FITTED = ("gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "zero_start_rate")
 RANDOM = ("gated", "gated_rate", "lora8", "gated_attentive", "shallow", "deep")
 
 
@@ -28,8 +28,9 @@ def order() -> Iterator[tuple[str, str, int]]:
     """
     others = [task for task in images.TASKS if task != "eurosat"]
     fitted, random = ([f"{row}_best" for row in rows] for rows in (FITTED, RANDOM))
-    yield from (("eurosat", row, 0) for row in (*fitted, "gated_best"))
-    yield from ((task, row, 0) for task in reversed(others) for row in fitted)
+    yield from (("eurosat", row, 0) for row in fitted)
+    yield from ((task, row, 0) for task in reversed(others) for row in (fitted[0], fitted[3], fitted[1]))
+    yield from (("eurosat", row, 0) for row in ("deep_start_sample_best", "gated_best", "gated_start_best"))
     yield from (("eurosat", row, 0) for row in ("gated_start", "gated", "gated_rate", "lora8", *random))
     yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*fitted, *random[:4]))
     yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in fitted)

@@ -35,6 +35,7 @@ NAMES = {
     "deep_start_sample": 'fitted head: VPT-deep, "sample" start',
     "gated_start_rate": 'fitted head: gated, "sample" start, gates with their own rate',
     "zero_start": "fitted head: zero-start prompts",
+    "zero_start_rate": "fitted head: zero-start prompts, gates with their own rate",
     "lora8_start": "fitted head: LoRA, rank 8",
 }
 Found = dict[tuple[str, str], dict[str, Any]]
