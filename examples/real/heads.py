@@ -60,6 +60,22 @@ def frozen_heads(task: Task, backbone: Path, block: int) -> dict[str, Any]:
     return {"block": block, **{name: _race(make, tokens, task) for name, make in kinds.items()}}
 
 
+def standardised_head(task: Task, features: dict[str, torch.Tensor], block: int) -> dict[str, Any]:
+    """The same for a linear head whose inputs have mean 0 and deviation 1 over the training images.
+
+    `features`: those of `features.block_features`.
+    """
+    inputs = {part: values[:, block - 1].float() for part, values in features.items()}
+    center, scale = inputs["train"].mean(0), inputs["train"].std(0) + 1e-6
+    inputs = {part: (values - center) / scale for part, values in inputs.items()}
+    width = inputs["train"].shape[-1] // 2
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Unflatten(1, (2, width)), LinearHead(width, task.num_classes))
+
+    return {"block": block, "linear": _race(make, inputs, task)}
+
+
 def _race(make: Callable[[], nn.Module], tokens: dict[str, torch.Tensor], task: Task) -> dict[str, Any]:
     def run(rate: float, seed: int) -> dict[str, tuple[float, float]]:
         torch.manual_seed(seed)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import frozen_rows, grid, images, records
-from .heads import frozen_heads
+from .features import block_features
+from .heads import frozen_heads, standardised_head
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,6 +54,7 @@ class Runner:
         self._once(task, "nearest", lambda: frozen_rows.neighbours(self.task(task), self.backbone, self.kept_in))
         for block in sorted({self.probe(task)["chosen_block"], grid.LAST}):
             self._heads(task, block)
+            self._standardised(task, block)
 
     def probe(self, task: str) -> dict[str, Any]:
         """The logistic regression on every block."""
@@ -68,6 +70,13 @@ class Runner:
 
     def _heads(self, task: str, block: int) -> None:
         self._once(task, f"heads-block{block}", lambda: frozen_heads(self.task(task), self.backbone, block))
+
+    def _standardised(self, task: str, block: int) -> None:
+        def make() -> dict[str, Any]:
+            features = block_features(self.task(task), self.backbone, self.kept_in)
+            return standardised_head(self.task(task), features, block)
+
+        self._once(task, f"standardised-block{block}", make)
 
     def _once(self, task: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = records.path_of(self.results, task, name)

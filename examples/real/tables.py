@@ -38,6 +38,11 @@ NAMES = {
     "zero_start_rate": "fitted head: zero-start prompts, gates with their own rate",
     "lora8_start": "fitted head: LoRA, rank 8",
 }
+HEADS = {
+    ("heads", "linear"): "linear head",
+    ("standardised", "linear"): "linear head on standardised features",
+    ("heads", "attentive"): "attentive head, 8 queries",
+}
 Found = dict[tuple[str, str], dict[str, Any]]
 
 
@@ -80,19 +85,25 @@ def frozen_heads(task: str, found: Found) -> dict[int, dict[str, Any]]:
     return {cell["block"]: cell for (of, name), cell in found.items() if of == task and name.startswith("heads-block")}
 
 
-def frozen(found: Found) -> str:
-    """The rows that change nothing in the backbone; test accuracy."""
+def frozen(found: Found, what: str) -> str:
+    """The rows that change nothing in the backbone."""
     tasks = tasks_there(found)
     chosen = {task: best_block(task, found) for task in tasks}
     rows = [["frozen backbone", *tasks], ["block chosen on val200", *(str(chosen[task]) for task in tasks)]]
-    rows.append(["nearest neighbours, last block", *(f"{100 * found[task, 'nearest']['test']:.1f}" for task in tasks)])
+    rows.append(["nearest neighbours, last block", *(f"{100 * found[task, 'nearest'][what]:.1f}" for task in tasks)])
     for label, block_of in (("last block", dict.fromkeys(tasks, grid.LAST)), ("chosen block", chosen)):
-        cells = [f"{100 * found[task, 'probe']['test'][block_of[task] - 1]:.1f}" for task in tasks]
+        cells = [f"{100 * found[task, 'probe'][what][block_of[task] - 1]:.1f}" for task in tasks]
         rows.append([f"logistic regression, {label}", *cells])
-        for kind, name in (("linear", "linear head"), ("attentive", "attentive head, 8 queries")):
-            heads = [frozen_heads(task, found)[block_of[task]][kind]["test"] for task in tasks]
-            rows.append([f"{name}, {label}", *(spread([100 * value for value in values]) for values in heads)])
+        for head, name in HEADS.items():
+            values = [_head(task, block_of[task], head, what, found) for task in tasks]
+            rows.append([f"{name}, {label}", *map(spread, values)])
     return markdown(rows)
+
+
+def _head(task: str, block: int, head: tuple[str, str], part: str, found: Found) -> list[float]:
+    """Percent by seed of a head that was trained on the frozen features of a block."""
+    cell = found.get((task, f"{head[0]}-block{block}"))
+    return [] if cell is None else [100 * value for value in cell[head[1]][part]]
 
 
 def blocks(found: Found) -> str:
@@ -197,7 +208,8 @@ def cost(found: Found) -> str:
 def filled(page: str, found: Found) -> str:
     """The page with its generated parts made anew."""
     parts = {
-        "frozen": frozen(found),
+        "frozen": frozen(found, "test"),
+        "frozen, validation": frozen(found, "val"),
         "blocks": blocks(found),
         "test": trained(found, "test"),
         "validation": trained(found, "val"),
