@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev, variance
 
 from . import grid, images, records
+from .cells import Found, finals
 from .run import Runner
-from .tables import Found, finals
 
 NEW_SEED = 3
 TRAINED, TRAINED_ON = ("gated_start_sample_best", "zero_start_best"), ("eurosat", "dtd10")

@@ -13,6 +13,8 @@ from typing import Any
 from gated_prompt import GatedPromptError
 
 from . import grid, images, pictures, records
+from .cells import Found, best_block, finals, head_scores, markdown
+from .decisions import differences
 
 PAGE = Path(__file__).parents[2] / "docs" / "real.md"
 NAMES = {
@@ -43,19 +45,6 @@ HEADS = {
     ("standardised", "linear"): "linear head on standardised features",
     ("heads", "attentive"): "attentive head, 8 queries",
 }
-Found = dict[tuple[str, str], dict[str, Any]]
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is the head."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def finals(task: str, row: str, found: Found, what: str = "test") -> list[float]:
-    """Percent of the final cells of a row that are there, by seed."""
-    cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
-    return [100 * found[task, cell.name][what] for cell in cells if cell is not None and (task, cell.name) in found]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -75,11 +64,6 @@ def tasks_there(found: Found) -> list[str]:
     ]
 
 
-def best_block(task: str, found: Found) -> int:
-    """The block that the probe chose on the validation images."""
-    return int(found[task, "probe"]["chosen_block"])
-
-
 def frozen_heads(task: str, found: Found) -> dict[int, dict[str, Any]]:
     """The trained heads by block."""
     return {cell["block"]: cell for (of, name), cell in found.items() if of == task and name.startswith("heads-block")}
@@ -95,15 +79,9 @@ def frozen(found: Found, what: str) -> str:
         cells = [f"{100 * found[task, 'probe'][what][block_of[task] - 1]:.1f}" for task in tasks]
         rows.append([f"logistic regression, {label}", *cells])
         for head, name in HEADS.items():
-            values = [_head(task, block_of[task], head, what, found) for task in tasks]
+            values = [head_scores(task, block_of[task], head, what, found) for task in tasks]
             rows.append([f"{name}, {label}", *map(spread, values)])
     return markdown(rows)
-
-
-def _head(task: str, block: int, head: tuple[str, str], part: str, found: Found) -> list[float]:
-    """Percent by seed of a head that was trained on the frozen features of a block."""
-    cell = found.get((task, f"{head[0]}-block{block}"))
-    return [] if cell is None else [100 * value for value in cell[head[1]][part]]
 
 
 def blocks(found: Found) -> str:
@@ -214,6 +192,7 @@ def filled(page: str, found: Found) -> str:
         "test": trained(found, "test"),
         "validation": trained(found, "val"),
         "rates": rates(found),
+        "differences": differences(found),
         "learned": learned(found),
         "starts": starts(found),
     }
