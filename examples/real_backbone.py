@@ -15,9 +15,16 @@ from pathlib import Path
 import torch
 
 from gated_prompt import GatedPromptError
-from real import check, cost, grid, images, run, starts, tables
+from real import check, cost, grid, images, miniature, run, starts, tables
 
-COMMANDS = {"run": run.main, "starts": starts.main, "cost": cost.main, "tables": tables.main, "check": check.main}
+COMMANDS = {
+    "run": run.main,
+    "starts": starts.main,
+    "cost": cost.main,
+    "miniature": miniature.main,
+    "tables": tables.main,
+    "check": check.main,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--backbone", type=Path, default=Path("runs/dinov2-small-saliency"), help="folder of DINOv2-small"
     )
-    parser.add_argument("--data_dir", type=Path, help="folder with real_vtab and dtd10")
+    parser.add_argument("--data_dir", type=Path, help="folder with real_vtab, dtd10, cifar10_jpeg")
     parser.add_argument("--results", type=Path, default=run.RESULTS, help="where the results are")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("runs/real"), help="for frozen features and rerun cells"
@@ -35,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
     parser.add_argument("--rows", nargs="*", default=None, choices=list(grid.ROWS), help="None: all; check: a few")
     args = parser.parse_args(argv)
-    if args.data_dir is None and args.command in ("run", "starts", "check"):
+    if args.data_dir is None and args.command in ("run", "starts", "miniature", "check"):
         parser.error(f"{args.command} needs --data_dir")
     torch.set_num_threads(1)
     return COMMANDS[args.command](args) or 0

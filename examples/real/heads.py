@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Heads on the frozen backbone, trained as the runs train theirs: they choose the head's rate and bound its worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,12 @@ def train_head(head: nn.Module, tokens: torch.Tensor, labels: torch.Tensor, rate
 def frozen_heads(task: Task, backbone: Path, block: int) -> dict[str, Any]:
     """For the linear and the attentive head on one block: the chosen rate, and accuracies of three seeds with it."""
     tokens = last_tokens(task, backbone, block)
-    width = tokens["train"].shape[-1]
+    width, labels = tokens["train"].shape[-1], labels_of(task)
     kinds: dict[str, Callable[[], nn.Module]] = {
         "linear": lambda: LinearHead(width, task.num_classes),
         "attentive": lambda: AttentiveHead(width, task.num_classes, QUERIES),
     }
-    return {"block": block, **{name: _race(make, tokens, task) for name, make in kinds.items()}}
+    return {"block": block, **{name: head_race(make, tokens, labels) for name, make in kinds.items()}}
 
 
 def standardised_head(task: Task, features: dict[str, torch.Tensor], block: int) -> dict[str, Any]:
@@ -66,26 +66,41 @@ def standardised_head(task: Task, features: dict[str, torch.Tensor], block: int)
     `features`: those of `features.block_features`.
     """
     inputs = {part: values[:, block - 1].float() for part, values in features.items()}
+    return {"block": block, "linear": standardised_race(inputs, labels_of(task), task.num_classes)}
+
+
+def standardised_race(
+    inputs: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor], num_classes: int
+) -> dict[str, Any]:
+    """`head_race` of a linear head on head inputs (N, 2 D) by part, standardised."""
     center, scale = inputs["train"].mean(0), inputs["train"].std(0) + 1e-6
-    inputs = {part: (values - center) / scale for part, values in inputs.items()}
     width = inputs["train"].shape[-1] // 2
 
     def make() -> nn.Module:
-        return nn.Sequential(nn.Unflatten(1, (2, width)), LinearHead(width, task.num_classes))
+        return nn.Sequential(nn.Unflatten(1, (2, width)), LinearHead(width, num_classes))
 
-    return {"block": block, "linear": _race(make, inputs, task)}
+    return head_race(make, {part: (values - center) / scale for part, values in inputs.items()}, labels)
 
 
-def _race(make: Callable[[], nn.Module], tokens: dict[str, torch.Tensor], task: Task) -> dict[str, Any]:
+def labels_of(task: Task) -> dict[str, torch.Tensor]:
+    """The classes by part."""
+    return {part: images.labels for part, images in task.parts.items()}
+
+
+def head_race(
+    make: Callable[[], nn.Module], inputs: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The rate that is best on the validation images with the first seed, and the accuracies of all seeds with it."""
+
     def run(rate: float, seed: int) -> dict[str, tuple[float, float]]:
         torch.manual_seed(seed)
         head = make()
-        train_head(head, tokens["train"], task.parts["train"].labels, rate, seed)
+        train_head(head, inputs["train"], labels["train"], rate, seed)
         with torch.no_grad():
-            return {
-                part: scores(torch.cat([head(t.float()) for t in tokens[part].split(500)]), task.parts[part].labels)
-                for part in ("val", "test")
+            logits = {
+                part: torch.cat([head(batch.float()) for batch in inputs[part].split(500)]) for part in ("val", "test")
             }
+        return {part: scores(values, labels[part]) for part, values in logits.items()}
 
     tried = {rate: run(rate, SEEDS[0]) for rate in HEAD_RATES}
     rate = max(tried, key=lambda rate: (tried[rate]["val"][0], -tried[rate]["val"][1]))
