@@ -8,7 +8,9 @@ token before the patches is the CLS token, as on the real backbone.
 """
 
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,18 @@ from miniature.data import TASKS, MiniTask, load
 from miniature.grid import BACKBONES
 
 from . import grid, probes, records
+from .cells import Found, markdown
 from .features import head_input
 from .heads import head_race, standardised_race
 from .reader import AttentiveHead, LinearHead
 
 FOLDER = Path(__file__).parents[1] / "backbones"
 QUERIES = 8
+HEADS = {
+    "linear": "linear head",
+    "standardised": "linear head on standardised features",
+    "attentive": f"attentive head, {QUERIES} queries",
+}
 
 
 @torch.inference_mode()
@@ -55,6 +63,23 @@ def measure(backbone: Path, task: MiniTask) -> dict[str, Any]:
     found["linear"] = head_race(lambda: LinearHead(width, classes), tokens, labels)
     found["attentive"] = head_race(lambda: AttentiveHead(width, classes, QUERIES), tokens, labels)
     return found
+
+
+def table(found: Found) -> str:
+    """Validation / test accuracy of the frozen rows by backbone and task."""
+    rows = [["backbone, task", "probe, last block", "probe, chosen block", *HEADS.values()]]
+    for backbone, task in product(BACKBONES, TASKS):
+        cell = found.get(("miniature", f"{backbone}-{task}"))
+        if cell is None:
+            continue
+        last, chosen = (_pair(cell["val"][k - 1], cell["test"][k - 1]) for k in (grid.LAST, cell["chosen_block"]))
+        heads = [_pair(mean(cell[head]["val"]), mean(cell[head]["test"])) for head in HEADS]
+        rows.append([f"{backbone}, {task}", last, f"{chosen} ({cell['chosen_block']})", *heads])
+    return markdown(rows)
+
+
+def _pair(val: float, test: float) -> str:
+    return f"{100 * val:.1f} / {100 * test:.1f}"
 
 
 def main(args: Namespace) -> None:

@@ -29,9 +29,12 @@ def order() -> Iterator[tuple[str, str, int]]:
     """
     others = [task for task in images.TASKS if task != "eurosat"]
     fitted, random = ([f"{row}_best" for row in rows] for rows in (FITTED, RANDOM))
-    yield from (("eurosat", row, 0) for row in fitted)
+    yield from (("eurosat", row, 0) for row in fitted[:4])
     yield from ((task, row, 0) for task in reversed(others) for row in (fitted[0], fitted[3], fitted[1]))
-    yield from (("eurosat", row, 0) for row in ("deep_start_sample_best", "gated_best", "gated_start_best"))
+    yield from (
+        ("eurosat", row, 0)
+        for row in ("zero_start_rate_best", "deep_start_sample_best", "gated_best", "gated_start_best")
+    )
     yield from (("eurosat", row, 0) for row in ("gated_start", "gated", "gated_rate", "lora8", *random))
     yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*fitted, *random[:4]))
     yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in fitted)

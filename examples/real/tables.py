@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 
-from . import grid, images, pictures, records
+from . import grid, images, miniature, pictures, records
 from .cells import Found, best_block, finals, head_scores, markdown
 from .decisions import differences
 
@@ -196,6 +196,8 @@ def filled(page: str, found: Found) -> str:
         "learned": learned(found),
         "starts": starts(found),
     }
+    if any(task == "miniature" for task, _ in found):
+        parts["miniature"] = miniature.table(found)
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
     for name, text in parts.items():
