@@ -8,7 +8,12 @@ from typing import Any
 from . import grid, images
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
-CURVES = {"gated": "random head", "gated_start": "head start", "lora8": "LoRA, rank 8"}
+CURVES = {
+    "gated_start": "gated, random prompts",
+    "gated_start_sample": 'gated, "sample" start',
+    "zero_start": "zero-start prompts",
+    "lora8_start": "LoRA, rank 8",
+}
 Found = dict[tuple[str, str], dict[str, Any]]
 
 
@@ -34,9 +39,16 @@ def draw(found: Found) -> None:
         for suffix, style, where in (("", "--", "last block"), ("_best", "-", "chosen block")):
             curve = mean_curve("eurosat", row + suffix, found)
             if curve:
-                first = grid.EPOCHS + 1 - len(curve)
-                axes.plot(range(first, grid.EPOCHS + 1), curve, style, label=f"{label}, {where}")
-    axes.set(xlabel="epoch", ylabel="validation accuracy, %", title="EuroSAT", xticks=range(grid.EPOCHS + 1))
+                axes.plot(range(len(curve)), curve, style, label=f"{label}, {where}")
+    probe = found.get(("eurosat", "probe"))
+    if probe is not None:
+        axes.axhline(100 * max(probe["val"]), color="grey", linewidth=1, label="logistic regression, chosen block")
+    axes.set(
+        xlabel="epoch",
+        ylabel="validation accuracy, %",
+        title="EuroSAT, from a fitted head",
+        xticks=range(grid.EPOCHS + 1),
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(FOLDER / "real_epochs.png", dpi=110)
