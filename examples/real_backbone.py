@@ -36,9 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data_dir", type=Path, help="folder with real_vtab, dtd10, cifar10_jpeg")
     parser.add_argument("--results", type=Path, default=run.RESULTS, help="where the results are")
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("runs/real"), help="for frozen features and rerun cells"
-    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/real"), help="for frozen features")
     parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
     parser.add_argument("--rows", nargs="*", default=None, choices=list(grid.ROWS), help="None: all; check: a few")
     args = parser.parse_args(argv)
