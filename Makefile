@@ -61,6 +61,7 @@ quality: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

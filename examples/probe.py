@@ -39,7 +39,8 @@ def _read(split: Any, transform: VtabTransform) -> TensorDataset:
 
 def main() -> None:
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
-    data, transform = load_dataset(args.dataset), transform_for(args.backbone)
+    transform = transform_for(args.backbone)
+    data = load_dataset(args.dataset)
     train, test = _read(data["train"], transform), _read(data["test"], transform)
     set_seed(args.seed)
     models = {

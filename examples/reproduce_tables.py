@@ -32,6 +32,7 @@ from transformers import AutoConfig, HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from recipe.arguments import parse_arguments
+from recipe.backbone import check_backbone
 from recipe.checkpoints import prepare_output_dir
 from recipe.grids import (
     LEARNING_RATES,
@@ -109,6 +110,7 @@ def check_places(args: Arguments) -> None:
         folder = getattr(args, name)
         if folder is not None and not Path(os.path.expandvars(folder)).is_dir():
             raise GatedPromptError(f"--{name} {folder!r} is no folder; without it the Hub is read")
+    check_backbone(os.path.expandvars(args.backbone))
     try:
         AutoConfig.from_pretrained(os.path.expandvars(args.backbone))
     except (OSError, ValueError) as error:

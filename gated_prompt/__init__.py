@@ -7,6 +7,7 @@ of PEFT then work as with any other method.
 
 from typing import Any
 
+from .architecture import find_head_names, find_vision_transformer
 from .config import GatedPromptConfig
 from .errors import (
     REMOVED,
@@ -21,8 +22,9 @@ from .errors import (
     RemovedNameError,
     UnsupportedOperationError,
 )
+from .inspect.check import CheckError, check
 from .inspect.pruning import Pruning, prune, pruning
-from .inspect.readouts import gates, selection_ratios, temperatures
+from .inspect.readouts import gates, has_prompts, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
 from .sharing.hub import push_to_hub
@@ -42,6 +44,7 @@ __all__ = [
     "ArchitectureError",
     "AveragedAdapter",
     "AveragingCallback",
+    "CheckError",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
@@ -52,7 +55,11 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "UnsupportedOperationError",
+    "check",
+    "find_head_names",
+    "find_vision_transformer",
     "gates",
+    "has_prompts",
     "initialize_prompts",
     "load",
     "model_card",

@@ -15,7 +15,7 @@ from .errors import ConfigError, DamagedAdapterError
 from .field_types import convert, fault_of
 from .files.adapter_file import FINGERPRINT, AdapterFile
 from .files.folder import read_settings, read_undisturbed, write_settings
-from .files.layout import parameter_shapes
+from .files.layout import BANK, parameter_shapes
 from .registration import NAME, add_peft_type
 
 POOLINGS = ("prompts", "patches", "prompts_and_patches")
@@ -143,6 +143,9 @@ class GatedPromptConfig(PeftConfig):
                 f"prompt_rank is {self.prompt_rank}; it must lie between 1 and num_virtual_tokens, "
                 f"{self.num_virtual_tokens}; None gives prompts of full rank"
             )
+        names = self.modules_to_save or []
+        if {"", BANK} & set(names) or len(set(names)) < len(names):
+            faults.append(f"modules_to_save names {names}; each is a module of the base, named once")
         if self.insert_at < 0:
             faults.append(f"insert_at is {self.insert_at}; blocks are counted from 0")
         if not 0 <= self.prompt_dropout < 1:

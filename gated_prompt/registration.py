@@ -6,7 +6,9 @@ member is added first. Both steps do nothing when they were done before or when 
 
 One method of PEFT is wrapped. `PeftConfig.from_pretrained`, called on the base class as transformers' `load_adapter`
 does, makes the config of the right class but does not ask that class to read it. The checks of our files would be
-passed by, and the place of the weights lost. The configs of other methods are handed through as they are.
+bypassed, and the location of the weights lost. Checking the tensors when they come in is not enough: transformers
+fills the model with a loader of its own, which no hook sees. Without the wrapper, 25 of the damaged files in
+`tests/attacks/damage.py` are loaded there (`tests/test_incoming.py`). The configs of other methods are handed through.
 """
 
 import functools

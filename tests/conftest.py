@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from models import vit
 from peft import get_peft_model
 from transformers import ViTImageProcessor
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import vit
 
 
 @pytest.fixture(scope="session")

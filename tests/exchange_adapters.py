@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from adapter_fixtures import CASES, logits, main, tiny_base
 from peft import PeftModel
 
 import gated_prompt
+from helpers.adapter_fixtures import CASES, logits, main, tiny_base
 
 TOLERANCE = 1e-6  # of logits of order 1, in float32
 

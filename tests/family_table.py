@@ -1,8 +1,8 @@
-"""The table in docs/families.md, made from the cases that `test_families.py` proves.
+"""The tables in docs/families.md and docs/refused.md, made from the cases that the tests prove.
 
     python tests/family_table.py
 
-writes it anew; `test_family_table.py` compares.
+writes them anew; `test_family_table.py` compares.
 """
 
 import sys
@@ -10,10 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from families import CASES, Case
-
+from helpers.families import CASES, Case
+from helpers.families_more import MORE
+from helpers.refused import REFUSED, TIMM
 from recipe.generated import fill
 
+REFUSALS = Path(__file__).parents[1] / "docs" / "refused.md"
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 HEADER = ["family", "class tested", "prefix tokens", "output", "what it depends on", "`pooling`", "trained head"]
 
@@ -26,6 +28,25 @@ def table() -> str:
         rows.append(_row(case, "" if case.family == family else case.family))
         family = case.family
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows) + "\n"
+
+
+def more() -> str:
+    """One row for each class of `families_more.MORE`."""
+    rows = [["family", "class tested", "prefix tokens", "head", "trained"], ["---"] * 5]
+    for case in MORE:
+        heads = ", ".join(f"`{head}`" for head in case.head) or "-"
+        rows.append([case.family, f"`{case.name}`", str(case.prefix), case.kind, heads])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def refusals() -> str:
+    """One row for each model of `refused.REFUSED`, with the message that it gets here and now."""
+    rows = [["what", "class", "refused at", "message"], ["---"] * 4]
+    for case in REFUSED:
+        name = "timm's layout, a stand-in" if case.name == TIMM else f"`{case.name}`"
+        when = "`get_peft_model`" if case.inputs is None else "the first forward"
+        rows.append([case.what, name, when, case.message().replace("|", "\\|")])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def summary() -> str:
@@ -63,9 +84,15 @@ def _tokens(reads: tuple[str, ...]) -> str:
 
 
 def new_page(page: str) -> str:
-    """docs/families.md with its table made anew."""
-    return fill(page, {"families": table()})
+    """docs/families.md with its tables made anew."""
+    return fill(page, {"families": table(), "more families": more()})
+
+
+def new_refusals(page: str) -> str:
+    """docs/refused.md with its table made anew."""
+    return fill(page, {"refused": refusals()})
 
 
 if __name__ == "__main__":
     PAGE.write_text(new_page(PAGE.read_text()))
+    REFUSALS.write_text(new_refusals(REFUSALS.read_text()))

@@ -13,7 +13,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
 import family_table
-
 from demo.adapters import load_collection
 from gated_prompt import GatedPromptConfig, plots
 from miniature import pages as table

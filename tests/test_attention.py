@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from families import HERE, PATCH, SIZE, VERSION, Case
-from models import images, vit
 from peft import get_peft_model
-from test_families import P, prompted, tensors
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperationError
 from gated_prompt.plots import prompt_attention
+from helpers.families import HERE, PATCH, SIZE, VERSION, Case
+from helpers.models import images, vit
+from test_families import P, prompted, tensors
 
 GRID = SIZE // PATCH
 # Families whose class of attention is chosen when the model is built.

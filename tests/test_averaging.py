@@ -4,9 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
-from test_trainer import trainer
 
 import gated_prompt
 from gated_prompt import (
@@ -16,6 +14,8 @@ from gated_prompt import (
     GatedPromptError,
     UnsupportedOperationError,
 )
+from helpers.models import images, vit
+from test_trainer import trainer
 
 
 def make() -> PeftModel:

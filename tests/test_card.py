@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard
-from models import build, dinov2, vit
 from peft import get_peft_model
 from PIL import Image
 from transformers import ViTImageProcessor
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, model_card, write_card
+from helpers.models import build, dinov2, vit
 
 
 def tuned(base=None, name="default", **settings):

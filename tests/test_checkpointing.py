@@ -6,10 +6,10 @@ loss stays right. So these tests compare the gradient of every trainable paramet
 
 import pytest
 import torch
-from models import dinov2, images, vit
 from peft import PeftModel, get_peft_model
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import bank_of, dinov2, images, vit
 
 SETTINGS = {
     "gated": dict(),
@@ -54,7 +54,7 @@ def peft_model(
     config = GatedPromptConfig(**{"num_virtual_tokens": 3, "gate_init": -1.0, "prompt_dropout": 0.0, **settings})
     model = get_peft_model(model, config)
     if config.temperature:  # 1.0 would hide a temperature that is applied twice or not at all
-        bank = model.base_model.model.gated_prompt
+        bank = bank_of(model)
         bank.gated_prompt_temperatures["default"].data.uniform_(0.5, 2.0)
     if checkpointing == "after":
         enable_checkpointing(model.base_model.model, reentrant)

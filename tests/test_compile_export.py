@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from models import dinov2, images, vit
 from peft import PeftModel, get_peft_model
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import bank_of, dinov2, images, vit
 
 SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}}
 
@@ -18,13 +18,13 @@ def make(base=vit, **settings: object) -> PeftModel:
     model = get_peft_model(
         base(num_hidden_layers=2), GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, **settings)
     )
-    for parameter in model.base_model.model.gated_prompt.parameters():
+    for parameter in bank_of(model).parameters():
         parameter.data.uniform_(0.5, 1.5)
     return model
 
 
 def temperatures(model: PeftModel) -> torch.Tensor:
-    return model.base_model.model.gated_prompt.gated_prompt_temperatures["default"]
+    return bank_of(model).gated_prompt_temperatures["default"]
 
 
 @pytest.mark.parametrize(

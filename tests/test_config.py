@@ -3,12 +3,20 @@
 import copy
 import json
 import pickle
+from dataclasses import dataclass
 
 import pytest
-from models import dinov2, vit
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, TaskType, get_peft_model
 
-from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
+import gated_prompt
+from gated_prompt import (
+    AdapterNameError,
+    ConfigError,
+    GatedPromptConfig,
+    GatedPromptError,
+    UnsupportedOperationError,
+)
+from helpers.models import dinov2, vit
 
 
 def test_defaults_are_the_contract() -> None:
@@ -142,3 +150,67 @@ def test_one_config_serves_several_bases() -> None:
     assert (first.num_layers, second.num_layers, config.num_layers) == (4, 3, None)
     assert first.modules_to_save == ["classifier"]
     assert config.modules_to_save is None
+
+
+def test_a_new_field_is_one_edit(tmp_path) -> None:
+    """Its type is checked, and it goes through JSON, from the annotation alone."""
+
+    @dataclass
+    class Later(GatedPromptConfig):
+        width: int | None = None
+        pair: tuple[int, float] = (1, 2.0)
+        names: list[str] | None = None
+
+    config = Later(pair=[1, 2], names={"b", "a"})
+    assert (config.pair, config.names) == ((1, 2), ["a", "b"])
+    with pytest.raises(ConfigError) as caught:
+        Later(width="x", pair=(1, "2"), names=["a", 3], deep=None)
+    assert len(caught.value.faults) == 4
+    config = Later(width=3, names=["a"])
+    assert Later(**json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_CLS", TaskType.FEATURE_EXTRACTION])
+def test_task_types_are_refused_and_leave_the_base_alone(task) -> None:
+    base = vit()
+    keys, hooks = set(base.state_dict()), sum(len(m._forward_hooks) for m in base.modules())
+    with pytest.raises(ConfigError, match=r"task_type is .*; None is needed"):
+        get_peft_model(base, GatedPromptConfig(task_type=task))
+    config = GatedPromptConfig()
+    config.task_type = task  # after it was checked
+    with pytest.raises(ConfigError, match=r"task_type is .*; None is needed"):
+        get_peft_model(base, config)
+    assert set(base.state_dict()) == keys and sum(len(m._forward_hooks) for m in base.modules()) == hooks
+    get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2))
+
+
+NO_FOLDERS = ["a/b", "/tmp/a", "a\\b", "C:\\a", "..", ".", "../a", "a:b", "a*", 'a"b', "a|b", "a?", "a<b", " a", "a "]
+NO_FOLDERS += ["a\0b", "a\nb", "\x7f", "\ud800", "x" * 201, "é" * 101]
+
+
+@pytest.mark.parametrize("name", NO_FOLDERS)
+def test_names_that_cannot_be_a_folder_are_refused(tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = vit()
+    keys = set(base.state_dict())
+    with pytest.raises(AdapterNameError, match="cannot be used"):
+        get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2), adapter_name=name)
+    assert set(base.state_dict()) == keys
+    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2))
+    with pytest.raises(AdapterNameError, match="cannot be used"):
+        model.add_adapter(name, GatedPromptConfig(num_virtual_tokens=2))
+    assert list(model.peft_config) == ["default"] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pets", "My pets (2)", "Hühner", "鶏", "a-b_c+d=e", "x" * 200])
+def test_names_that_are_a_folder(tmp_path, name: str) -> None:
+    model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2), adapter_name=name)
+    gated_prompt.save(model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert gated_prompt.load(vit(), tmp_path / name).peft_config["default"].num_virtual_tokens == 2
+
+
+def test_weighted_adapters_are_refused() -> None:
+    model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2))
+    with pytest.raises(UnsupportedOperationError, match="add_weighted_adapter has no meaning"):
+        model.add_weighted_adapter(["default"], [1.0], "mean")

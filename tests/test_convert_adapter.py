@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted_base import load_base
-from golden_cases import NAMES, Case
 from peft import PeftModel
 from safetensors.torch import load_file
 
 import gated_prompt
 from gated_prompt import ConfigError, ConversionError
 from gated_prompt.convert import convert_adapter, convert_backbone
+from helpers.converted_base import load_base
+from helpers.golden_cases import NAMES, Case
 
 POOLING = {  # the official class and its pooling, which the file does not hold
     "mae_deep": "prompts_and_patches",

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from timm_reference import State, logits, random_state, tokens
 from transformers import ViTForImageClassification, ViTImageProcessor, ViTModel
 
 from gated_prompt import ConversionError
 from gated_prompt.convert import convert_backbone
+from helpers.timm_reference import State, logits, random_state, tokens
 
 HEADS = 4
 

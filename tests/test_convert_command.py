@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted_base import load_base
-from golden_cases import Case
-from timm_reference import random_state, tokens
 from transformers import ViTModel
 
 import gated_prompt
 from gated_prompt import ConversionError
 from gated_prompt.convert import convert_backbone
 from gated_prompt.convert.__main__ import main
+from helpers.converted_base import load_base
+from helpers.golden_cases import Case
+from helpers.timm_reference import random_state, tokens
 
 
 @pytest.fixture

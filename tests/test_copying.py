@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 
 from gated_prompt import ConfigError, GatedPromptConfig, gates
+from helpers.models import bank_of, images, vit
 
 
 def pickled(model: PeftModel) -> PeftModel:
@@ -56,7 +56,7 @@ def test_a_copy_shares_no_parameter_and_no_hook(duplicate: Callable) -> None:
     model = two_adapters()
     twin = duplicate(model)
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in twin.parameters()}
-    mine, other = model.base_model.model.gated_prompt, twin.base_model.model.gated_prompt
+    mine, other = bank_of(model), bank_of(twin)
     for module in twin.modules():
         for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]:
             if type(hook).__module__.startswith("gated_prompt"):

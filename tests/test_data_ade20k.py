@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_files import real_data
 from PIL import Image
 
 from gated_prompt.data import ade20k
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 
 
 def test_real_ade20k_labels_are_reduced_by_one_and_zero_is_ignored():

@@ -6,7 +6,6 @@ import warnings
 import datasets
 import numpy as np
 import pytest
-from hub_copies import row_of_pixel, write_split
 from PIL import Image
 from scipy.io import savemat
 
@@ -14,6 +13,7 @@ from gated_prompt.data import fgvc
 from gated_prompt.data.fgvc_original import READERS
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.hub_copies import row_of_pixel, write_split
 
 
 @pytest.fixture(autouse=True)

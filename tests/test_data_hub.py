@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from hub_copies import pixel_of_row, write_split
-from hub_stand_in import HubStandIn
 
 from gated_prompt.data.hub import HubImages, open_table
 from gated_prompt.errors import DataError
+from helpers.hub_copies import pixel_of_row, write_split
+from helpers.hub_stand_in import HubStandIn
 
 OLD, NEW = "1" * 40, "2" * 40
 READ = """

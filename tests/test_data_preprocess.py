@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from data_files import real_data
 from PIL import Image
 
 from gated_prompt.data import preprocess as pp
 from gated_prompt.data.images import InexactDataWarning, LabelledImages, Provenance
 from gated_prompt.data.vtab import load_folder
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-from data_files import real_data
 from PIL import Image
 
 from gated_prompt.data.vtab import (
@@ -21,6 +20,7 @@ from gated_prompt.data.vtab import (
 )
 from gated_prompt.data.vtab_original import kitti_label, kitti_video_splits
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 
 COUNTS = {"train800": 80, "val200": 20, "train800val200": 100, "test": 60}
 

@@ -6,12 +6,12 @@ import warnings
 
 import datasets
 import pytest
-from data_files import real_data
-from hub_copies import row_of_pixel, write_split
 
 from gated_prompt.data.vtab import SPLITS, TASKS, InexactDataWarning, load_hub, split_keys, tfds_order
 from gated_prompt.data.vtab_hub_sources import HUB_SOURCES
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
+from helpers.hub_copies import row_of_pixel, write_split
 
 CIFAR_FIRST = {"train": [19, 29, 0, 11, 1, 86, 90, 28, 23, 31], "test": [49, 33, 72, 51, 71, 92, 15, 14, 23, 0]}
 

@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from data_files import real_data
 
 from gated_prompt.data import vtab_labels as labels
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 
 
 def test_svhn_ten_is_zero():

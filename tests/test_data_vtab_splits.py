@@ -4,10 +4,10 @@ import hashlib
 import json
 
 import pytest
-from data_files import real_data
 
 from gated_prompt.data.vtab import SPLITS, TASKS, split_keys, tfds_order
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 
 
 @pytest.fixture(scope="module")

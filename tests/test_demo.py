@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from data_files import real_data
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -28,8 +27,9 @@ from demo import page as app
 from demo import shapes
 from demo import training as train_adapter
 from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
-from demo.pictures import picture_of_attention, picture_of_gates, read_image
+from demo.pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 from gated_prompt.errors import DamagedAdapterError, DataError
+from helpers.data_files import real_data
 from recipe.methods import SHIPPED_BACKBONE
 from recipe.tasks import load_task
 
@@ -177,6 +177,35 @@ def test_images_are_turned_upright(tmp_path: Path) -> None:
     Image.new("L", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
     image = read_image(tmp_path / "turned.jpg")
     assert (image.size, image.mode) == ((20, 40), "RGB")
+
+
+def test_large_images_are_made_smaller_at_once(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    large = Image.fromarray(colours).resize((4000, 3000), Image.Resampling.NEAREST)
+    for name, settings in {"a.jpg": {"quality": 95}, "a.png": {}, "a.webp": {"lossless": True}}.items():
+        large.save(tmp_path / name, **settings)
+        image = read_image(tmp_path / name)
+        assert (image.size, image.mode) == ((1024, 768), "RGB")
+        far = np.abs(np.asarray(image.resize((40, 30), Image.Resampling.BOX)).astype(int) - colours)
+        assert far.mean() < 8, name
+    assert read_image(ADAPTERS.parent / "samples" / sorted(os.listdir(ADAPTERS.parent / "samples"))[0]).size[0] <= 1024
+
+
+def test_grey_of_16_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 30_000, dtype=np.uint16)).save(tmp_path / "scan.png")
+    assert read_image(tmp_path / "scan.png").getpixel((0, 0)) == (117, 117, 117)
+
+
+def test_the_server_takes_no_larger_file_than_the_page_says(collection: Collection) -> None:
+    pytest.importorskip("gradio", reason="the extra [demo] has it, and make test-web installs it")
+    httpx = pytest.importorskip("httpx")
+    page = app.build_page(collection)
+    url = app.launch(page).rstrip("/") + "/gradio_api/upload"
+    try:
+        for size, status in ((1_000, 200), (MEGABYTES * 1_100_000, 413)):
+            assert httpx.post(url, files={"files": ("x.bin", b"\0" * size)}, timeout=60).status_code == status
+    finally:
+        page.close()
 
 
 def test_answer(collection: Collection, star_file: Path) -> None:

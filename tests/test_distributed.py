@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import make, train
-from two_processes import run
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+from helpers.distributed_worker import make, train
+from helpers.two_processes import run
+
+WORKER = Path(__file__).parent / "helpers" / "distributed_worker.py"
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
 

@@ -24,16 +24,16 @@ import pytest
 import sklearn.datasets
 import torch
 import transformers
-from models import build, images, vit
 from peft import get_peft_model
 from PIL import Image
-from timm_like import TimmLikeViT
 from transformers import ViTImageProcessor
 
 import gated_prompt
 import gated_prompt.data
 from gated_prompt import GatedPromptConfig
 from gated_prompt.data.images import LabelledImages, Provenance
+from helpers.models import build, images, vit
+from helpers.timm_like import TimmLikeViT
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -13,12 +13,12 @@ from contextlib import redirect_stdout
 from itertools import takewhile
 
 import pytest
-from test_docs import PAGES, ROOT, blocks, pages
 
 import gated_prompt
 import gated_prompt.convert
 import gated_prompt.data
 from gated_prompt import plots
+from test_docs import PAGES, ROOT, blocks, pages
 
 # Commands.
 

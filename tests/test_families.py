@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm_like
 import torch
 import transformers
-from families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
-from models import in_band
 from peft import PeftModel, get_peft_model
 from torch import nn
 
 import gated_prompt
-from gated_prompt import ArchitectureError, GatedPromptConfig
-from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import ArchitectureError, GatedPromptConfig, find_head_names, find_vision_transformer
+from helpers import timm_like
+from helpers.families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
+from helpers.models import bank_of, in_band
 
 transformers.logging.set_verbosity_error()
 P = 5
@@ -36,7 +34,7 @@ def prompted(
     config = GatedPromptConfig(**{"num_virtual_tokens": P, "prompt_dropout": 0.0, "gate_init": 0.0, **settings})
     model = get_peft_model(case.build(attention) if base is None else base, config).eval()
     noise = torch.Generator().manual_seed(seed)
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     for tokens in bank.gated_prompt_tokens.values():
         tokens.data = torch.randn(tokens.shape, generator=noise)
     for logits in bank.gated_prompt_gate_logits.values():
@@ -130,7 +128,7 @@ def test_prompts_stand_between_prefix_and_patches(case: Case, insert_at: int) ->
     seen = block_inputs(model, find_vision_transformer(model.base_model.model).blocks)
     wanted, found = case.run(base, size, **larger), case.run(model, size, **larger)
 
-    tokens = model.base_model.model.gated_prompt.gated_prompt_tokens["default"]
+    tokens = bank_of(model).gated_prompt_tokens["default"]
     before, (after,) = plain[insert_at][0], seen[insert_at]
     assert before.shape[1] == case.tokens(size)
     assert torch.equal(without_prompts(case, after), before)
@@ -146,7 +144,7 @@ def test_prompts_stand_between_prefix_and_patches(case: Case, insert_at: int) ->
 def test_prompts_have_no_order(case: Case) -> None:
     """No position reaches the prompts, be it by rotation or by bias: shuffled prompts do the same."""
     model, shuffled = prompted(case), prompted(case)
-    tokens = shuffled.base_model.model.gated_prompt.gated_prompt_tokens["default"]
+    tokens = bank_of(shuffled).gated_prompt_tokens["default"]
     tokens.data = tokens.data.flip(1)
     wanted, found = tensors(case.run(model)), tensors(case.run(shuffled))
     for name in wanted:
@@ -169,7 +167,7 @@ def test_disabled_and_unloaded_are_the_base(case: Case) -> None:
 @cases(HERE)
 def test_open_gates_are_no_gates(case: Case) -> None:
     shallow, gated = prompted(case, gates=False, temperature=False), prompted(case)
-    bank = gated.base_model.model.gated_prompt
+    bank = bank_of(gated)
     half_open = case.run(gated)
     bank.gated_prompt_gate_logits["default"].data.fill_(100.0)
     bank.gated_prompt_temperatures["default"].data.fill_(1.0)
@@ -180,7 +178,7 @@ def test_open_gates_are_no_gates(case: Case) -> None:
 @cases(HERE)
 def test_closed_gates_are_deep_with_equal_prompts(case: Case) -> None:
     closed, deep = prompted(case), prompted(case, deep=True)
-    ours, theirs = closed.base_model.model.gated_prompt, deep.base_model.model.gated_prompt
+    ours, theirs = bank_of(closed), bank_of(deep)
     ours.gated_prompt_gate_logits["default"].data.fill_(-200.0)
     theirs.gated_prompt_tokens["default"].data[:] = ours.gated_prompt_tokens["default"].data
     theirs.gated_prompt_temperatures["default"].data[:] = ours.gated_prompt_temperatures["default"].data
@@ -355,7 +353,7 @@ def test_temperature_divides_the_logits(case: Case, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(timm_like.F, "scaled_dot_product_attention", record)
     logits = []
     for tau in (1.0, 2.0, 4.0):
-        model.base_model.model.gated_prompt.gated_prompt_temperatures["default"].data.fill_(tau)
+        bank_of(model).gated_prompt_temperatures["default"].data.fill_(tau)
         seen.clear()
         found = tensors(case.run(model, **(asked if case.config else {})))
         first = (

@@ -7,73 +7,32 @@ import pickle
 import pytest
 import torch
 import transformers
-from families import CASES, DEPTH, TINY, images
 from peft import PeftModel, get_peft_model
-from timm_like import Attention, Block, TimmLikeViT
 from torch import nn
 
-from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
+from gated_prompt import GatedPromptConfig, UnsupportedOperationError
+from helpers.families import CASES, DEPTH, images
+from helpers.refused import REFUSED, TIMM, Refused
+from helpers.timm_like import Attention, Block, TimmLikeViT
 
-TEXT = {**TINY, "vocab_size": 20}
-STAGES = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 2}
-SPEECH = {"conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2], "num_conv_pos_embeddings": 4}
-HIERA = {"image_size": [32, 32], "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "query_stride": [2, 2]}
-HIERA |= {"num_query_pool": 1, "masked_unit_size": [4, 4]}
-REFUSED = [
-    ("SwinForImageClassification", "SwinConfig", STAGES, "hierarchical transformer"),
-    ("Swinv2ForImageClassification", "Swinv2Config", STAGES, "hierarchical transformer"),
-    ("SegformerModel", "SegformerConfig", {"depths": [2, 2, 2, 2]}, "hierarchical transformer"),
-    ("HieraModel", "HieraConfig", HIERA, "hierarchical transformer"),
-    ("BertModel", "BertConfig", TEXT, "no patch projection"),
-    # Both have Linears before their blocks, which turn no patches into tokens.
-    ("ElectraModel", "ElectraConfig", TEXT | {"embedding_size": 16}, "no patch projection"),
-    ("Wav2Vec2Model", "Wav2Vec2Config", TINY | SPEECH, "no patch projection"),
-    (
-        "ResNetForImageClassification",
-        "ResNetConfig",
-        {"depths": [2, 2], "hidden_sizes": [8, 8], "embedding_size": 8},
-        "no list of two or more",
-    ),
-]
+HERE = [case for case in REFUSED if case.here]
+
+cases = pytest.mark.parametrize("case", HERE, ids=[f"{case.name}-{case.what}" for case in HERE])
 
 
-def assert_refused(model: nn.Module, reason: str) -> None:
-    keys, trainable = list(model.state_dict()), [p.requires_grad for p in model.parameters()]
-    with pytest.raises(ArchitectureError, match=reason):
-        get_peft_model(model, GatedPromptConfig())
-    assert (list(model.state_dict()), [p.requires_grad for p in model.parameters()]) == (keys, trainable)
+def classes(case: Refused) -> set[str]:
+    return {type(module).__name__ for module in case.build().modules()}
 
 
-@pytest.mark.parametrize(("name", "config", "settings", "reason"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_not_a_plain_vision_transformer(name: str, config: str, settings: dict, reason: str) -> None:
-    assert_refused(getattr(transformers, name)(getattr(transformers, config)(**settings)), reason)
-
-
-def test_blocks_that_work_on_maps() -> None:
-    config = transformers.VitDetConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
-    )
-    model = get_peft_model(transformers.VitDetModel(config), GatedPromptConfig())
-    with pytest.raises(ArchitectureError, match=r"hidden states of shape \(2, 32, 4, 4\), not on a row of tokens"):
-        model(**images())
+@cases
+def test_the_reason_is_given_before_anything_is_wrong(case: Refused) -> None:
+    """The message itself stands in docs/refused.md, and `test_family_table.py` compares."""
+    message = case.message()
+    assert case.name in message or case.name == TIMM or any(n in message for n in classes(case)), message
 
 
 def timm_like(**settings: object) -> TimmLikeViT:
     return TimmLikeViT(depth=DEPTH, width=32, image_size=32, patch_size=8, labels=5, **settings).eval()
-
-
-def test_bias_table_inside_the_attention() -> None:
-    model = timm_like()
-    for block in model.blocks:
-        block.attn.relative_position_bias_table = nn.Parameter(torch.zeros(52, 4))
-    assert_refused(model, "Attention adds a relative position bias of a fixed number of tokens")
-
-
-def test_query_bias_outside_of_qkv() -> None:
-    model = timm_like()
-    for block in model.blocks:
-        block.attn.q_bias = nn.Parameter(torch.zeros(32))
-    assert_refused(model, "Attention adds its query bias outside of its module `qkv`")
 
 
 class Wrapper(nn.Module):

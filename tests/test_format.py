@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_fixtures import CASES, FOLDER, logits, make, tiny_base
 from peft import PeftModel
 from safetensors.torch import load_file
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig
+from helpers.adapter_fixtures import CASES, FOLDER, logits, make, tiny_base
 
 DOCS = Path(__file__).parents[1] / "docs" / "format.md"
 

@@ -8,38 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import vit
 from peft import get_peft_model
 from safetensors.torch import load as parse
 
 import gated_prompt
+from attacks.random_bytes import SMALL, damage
 from gated_prompt import GatedPromptConfig, GatedPromptError
+from helpers.models import bank_of, vit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "num_labels": 3}
 CHANGES = 1000
-
-
-def damage(data: bytes, random_: random.Random) -> bytes:
-    """Change, drop or insert one to three bytes; half of the places lie in the first part, the header of weights."""
-    changed = bytearray(data)
-    for _ in range(random_.choice((1, 1, 1, 2, 3))):
-        place = random_.randrange(len(changed) // random_.choice((1, 2)))
-        kind = random_.choice(("any", "any", "digit", "bit", "drop", "insert"))
-        if kind == "drop":
-            del changed[place]
-        elif kind == "insert":
-            changed.insert(place, random_.choice(b'0123456789"{}[],:-eE. '))
-        else:
-            new = {"any": random_.randrange(256), "digit": random_.choice(b"0123456789-.e"), "bit": changed[place]}
-            changed[place] = new[kind] ^ (1 << random_.randrange(8) if kind == "bit" else 0)
-    return bytes(changed)
 
 
 def check_loaded(model: torch.nn.Module, folder: Path) -> None:
     """The tensors on the model are those of the file, and the settings those of the config."""
     saved = parse((folder / WEIGHTS).read_bytes())
-    own = model.base_model.model.gated_prompt
+    own = bank_of(model)
     for name in own.adapter_layer_names:
         key = f"base_model.model.gated_prompt.{name}"
         assert (key in saved) == ("default" in getattr(own, name))

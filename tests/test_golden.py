@@ -5,7 +5,8 @@ The files and how they came about: golden/README.md.
 
 import pytest
 import torch
-from golden_cases import NAMES, Case, official_parameters
+
+from helpers.golden_cases import NAMES, Case, official_parameters
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of each tensor's maximum
 CASES = [Case(name, dtype) for dtype in TOLERANCE for name in NAMES]

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, gates
+from helpers.models import bank_of, images, vit
 
 
 def make(logits: list[float], hard: bool = True, **settings: object) -> PeftModel:
     torch.manual_seed(0)
     config = GatedPromptConfig(num_virtual_tokens=3, hard_gates=hard, prompt_dropout=0.0, **settings)
     model = get_peft_model(vit(), config)
-    model.base_model.model.gated_prompt.gated_prompt_gate_logits["default"].data.copy_(torch.tensor(logits))
+    bank_of(model).gated_prompt_gate_logits["default"].data.copy_(torch.tensor(logits))
     return model
 
 
@@ -31,7 +31,7 @@ def test_in_eval_mode_the_sign_of_the_logit_decides() -> None:
 
 def test_training_draws_open_gates_with_the_probability_that_gates_gives() -> None:
     model = make([-1.0, 0.0, 1.5]).train()
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     draws = torch.tensor([[bank.gate(bank.active_plans[0], block).item() for block in range(3)] for _ in range(4000)])
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(draws.mean(0), gates(model), atol=0.03, rtol=0)
@@ -40,7 +40,7 @@ def test_training_draws_open_gates_with_the_probability_that_gates_gives() -> No
 
 def test_the_gradient_is_that_of_the_soft_draw() -> None:
     model = make([-1.0, 0.0, 1.5]).train()
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     raw = bank.gated_prompt_gate_logits["default"]
     for block, logit in enumerate([-1.0, 0.0, 1.5]):
         torch.manual_seed(5)
@@ -76,7 +76,7 @@ def test_a_gate_that_helps_opens() -> None:
     model = make([0.0, 0.0, 0.0], modules_to_save=[]).train()
     target = logits(make([9.0, -9.0, -9.0], modules_to_save=[]))
     model.train()
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     bank.gated_prompt_tokens["default"].requires_grad_(False)
     optimizer = torch.optim.Adam([bank.gated_prompt_gate_logits["default"]], lr=0.1)
     for _ in range(150):

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_stand_in import HubStandIn, Refusal, check_metadata
 from huggingface_hub import ModelCard
-from models import vit
+
+from helpers.hub_stand_in import HubStandIn, Refusal, check_metadata
+from helpers.models import vit
 
 PUSH = """
 import json, sys
 from pathlib import Path
 import huggingface_hub, torch
-from models import images
+from helpers.models import images
 from peft import LoraConfig, get_peft_model
 from transformers import ViTForImageClassification
 import gated_prompt
@@ -66,7 +67,6 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import ViTForImageClassification
-from models import images
 
 base = ViTForImageClassification.from_pretrained("someone/tiny-vit", num_labels=3, ignore_mismatched_sizes=True)
 try:
@@ -86,6 +86,18 @@ with torch.no_grad():
         again = PeftModel.from_pretrained(names["model"].unload(), repository, subfolder=subfolder).eval()
         assert torch.equal(again(images()).logits, wanted), repository
         names["model"] = again
+    import gated_prompt  # not before: the first lines show what is without it
+    # Ours: a subfolder, and the commit before the card was replaced.
+    for place in ({"adapter": "user/peft", "subfolder": "birds"}, {"adapter": "user/birds", "revision": sys.argv[2]}):
+        again = gated_prompt.load(names["model"].unload(), **place, token="hf_other").eval()
+        assert torch.equal(again(images()).logits, wanted), place
+        names["model"] = again
+    try:
+        gated_prompt.load(again.unload(), "user/birds", revision="no-such-branch")
+    except gated_prompt.DamagedAdapterError as error:
+        assert "the Hub gave no adapter_config.json" in str(error), error
+    else:
+        raise SystemExit("a branch that is not there was loaded")
 """
 
 
@@ -110,7 +122,7 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
     with HubStandIn() as hub:
         hub.add("someone/tiny-vit", local)
         oid, card, refusal = json.loads(run(PUSH, hub, tmp_path / "home", local, tmp_path).splitlines()[-1])
-        run(LOAD, hub, tmp_path / "elsewhere", tmp_path)
+        run(LOAD, hub, tmp_path / "elsewhere", tmp_path, Path(oid))
     assert "no adapter 'fish' here; there are: birds" in refusal
     pushed = {"user/birds", "user/no-metrics", "user/peft", "user/run", "user/full", "user/lora"}
     assert set(hub.repos) == {"someone/tiny-vit", *pushed}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import dinov2, images, in_band, vit
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig
+from helpers.models import bank_of, dinov2, images, in_band, vit
 
 BASES = {"vit": vit, "dinov2": dinov2}
 
@@ -20,7 +20,7 @@ def _make(request):
 
 def prompted(make, prompts: torch.Tensor | None = None, gate: float | None = None, **settings) -> PeftModel:
     model = get_peft_model(make(), GatedPromptConfig(num_virtual_tokens=5, **settings)).eval()
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     if prompts is not None:
         bank.gated_prompt_tokens["default"].data.copy_(prompts)
     if gate is not None:
@@ -81,7 +81,7 @@ def test_closed_gates_from_block_k_are_deep_from_block_k(make) -> None:
 @torch.no_grad()
 def test_save_load_save(make, tmp_path: Path) -> None:
     model = prompted(make, PROMPTS, gate=-0.3, pooling="prompts_and_patches")
-    model.base_model.model.gated_prompt.gated_prompt_temperatures["default"].data.uniform_(0.5, 2.0)
+    bank_of(model).gated_prompt_temperatures["default"].data.uniform_(0.5, 2.0)
     wanted = model(images()).logits
     model.save_pretrained(tmp_path / "a")
     again = PeftModel.from_pretrained(make(), tmp_path / "a").eval()
@@ -118,7 +118,7 @@ def test_hidden_states_hold_prefix_and_patches_not_prompts(make) -> None:
 
 
 def test_pooling_is_the_mean_before_the_final_norm() -> None:
-    from golden_cases import Case
+    from helpers.golden_cases import Case
 
     case = Case("moco_gated_temp", torch.float64)
     for pooling, first, last in (("prompts", 1, 7), ("patches", 7, 23), ("prompts_and_patches", 1, 23)):

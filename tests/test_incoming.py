@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import images, vit
 from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from test_adapter_files import DAMAGE, TOKENS, WEIGHTS
-from test_fuzz import SMALL, damage
 
+from attacks.attack import TOKENS, WEIGHTS
+from attacks.damage import ATTACKS
+from attacks.random_bytes import SMALL, damage
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
 from gated_prompt.tuner.incoming import LOSES_ADAPTERS
+from helpers.models import bank_of, images, vit
 
 HERE = f"transformers {transformers.__version__}"
 
@@ -31,17 +32,18 @@ def assert_state(model: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> Non
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", ATTACKS)
 def test_transformers_load_adapter_refuses_damage(adapter: Path, saved: Path, name: str, monkeypatch) -> None:
     """What is wrong before PEFT knows the method is refused by PEFT or transformers, the rest by us."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    change, error, words, ours = DAMAGE[name]
+    attack = ATTACKS[name]
     if name == "lora":
         pytest.skip("a config of LoRA is no damaged one for PEFT")
-    change(adapter)
+    attack.change(adapter)
     base = vit()
     before, attributes = state(base), set(vars(base))
-    with pytest.raises(error if ours else Exception, match=words if ours else None):
+    error, words = (attack.error, attack.words) if attack.peft_too else (Exception, None)
+    with pytest.raises(error, match=words):
         base.load_adapter(adapter)
     assert_state(base, before)
     assert set(vars(base)) == attributes
@@ -90,7 +92,7 @@ def test_a_new_adapter_with_the_settings_of_a_saved_one_starts_anew(saved: Path)
         assert not torch.equal(base.gated_prompt.gated_prompt_tokens["default"], load_file(saved / WEIGHTS)[TOKENS])
 
 
-IN_USE = {  # what of DAMAGE is in the tensors, with the error and words that a name in use gives
+IN_USE = {  # what of the attacks is in the tensors, with the error and words that a name in use gives
     "no-tokens": (
         DamagedAdapterError,
         r"lacks base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
@@ -113,15 +115,13 @@ def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> No
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3))
     before = state(model)
-    DAMAGE[name][0](adapter)
+    ATTACKS[name].change(adapter)
     error, words = IN_USE.get(name, (Exception, None))
     with pytest.raises(error, match=words):
         model.load_adapter(adapter, "default")
     assert_state(model, before)
     model.load_adapter(saved, "default")
-    assert torch.equal(
-        model.base_model.model.gated_prompt.gated_prompt_tokens["default"], load_file(saved / WEIGHTS)[TOKENS]
-    )
+    assert torch.equal(bank_of(model).gated_prompt_tokens["default"], load_file(saved / WEIGHTS)[TOKENS])
 
 
 def test_an_adapter_with_other_parts_is_refused_for_a_name_in_use(saved: Path) -> None:
@@ -163,7 +163,7 @@ def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
                 assert_state(model, before)
                 outcomes.add((model is bare, "refused"))
             else:
-                bank = model.gated_prompt if model is bare else model.base_model.model.gated_prompt
+                bank = model.gated_prompt if model is bare else bank_of(model)
                 assert torch.equal(bank.gated_prompt_tokens["default"], load_file(tmp_path / WEIGHTS)[TOKENS].float())
                 outcomes.add((model is bare, "loaded"))
                 if model is bare:
@@ -173,7 +173,7 @@ def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
 
 def test_peft_config_reads_through_the_class_of_the_method(adapter: Path) -> None:
     """What transformers relies on; other methods are handed through."""
-    DAMAGE["nan"][0](adapter)
+    ATTACKS["nan"].change(adapter)
     with pytest.raises(DamagedAdapterError, match="holds NaN"):
         PeftConfig.from_pretrained(adapter)
     LoraConfig(r=3, target_modules=["query"]).save_pretrained(adapter)

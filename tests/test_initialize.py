@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from sklearn.cluster import KMeans
 from torch.utils.data import DataLoader, TensorDataset
@@ -12,6 +11,7 @@ from transformers import BatchFeature
 import gated_prompt
 from gated_prompt import GatedPromptConfig, initialize_prompts
 from gated_prompt.starts.tokens import windows
+from helpers.models import bank_of, images, vit
 
 BATCHES = [images(4), images(3, seed=2), images(5, seed=3)]
 METHODS = ["sample", "mean", "max", "kmeans", "match"]
@@ -24,7 +24,7 @@ def make(count: int = 6, base: torch.nn.Module | None = None, **settings: object
 
 def prompts(model: PeftModel) -> torch.Tensor:
     """Prompts (S, P, D) of the active adapter."""
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     plan = bank.active_plans[0]
     blocks = range(plan.config.insert_at, plan.num_layers if plan.config.deep else plan.config.insert_at + 1)
     return torch.stack([bank.tokens(plan, block) for block in blocks]).detach()

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from init_worker import CASES, SHARES, start
-from models import vit
-from two_processes import run
 
-WORKER = Path(__file__).with_name("init_worker.py")
+from helpers.init_worker import CASES, SHARES, start
+from helpers.models import vit
+from helpers.two_processes import run
+
+WORKER = Path(__file__).parent / "helpers" / "init_worker.py"
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from families import DEPTH, HERE, WIDTH, Case
-from models import in_band
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_prompts
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer, initialize_prompts
+from helpers.families import DEPTH, HERE, WIDTH, Case
+from helpers.models import bank_of, in_band
 
 IDS = (
     "ViTForImageClassification", "Dinov2WithRegistersForImageClassification", "Dinov2Backbone", "DINOv3ViTModel",
@@ -34,7 +33,7 @@ def batch(case: Case) -> object:
 
 
 def prompts(model: PeftModel) -> torch.Tensor:
-    return model.base_model.model.gated_prompt.gated_prompt_tokens["default"].detach()
+    return bank_of(model).gated_prompt_tokens["default"].detach()
 
 
 @torch.no_grad()

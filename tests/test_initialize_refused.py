@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel
-from test_initialize import BATCHES, METHODS, block_inputs, make, places, prompts
 
 import gated_prompt
 from gated_prompt import GatedPromptError, UnsupportedOperationError, initialize_prompts
+from helpers.models import bank_of, images, vit
+from test_initialize import BATCHES, METHODS, block_inputs, make, places, prompts
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,7 +57,7 @@ def test_an_error_leaves_everything_as_it_was(after: int) -> None:
 
 @torch.no_grad()
 def nudge(model: PeftModel) -> None:
-    model.base_model.model.gated_prompt.gated_prompt_tokens["default"][0, 0, 0] += 1e-3
+    bank_of(model).gated_prompt_tokens["default"][0, 0, 0] += 1e-3
 
 
 def test_trained_prompts_are_kept_unless_told(tmp_path) -> None:

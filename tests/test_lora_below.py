@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import images, vit
 
 
 def lora_base(*leaves: str) -> torch.nn.Module:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import gated_prompt
 from gated_prompt import DamagedAdapterError, GatedPromptConfig, initialize_prompts
 from gated_prompt.tuner.low_rank import factor_bound, factorise
+from helpers.models import bank_of, images, vit
 
 KEY = "base_model.model.gated_prompt.gated_prompt_tokens"
 
@@ -21,7 +21,7 @@ def make(**settings: object) -> PeftModel:
 
 
 def parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    named = model.base_model.model.gated_prompt.named_parameters()
+    named = bank_of(model).named_parameters()
     return {name.removeprefix("gated_prompt_").removesuffix(".default"): p for name, p in named}
 
 
@@ -46,8 +46,7 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
         make(num_virtual_tokens=32, prompt_rank=None, deep=True),
     )
     low, full = (
-        torch.stack([bank.tokens(bank.active_plans[0], b) for b in range(4)])
-        for bank in (m.base_model.model.gated_prompt for m in models)
+        torch.stack([bank.tokens(bank.active_plans[0], b) for b in range(4)]) for bank in (bank_of(m) for m in models)
     )
     assert low.std().item() == pytest.approx(full.std().item(), rel=0.08)
     assert abs(low.mean().item()) < 0.1 * low.std().item()
@@ -55,13 +54,13 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
 
 def full(low: PeftModel) -> PeftModel:
     """A model with the same prompts at full rank, and all else the same."""
-    bank = low.base_model.model.gated_prompt
+    bank = bank_of(low)
     plan = bank.active_plans[0]
     model = make(prompt_rank=None, deep=plan.config.deep, prompt_dropout=plan.config.prompt_dropout)
     others = {name: value for name, value in low.named_parameters() if "tokens" not in name}
     for name, value in others.items():
         model.get_parameter(name).data.copy_(value)
-    tokens = model.base_model.model.gated_prompt.gated_prompt_tokens["default"]
+    tokens = bank_of(model).gated_prompt_tokens["default"]
     tokens.data.copy_(torch.stack([bank.tokens(plan, block) for block in range(4 if plan.config.deep else 1)]))
     return model
 
@@ -135,7 +134,7 @@ def test_a_start_from_images_is_cut_to_the_rank() -> None:
     for rank in (3, None):
         model = make(prompt_rank=rank, deep=True)
         initialize_prompts(model, [images(4)], seed=3)
-        bank = model.base_model.model.gated_prompt
+        bank = bank_of(model)
         both.append(torch.stack([bank.tokens(bank.active_plans[0], block) for block in range(4)]).detach())
     left, sizes, right = torch.linalg.svd(both[1], full_matrices=False)
     torch.testing.assert_close(both[0], left[..., :3] * sizes[:, None, :3] @ right[:, :3], atol=1e-4, rtol=1e-4)
@@ -155,7 +154,7 @@ def test_two_ranks_on_one_model() -> None:
     torch.testing.assert_close(mixed, torch.stack((found[0][0], found[1][1])), atol=1e-5, rtol=1e-5)
     model.delete_adapter("wide")
     assert {n.split(".")[-1] for n, _ in model.named_parameters() if "gated_prompt_" in n} == {"default"}
-    assert set(model.base_model.model.gated_prompt.fresh_prompts) == {"default"}
+    assert set(bank_of(model).fresh_prompts) == {"default"}
 
 
 def test_it_is_exported_and_compiled_with_hard_gates() -> None:

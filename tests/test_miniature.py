@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_files import real_data
 
 from gated_prompt import GatedPromptError
+from helpers.data_files import real_data
 from miniature import data as miniature_data
 from miniature import grid, records, sprites
 from miniature import pages as table

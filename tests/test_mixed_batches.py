@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from models import TINY, build, dinov2, images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from torch.utils import _pytree as pytree
 
 from gated_prompt import AdapterNameError, GatedPromptConfig, GatedPromptError, UnsupportedOperationError
+from helpers.models import TINY, build, dinov2, images, vit
 
 MIXTURE = ["b", "__base__", "a", "b", "c", "a"]
 SETTINGS = {

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from golden_cases import Case
-from numpy_reference import logits as reference
 from peft import get_peft_model
 
 from gated_prompt import GatedPromptConfig
+from helpers.golden_cases import Case
+from helpers.models import bank_of
+from helpers.numpy_reference import logits as reference
 
 
 def test_the_reference_agrees_with_the_official_code() -> None:
@@ -36,7 +37,7 @@ def test_insertion_block_and_chosen_gates(insert_at: int, gated_blocks: list[int
         num_virtual_tokens=5, insert_at=insert_at, gated_blocks=gated_blocks, prompt_dropout=0.0
     )
     model = get_peft_model(case.base(), config).eval()
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     generator = torch.Generator().manual_seed(3)
     prompts = torch.randn(5, 32, generator=generator, dtype=torch.float64)
     bank.gated_prompt_tokens["default"].data[0] = prompts

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models import images, vit
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, parameter_groups
+from helpers.models import images, vit
 
 
 def make(**settings: object) -> PeftModel:

@@ -5,27 +5,31 @@ import pickle
 
 import pytest
 import torch
-from families import DEPTH, HERE, Case
-from models import images, vit
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
-from test_families import P, prompted, read, trained
+from peft import PeftModel, get_peft_model
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
+from helpers.families import HERE, Case
+from helpers.models import images, in_band, vit
+from test_families import P, prompted, read, trained
 
-CLOSED, OPEN = -60.0, 0.3
+CLOSED, OPEN = -200.0, 0.3
 WAYS = {
-    "all closed": {"logits": [CLOSED] * 3},
-    "closed up to block 1": {"logits": [CLOSED, CLOSED, OPEN]},
-    "closed behind an open one": {"logits": [OPEN, CLOSED, OPEN]},
-    "all open": {"logits": [OPEN] * 3},
+    "gated": {"logits": [OPEN] * 3},
     "no gates": {"gates": False},
-    "from block 2": {"insert_at": 2, "logits": [CLOSED]},
+    "a gate at the end": {"gated_blocks": [1, 3], "logits": [OPEN, OPEN]},
+    "from block 2": {"insert_at": 2, "logits": [OPEN]},
+    "from the last block": {"insert_at": 3, "gates": False},
     "deep": {"deep": True},
     "deep from block 1, dropout": {"deep": True, "insert_at": 1, "prompt_dropout": 0.5},
-    "dropout": {"logits": [CLOSED, OPEN, CLOSED], "prompt_dropout": 0.5},
+    "dropout": {"logits": [OPEN] * 3, "prompt_dropout": 0.5},
+}
+PRUNED = {
+    "all": ([CLOSED] * 3, [0, 1, 2, 3], [17] * 4),
+    "up to block 1": ([CLOSED, CLOSED, OPEN], [0, 1, 3], [17, 17, 17 + P, 17]),
+    "behind an open one": ([OPEN, CLOSED, OPEN], [1, 3], [17 + P, 17, 17 + P, 17]),
+    "none": ([OPEN] * 3, [3], [17 + P] * 3 + [17]),
 }
 
 
@@ -38,11 +42,6 @@ def make(case: Case, attention: str = "sdpa", logits: list[float] | None = None,
 
 def bank(model: PeftModel):
     return model.base_model.model.gated_prompt
-
-
-def in_band(model: PeftModel) -> PeftModel:
-    bank(model).fast_path = False
-    return model
 
 
 def tiny(logits: list[float] | None = None, **settings) -> PeftModel:
@@ -61,19 +60,29 @@ def watch(model: PeftModel) -> list[int]:
     return seen
 
 
+def plan(model: PeftModel):
+    return bank(model).active_plans[0]
+
+
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.id)
 @torch.no_grad()
-def test_closed_gates_take_the_short_way_in_every_family(case: Case) -> None:
-    model = make(case, logits=WAYS["closed up to block 1"]["logits"])
-    routed = set(bank(model).routes) == set(range(DEPTH))
+def test_pruned_is_in_band_in_every_family(case: Case) -> None:
+    model = make(case, logits=PRUNED["up to block 1"][0])
+    exact = read(case, case.run(model))
+    passive = gated_prompt.prune(model, 0.0)
+    assert passive == [block for block in (0, 1, 3) if block in bank(model).can_be_passive]
     found = read(case, case.run(model))
-    assert bank(model).passage.passive == (frozenset({0, 1, 3}) if routed else frozenset())
-    torch.testing.assert_close(found, read(case, case.run(in_band(model))), rtol=1e-4, atol=2e-5)
+    with in_band(model):
+        wanted = read(case, case.run(model))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=2e-5)
+    gated_prompt.prune(model, None)
+    assert torch.equal(read(case, case.run(model)), exact)
 
 
 def test_which_families_have_no_short_way() -> None:
     """Those that do not ask transformers' `AttentionInterface`; transformers before 5.11 has more of them."""
-    without = {case.family for case in HERE if not bank(make(case)).routes}
+    without = {case.family for case in HERE if not bank(make(case)).can_be_passive}
     assert "timm" in without
     assert not without & {"ViT", "DeiT", "ViT-MAE", "ViT-MSN", "DINOv2", "DINOv2 with registers", "DINOv3 ViT"}
     assert not without & {"I-JEPA", "CLIP", "SigLIP", "SigLIP 2"}
@@ -83,168 +92,150 @@ def test_which_families_have_no_short_way() -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_outputs_and_gradients_of_training(way: str, attention: str) -> None:
     case = next(case for case in HERE if case.id == "ViTForImageClassification")
-    results = []
-    for fast in (True, False):
-        model = make(case, attention, **WAYS[way])
-        bank(model).fast_path = fast
-        torch.manual_seed(3)
-        results.append((trained(case, model), bank(model).passage.passive))
-    (found, passive), (wanted, none) = results
-    assert passive
-    assert not none
+    model = make(case, attention, **WAYS[way])
+    torch.manual_seed(3)
+    found = trained(case, model)
+    model = make(case, attention, **WAYS[way])
+    torch.manual_seed(3)
+    with in_band(model):
+        wanted = trained(case, model)
+    assert any(step.passive for step in plan(model).training)
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5), name
-    if "logits" in WAYS[way]:
-        rows = torch.tensor(WAYS[way]["logits"]) == CLOSED
-        assert (found["gate_logits"][rows] == 0).all()
-        assert wanted["gate_logits"][rows].abs().max() < 1e-20 if rows.any() else True
 
 
 @pytest.mark.parametrize("pooling", [None, "prompts", "patches", "prompts_and_patches"])
-@pytest.mark.parametrize("way", [*WAYS, "last closed"])
+@pytest.mark.parametrize("way", WAYS)
 def test_float64(way: str, pooling: str | None) -> None:
-    settings = WAYS.get(way, {"gated_blocks": [1, 3], "logits": [OPEN, CLOSED]})
     case = next(case for case in HERE if case.id == "ViTForImageClassification")
     results = []
-    for fast in (True, False):
-        model = make(case, pooling=pooling, **settings).double()
-        bank(model).fast_path = fast
+    for plain in (False, True):
+        model = make(case, pooling=pooling, **WAYS[way]).double()
         pixels, loss = images().double(), torch.nn.functional.cross_entropy
         torch.manual_seed(3)
-        logits = model.train()(pixel_values=pixels).logits
-        loss(logits, torch.tensor([1, 2])).backward()
+        with in_band(model) if plain else torch.enable_grad():
+            logits = model.train()(pixel_values=pixels).logits
+            loss(logits, torch.tensor([1, 2])).backward()
         results.append([logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
         read_at_the_end = pooling in ("prompts", "prompts_and_patches")
-        some = way not in ("all open", "no gates") or not read_at_the_end
-        assert bool(bank(model).passage.passive) == (fast and some)
+        assert plan(model).training[-1].passive == (not read_at_the_end)
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("pooling", [None, "prompts", "patches", "prompts_and_patches"])
+@pytest.mark.parametrize("which", PRUNED)
+@torch.no_grad()
+def test_pruned_float64(which: str, pooling: str | None) -> None:
+    model = tiny(PRUNED[which][0], pooling=pooling).double()
+    wanted = model(images().double()).logits
+    assert gated_prompt.prune(model, 1e-12) == [b for b in PRUNED[which][1] if b < 3 or "prompts" not in str(pooling)]
+    torch.testing.assert_close(model(images().double()).logits, wanted, rtol=0, atol=1e-11)
+
+
+@torch.no_grad()
+def test_a_closed_gate_at_the_end_and_prompts_that_are_pooled() -> None:
+    model = tiny([OPEN, CLOSED], gated_blocks=[1, 3], pooling="prompts").double()
+    wanted = model(images().double()).logits
+    assert gated_prompt.prune(model, 1e-12) == [3]
+    torch.testing.assert_close(model(images().double()).logits, wanted, rtol=0, atol=1e-11)
 
 
 @torch.no_grad()
 def test_how_many_tokens_each_block_works_on() -> None:
     n = 17
     for settings, wanted in (
-        ({"logits": [CLOSED] * 3}, [n, n, n, n]),
-        ({"logits": [CLOSED, OPEN, CLOSED]}, [n, n + P, n, n]),
-        ({"logits": [OPEN] * 3}, [n + P, n + P, n + P, n]),
-        ({"logits": [OPEN] * 3, "pooling": "prompts"}, [n + P] * 4),
+        ({}, [n + P, n + P, n + P, n]),
+        ({"pooling": "prompts"}, [n + P] * 4),
         ({"deep": True}, [n] * 4),
         ({"deep": True, "pooling": "prompts_and_patches"}, [n, n, n, n + P]),
+        ({"deep": True, "insert_at": 2}, [n] * 4),
     ):
         model = tiny(**settings)
         seen = watch(model)
         model(images())
         assert seen == wanted, settings
+    for logits, passive, wanted in PRUNED.values():
+        model = tiny(logits)
+        assert gated_prompt.prune(model, 0.0) == passive
+        seen = watch(model)
+        model(images())
+        assert seen == wanted
 
 
-def test_a_gate_closes_by_the_precision_it_works_and_learns_in() -> None:
-    for dtype, logit, train, closed in (
-        (torch.float32, -20.0, False, True),  # sigmoid(-20) = 2e-9, the paper's most closed start
-        (torch.float32, -15.0, False, False),
-        (torch.float32, -20.0, True, True),
-        (torch.float32, -15.0, True, False),
-        (torch.float64, -20.0, False, False),
-        (torch.bfloat16, -10.0, False, True),
-    ):
-        model = tiny([logit] * 3).to(dtype).train(train)
-        model(images().to(dtype))
-        assert (0 in bank(model).passage.passive) == closed, (dtype, logit, train)
-    model = tiny([-10.0] * 3).to(torch.bfloat16).train()
-    model.base_model.model.gated_prompt.float()  # a gate in float32 still learns on a base in bfloat16
-    model(images().to(torch.bfloat16))
-    assert 0 not in bank(model).passage.passive
-
-
-def test_a_gate_that_opens_moves_its_block() -> None:
-    model = tiny([CLOSED] * 3).train()
-    model(images())
-    assert bank(model).passage.passive == {0, 1, 2, 3}
-    bank(model).gated_prompt_gate_logits["default"].data[1] = -3.0
-    model(images())
-    assert bank(model).passage.passive == {0, 2, 3}
+def test_training_uses_every_gate() -> None:
+    model = tiny([-6.0] * 3)
+    gated_prompt.prune(model, 0.01)
+    seen = watch(model.train())
+    model(images()).logits.sum().backward()
+    assert seen == [17 + P] * 3 + [17]
+    assert (bank(model).gated_prompt_gate_logits["default"].grad != 0).all()
+    seen.clear()
+    with torch.no_grad():
+        model.eval()(images())
+    assert seen == [17] * 4
 
 
 @torch.no_grad()
-def test_a_tolerance_acts_in_eval_and_its_cost_is_told() -> None:
-    model = tiny([-6.0, -2.0, -8.0], gate_tolerance=0.01)
-    exact = tiny([-6.0, -2.0, -8.0])
+def test_a_tolerance_and_the_report_of_its_cost() -> None:
+    model, exact = tiny([-6.0, -2.0, -8.0]), tiny([-6.0, -2.0, -8.0])
+    assert gated_prompt.prune(model, 0.01) == [0, 2, 3]
     change = (model(images()).logits - exact(images()).logits).abs().max()
-    assert bank(model).passage.passive == {0, 2, 3}
     assert 1e-6 < change < 0.1
     found = gated_prompt.pruning(exact, images(), 0.01)
     assert found.blocks == [0, 2, 3]
     assert found.change == pytest.approx(float(change))
     assert found.scale == pytest.approx(float(exact(images()).logits.abs().max()))
     assert gated_prompt.pruning(exact, images(), 0.0) == ([3], 0.0, found.scale)
-    model.train()(images())
-    assert 0 not in bank(model).passage.passive
+    assert gated_prompt.pruning(model, images(), 0.01) == found  # whatever is pruned now
+    assert gated_prompt.prune(model, None) == [3]
+    assert torch.equal(model(images()).logits, exact(images()).logits)
+
+
+def test_prune_refusals_and_hard_gates() -> None:
+    model = tiny([-6.0, -2.0, -8.0])
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(GatedPromptError, match="gate_tolerance is"):
+            gated_prompt.prune(model, wrong)
+    with pytest.raises(GatedPromptError, match="no adapter 'b' here; there are: default"):
+        gated_prompt.prune(model, 0.1, "b")
     with pytest.raises(GatedPromptError, match="eval mode only"):
-        gated_prompt.pruning(model, images(), 0.1)
-    with pytest.raises(GatedPromptError, match=r"gate_tolerance is 1\.5"):
-        gated_prompt.pruning(exact, images(), 1.5)
-    with pytest.raises(GatedPromptError, match=r"gate_tolerance is -0\.1"):
-        GatedPromptConfig(gate_tolerance=-0.1)
+        gated_prompt.pruning(model.train(), images(), 0.1)
+    assert gated_prompt.prune(tiny([-0.1, 0.1, -3.0], hard_gates=True), 0.0) == [0, 2, 3]
+    assert gated_prompt.prune(tiny(deep=True), 0.5) == [0, 1, 2, 3]
+    assert gated_prompt.prune(tiny(gates=False), 0.5) == [3]
 
 
 @torch.no_grad()
-def test_keys_of_unchanged_prompts_are_computed_once() -> None:
-    model = tiny([CLOSED] * 3)
-    key = bank(model).routes[1].parts.key
-    seen: list[int] = []
-    key.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
-    first = model(images()).logits
-    assert torch.equal(model(images()).logits, first)
-    assert seen.count(P) == 1
-    for change in (
-        lambda: bank(model).gated_prompt_tokens["default"].data.add_(0.5),  # behind the version counter's back
-        lambda: key.weight.mul_(1.5),
-        lambda: model.train().eval(),
-    ):
-        change()
-        seen.clear()
-        found = model(images()).logits
-        assert seen.count(P) == 1
-        assert torch.equal(model(images()).logits, found)
-        assert seen.count(P) == 1
-        bank(model).fast_path = False
-        torch.testing.assert_close(found, model(images()).logits, rtol=1e-4, atol=1e-5)
-        bank(model).fast_path = True
-    with torch.enable_grad():
-        seen.clear()
-        model(images())
-        assert seen.count(P) == 1  # with gradients nothing is kept
-
-
-@torch.no_grad()
-def test_nothing_is_kept_above_lora() -> None:
-    base = inject_adapter_in_model(LoraConfig(target_modules=["k_proj", "key"], init_lora_weights=False), vit())
-    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED)).eval()
-    model(images())
-    assert bank(model).passage.passive == {0, 1, 2, 3}
-    assert bank(model).kept is None
+def test_another_adapter_is_pruned_by_its_name_and_loading_takes_it_back(tmp_path) -> None:
+    model = tiny([OPEN] * 3)
+    model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED))
+    model.eval().save_pretrained(tmp_path)
+    assert gated_prompt.prune(model, 0.0, "b") == [0, 1, 2, 3]
+    assert plan(model).passive_blocks == [3]
+    model.load_adapter(tmp_path / "b", "b")
+    assert bank(model).plans["b"].passive_blocks == [3]
 
 
 @torch.no_grad()
 def test_attention_maps_keep_their_rows_for_the_prompts() -> None:
     base = vit()
     base.set_attn_implementation("eager")
-    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED)).eval()
-    short = model(images()).logits
-    assert bank(model).passage.passive == {0, 1, 2, 3}
+    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=P, deep=True)).eval()
+    short, seen = model(images()).logits, watch(model)
     output = model(images(), output_attentions=True)
     assert [tuple(a.shape) for a in output.attentions] == [(2, 4, 17 + P, 17 + P)] * 4
     torch.testing.assert_close(output.logits, short, rtol=1e-4, atol=1e-5)
     model(images())
-    assert bank(model).passage.passive == {0, 1, 2, 3}
+    assert seen == [17 + P] * 4 + [17] * 4
 
 
 @torch.no_grad()
 def test_the_implementation_of_the_moment_is_used_and_the_config_comes_back() -> None:
     base = vit()
     config = base.config
-    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED)).eval()
+    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=P, deep=True)).eval()
     routes = [m.config for m in base.modules() if isinstance(getattr(m, "config", None), AttentionRoute)]
     assert len(routes) == 4
     used: list[str] = []
@@ -258,7 +249,7 @@ def test_the_implementation_of_the_moment_is_used_and_the_config_comes_back() ->
 
 
 def test_copies_work_on_their_own() -> None:
-    model = tiny([CLOSED] * 3)
+    model = tiny(deep=True)
     wanted = model(images()).logits
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(images()).logits, wanted)
@@ -270,6 +261,7 @@ def test_copies_work_on_their_own() -> None:
 @torch.no_grad()
 def test_adapters_with_other_first_blocks_do_not_mix() -> None:
     model = tiny([CLOSED] * 3)
+    gated_prompt.prune(model, 0.0)
     torch.manual_seed(8)
     model.add_adapter("late", GatedPromptConfig(num_virtual_tokens=2, insert_at=2, gate_init=CLOSED))
     model.eval()
@@ -281,18 +273,27 @@ def test_adapters_with_other_first_blocks_do_not_mix() -> None:
     torch.testing.assert_close(mixed, torch.stack((alone["late"][0], alone["default"][1])), rtol=1e-4, atol=1e-5)
 
 
-def test_recomputing_a_block_without_its_hooks_is_an_error() -> None:
-    """As a checkpoint around `forward` does; transformers' own is seen and keeps the prompts among the tokens."""
+def test_blocks_that_are_computed_again_without_their_hooks() -> None:
+    """As a checkpoint around `forward` does. Prompts of the bank are found again; those that came with the tokens are
+    not, and that is an error. transformers' own checkpointing is seen and keeps the prompts among the tokens."""
     from torch.utils.checkpoint import checkpoint
 
-    model = tiny(deep=True).train()
-    for block in find_vision_transformer(model.base_model.model).blocks:
-        block.forward = lambda *args, forward=block.forward, **kw: checkpoint(
-            forward, *args, use_reentrant=False, **kw
-        )
-    with pytest.raises(GatedPromptError, match="gradient_checkpointing_enable"):
+    def gradient(wrapped: bool, **settings) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = tiny(**settings).train()
+        for block in find_vision_transformer(model.base_model.model).blocks if wrapped else ():
+            block.forward = lambda *args, forward=block.forward, **kw: checkpoint(
+                forward, *args, use_reentrant=False, **kw
+            )
+        torch.manual_seed(1)
         model(images()).logits.sum().backward()
-    model = tiny(deep=True).train()
+        return bank(model).gated_prompt_tokens["default"].grad
+
+    torch.testing.assert_close(gradient(True, deep=True), gradient(False, deep=True))
+    with pytest.raises(GatedPromptError, match="gradient_checkpointing_enable"):
+        gradient(True)
+    model = tiny().train()
     model.base_model.model.gradient_checkpointing_enable()
+    seen = watch(model)
     model(images()).logits.sum().backward()
-    assert not bank(model).passage.passive
+    assert set(seen) == {17 + P}

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from models import dinov2, images, vit
 from peft import AutoPeftModel, PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperationError
+from helpers.models import bank_of, dinov2, images, vit
 
 BASES = {"vit": vit, "dinov2": dinov2}
 HEAD = {"vit": 5 * 32 + 5, "dinov2": 5 * 64 + 5}
@@ -162,7 +162,7 @@ def test_eval_backbone(family) -> None:
 
 def test_prompt_dropout_acts_in_training_alone(family) -> None:
     model = get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4, prompt_dropout=0.5))
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     bank.gated_prompt_tokens["default"].data.normal_()
     assert torch.equal(logits(model), logits(model))
     model.train()
@@ -189,4 +189,4 @@ def test_failure_inside_peft_leaves_no_bank(monkeypatch) -> None:
 def test_forward_of_the_bank_is_refused() -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=4))
     with pytest.raises(GatedPromptError, match="no layer"):
-        model.base_model.model.gated_prompt(images())
+        bank_of(model)(images())

@@ -11,12 +11,12 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 from PIL import Image
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, plots
+from helpers.models import bank_of, images, vit
 
 mpl.use("Agg")
 from matplotlib import colors
@@ -36,7 +36,7 @@ def model() -> PeftModel:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gate_init=-1.0), adapter_name="birds")
     model.add_adapter("pets", GatedPromptConfig(insert_at=1, temperature=False, temperature_init=1.5))
     model.add_adapter("deep", GatedPromptConfig(deep=True))
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     for logits in bank.gated_prompt_gate_logits.values():
         logits.data += torch.randn(logits.shape)
     for tau in bank.gated_prompt_temperatures.values():

@@ -3,10 +3,10 @@
 import peft
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import bank_of, images, vit
 
 # PEFT 0.18 reads a further adapter into half-precision parameters before it casts them up, with every method.
 ROUNDS = peft.__version__.startswith("0.18.")
@@ -18,7 +18,7 @@ def config(**settings: object) -> GatedPromptConfig:
 
 
 def bank(model: PeftModel) -> torch.nn.Module:
-    return model.base_model.model.gated_prompt
+    return bank_of(model)
 
 
 def adapter(model: PeftModel, name: str = "default") -> dict[str, torch.Tensor]:

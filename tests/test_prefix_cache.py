@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from families import HERE
-from models import images, vit
 from peft import get_peft_model
 from torch.utils.data import DataLoader, TensorDataset
 
-from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
+from helpers.families import HERE
+from helpers.models import images, vit
 from recipe.prefix_cache import CachedPrefix, StartAtBlock, cache_prefix
 
 DATA = TensorDataset(images(6), torch.tensor([0, 1, 2, 3, 4, 0]))

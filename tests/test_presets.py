@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from models import dinov2, vit
 from torch.nn import Linear
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
+from helpers.models import dinov2, vit
 from recipe import arguments
 from recipe.methods import (
     METHODS,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from interrupted import stopped_after
 from PIL import Image
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 import pretrain_mae
+from helpers.interrupted import stopped_after
 
 SMALL = [
     "--hidden_size",

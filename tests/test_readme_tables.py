@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from readme_tables import GATES, draw_gates, new_pages
 
 from gated_prompt import GatedPromptError
+from readme_tables import GATES, draw_gates, new_pages
 from recipe.generated import fill
 
 

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from models import vit
 from peft import PeftModel, get_peft_model
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, gates, selection_ratios, temperatures
+from helpers.models import bank_of, vit
 
 
 def with_gates(values: list[float], **settings) -> PeftModel:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2, **settings))
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     bank.gated_prompt_gate_logits["default"].data.copy_(torch.logit(torch.tensor(values)))
     return model
 
@@ -29,7 +29,7 @@ def test_selection_ratios_are_the_weights_of_the_recurrence() -> None:
 
 def test_selection_ratios_of_closed_gates_are_finite() -> None:
     model = with_gates([0.5, 0.5, 0.5])
-    model.base_model.model.gated_prompt.gated_prompt_gate_logits["default"].data.fill_(-200.0)
+    bank_of(model).gated_prompt_gate_logits["default"].data.fill_(-200.0)
     torch.testing.assert_close(selection_ratios(model), torch.full((3,), 1 / 3))
 
 
@@ -48,7 +48,7 @@ def test_without_gates_all_is_empty() -> None:
 def test_temperatures_learned_and_fixed() -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2, insert_at=1, temperature_init=1.5))
     assert temperatures(model).tolist() == [1.5] * 3
-    bank = model.base_model.model.gated_prompt
+    bank = bank_of(model)
     bank.gated_prompt_temperatures["default"].data.copy_(torch.tensor([-1.0, 0.5, 30.0]))
     torch.testing.assert_close(temperatures(model), torch.tensor([0.01, 0.5, 10.0]))  # as a forward uses them
     assert bank.gated_prompt_temperatures["default"][0].item() == -1.0  # reading changes nothing

@@ -5,9 +5,7 @@ import json
 import pytest
 import torch
 from accelerate import Accelerator
-from models import vit
 from peft import PeftModel, get_peft_model
-from test_trainer import DATA, trainer
 from torch.utils.data import DataLoader
 
 from gated_prompt import (
@@ -18,6 +16,8 @@ from gated_prompt import (
     selection_ratios,
     temperatures,
 )
+from helpers.models import bank_of, vit
+from test_trainer import DATA, trainer
 
 
 def make(**settings: object) -> PeftModel:
@@ -91,7 +91,7 @@ def test_save_and_load(tmp_path) -> None:
     recorder, model = GateRecorder(every=5), make()
     for step in (0, 5):
         recorder.record(model, step)
-        model.base_model.model.gated_prompt.gated_prompt_gate_logits["default"].data.add_(0.1)
+        bank_of(model).gated_prompt_gate_logits["default"].data.add_(0.1)
     path = tmp_path / "gates.json"
     recorder.save(path)
     assert json.loads(path.read_text()) == recorder.to_dict()

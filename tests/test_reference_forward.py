@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from families import CASES, PATCH, SIZE, Case
 from peft import get_peft_model
 from torch import nn
 
 from gated_prompt import GatedPromptConfig
+from helpers.families import CASES, PATCH, SIZE, Case
+from helpers.models import bank_of
 
 HEADS, P, GRID = 4, 5, SIZE // PATCH
 NAMES = ["ViTForImageClassification", "DINOv3ViTModel", "BeitForImageClassification-cls"]
@@ -160,7 +161,7 @@ def test_prompts_as_written_by_hand(case: Case, settings: dict[str, Any]) -> Non
     config = GatedPromptConfig(num_virtual_tokens=P, prompt_dropout=0.0, **settings)
     model = get_peft_model(case.build(), config).eval()
     noise, bank = torch.Generator().manual_seed(7), {}
-    for name, parameter in model.base_model.model.gated_prompt.named_parameters():
+    for name, parameter in bank_of(model).named_parameters():
         parameter.data = torch.randn(parameter.shape, generator=noise)
         if "temperatures" in name:
             parameter.data = 0.5 + parameter.data.abs()

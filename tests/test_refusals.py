@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
-from models import dinov2, images, vit
 from peft import PeftModel, get_peft_model
 
 from gated_prompt import AdapterMismatchError, ArchitectureError, GatedPromptConfig, GatedPromptError
+from helpers.models import dinov2, images, vit
 
 
 def swin() -> torch.nn.Module:

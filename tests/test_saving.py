@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import images, vit
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 import gated_prompt
 from gated_prompt import DamagedAdapterError, GatedPromptConfig, GatedPromptError, UnsupportedOperationError
+from helpers.models import bank_of, images, vit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENS = "base_model.model.gated_prompt.gated_prompt_tokens"
@@ -25,7 +25,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked 
 def make(value: float, **settings: object) -> PeftModel:
     """An adapter with equal shapes for all settings given here: only the fingerprint tells their files apart."""
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, **settings)).eval()
-    model.base_model.model.gated_prompt.gated_prompt_tokens["default"].data.fill_(value)
+    bank_of(model).gated_prompt_tokens["default"].data.fill_(value)
     return model
 
 
@@ -184,7 +184,7 @@ def test_transformers_own_save_twice_into_one_folder(tmp_path) -> None:
         model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / CONFIG).read_text())["weights_sha256"] is None
     loaded = gated_prompt.load(vit(), tmp_path)
-    assert float(loaded.base_model.model.gated_prompt.gated_prompt_tokens["default"].mean()) == 2.0
+    assert float(bank_of(loaded).gated_prompt_tokens["default"].mean()) == 2.0
 
 
 def test_a_failed_save_leaves_the_old_adapter(tmp_path, monkeypatch, old, new) -> None:

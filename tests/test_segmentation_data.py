@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from data_files import real_data
 from PIL import Image
 
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
 from segmentation.data import TrainingCrops, WholeImages, load_task, random_crop, scaled_size
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=np.uint8)

@@ -7,13 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from models import build, images
 from peft import get_peft_model
 from torch import nn
 
 import gated_prompt
-from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError, find_vision_transformer
+from helpers.models import build, images
 from segmentation.setr import (
     AuxiliaryHeads,
     SegmentationOutput,

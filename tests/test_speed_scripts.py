@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import find_vision_transformer
 from speed.clock import Run, Setting, peak_memory
 from speed.comparison import main
 from speed.contenders import CONTENDERS, Research, extra_tokens, logits_of, plain, prompted

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from gated_prompt import GatedPromptError
-from recipe.schedulers import Resources, run_all, run_ray
+from recipe.schedulers import Resources, connect, run_all, run_ray
 from recipe.training_runs import Run, execute, read_records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -95,6 +95,31 @@ def test_ray_is_asked_for_by_name_where_it_is_missing(stub, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(GatedPromptError, match=r"pip install 'gated-prompt\[sweep\]', or use --scheduler serial"):
         run_all([Run(stub, {"seconds": 0})], tmp_path, "ray", Resources())
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and those that it has started wait for connections."""
+    me = psutil.Process()
+    own = {process.pid for process in (me, *me.children(recursive=True))}
+    found = psutil.net_connections("tcp")
+    return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN and each.pid in own}
+
+
+def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None:
+    ray = pytest.importorskip("ray")
+    before = listening()
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a cluster that was not asked for
+    connect(ray, None)
+    try:
+        assert ray.get(ray.remote(lambda: 41).remote()) == 41
+        assert listening() - before <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert listening() - before
+    finally:
+        ray.shutdown()
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "192.0.2.2"}])  # as before it was pinned
+    with pytest.raises(GatedPromptError, match=r"listens on 192.0.2.2 and cannot be kept to this machine"):
+        connect(ray, None)
+    assert not ray.is_initialized()
 
 
 def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> None:

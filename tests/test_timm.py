@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import images
 from peft import get_peft_model
 
-from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError, find_vision_transformer
+from helpers.families import images
 
 try:
     import timm

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import two_processes
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from data_files import real_data
-from interrupted import stopped_after_steps
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
@@ -21,6 +18,9 @@ import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers import two_processes
+from helpers.data_files import real_data
+from helpers.interrupted import stopped_after_steps
 from recipe.methods import PromptArguments
 from recipe.optimizer import parameter_groups
 from segmentation.data import WholeImages
@@ -271,7 +271,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
             "of the heads, 0.0; give",
         ),
         (["--per_device_train_batch_size", "7"], GatedPromptError, "6 training images do not fill one batch"),
-        (["--resume_from_checkpoint", "latest"], GatedPromptError, "no checkpoint to resume from"),
+        (["--resume_from_checkpoint", "no/such"], GatedPromptError, "no checkpoint to resume from"),
     ],
 )
 def test_faults(backbone, rooms, tmp_path, monkeypatch, arguments, error, words) -> None:

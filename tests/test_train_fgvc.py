@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from interrupted import stopped_after_steps
 from PIL import Image
 from transformers import ViTImageProcessor
 
@@ -15,6 +14,7 @@ import train_fgvc
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.data.preprocess import TransformedImages
 from gated_prompt.errors import DataError
+from helpers.interrupted import stopped_after_steps
 from recipe import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::gated_prompt.data.images.InexactDataWarning")

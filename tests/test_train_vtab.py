@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from data_files import real_data
-from interrupted import stopped_after_steps
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageClassification, HfArgumentParser
@@ -18,6 +16,8 @@ import train_vtab
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.data_files import real_data
+from helpers.interrupted import stopped_after_steps
 from recipe import classification, methods
 from recipe.methods import PromptArguments
 from recipe.tasks import load_task, transform_for
@@ -75,7 +75,7 @@ def test_resumed_ends_with_the_same_bytes(backbone, tmp_path, every, kill_at) ->
     """Killed in the middle of an epoch or right at its end, with checkpoints by epoch or by step."""
     run(backbone, tmp_path / "straight", "--checkpointing_steps", every)
     stopped_after_steps(kill_at, lambda: run(backbone, tmp_path / "killed", "--checkpointing_steps", every))
-    assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 1
+    assert 1 <= len(list((tmp_path / "killed" / "checkpoints").iterdir())) <= 2
     torch.manual_seed(999)  # the new process has another random state
     run(backbone, tmp_path / "killed", "--checkpointing_steps", every, "--resume_from_checkpoint", "latest")
     assert adapter_bytes(tmp_path / "killed") == adapter_bytes(tmp_path / "straight")
@@ -200,7 +200,7 @@ def test_digits_are_split_like_vtab() -> None:
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),
         (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
-        (["--resume_from_checkpoint", "latest"], GatedPromptError, "no checkpoint to resume from"),
+        (["--resume_from_checkpoint", "no/such"], GatedPromptError, "no checkpoint to resume from"),
     ],
 )
 def test_faults(backbone, tmp_path, monkeypatch, arguments, error, words) -> None:

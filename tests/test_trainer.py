@@ -6,12 +6,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from models import images, vit
 from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import images, vit
 
 PIXELS, LABELS = images(8), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
 DATA = [{"pixel_values": pixels, "labels": label} for pixels, label in zip(PIXELS, LABELS, strict=True)]

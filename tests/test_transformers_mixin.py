@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import build, images, vit
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, gates, temperatures
+from helpers.models import build, images, vit
 
 
 def config(**settings: object) -> GatedPromptConfig:

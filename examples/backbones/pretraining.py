@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from recipe.checkpoints import find_checkpoint, save_checkpoint
+from recipe.checkpoints import resume, save_checkpoint
 
 
 def train_epochs(
@@ -37,11 +37,9 @@ def train_epochs(
         The log, one JSON line for each epoch with its mean loss and seconds.
     """
     accelerator.register_for_checkpointing(schedule)
-    checkpoints, log, first = output / "checkpoints", output / "log.jsonl", 0
-    if list(checkpoints.glob("step_*[0-9]")):
-        accelerator.load_state(str(find_checkpoint("latest", checkpoints)))
-        first = schedule.last_epoch // len(loader)
-        accelerator.print(f"resumed after epoch {first}")
+    checkpoints, log = output / "checkpoints", output / "log.jsonl"
+    made_with = {"batches per epoch": len(loader)}
+    first = resume(accelerator, "latest", checkpoints, made_with) // len(loader)
     if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
         rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
         log.write_text("".join(rows))
@@ -68,7 +66,7 @@ def train_epochs(
             with log.open("a") as file:
                 file.write(json.dumps({"epoch": epoch + 1, "loss": round(mean, 5), "seconds": seconds}) + "\n")
             tqdm.write(f"epoch {epoch + 1}/{num_epochs}  loss {mean:.4f}  {seconds} s")
-        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}")
+        save_checkpoint(accelerator, checkpoints, f"step_{(epoch + 1) * len(loader):08d}", made_with)
     return log
 
 

@@ -23,8 +23,7 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
 
-from gated_prompt import GatedPromptError, initialize_prompts
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
 from recipe.methods import PromptArguments, build_model
 from recipe.optimizer import parameter_groups
 from recipe.prefix_cache import StartAtBlock, prefix_tokens

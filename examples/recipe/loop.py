@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .checkpoints import is_due, keep_only_trainable, resume, save_checkpoint
+from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def train(
     """
     accelerator.register_for_checkpointing(schedule)
     keep_only_trainable(accelerator)
-    step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints)
+    made_with = _made_with(optimizer, loader)
+    step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints, made_with)
     begin = time.perf_counter()
     bar = tqdm(total=plan.steps, initial=step, desc="train", disable=not accelerator.is_main_process)
     while step < plan.steps:
@@ -111,8 +112,17 @@ def train(
             if epoch_ends or plan.schedule_by == "step":
                 schedule.step()
             if is_due(plan.checkpointing_steps, step, len(loader)):
-                save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}")
+                save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}", made_with)
             if step == plan.steps:
                 break
     bar.close()
     return Trained(step - first_step, time.perf_counter() - begin)
+
+
+def _made_with(optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> dict[str, Fact]:
+    """What a checkpoint has its own of, which would win in silence over other options."""
+    facts: dict[str, Fact] = {"batches per epoch": len(loader)}
+    for index, group in enumerate(optimizer.param_groups):
+        settings = {k: v for k, v in group.items() if k not in ("lr", "name") and isinstance(v, Fact)}
+        facts |= {f"{key} of {group.get('name', index)}": value for key, value in settings.items()}
+    return facts

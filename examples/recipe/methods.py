@@ -23,9 +23,9 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import GatedPromptConfig, GatedPromptError, find_head_names, find_vision_transformer
+
+from .backbone import check_backbone
 
 SHIPPED_BACKBONE = Path(__file__).parents[1] / "backbones" / "mae-cifar10-tiny"
 PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
@@ -142,6 +142,7 @@ def build_model(
     """
     is_mae = backbone_kind(backbone, kind) == "mae"
     config = prompt_config(method, prompts, mae_backbone=is_mae)
+    check_backbone(backbone)
     names = dict(enumerate(labels))
     try:
         model = AutoModelForImageClassification.from_pretrained(

@@ -8,9 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 import gated_prompt
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.bank import find_bank
-from gated_prompt.tuner.heads import find_head_names
+from gated_prompt import GatedPromptError, find_head_names, has_prompts
 
 
 def parameter_groups(
@@ -23,7 +21,7 @@ def parameter_groups(
     Raises:
         GatedPromptError: a group that the model does not train has settings of its own.
     """
-    if find_bank(model) is not None:
+    if has_prompts(model):
         return gated_prompt.parameter_groups(model, lr=lr, weight_decay=weight_decay, **own)
     heads = find_head_names(model.get_base_model() if isinstance(model, PeftModel) else model)
     groups: dict[str, list[nn.Parameter]] = {}

@@ -19,8 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.bank import find_bank
 
 TOKENS = "tokens"  # (N, tokens, D), what reaches block k

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import find_vision_transformer
 
 Features = tuple[np.ndarray, np.ndarray]
 

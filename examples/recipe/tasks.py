@@ -19,6 +19,8 @@ from gated_prompt.data.preprocess import FgvcTransform, VtabTransform
 from gated_prompt.data.vtab import TASKS, load_folder, load_hub
 from gated_prompt.errors import DataError
 
+from .backbone import check_backbone
+
 KNOWN = ("digits", *TASKS)
 
 
@@ -105,6 +107,7 @@ def image_settings(backbone: str) -> ImageSettings:
     Raises:
         GatedPromptError: there is no such file, or it lacks one of the three.
     """
+    check_backbone(backbone)
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(backbone)
         size = settings.get("crop_size") or settings["size"]

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from gated_prompt import GatedPromptError
 
+from .checkpoints import checkpoints, drop_checkpoints
 from .reporting import write_json
 
 EXAMPLES = Path(__file__).parents[1]
@@ -85,7 +87,7 @@ class Run:
             launch += ["--multi_gpu", "--main_process_port", "0"]  # a free one: several runs share a machine
         script = EXAMPLES / self.script
         resume = []
-        if any(not p.name.endswith(".partial") for p in (output / "checkpoints").glob("step_*")):
+        if checkpoints(output / "checkpoints"):
             resume = ["--resume_from_checkpoint", "latest"]
         return [*launch, str(script), *self.argv(), "--output_dir", str(output), *resume]
 
@@ -128,5 +130,7 @@ def execute(run: Run, folder: Path, *, threads: int = 1, cwd: str | None = None)
                 raise GatedPromptError(f"{run.name} ended with status {done.returncode}; {output / 'log.txt'}:\n{end}")
         results = json.loads((output / "results.json").read_text())
         write_json(record, {"settings": run.settings, "results": results})
-        for large in ("checkpoints", "model"):  # adapters are small and stay
-            shutil.rmtree(output / large, ignore_errors=True)
+        drop_checkpoints(output / "checkpoints")
+        with suppress(OSError):  # where somebody else has put something into it
+            (output / "checkpoints").rmdir()
+        shutil.rmtree(output / "model", ignore_errors=True)  # adapters are small and stay

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.utils import ModelOutput
 
-from gated_prompt import GatedPromptError
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptError, find_vision_transformer
+from recipe.backbone import check_backbone
 
 Grid = tuple[int, int]
 
@@ -172,6 +172,7 @@ def load_backbone(source: str) -> Any:
     Raises:
         GatedPromptError: it cannot be loaded.
     """
+    check_backbone(source)
     try:
         config = AutoConfig.from_pretrained(source)
         # ViTMAEModel hides most patches and shuffles the rest; what it encodes with is a plain ViT.

@@ -10,8 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from gated_prompt import GatedPromptConfig
-from gated_prompt.tuner.architecture import find_vision_transformer
+from gated_prompt import GatedPromptConfig, find_vision_transformer
 
 SIZES = {
     "tiny": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3},

@@ -19,7 +19,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from .adapter_file import FINGERPRINT, fingerprint, stamp_of
-from .header import read_config, shown
+from .header import read_config, read_header, shown
 
 PENDING_NAME = "adapter_config.pending.json"  # the config of a save whose last step is still to come
 LOCK_NAME = ".gated_prompt.lock"
@@ -73,6 +73,7 @@ def _current(path: Path) -> tuple[Path, dict[str, Any]]:
     pending, weights = path.with_name(PENDING_NAME), path.with_name(SAFETENSORS_WEIGHTS_NAME)
     if pending.is_file() and weights.is_file():
         values = read_config(pending)
+        read_header(weights)  # refuses a file that is longer than it says, of which no hash is worth the time
         if values.get(FINGERPRINT) == fingerprint(weights):
             return pending, values
     return path, read_config(path)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..architecture import find_vision_transformer
 from ..errors import GatedPromptError, UnsupportedOperationError
-from ..tuner.architecture import find_vision_transformer
 from ..tuner.forward import Request, requested
 from .readouts import find_adapter
 

@@ -10,6 +10,11 @@ from ..tuner.bank import PromptBank, find_bank
 from ..tuner.plan import Plan
 
 
+def has_prompts(model: nn.Module) -> bool:
+    """Whether `model`, or what it wraps, carries gated prompts, active or not."""
+    return find_bank(model) is not None
+
+
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     """Gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
 

@@ -111,7 +111,11 @@ def model_card(
         usage(base, config, base_id or f"path/of/{base_name}", base_id is not None, hub_id(repo_id) or PLACE, names),
         "\n".join(about),
         "## What the prompts have learned",
-        *([f"![Gates and temperatures by block]({quote(picture, safe=ADDRESS)})"] if picture else []),
+        *(
+            [f"![Gates and temperatures by block]({quote(picture, safe=ADDRESS, errors='replace')})"]
+            if picture
+            else []
+        ),
         table,
         *([_encodable(notes.strip())] if notes else []),
         f"## Citation\n\nThe method is that of *{PAPER}* ([arXiv 2306.05067](https://arxiv.org/abs/2306.05067)).",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..errors import GatedPromptError
 from ..files.layout import BANK
-from ..tuner.architecture import VisionTransformer
 from ..tuner.forward import Request, requested
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..architecture import VisionTransformer, find_vision_transformer
 from ..errors import GatedPromptError, UnsupportedOperationError
 from ..files.layout import BANK
 from ..inspect.readouts import find_adapter
 from ..training.processes import combine, rank_and_world
-from ..tuner.architecture import VisionTransformer, find_vision_transformer
 from ..tuner.plan import Plan
 from .frozen import Batch, frozen_pass
 from .matched import match_tokens

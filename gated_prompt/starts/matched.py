@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..errors import ArchitectureError, GatedPromptError
-from ..tuner.architecture import VisionTransformer
 from .frozen import Batch, FrozenPass
 from .tokens import refuse_padding
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from ..architecture import AttentionParts
 from ..errors import UnsupportedOperationError
-from .architecture import AttentionParts
 from .bank import PromptBank
 from .blocks import entering_prompts, scale_queries
 from .forward import LOCAL, Forward, running
@@ -69,6 +69,14 @@ class AttentionRoute:
         function: Function = found
         return function
 
+    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, H, P, d) of `prompts` (B, P, D), for heads of `width` d."""
+        parts, shape = self.parts, (*prompts.shape[:2], -1, width)
+        normed = parts.block.get_submodule(parts.norm or "")(prompts)
+        key = parts.attention.get_submodule(parts.key or "")(normed)
+        value = parts.attention.get_submodule(parts.value or "")(normed)
+        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
+
 
 def attend(
     module: nn.Module,
@@ -88,13 +96,15 @@ def attend(
     if forward is not None and index >= forward.plans[0].first:
         forward.attended = index
         query = scale_queries(forward, index, query)
-        step = forward.step(index)
+        plan = forward.plans[0]
+        step = forward.steps[index - plan.first]
         if step.passive:
-            prompts = _passive_prompts(forward, step, index, query)
-            start, width = forward.plans[0].prompts.start, key.shape[-1]
-            more = route.parts.keys_and_values(prompts, width)
-            key, value = (_insert(a, b, start) for a, b in zip((key, value), more, strict=True))
-            attention_mask = widen_keys(attention_mask, forward.plans[0].prompts, query.shape[2])
+            more_keys, more_values = route.keys_and_values(
+                _passive_prompts(forward, step, index, query), key.shape[-1]
+            )
+            key, value = _insert(key, more_keys, plan.prompts.start), _insert(value, more_values, plan.prompts.start)
+            if attention_mask is not None:
+                attention_mask = widen_keys(attention_mask, plan.prompts, query.shape[2])
     return route.function(module, query, key, value, attention_mask, **kwargs)
 
 

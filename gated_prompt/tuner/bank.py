@@ -12,10 +12,10 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
-from .architecture import VisionTransformer
 from .low_rank import factor_bound, factorise
 from .plan import Plan, make_plan
 
@@ -57,19 +57,20 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: list[str] = []
-        # Plain lists: as submodules they would appear twice in the model's state dict.
-        self.blocks = list(vit.blocks)
+        # No submodules: these would appear twice in the model's state dict.
+        self.vit, self.blocks = vit, list(vit.blocks)
         self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     # The adapters.
 
-    def update_layer(self, adapter_name: str, config: GatedPromptConfig, vit: VisionTransformer) -> None:
+    def update_layer(self, adapter_name: str, config: GatedPromptConfig) -> None:
         """Add an adapter, with its parameters on the device and in the precision of the blocks.
 
         Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the bound of the patch projection's Xavier
         start, as in the official code (a product of low rank with the same variance); gate logits at `gate_init`;
         temperatures at `temperature_init`.
         """
+        vit = self.vit
         plan = make_plan(adapter_name, config, len(vit.blocks), self.can_be_passive)
         bound, like = vit.prompt_bound, self._like()
         factor = factor_bound(bound, config.prompt_rank or 1)
@@ -132,16 +133,10 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     def tokens(self, plan: Plan, block: int) -> torch.Tensor:
         """Prompt tokens (P, D) that enter at this block."""
-        return self._rows(plan, block - plan.first if plan.config.deep else 0)
-
-    def all_tokens(self, plan: Plan) -> torch.Tensor:
-        """The prompt tokens of every block where some enter, (S, P, D)."""
-        return self._rows(plan, slice(None))
-
-    def _rows(self, plan: Plan, rows: int | slice) -> torch.Tensor:
+        row = block - plan.first if plan.config.deep else 0
         if plan.config.prompt_rank is None:
-            return self.gated_prompt_tokens[plan.name][rows]
-        return self.gated_prompt_tokens_a[plan.name][rows] @ self.gated_prompt_tokens_b[plan.name][rows]
+            return self.gated_prompt_tokens[plan.name][row]
+        return self.gated_prompt_tokens_a[plan.name][row] @ self.gated_prompt_tokens_b[plan.name][row]
 
     def gate(self, plan: Plan, row: int) -> torch.Tensor:
         """Gate value g = sigmoid(logit) of this row as a scalar tensor.
@@ -209,7 +204,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         """
         found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
         hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
-        devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+        devices = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
         return torch.empty(0, dtype=found.dtype, device=devices[0]) if devices else found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..architecture import AttentionParts
 from ..errors import ArchitectureError, UnsupportedOperationError
-from .architecture import AttentionParts
 from .bank import PromptBank
 from .forward import LOCAL, Forward, Inputs, running
-from .masks import refuse_packed, widen_argument
+from .masks import widen_arguments
 from .plan import Plan, Step
 
 
@@ -32,33 +32,36 @@ class EnterBlock:
         forward = running(self.bank)
         if forward is None:
             return None
-        by_name = len(args) == 0
-        hidden = self._checked(block, forward, kwargs.get("hidden_states") if by_name else args[0])
+        by_name = "hidden_states" in kwargs
+        hidden = self._checked(
+            block, forward, kwargs["hidden_states"] if by_name else args[0] if len(args) > 0 else None
+        )
         plan = forward.plans[0]
         if self.index < plan.first:
             return None
         if self.index == plan.first:
             for each in forward.plans:
                 self.bank.project_temperatures(each)
-            refuse_packed((*args[1:], *kwargs.values()), hidden.shape[1])
-        step = forward.step(self.index)
+        step = forward.steps[self.index - plan.first]
         length = hidden.shape[1] - (plan.config.num_virtual_tokens if step.arrive else 0)
+        if step.passive and not step.arrive:
+            return None  # the attention takes the prompts from the bank
         if step.passive:
-            if not step.arrive:
-                return None  # the attention takes the prompts from the bank
-            prefix, prompts, patches = _split(hidden, plan)
-            LOCAL.aside, hidden = prompts, torch.cat((prefix, patches), dim=1)
+            prefix, LOCAL.aside, patches = _split(hidden, plan)
+            hidden = torch.cat((prefix, patches), dim=1)
         elif not step.arrive:
             start = plan.prompts.start
             prompts = entering_prompts(forward, self.index, hidden, hidden.shape[0])
             hidden = torch.cat((hidden[:, :start], prompts, hidden[:, start:]), dim=1)
-        if not step.passive:
             forward.remember(hidden)
-        rest, named = args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"} if by_name else kwargs
-        if not step.passive and len(rest) + len(named) > 0:
-            rest = tuple(widen_argument(place, a, plan.prompts, length) for place, a in enumerate(rest, start=1))
-            named = {name: widen_argument(name, a, plan.prompts, length) for name, a in named.items()}
-        return (rest, {"hidden_states": hidden, **named}) if by_name else ((hidden, *rest), named)
+        rest, named = args if by_name else args[1:], kwargs
+        for value in (*rest, *named.values()):
+            if value is not None and value is not hidden and not step.passive and not isinstance(value, (bool, float)):
+                rest, named = widen_arguments(
+                    rest, named, plan.prompts, length, block if self.index == plan.first else None
+                )
+                break
+        return (rest, {**named, "hidden_states": hidden}) if by_name else ((hidden, *rest), named)
 
     def _checked(self, block: nn.Module, forward: Forward, hidden: Any) -> torch.Tensor:
         """Refuse blocks that are not called once each, in order, with one row of tokens of the same length."""
@@ -77,7 +80,8 @@ class EnterBlock:
                 "blocks or calls them twice, and prompts have to pass each block once, in order"
             )
         plan = forward.plans[0]
-        held = plan.config.num_virtual_tokens if self.index > plan.first and forward.step(self.index).arrive else 0
+        place = self.index - plan.first
+        held = plan.config.num_virtual_tokens if place > 0 and forward.steps[place].arrive else 0
         if self.index == 0:
             forward.length = hidden.shape[1]
         elif hidden.shape[1] - held != forward.length:
@@ -109,16 +113,15 @@ class LeaveBlock:
                 f"{type(block).__name__} {self.index} did not compute its attention through AttentionInterface, where "
                 "prompts and temperatures act; load the model with attn_implementation='sdpa' or 'eager'"
             )
-        step = forward.step(self.index)
+        step = forward.steps[self.index - forward.plans[0].first]
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        entered: torch.Tensor = args[0] if len(args) > 0 else kwargs["hidden_states"]
+        entered: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         if step.passive:
             left = self._leave_passive(forward, step, tokens)
         else:
-            forward.remember(tokens)  # a model that loops over its blocks itself may keep what the block returned
             left = self._leave(forward, step, tokens, entered)
-        if step.stay:
-            forward.remember(left)
+            # transformers 4.57 keeps what the block returned; others keep what it returns with this hook.
+            forward.remember(*((tokens, left) if step.stay else (tokens,)))
         if left is tokens:
             return None
         return (left, *output[1:]) if isinstance(output, tuple) else left
@@ -130,7 +133,9 @@ class LeaveBlock:
         plan = forward.plans[0]
         prefix, prompts, patches = _split(tokens, plan)
         if step.gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
-            gate = by_image(forward, [self.bank.gate(each, step.gate) for each in forward.plans])
+            gate = self.bank.gate(plan, step.gate)
+            if forward.rows is not None:
+                gate = by_image([self.bank.gate(each, step.gate) for each in forward.plans], forward.rows, 3)
             # A copy: autograd keeps what is mixed, and a view would keep all tokens of the block with it.
             prompts = torch.lerp(entered[:, plan.prompts], prompts.clone(), gate.to(prompts))
         parts = (prefix, prompts, patches) if step.stay else self._pooled(plan, prefix, prompts, patches)
@@ -182,13 +187,13 @@ def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bo
 
     When `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
     """
-    scales = [forward.bank.inverse_temperature(plan, index) for plan in forward.plans]
-    if all(scale is None for scale in scales):
+    bank, rows = forward.bank, forward.rows
+    scale = bank.inverse_temperature(forward.plans[0], index)
+    if rows is not None:
+        scales = [bank.inverse_temperature(plan, index) for plan in forward.plans]
+        scale = by_image([queries.new_ones(()) * (1.0 if s is None else s) for s in scales], rows, queries.ndim)
+    if scale is None:
         return queries
-    scale: torch.Tensor | float = scales[0] if forward.rows is None else 1.0  # type: ignore[assignment]
-    if forward.rows is not None:
-        ones = queries.new_ones(())
-        scale = by_image(forward, [ones * (1.0 if s is None else s) for s in scales], queries.ndim)
     if isinstance(scale, torch.Tensor):
         scale = scale.to(queries)
     if fused:
@@ -202,15 +207,16 @@ def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bo
 def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: int) -> torch.Tensor:
     """The prompts that the bank has for this block, (count, P, D), with dropout per image while training."""
     bank, plan = forward.bank, forward.plans[0]
-    prompts = [bank.tokens(each, index).to(like.device, like.dtype) for each in forward.plans]
     if forward.rows is not None:
-        return torch.stack(prompts)[forward.rows]
-    return F.dropout(prompts[0].expand(count, -1, -1), plan.config.prompt_dropout, bank.training)
+        prompts = torch.stack([bank.tokens(each, index).to(like.device, like.dtype) for each in forward.plans])
+        return prompts[forward.rows]
+    prompts = bank.tokens(plan, index).to(like.device, like.dtype).expand(count, -1, -1)
+    return F.dropout(prompts, plan.config.prompt_dropout, bank.training)
 
 
-def by_image(forward: Forward, values: list[torch.Tensor], ndim: int = 3) -> torch.Tensor:
-    """Scalars of the adapters as one scalar, or, in a mixed batch, as one for each image (B, 1, ...)."""
-    return values[0] if forward.rows is None else torch.stack(values)[forward.rows].view(-1, *[1] * (ndim - 1))
+def by_image(values: list[torch.Tensor], rows: torch.Tensor, ndim: int) -> torch.Tensor:
+    """Scalars of the adapters of a mixed batch as one for each image, (B, 1, ...)."""
+    return torch.stack(values)[rows].view(-1, *[1] * (ndim - 1))
 
 
 class RequireInputGradient:
@@ -231,7 +237,7 @@ class RequireInputGradient:
             return
         # With prompts among the tokens of block 0 the gradient reaches its input anyway; elsewhere it costs time.
         plan = forward.plans[0]
-        in_block_0 = plan.first == 0 and not forward.step(0).passive
+        in_block_0 = plan.first == 0 and not forward.steps[0].passive
         if not in_block_0 and not getattr(self.bank.blocks[0], "gradient_checkpointing", False):
             return
         first = output[0] if isinstance(output, tuple) else output

@@ -9,14 +9,15 @@ gets a new one, made from the active adapter.
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from ..errors import ArchitectureError, UnsupportedOperationError
+from ..errors import ArchitectureError, GatedPromptError, UnsupportedOperationError
+from ..files.layout import BANK
 from .bank import PromptBank
 from .plan import Plan, Step
 
@@ -28,13 +29,17 @@ class Forward:
 
     `plans`: those of its adapters, alike in everything but their numbers; none: the base. `rows`: for each image which
     of them, (B,); None: the first for all. `in_band`: prompts stand among the tokens in every block. `chosen`: the
-    adapters were requested, so that the heads of the active one may be the wrong ones.
+    adapters were requested, so that the heads of the active one may be the wrong ones. `steps`: what the prompts do
+    at each block from the first that they enter.
     """
 
-    def __init__(self, bank: PromptBank, plans: tuple[Plan, ...], rows: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, bank: PromptBank, plans: tuple[Plan, ...], rows: torch.Tensor | None = None, in_band: bool = False
+    ) -> None:
         self.bank, self.plans, self.rows = bank, plans, rows
-        self.plan = plans[0] if plans else None
-        self.in_band = self.chosen = False
+        self.chosen = False
+        self.steps: tuple[Step, ...] = ()
+        self.choose_steps(in_band)
         self.outer: Forward | None = None
         self.images: Images | None = None
         self.depth = 0  # of the modules around the blocks that were entered and not left
@@ -43,18 +48,23 @@ class Forward:
         self.attended = -1  # the last block whose attention passed through `attention.py`
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that hold prompts
 
-    def step(self, index: int) -> Step:
-        """What the prompts do at this block, not before the first that they enter."""
+    def choose_steps(self, in_band: bool) -> None:
+        """Decide where prompts stand among the tokens."""
+        self.in_band = in_band
+        if not self.plans:
+            return
         plan, training = self.plans[0], self.bank.training
-        step = (plan.in_band if self.in_band else plan.training if training else plan.evaluation)[index - plan.first]
-        # Computed again without the hooks around it, a block would not find the prompts that were set aside for it.
-        lost = training and getattr(self.bank.blocks[index], "gradient_checkpointing", False)
-        return plan.in_band[index - plan.first] if lost and step.passive and step.arrive else step
+        self.steps = plan.in_band if in_band else plan.training if training else plan.evaluation
+        last, checkpointed = self.steps[-1], getattr(self.bank.blocks[-1], "gradient_checkpointing", False)
+        if training and checkpointed and last.passive and last.arrive:
+            # Computed again without the hooks around it, the block would not find the prompts set aside for it.
+            self.steps = (*self.steps[:-1], plan.in_band[-1])
 
-    def remember(self, state: torch.Tensor) -> None:
+    def remember(self, *states: torch.Tensor) -> None:
         """Note that these hidden states hold prompts: models hand out the very tensors that the hooks have seen."""
         if self.depth and not torch.compiler.is_compiling():
-            self.prompted[id(state)] = weakref.ref(state)
+            for state in states:
+                self.prompted[id(state)] = weakref.ref(state)
 
     def holds_prompts(self, state: torch.Tensor) -> bool:
         """Whether these are hidden states that were noted so."""
@@ -95,8 +105,18 @@ def running(bank: PromptBank) -> Forward | None:
     """The forward of `bank` that runs in this thread, or None where the base alone is computed."""
     forward = LOCAL.forward
     if forward is None or forward.bank is not bank:
-        forward = Forward(bank, bank.active_plans)
+        forward = _asked(bank)
     return forward if forward.plans else None
+
+
+def _asked(bank: PromptBank) -> Forward:
+    request = LOCAL.request
+    if request is None or request.bank is not bank:
+        return Forward(bank, bank.active_plans)
+    plans = bank.active_plans if request.plans is None else request.plans
+    forward = Forward(bank, plans, in_band=request.in_band)
+    forward.chosen = request.plans is not None
+    return forward
 
 
 @contextmanager
@@ -107,6 +127,37 @@ def requested(request: Request) -> Iterator[None]:
         yield
     finally:
         LOCAL.request = before
+
+
+@contextmanager
+def forward_context(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
+    """Around each forward of a `PeftModel`, which keeps `adapter_names` out of the model's own arguments.
+
+    Raises:
+        AdapterNameError, UnsupportedOperationError: of `adapter_names`, see `mixed_batch.py`.
+        ArchitectureError: the forward fails, and without prompts it does not: the model has something, such as a
+            table of positions, for its own number of tokens only.
+    """
+    names = kwargs.pop("adapter_names", None)
+    with nullcontext() if names is None else tuner.mixed_batch(names):
+        try:
+            yield
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, (GatedPromptError, torch.OutOfMemoryError)) or not _runs_without(tuner, args, kwargs):
+                raise
+            raise ArchitectureError(
+                f"{type(tuner.model).__name__} cannot take prompts among its tokens, without them it runs: {error}"
+            ) from error
+
+
+def _runs_without(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the base computes these inputs."""
+    try:
+        with torch.no_grad(), requested(Request(getattr(tuner.model, BANK), plans=())):
+            tuner.model(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 class EnterModel:
@@ -125,7 +176,8 @@ class EnterModel:
         asked = kwargs.get("output_attentions")
         if asked is None:
             asked = getattr(getattr(module, "config", None), "output_attentions", False)
-        forward.in_band = forward.in_band or bool(asked)  # attention maps have rows for the prompts
+        if asked and not forward.in_band:  # attention maps have rows for the prompts
+            forward.choose_steps(in_band=True)
         if self.innermost:
             forward.next_block, forward.length = 0, -1
         return changed
@@ -139,13 +191,9 @@ class EnterModel:
                 "launch or torchrun), or show the process one GPU only (CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request
-        if request is None or request.bank is not self.bank:
-            return Forward(self.bank, self.bank.active_plans), None
-        if request.images is not None:
+        if request is not None and request.bank is self.bank and request.images is not None:
             return request.images.begin(self.bank, args, kwargs)
-        forward = Forward(self.bank, self.bank.active_plans if request.plans is None else request.plans)
-        forward.in_band, forward.chosen = request.in_band, request.plans is not None
-        return forward, None
+        return _asked(self.bank), None
 
 
 class LeaveModel:
@@ -202,25 +250,23 @@ def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:
     plan = forward.plans[0]
     prompted = forward.length + plan.config.num_virtual_tokens
 
-    def strip(state: Any, by_shape: bool) -> Any:
-        if not isinstance(state, torch.Tensor) or state.ndim != 3 or state.shape[1] != prompted:
-            return state
-        if not by_shape and not forward.holds_prompts(state):
-            return state
-        return torch.cat((state[:, : plan.prompts.start], state[:, plan.prompts.stop :]), dim=1)
-
     def walk(part: Any, by_shape: bool) -> Any:
+        if isinstance(part, torch.Tensor):
+            if part.ndim != 3 or part.shape[1] != prompted or not (by_shape or forward.holds_prompts(part)):
+                return part
+            return torch.cat((part[:, : plan.prompts.start], part[:, plan.prompts.stop :]), dim=1)
         if isinstance(part, MutableMapping):  # ModelOutput
             for name, value in list(part.items()):
+                if isinstance(value, torch.Tensor) and value.ndim != 3:
+                    continue
                 changed = walk(value, innermost and name == "hidden_states")
                 if changed is not value:
                     part[name] = changed
-            return part
-        if type(part) in (tuple, list):
+        elif type(part) in (tuple, list):
             by_shape = by_shape or (innermost and _are_states(part))
             changed = [walk(value, by_shape) for value in part]
             return part if all(a is b for a, b in zip(changed, part, strict=True)) else type(part)(changed)
-        return strip(part, by_shape)
+        return part
 
     return walk(output, False)
 

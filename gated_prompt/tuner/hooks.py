@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from ..architecture import VisionTransformer
 from ..errors import UnsupportedOperationError
-from .architecture import VisionTransformer
 from .attention import AttentionRoute
 from .bank import PromptBank
 from .blocks import EnterBlock, LeaveBlock, RequireInputGradient, ScaleQueries

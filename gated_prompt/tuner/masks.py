@@ -47,10 +47,28 @@ class WidenBias:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         forward = running(self.bank)
-        if forward is None or self.index < forward.plans[0].first or forward.step(self.index).passive:
+        if (
+            forward is None
+            or self.index < forward.plans[0].first
+            or forward.steps[self.index - forward.plans[0].first].passive
+        ):
             return None
         widened: torch.Tensor = widen_mask(output, forward.plans[0].prompts, output.shape[-1])
         return widened
+
+
+def widen_arguments(
+    rest: tuple[Any, ...], named: dict[str, Any], prompts: slice, length: int, first: nn.Module | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a block beside its hidden states, with room for prompts; `first`: the block, if they enter here.
+
+    Raises:
+        ArchitectureError: see `refuse_packed`.
+    """
+    if first is not None:
+        refuse_packed(first, (*rest, *named.values()), length)
+    widened = tuple(widen_argument(place, value, prompts, length) for place, value in enumerate(rest, start=1))
+    return widened, {name: widen_argument(name, value, prompts, length) for name, value in named.items()}
 
 
 def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> Any:
@@ -86,7 +104,7 @@ def widen_mask(value: Any, prompts: slice, length: int) -> Any:
     return widen_keys(value, prompts, length)
 
 
-def refuse_packed(values: Iterable[Any], length: int) -> None:
+def refuse_packed(block: nn.Module, values: Iterable[Any], length: int) -> None:
     """Refuse masks (..., N, N) that keep parts of a row apart: prompts, which every token sees, would join them.
 
     Raises:
@@ -99,8 +117,8 @@ def refuse_packed(values: Iterable[Any], length: int) -> None:
             seen = mask > HIDDEN if mask.is_floating_point() else mask != 0
             if bool((seen.any(-1).any(-1) & ~seen.all(-2).any(-1)).any()):
                 raise ArchitectureError(
-                    "this model packs several images into one row of tokens and masks them from each other; prompts, "
-                    "which every token sees, would carry one image into another: pass one image per row"
+                    f"{type(block).__name__} gets several images packed into one row, masked from each other; "
+                    "prompts, which every token sees, would carry one image into another: pass one image per row"
                 )
 
 

@@ -8,50 +8,19 @@ images. Each image passes each layer once either way. Heads are chosen per image
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..errors import AdapterNameError, ArchitectureError, GatedPromptError, UnsupportedOperationError
+from ..architecture.names import BASE
+from ..errors import AdapterNameError, UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import PromptBank
 from .forward import Forward, Inputs, Request, requested
-from .names import BASE
 from .plan import Plan
-
-
-@contextmanager
-def forward_context(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    """Around each forward of a `PeftModel`, which keeps `adapter_names` out of the model's own arguments.
-
-    Raises:
-        AdapterNameError, UnsupportedOperationError: see `mixed_batch`.
-        ArchitectureError: the forward fails, and without prompts it does not: the model has something, such as a
-            table of positions, for its own number of tokens only.
-    """
-    names = kwargs.pop("adapter_names", None)
-    with nullcontext() if names is None else mixed_batch(tuner.model, names):
-        try:
-            yield
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            if isinstance(error, (GatedPromptError, torch.OutOfMemoryError)) or not _runs_without(tuner, args, kwargs):
-                raise
-            raise ArchitectureError(
-                f"{type(tuner.model).__name__} cannot take prompts among its tokens, without them it runs: {error}"
-            ) from error
-
-
-def _runs_without(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the base computes these inputs."""
-    try:
-        with torch.no_grad(), requested(Request(getattr(tuner.model, BANK), plans=())):
-            tuner.model(*args, **kwargs)
-    except Exception:
-        return False
-    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -10,18 +11,18 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from ..architecture import find_vision_transformer
+from ..architecture.fit import fit_config
+from ..architecture.heads import wrap_heads
+from ..architecture.names import check_adapter_name
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
-from .architecture import VisionTransformer, find_vision_transformer
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
-from .fit import fit_config
-from .forward import SwitchHead
-from .heads import wrap_heads
+from .forward import SwitchHead, forward_context
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
-from .mixed_batch import forward_context
-from .names import check_adapter_name
+from .mixed_batch import mixed_batch
 
 
 class GatedPromptModel(BaseTuner):
@@ -76,12 +77,17 @@ class GatedPromptModel(BaseTuner):
     ) -> None:
         """Add one adapter, after everything that can be wrong with it was checked (see `peft.BaseTuner`)."""
         asked = self.peft_config[adapter_name]
-        vit = find_vision_transformer(model, asked.target_modules)
+        bank = getattr(model, BANK, None)
+        vit = find_vision_transformer(model, asked.target_modules) if bank is None else bank.vit
+        if asked.target_modules not in (None, vit.tower.path):
+            raise UnsupportedOperationError(
+                f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "
+                f"blocks {vit.tower.path!r}; all adapters of one model use the same blocks"
+            )
         # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
         fitted = fit_config(copy.copy(asked), model, vit)
         check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
         self.peft_config[adapter_name] = fitted
-        bank = getattr(model, BANK, None)
         if bank is None:
             if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
                 # PEFT 0.21 freezes the base only where it finds no adapter yet, and the bank counts as one.
@@ -90,7 +96,6 @@ class GatedPromptModel(BaseTuner):
             model.add_module(BANK, bank)
             attach_hooks(bank, vit)
             bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
-        self._vit: VisionTransformer = vit
         heads, fitted.modules_to_save = fitted.modules_to_save or [], None
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
@@ -104,8 +109,6 @@ class GatedPromptModel(BaseTuner):
             if not bank.plans:
                 self._detach(model)
             raise
-        finally:
-            del self._vit
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
@@ -123,7 +126,7 @@ class GatedPromptModel(BaseTuner):
         parent: nn.Module,
         current_key: str,
     ) -> None:
-        target.update_layer(adapter_name, peft_config, self._vit)
+        target.update_layer(adapter_name, peft_config)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter and its head.
@@ -136,6 +139,10 @@ class GatedPromptModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     _enable_peft_forward_hooks = forward_context
+
+    def mixed_batch(self, adapter_names: list[str]) -> AbstractContextManager[None]:
+        """See `mixed_batch.mixed_batch`."""
+        return mixed_batch(self.model, adapter_names)
 
     def _check_merge_allowed(self) -> None:
         raise UnsupportedOperationError(MERGE_REFUSAL)
@@ -186,3 +193,15 @@ class GatedPromptModel(BaseTuner):
         for handle in bank.handles:
             handle.remove()
         delattr(model, BANK)
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refuse what other methods of PEFT can do.
+
+        Raises:
+            UnsupportedOperationError: always.
+        """
+        raise UnsupportedOperationError(
+            "add_weighted_adapter has no meaning for gated prompts: tokens that were trained apart stand for "
+            "different things, and their mean does not do what both do. Keep the adapters side by side and choose one "
+            "by image (adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
+        )

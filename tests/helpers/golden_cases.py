@@ -13,7 +13,9 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from gated_prompt import GatedPromptConfig
 
-FOLDER = Path(__file__).parent / "golden"
+from .models import bank_of
+
+FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
@@ -53,7 +55,7 @@ class Case:
         """The case as ViTForImageClassification with gated prompts, holding the official initial state."""
         config = self.config()
         model = get_peft_model(self.base(), config)
-        bank, state = model.base_model.model.gated_prompt, self.state
+        bank, state = bank_of(model), self.state
         tokens = state["enc.prompt_embeddings"]
         if config.deep:
             tokens = torch.cat((tokens, state["enc.deep_prompt_embeddings"]))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import ArchitectureError
@@ -74,13 +73,6 @@ class AttentionParts:
     def fused_output(self) -> bool:
         """Whether that output is (..., 3 D), with the queries first."""
         return self.query_norm is None and self.key is None
-
-    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, H, P, d) of `prompts` (B, P, D), for heads of `width` d, where they can be passive."""
-        normed = self.block.get_submodule(self.norm or "")(prompts)
-        shape = (*prompts.shape[:2], -1, width)
-        key, value = (self.attention.get_submodule(name or "")(normed) for name in (self.key, self.value))
-        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         position_biases=_position_biases(root, blocks),
         hidden_size=hidden_size,
         num_prefix_tokens=count_prefix_tokens(tower, blocks[0], hidden_size),
-        patch_values=tower.projection.get_parameter("weight")[0].numel(),
+        patch_values=tower.patch_values,
     )
 
 
@@ -249,9 +241,10 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
             f"{type(loop).__name__} runs its blocks itself and cuts feature maps from them, prompts included;"
             " use a transformers whose backbone takes them from an encoder (DINOv3ViTBackbone: 5.4 or later)"
         )
+    in_blocks = {id(p) for p in root.get_submodule(tower.path).parameters()}
     for module in tower.loops[1:]:
-        for name, table in module.named_parameters(recurse=False):
-            if table.ndim > 2:
+        for name, table in module.named_parameters():
+            if id(table) not in in_blocks and table.ndim > 2:
                 raise ArchitectureError(
                     f"{type(module).__name__} adds {name}, a table for a fixed number of tokens, between its blocks, "
                     "where there is no way to make room for prompts; use a model without it"

@@ -1,15 +1,18 @@
 """Tiny random models, one line each, made from configs without any download."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import transformers
 
-from gated_prompt.tuner.bank import find_bank
-from gated_prompt.tuner.forward import Request, requested
-
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
 PIXELS = {"image_size": 32, "patch_size": 8}
+
+
+def bank_of(model: Any) -> Any:
+    """The bank on a model that `get_peft_model` returned."""
+    return model.base_model.model.gated_prompt
 
 
 def build(name: str, config: str, **settings: object) -> torch.nn.Module:
@@ -36,4 +39,7 @@ def images(batch: int = 2, size: int = 32, seed: int = 1) -> torch.Tensor:
 
 def in_band(model: torch.nn.Module) -> AbstractContextManager[None]:
     """While open, the prompts of `model` stand among the tokens in every block, the plain way."""
+    from gated_prompt.tuner.bank import find_bank  # here: models are made without the package as well
+    from gated_prompt.tuner.forward import Request, requested
+
     return requested(Request(find_bank(model), in_band=True))

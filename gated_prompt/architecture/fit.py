@@ -8,8 +8,8 @@ from torch import nn
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
 from ..files.layout import BANK, PREFIX
-from .architecture import VisionTransformer
 from .heads import find_head_names, left_out, pooling_obstacle, resolve
+from .vision_transformer import VisionTransformer
 
 
 def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
@@ -21,6 +21,7 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
         DamagedAdapterError: the config is meant for inference and came without weights.
         ArchitectureError: `pooling` is asked for and the model's head does not read token 0.
     """
+    config.check()  # once more: its fields can be set after it was made
     if config.inference_mode:
         # PEFT reads the weights after this, and would look for missing ones on the Hub. Whoever starts a new adapter
         # from a saved config has to switch this flag off, or nothing would train.

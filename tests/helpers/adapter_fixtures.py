@@ -2,7 +2,7 @@
 
 Write them again, into a new folder (those that are committed stay as their version wrote them):
 
-    PYTHONPATH=.:tests python tests/adapter_fixtures.py FOLDER
+    PYTHONPATH=.:tests python -m helpers.adapter_fixtures FOLDER
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification
 import gated_prompt
 from gated_prompt import GatedPromptConfig
 
-FOLDER = Path(__file__).parent / "fixtures" / "adapters"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "adapters"
 CASES = {
     "gated": {},
     "deep": {"deep": True},

@@ -7,6 +7,7 @@ projection, a table of word embeddings, or another list of blocks.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -28,7 +29,14 @@ class Tower:
     body: nn.Module
     before: list[nn.Module]
     embeddings: nn.Module
-    projection: nn.Module
+    projection: nn.Conv2d | nn.Conv3d | nn.Linear
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: 3 p p for colour images."""
+        if isinstance(self.projection, nn.Linear):
+            return self.projection.in_features  # the weights of a quantized one are packed
+        return self.projection.weight[0].numel()
 
     @property
     def loops(self) -> list[nn.Module]:
@@ -110,13 +118,24 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
     modules = dict(holder.named_modules(prefix=name))
     wordless = not has_vocabulary(holder, name)
     for path, part in modules.items():
-        named = "patch" in path or hasattr(modules.get(path.rpartition(".")[0]), "patch_size")
-        if isinstance(part, (nn.Conv2d, nn.Conv3d)) and part.out_channels == width:
-            if max(part.stride) > 1 or (named and wordless):
-                return part
-        if isinstance(part, nn.Linear) and part.out_features == width and named and wordless:
+        if not isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            continue
+        named = "patch" in path or _reads_patches(
+            part, getattr(modules.get(path.rpartition(".")[0]), "patch_size", None)
+        )
+        strided = not isinstance(part, nn.Linear) and max(part.stride) > 1
+        out = part.out_features if isinstance(part, nn.Linear) else part.out_channels
+        if out == width and (strided or (named and wordless)):
             return part
     return None
+
+
+def _reads_patches(part: nn.Module, size: Any) -> bool:
+    """Whether a Linear reads grey or coloured patches of this size, p or (p, p); a convolution need only have one."""
+    if size is None or not isinstance(part, nn.Linear):
+        return size is not None
+    height, width = (size, size) if isinstance(size, int) else size
+    return part.in_features in (height * width, 3 * height * width)
 
 
 def has_vocabulary(holder: nn.Module, name: str = "") -> bool:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from models import images, vit
 from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, initialize_prompts
+from helpers.models import bank_of, images, vit
 
 CASES = {
     "sample": {},
@@ -27,7 +27,7 @@ def start(settings: dict, batches: object, count: int = 5) -> torch.Tensor:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=count, deep=True))
     wrapped = DistributedDataParallel(model) if dist.is_initialized() else model
     initialize_prompts(wrapped, batches, seed=7, **settings)
-    return model.base_model.model.gated_prompt.gated_prompt_tokens["default"].detach()
+    return bank_of(model).gated_prompt_tokens["default"].detach()
 
 
 def message(batches: object, count: int = 5) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import build
 from transformers import ViTForImageClassification
+
+from .models import build
 
 
 @cache

@@ -5,6 +5,7 @@ Both are measured, with two made-up images, wherever the model can be called wit
 """
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import ArchitectureError
 from .towers import Tower
 
 PREFIX_NAME = re.compile(r"(cls|class|dist|reg|storage).*(token|embed)")
@@ -51,10 +53,18 @@ class _Reached(Exception):  # noqa: N818 - not an error
 
 
 def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor) -> int | None:
-    """How many tokens before the first that differs reach the first block; None where that cannot be said."""
+    """How many tokens before the first that differs reach the first block; None where that cannot be said.
+
+    Raises:
+        ArchitectureError: several rows of tokens for each image reach it.
+    """
     reached: list[torch.Tensor] = []
 
+    own = threading.get_ident()  # other threads may run the model meanwhile
+
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != own:
+            return
         reached.append(args[0] if args else kwargs["hidden_states"])
         raise _Reached
 
@@ -66,8 +76,13 @@ def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor)
         pass  # _Reached, or whatever a model does that wants more than images
     finally:
         handle.remove()
-    if not reached or reached[0].ndim != 3 or len(reached[0]) != 2:
+    if not reached or reached[0].ndim != 3 or len(reached[0]) < 2:
         return None
+    if len(reached[0]) > 2:
+        raise ArchitectureError(
+            f"{type(body).__name__} cuts each image into {len(reached[0]) // 2} windows, images of their own to its "
+            "blocks; prompts would stand in each of them. Use a plain Vision Transformer"
+        )
     differs = (reached[0][0] != reached[0][1]).any(dim=-1)
     return int(differs.int().argmax()) if differs.any() else None
 

@@ -38,7 +38,8 @@ def run(script: str | Path, *arguments: str) -> str:
 
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    sys.path[0] = str(Path(sys.argv[0]).parent)  # as for a script
+    sys.path.append(str(Path(__file__).parents[1]))
     runpy.run_path(sys.argv[0], run_name="__main__")
     # Without the clean-up of the interpreter: torch 2.13's gloo threads abort in it now and then.
     sys.stdout.flush()

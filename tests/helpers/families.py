@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import transformers
-from timm_like import TimmLikeViT
 from torch import nn
+
+from .timm_like import TimmLikeViT
 
 VERSION = tuple(map(int, transformers.__version__.split(".")[:2]))
 DEPTH, WIDTH, SIZE, PATCH, LABELS = 4, 32, 32, 8, 5
@@ -217,7 +218,7 @@ def _beit(family: str, name: str, config: str) -> list[Case]:
             name=f"{name}ForSemanticSegmentation",
             settings=IN_BLOCK | FOUR,
             reads=PATCHES,
-            head=("decode_head", "auxiliary_head"),
+            head=(*(("fpn",) if name == "Beit" else ("fpn1", "fpn2")), "decode_head", "auxiliary_head"),
             last=DEPTH - 2,
             larger=None,
             **common,
@@ -238,6 +239,7 @@ CASES: list[Case] = [
         read_from="reconstruction",
         inputs=masked,
         larger=None,
+        head=("decoder",),
     ),
     Case("DeiT", "DeiTModel", "DeiTConfig", 2, SLOT0, read_from="pooler_output", pools=True),
     Case("DeiT", "DeiTForImageClassification", "DeiTConfig", 2, SLOT0, pools=True, **CLASSIFIER),
@@ -257,6 +259,7 @@ CASES: list[Case] = [
         2,
         PATCHES,
         STRIDE,
+        head=("decoder",),
         read_before=((5, 9), ("slot 1", "some patches")),  # the first and the last token were cut off
         read_from="reconstruction",
         inputs=masked,
@@ -272,6 +275,7 @@ CASES: list[Case] = [
         {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2}
         | {"decoder_intermediate_size": 16},
         inputs=noisy,
+        head=("decoder",),
         keeps=0.25,
     ),
     Case("ViT-MSN", "ViTMSNModel", "ViTMSNConfig", 1, **STATE, pools=True),
@@ -308,6 +312,7 @@ CASES: list[Case] = [
         PATCHES,
         SHARED | {"vocab_size": 20, "use_mask_token": True},
         inputs=masked,
+        head=("layernorm", "lm_head"),
     ),
     Case("BEiT", "BeitBackbone", "BeitConfig", 1, settings=IN_BLOCK | STAGES, larger={}, **MAPS),
     *_beit("Data2Vec-Vision", "Data2VecVision", "Data2VecVisionConfig"),

@@ -14,8 +14,8 @@ def stopped_after(checkpoint: str, train: Callable[[], object]) -> None:
     """Call `train`, one of the scripts that make backbones, and stop it when it has saved this checkpoint."""
     save = pretraining.save_checkpoint
 
-    def save_and_die(accelerator, folder, name):
-        save(accelerator, folder, name)
+    def save_and_die(accelerator, folder, name, *more):
+        save(accelerator, folder, name, *more)
         if name == checkpoint:
             raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@
 """What a model does with its last tokens: which modules are its head, and whether that head reads token 0."""
 
 import re
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from .architecture import VisionTransformer, find_vision_transformer
 from .prefix import made_up_images, undisturbed
 from .towers import has_vocabulary
+from .vision_transformer import VisionTransformer, find_vision_transformer
 
 HEAD_NAMES = ("classifier", "head", "head_dist", "decode_head", "auxiliary_head")
 TASK = re.compile(r"For[A-Z]")  # in the names of transformers' classes that put something new on a pretrained body
@@ -28,7 +29,7 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
     """
     vit = vit or find_vision_transformer(root)
     paths = {id(module): path for path, module in root.named_modules()}
-    fresh, found = fresh_parameters(root), list[str]()
+    fresh, found = fresh_parameters(root, vit), list[str]()
     for holder, inner in zip(vit.tower.ancestors, [*vit.tower.ancestors[1:], None], strict=True):
         if type(holder).__module__.startswith("transformers.") and not TASK.search(type(holder).__name__):
             break
@@ -40,8 +41,8 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
         found += [
             paths[id(child)]
             for name, child in others
-            if child is not output
-            and not isinstance(child, BaseTunerLayer)
+            if not isinstance(child, BaseTunerLayer)
+            and not any(module is output for module in child.modules())
             and any(True for _ in child.parameters())
             and not _is_attention_pool(child)
             and (name != "neck" or any(id(p) in fresh for p in child.parameters()))
@@ -51,11 +52,17 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
     return found
 
 
-def fresh_parameters(root: nn.Module) -> set[int]:
-    """Ids of the parameters that `from_pretrained` did not find in the checkpoint: it marks all others."""
-    plain = [p for p in root.parameters() if type(p) is nn.Parameter]  # quantized ones have lost the mark
-    unmarked = {id(p) for p in plain if not hasattr(p, "_is_hf_initialized")}
-    return unmarked if len(unmarked) < len(plain) else set()
+def fresh_parameters(root: nn.Module, vit: VisionTransformer) -> set[int]:
+    """Ids of the parameters that `from_pretrained` did not find in the checkpoint: it marks all others.
+
+    Quantized parameters have lost the mark, but are of another type.
+    """
+    blocks, parameters = ([p for p in m.parameters() if type(p) is nn.Parameter] for m in (vit.blocks[0], root))
+    if not all(hasattr(p, "_is_hf_initialized") for p in blocks):
+        return set()
+    return {
+        id(p) for p in parameters if not hasattr(p, "_is_hf_initialized")
+    }  # quantized ones, of other types, lost it
 
 
 def resolve(root: nn.Module, names: Iterable[str]) -> list[str]:
@@ -87,22 +94,16 @@ def wrap_heads(root: nn.Module, paths: list[str], adapter_name: str, inference_m
 def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[str]:
     """Parameters around the backbone that would stay as they are, though it looks as if they had to be trained.
 
-    Either transformers' loading left them freshly initialised (it marks all others), or some of the base is frozen
-    already and they are not.
+    Either transformers' loading left them freshly initialised, or the blocks are frozen already and they are not.
     """
+    fresh = fresh_parameters(root, vit)
+    frozen = not any(p.requires_grad for block in vit.blocks for p in block.parameters())
     adapted = [m for m in root.modules() if isinstance(m, (BaseTunerLayer, ModulesToSaveWrapper))]
-    backbone = [*vit.blocks, *vit.before, *adapted]
-    known = {id(p) for module in backbone for p in module.parameters()}
+    known = {id(p) for module in (*vit.blocks, *vit.before, *adapted) for p in module.parameters()}
     known |= {id(p) for module in vit.tower.loops for p in module.parameters(recurse=False)}
     known |= {id(p) for path in heads for p in root.get_submodule(path).parameters()}
-    parameters = dict(root.named_parameters())
-    fresh = fresh_parameters(root)
-    partly_frozen = not all(p.requires_grad for p in parameters.values())
-    return [
-        name
-        for name, p in parameters.items()
-        if id(p) not in known and ((id(p) in fresh) or (partly_frozen and p.requires_grad))
-    ]
+    parameters = [(name, p) for name, p in root.named_parameters() if id(p) not in known]
+    return [name for name, p in parameters if id(p) in fresh or (frozen and p.requires_grad)]
 
 
 def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens: int) -> str | None:
@@ -130,7 +131,11 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
     if images is None:
         return None
 
+    own = threading.get_ident()  # other threads may run the model meanwhile
+
     def change(module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != own:
+            return None
         tokens = (output[0] if isinstance(output, tuple) else output).clone()
         tokens[1, 0] += torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens

@@ -4,13 +4,13 @@ import json
 
 import torch
 import torch.distributed as dist
-from models import images, vit
 from peft import get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from gated_prompt import GatedPromptConfig
+from helpers.models import images, vit
 
 BATCH, STEPS = 4, 3
 

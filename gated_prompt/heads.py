@@ -1,0 +1,81 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""A head for backbones that have no class with one: DINOv3 above all, for which transformers has no classifier."""
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .architecture import find_vision_transformer
+from .errors import ArchitectureError, ConfigError
+
+Reads = Literal["cls", "mean", "both"]
+
+
+class TokenClassifier(nn.Module):
+    """A Vision Transformer with a linear layer on its last tokens, as DINOv2's linear evaluation reads them.
+
+    `get_peft_model` trains `classifier` with the prompts, and the adapter's file holds it. transformers' Trainer takes
+    it like any class for image classification.
+
+    Args:
+        backbone: returns tokens (B, N, D), or an output with `last_hidden_state`, of `pixel_values`.
+        num_labels: C, the number of classes; or the names of the classes.
+        reads: "cls" (the first token), "mean" (of the patches) or "both", one after the other (2 D values).
+
+    Raises:
+        ConfigError: another `reads`.
+        ArchitectureError: `backbone` is no Vision Transformer, or has no CLS token to read.
+    """
+
+    base_model_prefix = "backbone"  # asked for by PEFT, where there is a model of transformers inside
+
+    def __init__(self, backbone: nn.Module, num_labels: int | list[str], reads: Reads = "cls") -> None:
+        super().__init__()
+        if reads not in get_args(Reads):
+            raise ConfigError([f"reads is {reads!r}; it has to be one of {', '.join(get_args(Reads))}"])
+        vit = find_vision_transformer(backbone)
+        if reads != "mean" and vit.num_prefix_tokens == 0:
+            raise ArchitectureError(f"{type(backbone).__name__} has no CLS token to read; use reads='mean'")
+        names = num_labels if isinstance(num_labels, list) else [f"LABEL_{i}" for i in range(num_labels)]
+        self.reads, self.num_prefix_tokens = reads, vit.num_prefix_tokens
+        self.backbone = backbone
+        like = next(p for p in backbone.parameters() if p.is_floating_point())
+        width = vit.hidden_size * (2 if reads == "both" else 1)
+        self.classifier = nn.Linear(width, len(names), device=like.device, dtype=like.dtype)
+        self.config = copy.deepcopy(getattr(backbone, "config", None))
+        if self.config is not None:
+            self.config.id2label = dict(enumerate(names))
+            self.config.label2id = {name: i for i, name in enumerate(names)}
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        """Class scores (B, C), with a loss where `labels` are given.
+
+        `labels` are indices (B,), zeros and ones (B, C) as floats, or, with one class, values (B,): cross entropy,
+        binary cross entropy or squared error. `kwargs` go to the backbone.
+        """
+        output = self.backbone(pixel_values, **kwargs)
+        tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
+        logits = self.classifier(self._read(tokens, kwargs.get("pixel_attention_mask")))
+        loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
+        states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
+
+    def _read(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """What the linear layer sees of `tokens` (B, N, D); `mask` (B, N) is 0 at patches that are padding."""
+        if self.reads == "cls":
+            return tokens[:, 0]
+        patches = tokens[:, self.num_prefix_tokens :]
+        weights = torch.ones_like(patches[..., :1]) if mask is None else mask[..., None].to(patches)
+        mean = (patches * weights).sum(dim=1) / weights.sum(dim=1)
+        return mean if self.reads == "mean" else torch.cat((tokens[:, 0], mean), dim=-1)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """The method of this name of the backbone, with whatever its version of transformers takes."""
+        backbone: Any = self.backbone
+        backbone.gradient_checkpointing_enable(*args, **kwargs)

@@ -1,0 +1,66 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Gated prompts as a loop over a model's own blocks, with nothing of the package's hooks: what they are compared with.
+
+The prompts stay outside of the hidden states: each block is called with them in front, and gives them back. Where they
+stand in the row makes no difference to a block that is told no positions.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@contextmanager
+def prompts_by_hand(
+    blocks: list[nn.Module],
+    queries: list[Callable[[nn.Module], nn.Module]],
+    tokens: torch.Tensor,
+    gates: torch.Tensor,
+    temperatures: torch.Tensor,
+) -> Iterator[None]:
+    """While open, `blocks` see `tokens` (P, D), gated after each block but the last (paper, Section 4)."""
+    prompts: list[torch.Tensor] = []
+    handles = [
+        query(block).register_forward_hook(lambda _, args, out, tau=tau: _divide(out, tau, tokens.shape[-1]))
+        for block, query, tau in zip(blocks, queries, temperatures, strict=True)
+    ]
+
+    for module in (m for block in blocks for m in block.modules() if hasattr(m, "relative_position_bias_table")):
+        # BEiT's bias (1, H, N, N): none for prompts
+        handles.append(module.register_forward_hook(lambda _, args, out: F.pad(out, (len(tokens), 0, len(tokens), 0))))
+
+    def wrap(block: nn.Module, index: int) -> None:
+        plain = block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            if index == 0:
+                prompts[:] = [tokens.expand(len(hidden), -1, -1)]
+            before, count = prompts[0], len(tokens)
+            output = plain(torch.cat((before, hidden), dim=1), *args[1:], **kwargs)
+            row = output[0] if isinstance(output, tuple) else output
+            if index < len(gates):
+                prompts[0] = gates[index] * row[:, :count] + (1 - gates[index]) * before
+            return (row[:, count:], *output[1:]) if isinstance(output, tuple) else row[:, count:]
+
+        block.forward = forward  # type: ignore[method-assign]
+
+    for index, block in enumerate(blocks):
+        wrap(block, index)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for block in blocks:
+            del block.forward
+
+
+def _divide(queries: torch.Tensor, tau: torch.Tensor, width: int) -> torch.Tensor:
+    if queries.shape[-1] != 3 * width:
+        return queries / tau
+    return torch.cat((queries[..., :width] / tau, queries[..., width:]), dim=-1)
