@@ -47,6 +47,11 @@ HEADS = {
 }
 
 
+def label(row: str) -> str:
+    """What a row of the grid is called."""
+    return f"{NAMES[row.removesuffix('_best')]}, {'chosen' if grid.ROWS[row].best_block else 'last'} block"
+
+
 def spread(values: Sequence[float]) -> str:
     """'91.20 ± 0.30'; one seed '91.20 (1)', two '91.20 ± 0.30 (2)'; none: 'not run'."""
     if not values:
@@ -126,7 +131,7 @@ def rates(found: Found) -> str:
             f"{value:g}: {100 * found[grid.RACED_ON, cell.name]['val']:.1f}"
             for value, cell in zip(values, cells, strict=True)
         ]
-        rows.append([row, ", ".join(tried), f"{values[cells.index(won)]:g}"])
+        rows.append([label(row), ", ".join(tried), f"{values[cells.index(won)]:g}"])
     return markdown(rows)
 
 
@@ -140,7 +145,9 @@ def learned(found: Found) -> str:
             cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
             runs = [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
             if runs:
-                rows.append([task, row, *(_means([run[what] for run in runs]) for what in ("gates", "temperatures"))])
+                rows.append(
+                    [task, label(row), *(_means([run[what] for run in runs]) for what in ("gates", "temperatures"))]
+                )
     return markdown(rows)
 
 
