@@ -55,6 +55,7 @@ __all__ = [
     "GatedPromptError",
     "GatedPromptModel",
     "Pruning",
+    "RemovedNameError",
     "UnsupportedOperationError",
     "check",
     "find_head_names",

@@ -12,7 +12,7 @@ from gated_prompt import CheckError, GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
 from helpers.models import bank_of, images, vit
-from test_families import prompted
+from helpers.prompted import prompted
 
 
 def adapted(**settings: object) -> PeftModel:

@@ -192,8 +192,9 @@ class EnterModel:
     ) -> tuple[Forward, Inputs | None]:
         if getattr(module, "_is_replica", False):
             raise UnsupportedOperationError(
-                "nn.DataParallel copies a model without its hooks' prompts; use DistributedDataParallel (accelerate "
-                "launch or torchrun), or show the process one GPU only (CUDA_VISIBLE_DEVICES=0)"
+                "nn.DataParallel is not supported: hooks of its replicas would use the prompts on the first device. Use "
+                "DistributedDataParallel (accelerate launch or torchrun), or show the process one GPU "
+                "(CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request
         if request is not None and request.bank is self.bank and request.images is not None:
