@@ -158,6 +158,19 @@ def test_the_bank_wraps_no_layer(family) -> None:
     assert "gated_prompt_tokens" in repr(bank)
 
 
+def test_saving_as_a_pickle_is_refused(family, tmp_path) -> None:
+    model = get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4))
+    for folder in (tmp_path / "new", tmp_path / "used"):
+        if folder.name == "used":
+            model.save_pretrained(folder)
+        bank_of(model).gated_prompt_tokens["default"].data.add_(1)  # older safetensors are not what is saved now
+        with pytest.raises(UnsupportedOperationError, match=r"adapter_model.bin was saved, .* without safe_serial"):
+            model.save_pretrained(folder, safe_serialization=False)
+        model.save_pretrained(folder)
+        again = PeftModel.from_pretrained(BASES[family](), folder)
+        assert torch.equal(logits(again), logits(model))
+
+
 def test_two_active_adapters_are_refused(family) -> None:
     model = get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4), adapter_name="a")
     model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=4))
