@@ -117,6 +117,60 @@ def test_adapters_are_added_switched_and_deleted(family) -> None:
     assert torch.equal(logits(model.unload()), base)
 
 
+def trained(model) -> set[str]:
+    return {name.removeprefix("base_model.model.") for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_further_adapter_neither_freezes_nor_frees_the_first(family, tmp_path) -> None:
+    config = {"num_virtual_tokens": 4}
+    model = get_peft_model(BASES[family](), GatedPromptConfig(**config))
+    model.save_pretrained(tmp_path)
+    first = trained(model)
+    assert {name.split(".")[0] for name in first} == {"gated_prompt", "classifier"}
+    model.load_adapter(tmp_path, "for_inference")
+    assert trained(model) == first
+    model.set_adapter("for_inference")
+    model.set_adapter("default")
+    assert trained(model) == first
+
+    frozen = PeftModel.from_pretrained(BASES[family](), tmp_path)
+    frozen.add_adapter("new", GatedPromptConfig(**config))
+    assert trained(frozen) == set()
+    with pytest.raises(GatedPromptError):
+        frozen.add_adapter("deeper", GatedPromptConfig(insert_at=9))
+    assert trained(frozen) == set()
+    frozen.set_adapter("new")
+    assert trained(frozen) == {name.replace("default", "new") for name in first}
+
+
+def test_a_config_object_stays_as_the_user_made_it(family) -> None:
+    config = GatedPromptConfig(num_virtual_tokens=4)
+    shallow = get_peft_model(BASES[family](num_hidden_layers=3), config)
+    deep = get_peft_model(BASES[family](num_hidden_layers=5), config)
+    assert [model.peft_config["default"].num_layers for model in (shallow, deep)] == [3, 5]
+    assert (config.num_layers, config.hidden_size, config.modules_to_save) == (None, None, None)
+
+
+def test_the_bank_wraps_no_layer(family) -> None:
+    bank = bank_of(get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4)))
+    for name in ("weight", "bias", "in_features", "out_features"):
+        assert not hasattr(bank, name)
+    assert "gated_prompt_tokens" in repr(bank)
+
+
+def test_saving_as_a_pickle_is_refused(family, tmp_path) -> None:
+    model = get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4))
+    for folder in (tmp_path / "new", tmp_path / "used"):
+        if folder.name == "used":
+            model.save_pretrained(folder)
+        bank_of(model).gated_prompt_tokens["default"].data.add_(1)  # older safetensors are not what is saved now
+        with pytest.raises(UnsupportedOperationError, match=r"adapter_model.bin was saved, .* without safe_serial"):
+            model.save_pretrained(folder, safe_serialization=False)
+        model.save_pretrained(folder)
+        again = PeftModel.from_pretrained(BASES[family](), folder)
+        assert torch.equal(logits(again), logits(model))
+
+
 def test_two_active_adapters_are_refused(family) -> None:
     model = get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4), adapter_name="a")
     model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=4))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
-from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
+from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError, UnsupportedOperationError
 from .adapter_file import FINGERPRINT, fingerprint, stamp_of
 from .header import read_config, read_header, shown
 
@@ -84,13 +84,24 @@ def write_settings(folder: Path, values: dict[str, Any], of_weights: bool) -> No
 
     Raises:
         GatedPromptError: another process went on saving into this folder.
+        UnsupportedOperationError: the weights were saved as a pickle.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, weights = folder / CONFIG_NAME, folder / SAFETENSORS_WEIGHTS_NAME
+    path, weights, pickle = (folder / name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
     with locked(folder):
+        if of_weights and pickle.is_file() and _saved_at(pickle) >= _saved_at(weights):
+            # Nothing reads it; PEFT would take older safetensors beside it for what was saved.
+            raise UnsupportedOperationError(
+                f"{pickle} was saved, a pickle, which is not read as it can run code when it is opened; save again "
+                "without safe_serialization=False"
+            )
         sha256 = fingerprint(weights) if of_weights and weights.is_file() else None
         replace_text(path, json.dumps(values | {FINGERPRINT: sha256}, indent=2, sort_keys=True))
         path.with_name(PENDING_NAME).unlink(missing_ok=True)
+
+
+def _saved_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def replace_text(path: Path, text: str) -> None:

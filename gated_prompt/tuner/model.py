@@ -88,6 +88,9 @@ class GatedPromptModel(BaseTuner):
         fitted = fit_config(copy.copy(asked), model, vit)
         check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
         self.peft_config[adapter_name] = fitted
+        # A further adapter leaves those before it as trainable as they are; PEFT before 0.21 does not see to that, and
+        # no PEFT for a head that adapters share.
+        before = [] if bank is None else [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         if bank is None:
             if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
                 # PEFT 0.21 freezes the base only where it finds no adapter yet, and the bank counts as one.
@@ -109,6 +112,9 @@ class GatedPromptModel(BaseTuner):
             if not bank.plans:
                 self._detach(model)
             raise
+        finally:
+            for parameter, trainable in before:
+                parameter.requires_grad_(trainable)
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
