@@ -66,4 +66,4 @@ class RemovedNameError(GatedPromptError, AttributeError):
     """A public name of an earlier version."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"gated_prompt.{name} was removed in 0.2: {REMOVED[name]}")
+        super().__init__(f"gated_prompt.{name} was removed: {REMOVED[name]}")

@@ -8,7 +8,8 @@ One method of PEFT is wrapped. `PeftConfig.from_pretrained`, called on the base 
 does, makes the config of the right class but does not ask that class to read it. The checks of our files would be
 bypassed, and the location of the weights lost. Checking the tensors when they come in is not enough: transformers
 fills the model with a loader of its own, which no hook sees. Without the wrapper, 25 of the damaged files in
-`tests/attacks/damage.py` are loaded there (`tests/test_incoming.py`). The configs of other methods are handed through.
+`tests/attacks/damage.py` are not refused there as they are elsewhere (`tests/test_incoming.py`). The configs of other
+methods are handed through.
 """
 
 import functools

@@ -11,7 +11,7 @@ from gated_prompt import GatedPromptConfig, GatedPromptError, UnsupportedOperati
 from gated_prompt.plots import prompt_attention
 from helpers.families import HERE, PATCH, SIZE, VERSION, Case
 from helpers.models import images, vit
-from test_families import P, prompted, tensors
+from helpers.prompted import P, prompted, tensors
 
 GRID = SIZE // PATCH
 # Families whose class of attention is chosen when the model is built.

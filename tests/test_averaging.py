@@ -15,7 +15,7 @@ from gated_prompt import (
     UnsupportedOperationError,
 )
 from helpers.models import images, vit
-from test_trainer import trainer
+from helpers.trainers import trainer
 
 
 def make() -> PeftModel:

@@ -214,5 +214,5 @@ def test_kitti_with_another_devkit_or_none_is_refused(tmp_path):
 
 
 def test_other_tasks_have_no_original_loader(tmp_path):
-    with pytest.raises(DataError, match="'svhn' has no loader of this kind"):
-        load_original(tmp_path, "svhn", "test")
+    with pytest.raises(DataError, match="'dmlab' cannot be read as its authors ship it"):
+        load_original(tmp_path, "dmlab", "test")

@@ -7,7 +7,6 @@ random ones: `from_pretrained("facebook/dinov2-base")` finds the folder facebook
 
 import importlib
 import io
-import re
 import shutil
 import sys
 import types
@@ -33,23 +32,14 @@ import gated_prompt.data
 from gated_prompt import GatedPromptConfig
 from gated_prompt.data.images import LabelledImages, Provenance
 from helpers.models import build, images, vit
+from helpers.pages import PAGES, ROOT, blocks, pages
 from helpers.timm_like import TimmLikeViT
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-pages = pytest.mark.parametrize("name", PAGES)
 SIZE = 224  # as the pages have it; patches of 56 keep it quick
 Setup = Callable[[dict[str, Any], pytest.MonkeyPatch], None]
-
-
-def blocks(name: str, *languages: str) -> list[tuple[int, str]]:
-    """Line number and text of every fenced block of a page in one of these languages."""
-    text = PAGES[name].read_text()
-    found = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [(text[: m.start(2)].count("\n"), m[2]) for m in found if m[1] in languages]
 
 
 # What the pages find in their folder.
@@ -174,7 +164,7 @@ def convert(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def initialisation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    names.update(get_peft_model=get_peft_model, vit=vit(), train_loader=[images(24)])
+    names.update(get_peft_model=get_peft_model, vit=vit(), train_loader=[(images(24), torch.arange(24) % 5)])
 
 
 def method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:

@@ -41,3 +41,9 @@ def test_shared_code_knows_nothing_of_what_uses_it() -> None:
 
 def test_at_the_top_there_are_only_scripts() -> None:
     assert [name for name in SCRIPTS if '__name__ == "__main__"' not in (EXAMPLES / f"{name}.py").read_text()] == []
+
+
+def test_no_test_file_imports_another() -> None:
+    tests = sorted(Path(__file__).parent.glob("test_*.py"))
+    names = {path.stem for path in tests}
+    assert [path.name for path in tests if imported(str(path)) & names] == []

@@ -17,31 +17,14 @@ from gated_prompt import ArchitectureError, GatedPromptConfig, find_head_names, 
 from helpers import timm_like
 from helpers.families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
 from helpers.models import bank_of, in_band
+from helpers.prompted import P, prompted, read, tensors, trained
 
 transformers.logging.set_verbosity_error()
-P = 5
 OUTPUTS = [case for case in HERE if case.config]  # those that return transformers' output objects
 
 
 def cases(chosen: list[Case]) -> Any:
     return pytest.mark.parametrize("case", chosen, ids=[case.id for case in chosen])
-
-
-def prompted(
-    case: Case, base: nn.Module | None = None, attention: str = "sdpa", seed: int = 4, **settings: Any
-) -> PeftModel:
-    """The case with prompts of the size of its tokens, gates half open and temperatures well away from 1."""
-    config = GatedPromptConfig(**{"num_virtual_tokens": P, "prompt_dropout": 0.0, "gate_init": 0.0, **settings})
-    model = get_peft_model(case.build(attention) if base is None else base, config).eval()
-    noise = torch.Generator().manual_seed(seed)
-    bank = bank_of(model)
-    for tokens in bank.gated_prompt_tokens.values():
-        tokens.data = torch.randn(tokens.shape, generator=noise)
-    for logits in bank.gated_prompt_gate_logits.values():
-        logits.data += torch.randn(logits.shape, generator=noise)
-    for temperatures in bank.gated_prompt_temperatures.values():
-        temperatures.data *= 0.5 + torch.rand(temperatures.shape, generator=noise)
-    return model
 
 
 def trained_a_little(model: PeftModel) -> PeftModel:
@@ -53,29 +36,12 @@ def trained_a_little(model: PeftModel) -> PeftModel:
     return model
 
 
-def tensors(output: Any, path: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor of an output by its place in it."""
-    if isinstance(output, torch.Tensor):
-        return {path: output}
-    if isinstance(output, dict):  # transformers' outputs are dicts
-        return {k: t for name, part in output.items() for k, t in tensors(part, f"{path}.{name}").items()}
-    if isinstance(output, (tuple, list)):
-        return {k: t for i, part in enumerate(output) for k, t in tensors(part, f"{path}.{i}").items()}
-    return {}
-
-
 def assert_same(found: Any, wanted: Any) -> None:
     found, wanted = tensors(found), tensors(wanted)
     assert wanted
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert torch.equal(found[name], wanted[name]), name
-
-
-def read(case: Case, output: Any) -> torch.Tensor:
-    """What the case is about, as one row."""
-    value = output[case.read_from]
-    return torch.cat([part.flatten() for part in value]) if isinstance(value, (tuple, list)) else value.flatten()
 
 
 def block_inputs(model: nn.Module, blocks: list[nn.Module]) -> list[list[torch.Tensor]]:
@@ -290,23 +256,6 @@ def test_activation_checkpointing_gives_the_same_gradients(case: Case, reentrant
     for name in wanted:
         atol = 1e-6 * max(1.0, wanted[name].abs().max().item())
         assert torch.allclose(found[name], wanted[name], rtol=1e-4, atol=atol), name
-
-
-@torch.enable_grad()
-def trained(case: Case, model: PeftModel) -> dict[str, torch.Tensor]:
-    """Gradients of one training step, by short name; the base's own parameters must have none."""
-    model.train()
-    value = read(case, case.run(model))
-    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(6))
-    (value * weights).sum().backward()
-    found = {}
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == ("gated_prompt" in name or "modules_to_save" in name), name
-        if parameter.grad is not None:
-            found[re.sub(r"^.*gated_prompt_|^base_model\.model\.|\.default|\.modules_to_save", "", name)] = (
-                parameter.grad
-            )
-    return found
 
 
 @cases(OUTPUTS)

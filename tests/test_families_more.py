@@ -13,8 +13,8 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 import gated_prompt
-from by_hand import prompts_by_hand
 from gated_prompt import GatedPromptConfig, find_head_names, find_vision_transformer
+from helpers.by_hand import prompts_by_hand
 from helpers.families_more import MORE, More
 
 transformers.logging.set_verbosity_error()

@@ -10,7 +10,7 @@ from peft import PeftModel
 import gated_prompt
 from gated_prompt import GatedPromptError, UnsupportedOperationError, initialize_prompts
 from helpers.models import bank_of, images, vit
-from test_initialize import BATCHES, METHODS, block_inputs, make, places, prompts
+from helpers.starts import BATCHES, METHODS, block_inputs, make, places, prompts
 
 
 @pytest.mark.parametrize("method", METHODS)

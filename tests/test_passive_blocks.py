@@ -11,8 +11,8 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
-from helpers.models import images, in_band, vit
-from test_families import P, prompted, read, trained
+from helpers.models import bank_of, images, in_band, vit
+from helpers.prompted import P, prompted, read, trained
 
 CLOSED, OPEN = -200.0, 0.3
 WAYS = {
@@ -41,7 +41,7 @@ def make(case: Case, attention: str = "sdpa", logits: list[float] | None = None,
 
 
 def bank(model: PeftModel):
-    return model.base_model.model.gated_prompt
+    return bank_of(model)
 
 
 def tiny(logits: list[float] | None = None, **settings) -> PeftModel:

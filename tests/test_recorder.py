@@ -17,7 +17,7 @@ from gated_prompt import (
     temperatures,
 )
 from helpers.models import bank_of, vit
-from test_trainer import DATA, trainer
+from helpers.trainers import DATA, trainer
 
 
 def make(**settings: object) -> PeftModel:

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.tuner.forward import LOCAL
-from helpers.models import dinov2, images, in_band, vit
+from helpers.models import bank_of, dinov2, images, in_band, vit
 
 PACKAGE = str(Path(gated_prompt.__file__).parent)
 
@@ -22,7 +22,7 @@ def crowd() -> PeftModel:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gate_init=0.0), adapter_name="a")
     model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=5, gate_init=0.0))
     model.add_adapter("c", GatedPromptConfig(num_virtual_tokens=3, gate_init=0.0, temperature_init=2.0))
-    for number, tokens in enumerate(model.base_model.model.gated_prompt.gated_prompt_tokens.values()):
+    for number, tokens in enumerate(bank_of(model).gated_prompt_tokens.values()):
         torch.nn.init.normal_(tokens, std=1.0 + number)
     return model.eval()
 
@@ -76,7 +76,7 @@ def test_forwards_of_two_sizes_and_mixed_batches() -> None:
     ]
     assert together(work, 40) == []
     assert model.active_adapter == "a"
-    assert not model.base_model.model.gated_prompt._disable_adapters
+    assert not bank_of(model)._disable_adapters
 
 
 def test_adapters_come_and_go_beside_the_forwards(tmp_path: Path) -> None:

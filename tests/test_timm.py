@@ -27,6 +27,13 @@ MODELS = [  # with the number of prefix tokens
     ("vit_base_patch16_siglip_224", 0),
     ("vit_base_patch16_dinov3", 5),
     ("vit_small_patch16_rope_mixed_224", 1),
+    ("eva02_base_patch14_224", 1),
+    ("vit_pe_core_base_patch16_224", 1),  # Perception Encoder: rotary, attention pool
+    ("vit_so400m_patch14_siglip_224", 0),  # attention pool
+    ("flexivit_base", 1),
+    ("deit3_base_patch16_224", 1),
+    ("vit_base_patch16_reg4_gap_256", 4),  # registers, no CLS
+    ("cait_xxs24_224", 0),  # CLS comes in behind the blocks
 ]
 
 
@@ -57,6 +64,23 @@ def test_prompts_reach_the_output(name: str, prefix: int) -> None:
         assert torch.allclose(model(pixels), found, atol=1e-5)
         with model.disable_adapter():
             assert torch.equal(model(pixels), wanted)
+
+
+@pytest.mark.parametrize("name", ["vit_relpos_base_patch16_224", "vit_relpos_base_patch16_clsgap_224"])
+def test_biases_that_no_hook_sees_are_refused(name: str) -> None:
+    with pytest.raises(ArchitectureError, match=r"RelPosMlp gives tokens a position by their place .* \(get_bias\)"):
+        get_peft_model(build(name), GatedPromptConfig())
+
+
+def test_naflexvit_has_a_patch_projection() -> None:
+    base = timm.create_model("naflexvit_base_patch16_gap", num_classes=5).eval().requires_grad_(False)
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = base(pixels)
+        model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=7)).eval()
+        assert find_vision_transformer(base).num_prefix_tokens == base.num_prefix_tokens == 4
+        assert not torch.equal(model(pixels), wanted)
+        assert torch.equal(model.unload()(pixels), wanted)
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])

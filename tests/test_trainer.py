@@ -1,20 +1,15 @@
 """transformers' Trainer and a plain accelerate loop train gated prompts as any other model."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
 
 from gated_prompt import GatedPromptConfig
-from helpers.models import images, vit
-
-PIXELS, LABELS = images(8), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
-DATA = [{"pixel_values": pixels, "labels": label} for pixels, label in zip(PIXELS, LABELS, strict=True)]
+from helpers.models import vit
+from helpers.trainers import DATA, PIXELS, trainer
 
 
 @pytest.fixture(autouse=True)
@@ -28,28 +23,6 @@ def make(**settings: object) -> PeftModel:
     torch.manual_seed(0)
     config = GatedPromptConfig(**{"num_virtual_tokens": 3, "prompt_dropout": 0.1, "gate_init": 0.0, **settings})
     return get_peft_model(vit(), config)
-
-
-def trainer(model: PeftModel, folder: Path, **arguments: object) -> Trainer:
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 2,
-        "max_steps": 4,
-        "learning_rate": 0.05,
-        "report_to": "none",
-        "use_cpu": True,
-        "save_strategy": "no",
-        "label_names": ["labels"],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "seed": 3,
-    }
-    return Trainer(
-        model=model,
-        args=TrainingArguments(**{**defaults, **arguments}),
-        train_dataset=DATA,
-        eval_dataset=DATA,
-    )
 
 
 def trained(model: PeftModel) -> dict[str, torch.Tensor]:

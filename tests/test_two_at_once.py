@@ -17,7 +17,7 @@ import gated_prompt
 from gated_prompt import DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt.files import folder as folders
 from gated_prompt.files.folder import LOCK_NAME, locked
-from helpers.models import vit
+from helpers.models import bank_of, vit
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SECONDS = 3.0
@@ -32,7 +32,7 @@ def make(value: float, **settings: object) -> PeftModel:
 
 
 def bank(model: PeftModel) -> torch.nn.Module:
-    return model.base_model.model.gated_prompt
+    return bank_of(model)
 
 
 def pair(model: PeftModel) -> tuple[float, str | None]:

@@ -16,7 +16,8 @@ from gated_prompt import GatedPromptError
 from gated_prompt.data import fgvc
 from gated_prompt.data.images import LabelledImages, Provenance
 from gated_prompt.data.preprocess import FgvcTransform, VtabTransform
-from gated_prompt.data.vtab import TASKS, load_folder, load_hub
+from gated_prompt.data.vtab import TASKS, load_folder, load_hub, load_original
+from gated_prompt.data.vtab_original import UNREADABLE
 from gated_prompt.errors import DataError
 
 from .backbone import check_backbone
@@ -42,7 +43,7 @@ class Task:
 def load_task(
     name: str, data_dir: str | None = None, train_split: str = "train800val200", eval_split: str = "test"
 ) -> Task:
-    """Load digits or a VTAB task: from a folder in the community's "vtab-1k" layout, or from the Hub without one.
+    """Load digits or a VTAB task: from a folder, in the community's "vtab-1k" layout or the authors', or from the Hub.
 
     Raises:
         DataError: task or split are unknown (the known ones are listed), the images to score are among those to train
@@ -57,7 +58,7 @@ def load_task(
     if name == "digits":
         train, scored = _digits(train_split), _digits(eval_split)
     elif data_dir is not None:
-        train, scored = (load_folder(data_dir, name, split) for split in (train_split, eval_split))
+        train, scored = (_vtab_part(Path(data_dir), name, split) for split in (train_split, eval_split))
     else:
         train, scored = (load_hub(name, split) for split in (train_split, eval_split))
     return _task(name, train, scored)
@@ -79,6 +80,20 @@ def load_fgvc_task(name: str, data_dir: str | None = None, eval_split: str = "te
     else:
         train, scored = (fgvc.load_folder(data_dir, name, split) for split in ("train", eval_split))
     return _task(name, train, scored)
+
+
+def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:
+    """By the lists of the "vtab-1k" layout where they are; else as the authors ship it, in `root` or `root/name`."""
+    lists = [folder / name / f"{split}.txt" for folder in (root, root / "vtab-1k")]
+    if any(file.is_file() for file in lists) or name in UNREADABLE:
+        return load_folder(root, name, split)
+    try:
+        return load_original(root / name if (root / name).is_dir() else root, name, split)
+    except DataError as error:
+        raise DataError(
+            f"neither {lists[0]} nor {lists[1]} is there, as in the 'vtab-1k' layout, and as its authors ship {name}: "
+            f"{error}"
+        ) from error
 
 
 def _check_split(argument: str, split: str, known: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
-from gated_prompt import GatedPromptConfig, find_vision_transformer
+from gated_prompt import GatedPromptConfig, find_vision_transformer, prune
 
 SIZES = {
     "tiny": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3},
@@ -79,19 +79,21 @@ def gated(size: str, prompts: int) -> nn.Module:
     return prompted(size, prompts)
 
 
-def closed(size: str, prompts: int) -> nn.Module:
-    """Gated prompts whose gates start at sigmoid(-20): closed, so prompts are keys and values only."""
-    return prompted(size, prompts, gate_init=-20.0)
-
-
-def closed_dropout(size: str, prompts: int) -> nn.Module:
-    """The same with the paper's prompt dropout of 0.1: in training every image has keys and values of its own."""
-    return prompted(size, prompts, gate_init=-20.0, prompt_dropout=0.1)
+def pruned(size: str, prompts: int) -> nn.Module:
+    """Gated prompts whose gates are closed, pruned: in eval mode prompts are keys and values only."""
+    model = prompted(size, prompts, gate_init=-20.0)
+    prune(model, 1e-6)
+    return model
 
 
 def deep(size: str, prompts: int) -> nn.Module:
     """VPT-deep, P prompts in every block."""
     return prompted(size, prompts, deep=True, temperature=False)
+
+
+def deep_dropout(size: str, prompts: int) -> nn.Module:
+    """The same with prompt dropout 0.1: in training every image has keys and values of its own."""
+    return prompted(size, prompts, deep=True, temperature=False, prompt_dropout=0.1)
 
 
 class ResearchBlock(nn.Module):
@@ -113,10 +115,11 @@ class ResearchBlock(nn.Module):
 
 
 class Research(nn.Module):
-    """Gated prompts (paper, Section 4) in the usual shape of research code."""
+    """Gated prompts (paper, Section 4), or VPT-deep, in the usual shape of research code."""
 
-    def __init__(self, size: str, prompts: int) -> None:
+    def __init__(self, size: str, prompts: int, deep: bool) -> None:
         super().__init__()
+        self.deep = deep
         shape = SIZES[size]
         width, depth = shape["hidden_size"], shape.get("num_hidden_layers", 12)
         self.patches = nn.Conv2d(3, width, 16, 16)
@@ -126,7 +129,7 @@ class Research(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.requires_grad_(False)
-        self.prompts = nn.Parameter(torch.randn(1, prompts, width) * 0.02)
+        self.prompts = nn.Parameter(torch.randn(depth if deep else 1, prompts, width) * 0.02)
         self.gates, self.temperatures = nn.Parameter(torch.full((depth - 1,), -5.0)), nn.Parameter(torch.ones(depth))
         self.head = nn.Linear(width, CLASSES)
 
@@ -134,10 +137,13 @@ class Research(nn.Module):
         count = self.prompts.shape[1]
         x = self.patches(pixel_values).flatten(2).transpose(1, 2)
         x = torch.cat((self.cls.expand(len(x), -1, -1), x), dim=1) + self.positions
-        x = torch.cat((x[:, :1], self.prompts.expand(len(x), -1, -1), x[:, 1:]), dim=1)
+        x = torch.cat((x[:, :1], self.prompts[:1].expand(len(x), -1, -1), x[:, 1:]), dim=1)
         for index, block in enumerate(self.blocks):
+            if self.deep and index > 0:
+                fresh = self.prompts[index].expand(len(x), -1, -1)
+                x = torch.cat((x[:, :1], fresh, x[:, 1 + count :]), dim=1)
             out = block(x, self.temperatures[index])
-            if index < len(self.gates):
+            if index < len(self.gates) and not self.deep:
                 g = torch.sigmoid(self.gates[index])
                 mixed = g * out[:, 1 : 1 + count] + (1 - g) * x[:, 1 : 1 + count]
                 out = torch.cat((out[:, :1], mixed, out[:, 1 + count :]), dim=1)
@@ -148,7 +154,13 @@ class Research(nn.Module):
 def research(size: str, prompts: int) -> nn.Module:
     """(c) A plain re-statement of the usual research implementation of gated prompts."""
     torch.manual_seed(0)
-    return Research(size, prompts)
+    return Research(size, prompts, deep=False)
+
+
+def research_deep(size: str, prompts: int) -> nn.Module:
+    """(c-deep) The same of VPT-deep."""
+    torch.manual_seed(0)
+    return Research(size, prompts, deep=True)
 
 
 CONTENDERS: dict[str, Callable[[str, int], nn.Module]] = {
@@ -158,9 +170,10 @@ CONTENDERS: dict[str, Callable[[str, int], nn.Module]] = {
     "research": research,
     "lora": lora,
     "gated": gated,
-    "closed": closed,
-    "closed_dropout": closed_dropout,
+    "pruned": pruned,
+    "research_deep": research_deep,
     "deep": deep,
+    "deep_dropout": deep_dropout,
 }
 
 

@@ -11,13 +11,14 @@ LABELS = {
     "research": "(c) usual research code",
     "lora": "(d) LoRA, rank 8, q and v",
     "gated": "gated prompts, gates at sigmoid(-5)",
-    "closed": "gated prompts, gates closed",
-    "closed_dropout": "gated prompts, gates closed, prompt dropout 0.1",
-    "deep": "VPT-deep, P a block",
+    "pruned": "gated prompts, all gates closed, pruned (eval mode)",
+    "research_deep": "(c-deep) usual research code of VPT-deep",
+    "deep": "VPT-deep, P per block",
+    "deep_dropout": "VPT-deep, P per block, prompt dropout 0.1",
 }
 REFERENCES = {
-    "train_step": ("one_token", "extra_tokens", "research"),
-    "forward": ("plain", "extra_tokens", "research"),
+    "train_step": ("one_token", "extra_tokens", "research", "research_deep"),
+    "forward": ("plain", "extra_tokens", "research", "research_deep"),
 }
 
 
@@ -26,16 +27,23 @@ def ratio(seconds: dict[str, list[float]], name: str, reference: str) -> float:
     return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
 
 
+def _seconds(table: dict[str, Any], kind: str) -> dict[str, list[float]]:
+    """Measurements by round; memory was measured once."""
+    return {name: [value] for name, value in table.get(kind, {}).items()} if kind == "memory" else table[kind]
+
+
 def _cell(seconds: dict[str, list[float]], name: str, reference: str) -> str:
     return f"{ratio(seconds, name, reference):.2f}" if {name, reference} <= seconds.keys() else "-"
 
 
 SUMMARY = {  # heading: kind of step, contender, reference
-    "train step / (b)": ("train_step", "gated", "extra_tokens"),
-    "train step / (c)": ("train_step", "gated", "research"),
-    "gates closed: forward / (a)": ("forward", "closed", "plain"),
-    "gates closed: train step / (a+1)": ("train_step", "closed", "one_token"),
-    "gates closed: train step / LoRA": ("train_step", "closed", "lora"),
+    "gated: train step / (b)": ("train_step", "gated", "extra_tokens"),
+    "gated: train step / (c)": ("train_step", "gated", "research"),
+    "pruned: forward / (a)": ("forward", "pruned", "plain"),
+    "deep: forward / (a+1)": ("forward", "deep", "one_token"),
+    "deep: train step / (a+1)": ("train_step", "deep", "one_token"),
+    "deep: train step / (c-deep)": ("train_step", "deep", "research_deep"),
+    "deep: memory / (c-deep)": ("memory", "deep", "research_deep"),
 }
 
 
@@ -44,7 +52,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     lines = [f"| ViT, P | {' | '.join(SUMMARY)} |", "|" + "---|" * (1 + len(SUMMARY))]
     for key, table in sorted(results["tables"].items(), key=lambda item: _order(item[0])):
         size, prompts = key.split("-")
-        cells = [_cell(table[kind], name, other) for kind, name, other in SUMMARY.values()]
+        cells = [_cell(_seconds(table, kind), name, other) for kind, name, other in SUMMARY.values()]
         lines.append(f"| {size[0].upper()}/16, {prompts} | {' | '.join(cells)} |")
     return lines
 
@@ -89,7 +97,8 @@ def tables(results: dict[str, Any]) -> str:
 
 def _table(table: dict[str, Any]) -> list[str]:
     memory: dict[str, float] = table.get("memory", {})
-    head = ["", "train step", "/ (a+1)", "/ (b)", "/ (c)", "forward", "/ (a)", "/ (b)", "/ (c)"]
+    head = ["", "train step", "/ (a+1)", "/ (b)", "/ (c)", "/ (c-deep)"]
+    head += ["forward", "/ (a)", "/ (b)", "/ (c)", "/ (c-deep)"]
     rows = ["| " + " | ".join(head + (["peak memory"] if memory else [])) + " |"]
     rows.append("|" + "---|" * (len(head) + bool(memory)))
     for name, label in LABELS.items():

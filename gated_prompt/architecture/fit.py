@@ -91,6 +91,12 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     for wanted in config.modules_to_save or []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
             faults.append(f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have")
+    for path in resolve(model, config.modules_to_save or []):
+        if any(map(_is_quantized, model.get_submodule(path).parameters())):
+            faults.append(
+                f"{path} is to be trained and is quantized; load the base with llm_int8_skip_modules=[{path!r}] "
+                f"(BitsAndBytesConfig) or modules_to_not_convert=[{path!r}] (TorchAoConfig and others)"
+            )
     return faults
 
 
@@ -125,3 +131,7 @@ def _describe(entry: tuple[tuple[int, ...], bool] | None) -> str:
         return "no entry"
     shape, is_float = entry
     return f"shape {shape}" + ("" if is_float else " of whole numbers")
+
+
+def _is_quantized(parameter: nn.Parameter) -> bool:
+    return not parameter.is_floating_point() or type(parameter).__module__.split(".")[0] != "torch"

@@ -52,7 +52,13 @@ def _birds(folder: Path) -> Entries:
     return entries
 
 
-def _mat(file: Path) -> Mapping[str, Any]:
+def read_mat(file: Path) -> Mapping[str, Any]:
+    """A MATLAB file by variable.
+
+    Raises:
+        DataError: It is missing or no such file.
+        ImportError: scipy is not installed.
+    """
     try:
         scipy_io = importlib.import_module("scipy.io")  # untyped, and needed by three data sets only
     except ImportError as error:
@@ -64,8 +70,8 @@ def _mat(file: Path) -> Mapping[str, Any]:
 
 
 def _flowers(folder: Path) -> Entries:
-    labels = _mat(folder / "imagelabels.mat")["labels"]
-    ids = _mat(folder / "setid.mat")
+    labels = read_mat(folder / "imagelabels.mat")["labels"]
+    ids = read_mat(folder / "setid.mat")
     return {
         split: [(folder / "jpg" / f"image_{i:05d}.jpg", int(labels[i - 1]) - 1) for i in ids[key]]
         for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
@@ -75,7 +81,7 @@ def _flowers(folder: Path) -> Entries:
 def _dogs(folder: Path) -> Entries:
     entries: Entries = {}
     for split in ("train", "test"):
-        lists = _mat(folder / f"{split}_list.mat")
+        lists = read_mat(folder / f"{split}_list.mat")
         names, labels = lists["file_list"], lists["labels"]
         entries[split] = [(folder / "Images" / n, int(k) - 1) for n, k in zip(names, labels, strict=True)]
     return entries
@@ -86,7 +92,7 @@ def _cars(folder: Path) -> Entries:
     return {
         split: [
             (folder / f"cars_{split}" / Path(each["fname"]).name, int(each["class"]) - 1)
-            for each in _mat(file)["annotations"]
+            for each in read_mat(file)["annotations"]
         ]
         for split, file in files.items()
     }

@@ -4,7 +4,7 @@
     split_keys(task, keys)              which examples are VTAB's, from the original keys
     load_hub(task, split)               from a Hub data set
     load_folder(root, task, split)      from the community's "vtab-1k" folder layout
-    load_original(root, task, split)    from the data set's own archive (dtd, kitti)
+    load_original(root, task, split)    from the data set as its authors ship it
 
 Each loader returns `LabelledImages`; its `provenance` says whether the images are exactly VTAB's.
 """

@@ -1,47 +1,112 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k tasks from the data sets' own archives, as unpacked: dtd and kitti."""
+"""VTAB-1k tasks from the data sets as their authors ship them, unpacked.
 
+dtd and kitti are read here; `vtab_original_files` and `vtab_original_arrays` read the others.
+"""
+
+import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import DataError
 from .images import ImageFiles, LabelledImages, Provenance
 from .vtab_labels import kitti_distance_of_text
+from .vtab_original_arrays import ARRAYS, PixelRows
+from .vtab_original_files import FILES
 from .vtab_splits import split_keys, tfds_order
 from .vtab_tasks import check_split, find_task
 
+Key = TypeVar("Key", str, int)
 _EXACT = "VTAB's own images, found by their original file names."
+_EXACT_ROWS = "VTAB's own images, found by their rows in the original files."
+UNREADABLE = {
+    "caltech101": "its split draws 30 images per class in the order in which a directory was once listed.",
+    "diabetic_retinopathy": "VTAB's images are another team's crops of them, which depend on the library used.",
+    "dmlab": "it is shipped as TensorFlow records.",
+}
 
 
 def load_original(root: str | Path, task: str, split: str, *, subset: bool = False) -> LabelledImages:
-    """One split of a task from the data set's original layout.
+    """One split of a task from the data set as its authors ship it, unpacked.
 
     Args:
-        root: dtd: the folder with `images/<class>/` and `labels/{train1,val1,test1}.txt`. kitti: the folder with
-            `training/image_2`, `training/label_2` and the object devkit's `mapping/`.
-        task: "dtd" or "kitti".
+        root: The folder of the data set; docs/data.md says what each must hold.
+        task: A VTAB-1k task but caltech101, diabetic_retinopathy and dmlab.
         split: "train800", "val200", "train800val200" or "test".
         subset: dtd only: accept a folder with fewer classes or images, or without `labels/`. The split is then only
             like VTAB's: the first 800 images in hash order train, the next 200 validate, the rest test.
 
     Raises:
         DataError: Files are missing, or are not as many as the data set has.
+        ImportError: oxford_flowers102 and svhn need scipy, patch_camelyon h5py.
     """
     check_split(split)
     folder = Path(root)
+    if subset and task != "dtd":
+        raise DataError(f"subset=True is for 'dtd' alone; {task!r} is read whole.")
+    if task in FILES:
+        return _files(folder, task, split)
+    if task in ARRAYS:
+        return _arrays(folder, task, split)
     if task == "dtd":
         return _dtd(folder, split, subset)
-    if task == "kitti" and not subset:
+    if task == "kitti":
         return _kitti(folder, split)
     find_task(task)
-    raise DataError(f"{task!r} has no loader of this kind; load_original reads 'dtd' (also subset=True) and 'kitti'.")
+    raise DataError(f"{task!r} cannot be read as its authors ship it: {UNREADABLE[task]} Use the 'vtab-1k' layout.")
 
 
-def _pick(splits: Mapping[str, list[str]], split: str) -> list[str]:
+def _pick(splits: Mapping[str, list[Key]], split: str) -> list[Key]:
     return splits["train800"] + splits["val200"] if split == "train800val200" else splits[split]
+
+
+def _files(folder: Path, task: str, split: str) -> LabelledImages:
+    spec, found = find_task(task), FILES[task](folder, task)
+    names = _pick(split_keys(task, found.keys), split)
+    paths = [found.path(name) for name in names]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise DataError(f"{absent[0]} is missing, with {len(absent) - 1} more of {split}.")
+    return LabelledImages(
+        ImageFiles(paths),
+        [found.label(name) for name in names],
+        num_classes=spec.num_classes,
+        class_names=found.class_names,
+        provenance=Provenance(task, split, str(folder), None, True, _EXACT, len(names), spec.size_of(split)),
+    )
+
+
+def _arrays(folder: Path, task: str, split: str) -> LabelledImages:
+    spec = find_task(task)
+    pixels, labels, rows = [], [], []
+    for part in ("train800", "val200") if split == "train800val200" else (split,):
+        origin = {"train800": spec.train800, "val200": spec.val200, "test": spec.test}[part].split
+        numbers = _row_numbers(task)[part]
+        images, classes = ARRAYS[task](folder, task, origin, numbers, spec.sizes[origin])
+        pixels.append(images)
+        labels += classes
+        rows += [f"{origin} row {number}" for number in numbers]
+    return LabelledImages(
+        PixelRows(np.concatenate(pixels), rows, str(folder)),
+        labels,
+        num_classes=spec.num_classes,
+        provenance=Provenance(task, split, str(folder), None, True, _EXACT_ROWS, len(rows), spec.size_of(split)),
+    )
+
+
+@lru_cache(maxsize=2)
+def _row_numbers(task: str) -> dict[str, list[int]]:
+    """Rows of train800, val200 and test; seconds for dSprites, so they are kept."""
+    spec = find_task(task)
+    forms = spec.key_of_row or {}
+    keys = {name: [forms[name].format(row) for row in range(size)] for name, size in spec.sizes.items()}
+    cut = split_keys(task, keys)
+    return {part: [int(re.findall(r"\d+", key)[0]) for key in names] for part, names in cut.items()}
 
 
 def _dtd(folder: Path, split: str, subset: bool) -> LabelledImages:

@@ -83,12 +83,17 @@ class Images(Protocol):
 
 
 class Request(NamedTuple):
-    """What is asked of the forwards of `bank`, other than the active adapter with its own plan."""
+    """What is asked of the forwards of `bank`, other than the active adapter with its own plan.
+
+    `plans`: of one adapter, or none for the base; `images`: those of a mixed batch; `in_band`: see `Forward`;
+    `own_heads`: heads are those of the active adapter all the same.
+    """
 
     bank: PromptBank
     plans: tuple[Plan, ...] | None = None
     images: Images | None = None
     in_band: bool = False
+    own_heads: bool = False
 
 
 class _Local(threading.local):
@@ -115,7 +120,7 @@ def _asked(bank: PromptBank) -> Forward:
         return Forward(bank, bank.active_plans)
     plans = bank.active_plans if request.plans is None else request.plans
     forward = Forward(bank, plans, in_band=request.in_band)
-    forward.chosen = request.plans is not None
+    forward.chosen = request.plans is not None and not request.own_heads
     return forward
 
 
@@ -187,8 +192,9 @@ class EnterModel:
     ) -> tuple[Forward, Inputs | None]:
         if getattr(module, "_is_replica", False):
             raise UnsupportedOperationError(
-                "nn.DataParallel copies a model without its hooks' prompts; use DistributedDataParallel (accelerate "
-                "launch or torchrun), or show the process one GPU only (CUDA_VISIBLE_DEVICES=0)"
+                "nn.DataParallel is not supported: hooks of its replicas would use the prompts on the first device. Use "
+                "DistributedDataParallel (accelerate launch or torchrun), or show the process one GPU "
+                "(CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request
         if request is not None and request.bank is self.bank and request.images is not None:

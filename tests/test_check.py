@@ -1,0 +1,121 @@
+"""`gated_prompt.check` accepts what is right in every family, and says in words what is wrong with a model."""
+
+from types import MethodType
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+import gated_prompt
+from gated_prompt import CheckError, GatedPromptConfig, GatedPromptError
+from gated_prompt.tuner.attention import AttentionRoute
+from helpers.families import HERE, Case
+from helpers.models import bank_of, images, vit
+from helpers.prompted import prompted
+
+
+def adapted(**settings: object) -> PeftModel:
+    model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gate_init=0.0, **settings)).eval()
+    for tokens in bank_of(model).gated_prompt_tokens.values():
+        nn.init.normal_(tokens, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def blocks(model: PeftModel) -> nn.ModuleList:
+    return model.base_model.model.vit.layers
+
+
+def faults(model: PeftModel) -> str:
+    with pytest.raises(CheckError) as caught:
+        gated_prompt.check(model, pixel_values=images())
+    assert len(caught.value.faults) > 0
+    return "\n".join(caught.value.faults)
+
+
+@pytest.mark.parametrize("settings", [{}, {"deep": True}], ids=["gated", "deep"])
+@pytest.mark.parametrize("case", HERE, ids=lambda case: case.id)
+def test_right_in_every_family(case: Case, settings: dict) -> None:
+    inputs = case.inputs()
+    model = prompted(case, **settings)
+    case.run(model)  # transformers installs hooks of its own in a first forward
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    gated_prompt.check(model, *(() if case.config else inputs.values()), **(inputs if case.config else {}))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("pooling", [None, "prompts", "patches", "prompts_and_patches"])
+@pytest.mark.parametrize("settings", [{}, {"insert_at": 2}, {"deep": True}, {"gates": False}, {"hard_gates": True}])
+def test_right_with_every_setting(settings: dict, pooling: str | None) -> None:
+    gated_prompt.check(adapted(pooling=pooling, **settings), pixel_values=images())
+
+
+class PositionsByPlace(nn.Module):
+    """An attention norm that adds a position by a token's place in its row, as V-JEPA 2's rotation does."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(tokens.shape[1], dtype=tokens.dtype)
+        return self.norm(tokens) + places[:, None].sin()
+
+
+def test_positions_by_place() -> None:
+    model = adapted()
+    for block in blocks(model):
+        block.layernorm_before = PositionsByPlace(block.layernorm_before)
+    found = faults(model)
+    assert "prompts change the queries of the other tokens in block 0" in found
+    assert "prompts change the keys of the other tokens in block 0" in found
+    assert "the order of the prompts changes the output" in found
+
+
+def test_something_between_the_blocks() -> None:
+    model = adapted()
+    blocks(model)[1].register_forward_pre_hook(lambda _, args: (args[0] * 1.5, *args[1:]), prepend=True)
+    assert "the model changes the tokens between blocks 0 and 1" in faults(model)
+
+
+def test_a_gate_that_is_not_applied() -> None:
+    model = adapted()
+    hooks = blocks(model)[1]._forward_hooks
+    leave = next(hook for hook in hooks.values() if type(hook).__name__ == "LeaveBlock")
+    leave._leave = MethodType(lambda self, forward, step, tokens, entered: tokens, leave)
+    assert "['logits'] is not that of the blocks run by hand (largest difference" in faults(model)
+
+
+def test_keys_and_values_that_are_not_those_of_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = AttentionRoute.keys_and_values
+    monkeypatch.setattr(AttentionRoute, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
+    found = faults(adapted(deep=True))
+    assert "depends on whether prompts stand among the tokens of passive blocks" in found
+
+
+def test_prompts_without_effect_and_without_gradient() -> None:
+    model = adapted()
+    model.base_model.model.classifier.modules_to_save["default"].weight.data.zero_()
+    found = faults(model)
+    assert "the prompts have no effect" in found
+    assert "gated_prompt_tokens gets a zero or non-finite gradient" in found
+
+
+def test_a_temperature_that_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gated_prompt.tuner.attention.scale_queries", lambda forward, index, queries: queries)
+    assert "is not that of the blocks run by hand" in faults(adapted(temperature_init=3.0))
+
+
+def test_refusals() -> None:
+    with pytest.raises(GatedPromptError, match=r"call model\.eval\(\)"):
+        gated_prompt.check(adapted().train(), pixel_values=images())
+    with pytest.raises(GatedPromptError, match="carries no gated prompts"):
+        gated_prompt.check(vit(), pixel_values=images())
+
+
+def test_an_adapter_for_inference_has_no_gradients_to_check(tmp_path) -> None:
+    adapted().save_pretrained(tmp_path)
+    gated_prompt.check(PeftModel.from_pretrained(vit(), tmp_path).eval(), pixel_values=images())
