@@ -32,7 +32,7 @@ def resnet() -> torch.nn.Module:
     ("make", "words"),
     [
         (swin, "SwinForImageClassification has stages of blocks .* hierarchical"),
-        (bert, "BertModel.encoder.layer are transformer blocks, but no patch projection"),
+        (bert, "none of them reads patches: encoder.layer reads the embeddings of words"),
         (resnet, "ResNetForImageClassification has no list of two or more equal transformer blocks"),
         (lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), "Sequential has no list"),
     ],
