@@ -1,0 +1,196 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The deployment: one backbone, many adapters, requests that arrive together in one mixed batch."""
+
+import asyncio
+import hmac
+import os
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse
+from ray import serve
+from torch import Tensor
+
+from gated_prompt import AdapterNameError, GatedPromptError
+from gated_prompt.errors import DataError
+from gated_prompt.files.header import read_config
+from gated_prompt.serving.pool import PoolFullError, Resident
+from gated_prompt.sharing.predictor import read_predictor
+
+from .backbone import load_pool
+from .bodies import AdapterInfo, Answer, Prediction, Source
+from .metrics import BATCHES, LABELS, count, exposition
+from .settings import TOKEN, Settings
+from .store import CARD, NAME, Store
+from .uploads import read_picture, read_upload
+
+BUSY = {"Retry-After": "1"}
+UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
+AdapterName = Annotated[str, InPath(pattern=NAME)]
+
+app = FastAPI(title="gated_prompt", description="Many visual tasks on one frozen backbone")
+app.middleware("http")(count)
+
+
+@app.exception_handler(GatedPromptError)
+@app.exception_handler(PermissionError)
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The message of the package, under the code that says whose fault it is."""
+    kinds = {PoolFullError: 503, AdapterNameError: 404, DataError: 400, PermissionError: 403}
+    code = next((code for kind, code in kinds.items() if isinstance(error, kind)), 422)
+    return JSONResponse({"detail": str(error)}, code, headers=BUSY if code == 503 else None)
+
+
+def authorize(request: Request) -> None:
+    """Who changes what is served sends the token, where one was set."""
+    token = os.environ.get(TOKEN)
+    sent = request.headers.get("authorization", "")
+    if token and not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+        raise HTTPException(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+
+
+@dataclass(eq=False)
+class Item:
+    """One picture of a batch."""
+
+    pixels: Tensor
+    resident: Resident
+
+
+@serve.deployment
+@serve.ingress(app)
+class Server:
+    """A replica."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.settings = Settings(**values)
+        torch.set_num_threads(max(1, int(self.settings.cpus)))
+        self.store = Store(self.settings.adapters, self.settings.allow)
+        self.pool = load_pool(self.settings.backbone, int(self.settings.memory_mb * 1e6))
+        self.tasks: set[asyncio.Task[Answer]] = set()
+        self.changing = asyncio.Lock()
+        batch: Any = self.compute
+        batch.set_max_batch_size(self.settings.batch_size)
+        batch.set_batch_wait_timeout_s(self.settings.batch_wait_ms / 1000)
+
+    @app.post("/v1/classify/{adapter}", openapi_extra=UPLOAD)
+    async def classify(
+        self, request: Request, adapter: AdapterName, top_k: Annotated[int, Query(ge=1, le=1000)] = 5
+    ) -> Answer:
+        """Classes and scores of the picture in the body, or in a form's file."""
+        if len(self.tasks) >= self.settings.queue:
+            raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
+        data = await read_upload(request, int(self.settings.upload_mb * 1e6), self.settings.upload_seconds)
+        task = asyncio.create_task(self.answer(adapter, data, top_k))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        try:  # shielded: an adapter is in use until its batch is computed, whether or not someone still waits
+            return await asyncio.wait_for(asyncio.shield(task), self.settings.seconds)
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {self.settings.seconds:g} s", headers=BUSY) from None
+
+    async def answer(self, name: str, data: bytes, top: int) -> Answer:
+        """From bytes to names and scores."""
+        folder = await asyncio.to_thread(self.store.find, name)
+        hold = self.pool.hold(folder)
+        resident = await asyncio.to_thread(hold.__enter__)
+        try:
+            pixels = await asyncio.to_thread(self.prepare, data, resident)
+            logits = await self.compute(Item(pixels, resident))  # type: ignore[arg-type, call-arg]  # one at a time
+            found = resident.predictor.answer(logits, top)
+        finally:
+            hold.__exit__(None, None, None)
+        predictions = [Prediction(name=one, score=score) for one, score in found]
+        return Answer(
+            adapter=name, sha256=resident.sha256, problem=resident.predictor.problem, predictions=predictions
+        )
+
+    def prepare(self, data: bytes, resident: Resident) -> Tensor:
+        """Pixels as this adapter's training made them."""
+        return resident.predictor.transform()(read_picture(data, self.settings.megapixels))
+
+    @serve.batch
+    async def compute(self, items: list[Item]) -> list[Tensor]:
+        """Logits of pictures that arrived together, each by its own adapter."""
+        BATCHES.labels(**LABELS).observe(len(items))
+        return await asyncio.to_thread(self.logits, items)
+
+    def logits(self, items: list[Item]) -> list[Tensor]:
+        """One mixed batch for each size of pictures."""
+        sizes: dict[torch.Size, list[Item]] = defaultdict(list)
+        for item in items:
+            sizes[item.pixels.shape].append(item)
+        found: dict[Item, Tensor] = {}
+        for group in sizes.values():
+            pixels = torch.stack([item.pixels for item in group])
+            found |= zip(group, self.pool.logits(pixels, [item.resident for item in group]), strict=True)
+        return [found[item] for item in items]
+
+    @app.get("/v1/adapters")
+    async def adapters(self) -> list[AdapterInfo]:
+        """All that are served, with what is known of them."""
+        return await asyncio.to_thread(lambda: [describe(self.store.root / name) for name in self.store.names()])
+
+    @app.put("/v1/adapters/{name}", dependencies=[Depends(authorize)])
+    async def put(self, name: AdapterName, body: Source) -> AdapterInfo:
+        """Serve an adapter under this name, in the place of one that has it; refused unless it computes."""
+        async with self.changing:
+            return await asyncio.to_thread(self.take_in, name, body)
+
+    def take_in(self, name: str, body: Source) -> AdapterInfo:
+        """Copy, try, and only then serve."""
+        copy = self.store.fetch(body.source, body.revision)
+        try:
+            with self.pool.hold(copy):
+                pass
+            folder = self.store.publish(copy, name)
+        finally:
+            self.pool.forget(copy)
+            shutil.rmtree(copy, ignore_errors=True)
+        return describe(folder)
+
+    @app.delete("/v1/adapters/{name}", dependencies=[Depends(authorize)], status_code=204)
+    async def delete(self, name: AdapterName) -> None:
+        """Serve it no longer; requests that have it in hand are still answered."""
+        if not self.settings.allow:
+            raise PermissionError("this server was started without --allow, so nothing that it serves can be changed")
+        async with self.changing:
+            self.pool.forget(await asyncio.to_thread(self.store.delete, name))
+
+    @app.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """Answers once the backbone is loaded."""
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics(self) -> Response:
+        """For Prometheus, of the replica that answers."""
+        text = exposition(len(self.pool), self.pool.nbytes, len(self.tasks))
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def describe(folder: Path) -> AdapterInfo:
+    """What the files of an adapter say; of one that cannot be read, why."""
+    try:
+        predictor, config = read_predictor(folder), read_config(folder / "adapter_config.json")
+    except GatedPromptError as error:
+        return AdapterInfo(name=folder.name, error=str(error))
+    card = folder / CARD
+    return AdapterInfo(
+        name=folder.name,
+        classes=predictor.names,
+        problem=predictor.problem,
+        sha256=config.get("weights_sha256"),
+        card=card.read_text(encoding="utf-8", errors="replace")[:100_000] if card.is_file() else None,
+    )
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application for `serve run`; `args` as in `Settings`, numbers of replicas by Serve's own options."""
+    return Server.bind(args)

@@ -1,0 +1,69 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
+
+    python examples/serve/app.py
+    python examples/serve/app.py --backbone facebook/dinov2-small --adapters runs/served --allow runs
+
+Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+
+from transformers import HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from recipe.schedulers import connect
+
+from .settings import Settings
+from .store import Store
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: those of the command line."""
+    try:
+        (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses(argv)
+        run(settings)
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        GatedPromptError: Ray Serve is not installed, or what is to be served cannot be.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray import serve
+
+        from .deployment import Server
+    except ImportError as error:
+        raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
+    settings = dataclasses.replace(settings, adapters=os.path.abspath(settings.adapters))
+    Store(settings.adapters, settings.allow)  # refuses a folder that is not there, before anything starts
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    connect(ray, settings.address)
+    try:
+        serve.start(
+            proxy_location="HeadOnly" if settings.address is None else "EveryNode",
+            http_options={"host": settings.host, "port": settings.port},
+        )
+        server = Server.options(
+            num_replicas=settings.replicas,
+            max_ongoing_requests=2 * settings.queue,  # so that a replica itself answers 503, with Retry-After
+            ray_actor_options={"num_cpus": settings.cpus},
+        )
+        serve.run(server.bind(dataclasses.asdict(settings)))
+        print(f"serving on http://{settings.host}:{settings.port}", flush=True)
+        stop.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
