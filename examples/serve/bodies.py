@@ -27,7 +27,7 @@ class AdapterInfo(BaseModel):
     classes: list[str] = []
     problem: str | None = None
     sha256: str | None = None
-    card: str | None = Field(None, description="the model card, Markdown")
+    card: str | None = Field(default=None, description="the model card, Markdown")
     error: str | None = None
 
 
@@ -35,4 +35,4 @@ class Source(BaseModel):
     """Where an adapter comes from."""
 
     source: str = Field(description="folder or Hub id that the server was started to allow", max_length=1000)
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub", max_length=200)
+    revision: str | None = Field(default=None, description="branch, tag or commit on the Hub", max_length=200)

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -19,15 +18,14 @@ from torch import Tensor
 
 from gated_prompt import AdapterNameError, GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.files.header import read_config
 from gated_prompt.serving.pool import PoolFullError, Resident
-from gated_prompt.sharing.predictor import read_predictor
 
 from .backbone import load_pool
 from .bodies import AdapterInfo, Answer, Prediction, Source
+from .loopback import keep_to_loopback
 from .metrics import BATCHES, LABELS, count, exposition
 from .settings import TOKEN, Settings
-from .store import CARD, NAME, Store
+from .store import NAME, Store, describe
 from .uploads import read_picture, read_upload
 
 BUSY = {"Retry-After": "1"}
@@ -70,6 +68,8 @@ class Server:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.settings = Settings(**values)
+        if self.settings.address is None:
+            keep_to_loopback()
         torch.set_num_threads(max(1, int(self.settings.cpus)))
         self.store = Store(self.settings.adapters, self.settings.allow)
         self.pool = load_pool(self.settings.backbone, int(self.settings.memory_mb * 1e6))
@@ -102,7 +102,7 @@ class Server:
         resident = await asyncio.to_thread(hold.__enter__)
         try:
             pixels = await asyncio.to_thread(self.prepare, data, resident)
-            logits = await self.compute(Item(pixels, resident))  # type: ignore[arg-type, call-arg]  # one at a time
+            logits = await self.compute(Item(pixels, resident))
             found = resident.predictor.answer(logits, top)
         finally:
             hold.__exit__(None, None, None)
@@ -135,7 +135,7 @@ class Server:
     @app.get("/v1/adapters")
     async def adapters(self) -> list[AdapterInfo]:
         """All that are served, with what is known of them."""
-        return await asyncio.to_thread(lambda: [describe(self.store.root / name) for name in self.store.names()])
+        return await asyncio.to_thread(self.store.describe_all)
 
     @app.put("/v1/adapters/{name}", dependencies=[Depends(authorize)])
     async def put(self, name: AdapterName, body: Source) -> AdapterInfo:
@@ -175,22 +175,7 @@ class Server:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def describe(folder: Path) -> AdapterInfo:
-    """What the files of an adapter say; of one that cannot be read, why."""
-    try:
-        predictor, config = read_predictor(folder), read_config(folder / "adapter_config.json")
-    except GatedPromptError as error:
-        return AdapterInfo(name=folder.name, error=str(error))
-    card = folder / CARD
-    return AdapterInfo(
-        name=folder.name,
-        classes=predictor.names,
-        problem=predictor.problem,
-        sha256=config.get("weights_sha256"),
-        card=card.read_text(encoding="utf-8", errors="replace")[:100_000] if card.is_file() else None,
-    )
-
-
 def build(args: dict[str, Any]) -> Any:
     """The application for `serve run`; `args` as in `Settings`, numbers of replicas by Serve's own options."""
-    return Server.bind(args)
+    server: Any = Server
+    return server.bind(args)

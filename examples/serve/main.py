@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from recipe.schedulers import connect
 
-from .settings import Settings
+from .settings import TOKEN, Settings
 from .store import Store
 
 
@@ -56,10 +58,11 @@ def run(settings: Settings) -> None:
             proxy_location="HeadOnly" if settings.address is None else "EveryNode",
             http_options={"host": settings.host, "port": settings.port},
         )
-        server = Server.options(
+        server: Any = Server
+        server = server.options(
             num_replicas=settings.replicas,
             max_ongoing_requests=2 * settings.queue,  # so that a replica itself answers 503, with Retry-After
-            ray_actor_options={"num_cpus": settings.cpus},
+            ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
         )
         serve.run(server.bind(dataclasses.asdict(settings)))
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
@@ -67,3 +70,10 @@ def run(settings: Settings) -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def environment() -> dict[str, str]:
+    """What replicas need of this process: where the code lies, and the token."""
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: os.environ[name] for name in (TOKEN, "HF_HUB_OFFLINE") if name in os.environ}
+    return {"PYTHONPATH": os.pathsep.join(places), **kept}

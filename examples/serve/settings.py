@@ -34,9 +34,7 @@ class Settings:
     )
     host: str = _help("address to listen on", "127.0.0.1")
     port: int = _help("port to listen on", 8000)
-    address: str | None = _help(
-        "Ray cluster to run on, such as auto; None: this machine, reached by nobody else", None
-    )
+    address: str | None = _help("Ray cluster to run on, such as auto; None: this machine alone", None)
     replicas: int = _help("copies of the server", 1)
     cpus: float = _help("cores of a replica", 1.0)
     memory_mb: float = _help("megabytes that the adapters in the memory of a replica may take", 256.0)

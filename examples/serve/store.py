@@ -12,11 +12,15 @@ from huggingface_hub import snapshot_download
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
-from gated_prompt.sharing.predictor import FILE
+from gated_prompt.files.header import read_config
+from gated_prompt.sharing.predictor import FILE, read_predictor
+
+from .bodies import AdapterInfo
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 CARD = "README.md"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, FILE, CARD)
+LONGEST_CARD = 100_000  # characters
 LONGEST = 2**30  # bytes of a file that is copied
 
 
@@ -32,6 +36,9 @@ class Store:
 
     def names(self) -> list[str]:
         return sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG_NAME}") if re.match(NAME, p.parent.name))
+
+    def describe_all(self) -> list[AdapterInfo]:
+        return [describe(self.root / name) for name in self.names()]
 
     def find(self, name: str) -> Path:
         """The folder of an adapter.
@@ -100,3 +107,19 @@ class Store:
         if folder.exists():
             os.rename(folder, old)
         return old
+
+
+def describe(folder: Path) -> AdapterInfo:
+    """What the files of an adapter say; of one that cannot be read, why."""
+    try:
+        predictor, config = read_predictor(folder), read_config(folder / CONFIG_NAME)
+    except GatedPromptError as error:
+        return AdapterInfo(name=folder.name, error=str(error))
+    card = folder / CARD
+    return AdapterInfo(
+        name=folder.name,
+        classes=predictor.names,
+        problem=predictor.problem,
+        sha256=config.get("weights_sha256"),
+        card=card.read_text(encoding="utf-8", errors="replace")[:LONGEST_CARD] if card.is_file() else None,
+    )

@@ -74,7 +74,7 @@ def decode(
     *,
     as_stored: bool = False,
     upright: bool = True,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     most_pixels: int | None = None,
 ) -> Image.Image:
     """Reads a picture as training reads it: see `to_rgb`.
