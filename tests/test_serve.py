@@ -1,7 +1,8 @@
-"""A real server on loopback: right answers from mixed batches, refusals that name the fault, and no end but its own."""
+"""A real server on loopback: right answers from mixed batches, and refusals that name the fault."""
 
 import importlib.util
 import io
+import ipaddress
 import os
 import shutil
 import socket
@@ -56,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         shutil.copytree(ADAPTERS / name, root / "adapters" / name)
     shutil.copytree(ADAPTERS, root / "allowed")
     options = {"backbone": BACKBONE, "adapters": root / "adapters", "allow": root / "allowed", "port": port}
-    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 64, "batch_wait_ms": 20}
+    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 24, "batch_wait_ms": 20}
     command = [sys.executable, str(EXAMPLES / "serve" / "app.py")]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     environment = os.environ | {"GATED_PROMPT_TOKEN": "open sesame", "PYTHONPATH": str(EXAMPLES.parent)}
@@ -76,10 +77,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         family += process.children(recursive=True)
         started.terminate()
         started.wait(30)
-        _, left = psutil.wait_procs(family, timeout=10)
+        _, left = psutil.wait_procs(family, timeout=15)
+        names = [one.name() for one in left if one.is_running()]
         for one in left:
             one.kill()
-        assert left == []
+        assert names == []
 
 
 @torch.no_grad()
@@ -140,7 +142,7 @@ def big_png() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "large", "wrong length", "broken form"])
+@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "large", "broken form"])
 def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -> None:
     wanted, headers = 400, {}
     data = {"empty": b"", "noise": os.urandom(5000), "truncated": PICTURES[0][:200]}.get(kind, b"x" * 100)
@@ -149,26 +151,26 @@ def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -
         assert len(data) < 10**6
     elif kind == "large":
         data, wanted = b"\0" * 3_000_000, 413
-    elif kind == "wrong length":
-        headers, wanted = {"Content-Length": "99999999999"}, 413
     elif kind == "broken form":
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
     try:
         response = server.ask("objects", data, headers=headers)
     except requests.ConnectionError:  # refused while it was still being sent
-        assert kind in ("large", "wrong length")
+        assert kind == "large"
     else:
         assert response.status_code == wanted, response.text
         assert "detail" in response.json()
     scores(server.ask("objects", PICTURES[0]))
 
 
-def test_a_slow_upload_is_cut_off(server: Running) -> None:
+@pytest.mark.parametrize(("length", "code"), [(1000, 408), (10**12, 413)])
+def test_uploads_that_are_slow_or_announced_as_huge_are_cut_off(server: Running, length: int, code: int) -> None:
     port = int(server.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=20) as one:
-        one.sendall(b"POST /v1/classify/objects HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        head = f"POST /v1/classify/objects HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nabc"
         begin = time.monotonic()
-        assert b" 408 " in one.recv(1000).split(b"\r\n")[0]
+        one.sendall(head.encode())
+        assert f" {code} " in one.recv(1000).decode().split("\r\n")[0]
     assert time.monotonic() - begin < 10
 
 
@@ -202,10 +204,10 @@ def test_a_damaged_adapter_is_refused_in_the_words_of_the_package(server: Runnin
 
 
 def test_too_many_at_once_are_asked_to_come_back(server: Running) -> None:
-    with ThreadPoolExecutor(200) as threads:
-        answers = list(threads.map(lambda _: server.ask("digits", PICTURES[0]), range(400)))
+    with ThreadPoolExecutor(60) as threads:
+        answers = list(threads.map(lambda _: server.ask("digits", PICTURES[0]), range(90)))
     codes = {answer.status_code for answer in answers}
-    assert codes <= {200, 503} and 200 in codes
+    assert codes == {200, 503}
     assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
 
 
@@ -213,4 +215,9 @@ def test_it_listens_on_loopback_alone(server: Running) -> None:
     family = [server.process, *server.process.children(recursive=True)]
     opened = [c.laddr for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(opened) > 1
-    assert [address for address in opened if address.ip not in ("127.0.0.1", "::1")] == []
+    assert [place for place in opened if not is_loopback(place.ip)] == []
+
+
+def is_loopback(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
