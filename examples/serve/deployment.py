@@ -1,5 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The deployment: one backbone, many adapters, requests that arrive together in one mixed batch."""
+"""The deployment: one backbone, many adapters, requests that arrive together in one mixed batch.
+
+Ray sends the class to its replicas by value, with the globals that it names, and imports there what lies in other
+modules; so nothing that a process has once, such as a metric, is a global here.
+"""
 
 import asyncio
 import hmac
@@ -23,7 +27,7 @@ from gated_prompt.serving.pool import PoolFullError, Resident
 from .backbone import load_pool
 from .bodies import AdapterInfo, Answer, Prediction, Source
 from .loopback import keep_to_loopback
-from .metrics import BATCHES, LABELS, count, exposition
+from .metrics import count, count_batch, exposition
 from .settings import TOKEN, Settings
 from .store import NAME, Store, describe
 from .uploads import read_picture, read_upload
@@ -118,7 +122,7 @@ class Server:
     @serve.batch
     async def compute(self, items: list[Item]) -> list[Tensor]:
         """Logits of pictures that arrived together, each by its own adapter."""
-        BATCHES.labels(**LABELS).observe(len(items))
+        count_batch(len(items))
         return await asyncio.to_thread(self.logits, items)
 
     def logits(self, items: list[Item]) -> list[Tensor]:

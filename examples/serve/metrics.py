@@ -37,6 +37,11 @@ async def count(request: Request, call_next: Callable[[Request], Awaitable[Respo
         LATENCY.labels(route=route, **LABELS).observe(time.perf_counter() - begin)
 
 
+def count_batch(size: int) -> None:
+    """One more batch, of this many pictures."""
+    BATCHES.labels(**LABELS).observe(size)
+
+
 def exposition(adapters: int, nbytes: int, waiting: int) -> bytes:
     """The text that Prometheus reads."""
     ADAPTERS.labels(**LABELS).set(adapters)
