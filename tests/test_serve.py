@@ -136,19 +136,21 @@ def test_what_is_served(server: Running) -> None:
     assert server.ask("..%2Fallowed%2Fdigits", PICTURES[0]).status_code in (404, 422)
 
 
-def big_png() -> bytes:
+def png(width: int, height: int) -> bytes:
     file = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    Image.new("1", (width, height)).save(file, "PNG")
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "large", "broken form"])
+@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "strip", "large", "broken form"])
 def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -> None:
     wanted, headers = 400, {}
     data = {"empty": b"", "noise": os.urandom(5000), "truncated": PICTURES[0][:200]}.get(kind, b"x" * 100)
     if kind == "bomb":
-        data = big_png()
+        data = png(20_000, 20_000)
         assert len(data) < 10**6
+    elif kind == "strip":
+        data = png(100_000, 1)  # would grow with its short side
     elif kind == "large":
         data, wanted = b"\0" * 3_000_000, 413
     elif kind == "broken form":
@@ -179,6 +181,9 @@ def test_adapters_come_and_go(server: Running) -> None:
     assert requests.put(url, json=source, timeout=30).status_code == 401
     assert requests.put(url, json=source, timeout=30, headers={"Authorization": "Bearer x"}).status_code == 401
     assert requests.delete(f"{server.url}/v1/adapters/shapes", timeout=30).status_code == 401
+    huge = '{"source": "' + "x" * 100_000
+    assert requests.put(url, data=huge, timeout=30, headers=TOKEN).status_code == 413
+    assert requests.put(url, data='{"source": 1}', timeout=30, headers=TOKEN).status_code == 422
     elsewhere = {"source": str(ADAPTERS / "shapes")}
     assert requests.put(url, json=elsewhere, timeout=30, headers=TOKEN).status_code == 403
     assert requests.put(url, json={"source": "some/repository"}, timeout=30, headers=TOKEN).status_code == 403
@@ -221,3 +226,21 @@ def test_it_listens_on_loopback_alone(server: Running) -> None:
 def is_loopback(ip: str) -> bool:
     address = ipaddress.ip_address(ip)
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def test_a_killed_replica_comes_back(server: Running) -> None:
+    """Last: clients that try again get their answer from the next replica."""
+    family = server.process.children(recursive=True)
+    replica = next(one for one in family if "ServeReplica" in " ".join(one.cmdline()))
+    replica.kill()
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        try:
+            if server.ask("shapes", PICTURES[0]).status_code == 200:
+                break
+        except requests.RequestException:
+            pass
+        time.sleep(0.2)
+    assert scores(server.ask("shapes", PICTURES[0], params={"top_k": 10})) == pytest.approx(
+        alone("shapes", PICTURES[0]), abs=1e-5
+    )

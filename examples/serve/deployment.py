@@ -10,6 +10,7 @@ import hmac
 import os
 import shutil
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ import torch
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from ray import serve
 from torch import Tensor
 
@@ -34,6 +36,8 @@ from .uploads import read_picture, read_upload
 
 BUSY = {"Retry-After": "1"}
 UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
+SOURCE = {"requestBody": {"required": True, "content": {"application/json": {"schema": Source.model_json_schema()}}}}
+LONGEST_SOURCE = 10_000  # bytes
 AdapterName = Annotated[str, InPath(pattern=NAME)]
 
 app = FastAPI(title="gated_prompt", description="Many visual tasks on one frozen backbone")
@@ -77,7 +81,8 @@ class Server:
         torch.set_num_threads(max(1, int(self.settings.cpus)))
         self.store = Store(self.settings.adapters, self.settings.allow)
         self.pool = load_pool(self.settings.backbone, int(self.settings.memory_mb * 1e6))
-        self.tasks: set[asyncio.Task[Answer]] = set()
+        self.computing = ThreadPoolExecutor(1)  # apart from the threads that decode and load, which may all be busy
+        self.uploads, self.tasks = 0, set[asyncio.Task[Answer]]()
         self.changing = asyncio.Lock()
         batch: Any = self.compute
         batch.set_max_batch_size(self.settings.batch_size)
@@ -88,9 +93,13 @@ class Server:
         self, request: Request, adapter: AdapterName, top_k: Annotated[int, Query(ge=1, le=1000)] = 5
     ) -> Answer:
         """Classes and scores of the picture in the body, or in a form's file."""
-        if len(self.tasks) >= self.settings.queue:
+        if self.uploads + len(self.tasks) >= self.settings.queue:
             raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
-        data = await read_upload(request, int(self.settings.upload_mb * 1e6), self.settings.upload_seconds)
+        self.uploads += 1
+        try:
+            data = await read_upload(request, int(self.settings.upload_mb * 1e6), self.settings.upload_seconds)
+        finally:
+            self.uploads -= 1
         task = asyncio.create_task(self.answer(adapter, data, top_k))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -123,7 +132,7 @@ class Server:
     async def compute(self, items: list[Item]) -> list[Tensor]:
         """Logits of pictures that arrived together, each by its own adapter."""
         count_batch(len(items))
-        return await asyncio.to_thread(self.logits, items)
+        return await asyncio.get_running_loop().run_in_executor(self.computing, self.logits, items)
 
     def logits(self, items: list[Item]) -> list[Tensor]:
         """One mixed batch for each size of pictures."""
@@ -141,9 +150,14 @@ class Server:
         """All that are served, with what is known of them."""
         return await asyncio.to_thread(self.store.describe_all)
 
-    @app.put("/v1/adapters/{name}", dependencies=[Depends(authorize)])
-    async def put(self, name: AdapterName, body: Source) -> AdapterInfo:
+    @app.put("/v1/adapters/{name}", dependencies=[Depends(authorize)], openapi_extra=SOURCE)
+    async def put(self, request: Request, name: AdapterName) -> AdapterInfo:
         """Serve an adapter under this name, in the place of one that has it; refused unless it computes."""
+        data = await read_upload(request, LONGEST_SOURCE, self.settings.upload_seconds)  # FastAPI itself has no limit
+        try:
+            body = Source.model_validate_json(data)
+        except ValidationError as error:
+            raise HTTPException(422, f'the body has to be {{"source": "a folder or Hub id"}} ({error})') from None
         async with self.changing:
             return await asyncio.to_thread(self.take_in, name, body)
 
@@ -175,7 +189,7 @@ class Server:
     @app.get("/metrics")
     async def metrics(self) -> Response:
         """For Prometheus, of the replica that answers."""
-        text = exposition(len(self.pool), self.pool.nbytes, len(self.tasks))
+        text = exposition(len(self.pool), self.pool.nbytes, self.uploads + len(self.tasks))
         return Response(text, media_type="text/plain; version=0.0.4")
 
 

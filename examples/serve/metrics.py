@@ -2,6 +2,7 @@
 """What Prometheus reads at /metrics: of one replica, which the label names."""
 
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -9,7 +10,7 @@ from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
-LABELS = {"replica": str(os.getpid())}  # series of one replica stay apart from those of others at the same address
+LABELS = {"replica": f"{socket.gethostname()}-{os.getpid()}"}  # its series stay apart from those of others
 REQUESTS = Counter("gated_prompt_requests", "Requests", ["route", "code", *LABELS], registry=REGISTRY)
 LATENCY = Histogram("gated_prompt_latency_seconds", "Time to the answer", ["route", *LABELS], registry=REGISTRY)
 BATCHES = Histogram(

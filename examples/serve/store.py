@@ -115,11 +115,11 @@ def describe(folder: Path) -> AdapterInfo:
         predictor, config = read_predictor(folder), read_config(folder / CONFIG_NAME)
     except GatedPromptError as error:
         return AdapterInfo(name=folder.name, error=str(error))
-    card = folder / CARD
+    card, sha256 = folder / CARD, config.get("weights_sha256")
     return AdapterInfo(
         name=folder.name,
         classes=predictor.names,
         problem=predictor.problem,
-        sha256=config.get("weights_sha256"),
+        sha256=sha256 if isinstance(sha256, str) else None,
         card=card.read_text(encoding="utf-8", errors="replace")[:LONGEST_CARD] if card.is_file() else None,
     )

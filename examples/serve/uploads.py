@@ -10,15 +10,17 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from gated_prompt.data.images import decode
+from gated_prompt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SLENDER = 20  # long side by short side: the short one is resized, and the long one grows in proportion
 
 
 async def read_upload(request: Request, most: int, seconds: float) -> bytes:
-    """The picture in a request: its body, or the one file of a form.
+    """What a request brings: its body, or the one file of a form.
 
     Raises:
-        HTTPException: 400, 408, 411-415 as the upload is empty or broken, slow or large.
+        HTTPException: 400 it is empty or broken, 408 slow, 413 more than `most` bytes.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > most:
@@ -58,6 +60,12 @@ def read_picture(data: bytes, megapixels: float) -> Image.Image:
     """RGB picture.
 
     Raises:
-        DataError: it is none, is damaged, or has too many pixels, which is known before they are decoded.
+        DataError: it is none, is damaged, has too many pixels, which is known before they are decoded, or is a strip.
     """
-    return decode(data, "that was sent", formats=FORMATS, most_pixels=int(megapixels * 1e6))
+    image = decode(data, "that was sent", formats=FORMATS, most_pixels=int(megapixels * 1e6))
+    if max(image.size) > SLENDER * min(image.size):
+        raise DataError(
+            f"The image that was sent has {image.width} x {image.height} pixels; one side may be at most {SLENDER} "
+            "times as long as the other. Crop it."
+        )
+    return image
