@@ -16,7 +16,8 @@ demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process $(CORES) \
 		examples/train_vtab.py --optimizer adamw --num_train_epochs 12 --warmup_epochs 0 \
-		--per_device_train_batch_size 10 --num_virtual_tokens 10 --gate_init -3 --output_dir runs/demo $(DEMO_ARGS)
+		--per_device_train_batch_size 10 --num_virtual_tokens 10 --gate_init -3 --head_init probe --learning_rate 0.01 \
+		--output_dir runs/demo $(DEMO_ARGS)
 
 # Rerun a part of docs/miniature.md with a new seed; fails where an accuracy lies outside the committed spread.
 miniature: $(VENV)/.installed

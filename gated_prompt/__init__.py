@@ -30,6 +30,7 @@ from .sharing.card import model_card, write_card
 from .sharing.hub import push_to_hub
 from .sharing.loading import load
 from .sharing.saving import save
+from .starts.head import initialize_head
 from .starts.initialize import initialize_prompts
 from .training.averaging import AveragedAdapter, AveragingCallback
 from .training.optim import parameter_groups
@@ -61,6 +62,7 @@ __all__ = [
     "find_vision_transformer",
     "gates",
     "has_prompts",
+    "initialize_head",
     "initialize_prompts",
     "load",
     "model_card",

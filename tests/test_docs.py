@@ -164,7 +164,7 @@ def convert(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def initialisation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    names.update(get_peft_model=get_peft_model, vit=vit(), train_loader=[images(24)])
+    names.update(get_peft_model=get_peft_model, vit=vit(), train_loader=[(images(24), torch.arange(24) % 5)])
 
 
 def method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def test_the_official_head() -> None:
     assert isinstance(model.classifier, Linear)
     assert model.classifier.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.03)
     assert not model.classifier.bias.any()
-    with pytest.raises(GatedPromptError, match="unknown --head_init 'zeros'; known: model, kaiming"):
+    with pytest.raises(GatedPromptError, match="unknown --head_init 'zeros'; known: model, kaiming, probe"):
         initialize_heads(model, "zeros")
 
 

@@ -71,3 +71,16 @@ def test_who_cannot_be_read_is_told() -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2), adapter_name="birds")
     with pytest.raises(GatedPromptError, match="no adapter 'cars' here; there are: birds"):
         temperatures(model, "cars")
+
+
+def test_blocks_without_a_gate_replace_the_prompts() -> None:
+    """Gates of 1/2 at blocks 0 and 3 of 5: behind the ungated blocks 1 and 2 nothing of block 0 is left."""
+    for gated, wanted in (
+        ([0, 3], [0.0, 1.0]),
+        ([2, 3], [1 / 3, 2 / 3]),
+        ([0, 1], [0.0, 0.0]),
+        ([3, 4], [1 / 3, 2 / 3]),
+    ):
+        config = GatedPromptConfig(num_virtual_tokens=2, gate_init=0.0, gated_blocks=gated)
+        model = get_peft_model(vit(num_hidden_layers=5), config)
+        torch.testing.assert_close(selection_ratios(model), torch.tensor(wanted))

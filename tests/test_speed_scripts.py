@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gated_prompt import find_vision_transformer
+from helpers.models import bank_of
 from speed.clock import Run, Setting, peak_memory
 from speed.comparison import main
-from speed.contenders import CONTENDERS, Research, extra_tokens, logits_of, plain, prompted
+from speed.contenders import CONTENDERS, Research, deep, extra_tokens, logits_of, plain, prompted
 from speed.tables import ratio
 
 PIXELS = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
@@ -27,11 +28,12 @@ def test_contenders_train_what_they_say(name: str) -> None:
     assert run.forward() > 0
 
 
+@pytest.mark.parametrize("is_deep", [False, True], ids=["gated", "deep"])
 @torch.no_grad()
-def test_the_restatement_computes_gated_prompts() -> None:
-    ours = prompted("tiny", 4).eval()
-    base, bank = ours.get_base_model(), ours.get_base_model().gated_prompt
-    theirs = Research("tiny", 4).eval()
+def test_the_restatement_computes_the_method(is_deep: bool) -> None:
+    ours = (deep if is_deep else prompted)("tiny", 4).eval()
+    base, bank = ours.get_base_model(), bank_of(ours)
+    theirs = Research("tiny", 4, deep=is_deep).eval()
     theirs.cls.copy_(base.vit.embeddings.cls_token)
     theirs.positions.copy_(base.vit.embeddings.position_embeddings)
     theirs.patches.load_state_dict(base.vit.embeddings.patch_embeddings.projection.state_dict())

@@ -81,6 +81,16 @@ def test_resumed_ends_with_the_same_bytes(backbone, tmp_path, every, kill_at) ->
     assert adapter_bytes(tmp_path / "killed") == adapter_bytes(tmp_path / "straight")
 
 
+def test_the_head_starts_as_a_probe(backbone: Path, tmp_path: Path) -> None:
+    """Nothing is learned at rate 0: the accuracy is that of the start, far above a head of random numbers."""
+    still = ["--num_train_epochs", "1", "--max_train_samples", "200", "--resume_from_checkpoint", "latest"]
+    chance = run(backbone, tmp_path / "random", *still)["accuracy"]  # the first epoch of the warm-up runs at rate 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    started = run(backbone, tmp_path / "probe", *still, "--head_init", "probe")
+    assert chance < 0.3 and started["accuracy"] > 0.5
+    assert started["accuracy"] > started["linear_probe_accuracy"] - 0.15
+
+
 def test_seeds(backbone: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(backbone, tmp_path / name, "--seed", seed, "--num_train_epochs", "2")

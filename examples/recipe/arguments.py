@@ -67,7 +67,11 @@ class RunArguments:
     )
     head_weight_decay: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
     head_init: str = field(
-        default="model", metadata={"help": "model: transformers' initial head; kaiming: the official code's"}
+        default="model",
+        metadata={
+            "help": "model: transformers' initial head; kaiming: the official code's; probe: a linear probe of what "
+            "the head will see of the training images"
+        },
     )
     lora_r: int = field(default=8, metadata={"help": "rank of --method lora"})
     max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})

@@ -16,6 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 from transformers import AutoModel, get_cosine_schedule_with_warmup
 
+from gated_prompt import initialize_head
+
 from . import loop
 from .arguments import RunArguments
 from .methods import build_model
@@ -68,6 +70,10 @@ def train_and_score(
     before = read_out(model)
     count = min(len(task.train), args.max_train_samples or len(task.train))
     workers = args.dataloader_num_workers
+    if args.head_init == "probe":  # a checkpoint, if there is one, replaces it
+        share = range(accelerator.process_index, count, accelerator.num_processes)
+        batches = DataLoader(Subset(probed, share), args.per_device_eval_batch_size, num_workers=workers)
+        initialize_head(model.to(accelerator.device), batches)
     loader = loop.training_loader(Subset(train, range(count)), args.per_device_train_batch_size, workers)
     eval_loader = DataLoader(scored, args.per_device_eval_batch_size, num_workers=workers)
 

@@ -17,36 +17,61 @@ from tqdm import tqdm
 from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpoint
 
 
+class Watch:
+    """Looks on while a model is trained; `done` ends the training before its last step.
+
+    What has to survive a kill goes into `state_dict` and `load_state_dict`: it is a part of every checkpoint.
+    """
+
+    done = False
+
+    def after_step(self) -> None:
+        """Called after each step of the optimizer."""
+
+    def after_epoch(self, epochs: int) -> None:
+        """Called when so many epochs are over, before their checkpoint is written."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long to train, and what is kept on the way.
 
     Attributes:
-        steps: optimizer steps in all; the last epoch may be cut short.
+        steps: batches of each process in all; the last epoch may be cut short. With gradient accumulation the
+            optimizer steps once in several of them, and where an epoch ends.
         schedule_by: "epoch" or "step", after which the learning rates change.
         checkpoints: folder of the checkpoints.
-        checkpointing_steps: 'epoch', or a number of steps.
+        checkpointing_steps: 'epoch', a number of steps, or None for no checkpoints.
         resume_from_checkpoint: a checkpoint folder, 'latest', or None to start anew.
     """
 
     steps: int
     schedule_by: str
     checkpoints: Path
-    checkpointing_steps: str
+    checkpointing_steps: str | None
     resume_from_checkpoint: str | None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one call of `train` did: optimizer steps, without those before it resumed, and seconds."""
+    """What one call of `train` did: steps, without those before it resumed, and seconds."""
 
     steps: int
     seconds: float
 
 
-def start(seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler) -> Accelerator:
-    """Seed everything, and say how the batches are to be drawn."""
+def start(
+    seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler, accumulation: int = 1
+) -> Accelerator:
+    """Seed everything, and say how the batches are to be drawn; `accumulation`: batches per step of the optimizer."""
     accelerator = Accelerator(
+        gradient_accumulation_steps=accumulation,
         log_with=report_to,
         project_dir=str(output),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed),
@@ -76,6 +101,7 @@ def train(
     loss_of: Callable[[Tensor, Tensor], Tensor],
     plan: Plan,
     set_epoch: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train by `plan`, with a checkpoint where it is due.
 
@@ -86,32 +112,38 @@ def train(
     Raises:
         GatedPromptError: there is no such checkpoint to resume from.
     """
-    accelerator.register_for_checkpointing(schedule)
+    watch = watch or Watch()
+    accelerator.register_for_checkpointing(schedule, watch)
     keep_only_trainable(accelerator)
     made_with = _made_with(optimizer, loader)
     step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints, made_with)
     begin = time.perf_counter()
     bar = tqdm(total=plan.steps, initial=step, desc="train", disable=not accelerator.is_main_process)
-    while step < plan.steps:
+    while step < plan.steps and not watch.done:
         epoch, done = divmod(step, len(loader))
         model.train()
         loader.set_epoch(epoch)  # type: ignore[attr-defined]  # accelerate's
         if set_epoch is not None:
             set_epoch(epoch)
         for pixels, labels in skip_first_batches(loader, done) if done else loader:
-            loss = loss_of(pixels, labels)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+            with accelerator.accumulate(model):
+                loss = loss_of(pixels, labels)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
             step += 1
             bar.update()
             rate, epoch_ends = schedule.get_last_lr()[0], step % len(loader) == 0
             if epoch_ends:
                 bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
                 accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
-            if epoch_ends or plan.schedule_by == "step":
+            if epoch_ends or (plan.schedule_by == "step" and accelerator.sync_gradients):
                 schedule.step()
-            if is_due(plan.checkpointing_steps, step, len(loader)):
+            if accelerator.sync_gradients:
+                watch.after_step()
+            if epoch_ends:
+                watch.after_epoch(step // len(loader))
+            if plan.checkpointing_steps is not None and is_due(plan.checkpointing_steps, step, len(loader)):
                 save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}", made_with)
             if step == plan.steps:
                 break

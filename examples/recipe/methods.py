@@ -37,7 +37,7 @@ PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the c
 }
 METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
 BACKBONE_KINDS = ("auto", "mae", "moco", "other")
-HEAD_INITS = ("model", "kaiming")
+HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
 RECORDED = (  # filled in when an adapter is made, not chosen
     "num_layers",
@@ -131,11 +131,14 @@ def build_model(
     kind: str = "auto",
     lora_r: int = 8,
     head_init: str = "model",
+    base: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The frozen backbone with prompts and head, or what the methods without prompts train.
 
     `kind` is one of `BACKBONE_KINDS`, `lora_r` the rank of LoRA. `head_init` is 'model', the initial head that
-    transformers makes, or 'kaiming', that of the official code.
+    transformers makes, 'kaiming', that of the official code, or 'probe', which needs images later and makes that of
+    'model' here. `base`: settings of the backbone's config to change,
+    such as num_hidden_layers, which leaves the blocks above out.
 
     Raises:
         GatedPromptError: the method is unknown, a setting is wrong, or the backbone is no ViT.
@@ -152,11 +155,17 @@ def build_model(
             label2id={name: index for index, name in names.items()},
             ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
             dtype="float32",
+            **(base or {}),
         )
     except OSError as error:
         raise GatedPromptError(
             f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
             f"({str(error).splitlines()[0]})"
+        ) from error
+    except ValueError as error:  # of a model without such a class, DINOv3 for one
+        raise GatedPromptError(
+            f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
+            "another backbone, or put gated_prompt.heads.TokenClassifier on it in your own code"
         ) from error
     initialize_heads(model, head_init)
     if config is not None:

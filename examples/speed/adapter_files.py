@@ -18,9 +18,11 @@ def adapter_times(size: str, prompts: int, count: int = 6) -> dict[str, float]:
     """Of adapters without a head: kB of the weights file; median milliseconds to load one more, and to switch."""
     settings = GatedPromptConfig(num_virtual_tokens=prompts, modules_to_save=[])
     with tempfile.TemporaryDirectory() as folder:
-        gated_prompt.save(get_peft_model(plain(size, prompts), settings), folder)
+        gated_prompt.save(get_peft_model(plain(size, prompts).requires_grad_(False), settings), folder)
         kilobytes = Path(folder, "adapter_model.safetensors").stat().st_size / 1000
-        model = PeftModel.from_pretrained(plain(size, prompts), folder)  # the first also puts the hooks on
+        model = PeftModel.from_pretrained(
+            plain(size, prompts).requires_grad_(False), folder
+        )  # the first also puts the hooks on
         loads, switches = [], []
         for index in range(count):
             start = time.perf_counter()

@@ -43,28 +43,25 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
 
 
 def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Share of each gated block's output in the last prompt tokens, shape (G,); (0,) without gates.
+    """Share of each gated block's output in the last prompt tokens, shape (G,), summing to 1; (0,) without gates.
 
     The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11),
-    normalized over the blocks whose output reaches the last prompt tokens. A block without a gate replaces the
-    prompts (g = 1): nothing of the blocks below it is left, and it has a share of its own. With every block gated,
-    the shares sum to 1. Computed from logarithms, so that closed gates give ratios rather than 0 / 0.
+    normalized over the gated blocks. A block without a gate replaces the prompts (g = 1), so the blocks below it have
+    a share of 0; where this is so for all gated blocks, all shares are 0. Computed from logarithms, so that closed
+    gates give ratios rather than 0 / 0.
 
     Raises:
         GatedPromptError: as for `gates`.
     """
     bank, plan = find_adapter(model, adapter_name)
     logits = _gate_logits(bank, plan).double()
-    if not plan.gate_rows:
-        return logits.float()
-    # The last block's output is no input of another: it counts only where it has a gate.
-    blocks = [block for block in plan.blocks if block in plan.gate_rows or block < plan.num_layers - 1]
-    gated = torch.tensor([block in plan.gate_rows for block in blocks])
-    log_open, log_closed = torch.zeros(len(blocks)).double(), torch.full((len(blocks),), -torch.inf).double()
-    log_open[gated], log_closed[gated] = F.logsigmoid(logits), F.logsigmoid(-logits)
-    later = log_closed.flip(0).cumsum(0).flip(0).roll(-1)
-    later[-1] = 0.0
-    return torch.softmax(log_open + later, dim=0)[gated].float()
+    # The last block's output is no input of another: without a gate it replaces nothing that is read.
+    replaced = [block for block in plan.blocks[:-1] if block not in plan.gate_rows]
+    reaches = torch.tensor([block > max(replaced, default=-1) for block in plan.gate_rows], dtype=torch.bool)
+    log_closed = F.logsigmoid(-logits)
+    log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
+    weights = (F.logsigmoid(logits) + log_closed_later).masked_fill(~reaches, -torch.inf)
+    return torch.softmax(weights, dim=0).nan_to_num(0.0).float()
 
 
 def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:

@@ -12,6 +12,7 @@ from ..architecture import VisionTransformer
 from ..errors import GatedPromptError
 from ..files.layout import BANK
 from ..tuner.forward import Request, requested
+from .seeded import seeded
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
 Look = Callable[[torch.Tensor], torch.Tensor | None]  # what it returns takes the place of the tensor
@@ -101,7 +102,7 @@ class FrozenPass:
         Raises:
             GatedPromptError: the batch is none of these.
         """
-        inputs = {k: self._placed(v) for k, v in _inputs(batch).items()}
+        inputs = {k: self._placed(v) for k, v in model_inputs(batch).items()}
         mask = inputs.get("pixel_attention_mask")
         self._visible = None if mask is None else mask.bool()
         self._seen = 0
@@ -129,28 +130,18 @@ class FrozenPass:
 def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[FrozenPass]:
     """A `FrozenPass` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
 
-    Inside, the model is in eval mode, its adapters and trained heads are off, no gradients are kept, and the global
-    random numbers are those of `seed`: they order a shuffling loader and choose the patches that a ViT-MAE drops.
+    Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained
+    heads are off.
     """
-    modes = [(module, module.training) for module in root.modules()]
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
-    base = Request(getattr(root, BANK), plans=())
-    # fork_rng saves no generators but the CPU's and those that are named
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), requested(base):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        root.eval()
+    with seeded(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
         look = FrozenPass(root, vit, prefix)
         try:
             yield look
         finally:
             look.clear()
             _restore(forwards)
-            for module, training in modes:
-                module.training = training
 
 
 def _forwards(root: nn.Module) -> list[tuple[nn.Module, Any]]:
@@ -165,7 +156,12 @@ def _restore(forwards: list[tuple[nn.Module, Any]]) -> None:
             module.__dict__["forward"] = own
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
+def model_inputs(batch: Batch) -> dict[str, Any]:
+    """What of a batch goes to the model, by name: everything but labels.
+
+    Raises:
+        GatedPromptError: the batch holds no pixels.
+    """
     if isinstance(batch, Mapping):
         if not isinstance(batch.get("pixel_values"), torch.Tensor):
             raise GatedPromptError(

@@ -192,8 +192,8 @@ class EnterModel:
     ) -> tuple[Forward, Inputs | None]:
         if getattr(module, "_is_replica", False):
             raise UnsupportedOperationError(
-                "nn.DataParallel is not supported: hooks of its replicas would use the prompts on the first device. Use "
-                "DistributedDataParallel (accelerate launch or torchrun), or show the process one GPU "
+                "nn.DataParallel is not supported: hooks of its replicas would use the prompts on the first device; "
+                "use DistributedDataParallel (accelerate launch or torchrun), or show the process one GPU "
                 "(CUDA_VISIBLE_DEVICES=0)"
             )
         request = LOCAL.request

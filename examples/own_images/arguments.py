@@ -1,0 +1,122 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What train_images.py can be told."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
+
+
+def _help(text: str, default: Any) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class DataArguments:
+    """Pictures and labels: a folder, a table, or a data set; and how they are divided."""
+
+    train_dir: str | None = _help("folder with a subfolder for each class, or with train/, validation/, test/", None)
+    validation_dir: str | None = _help("the same for validation; without it, a part of the training pictures", None)
+    test_dir: str | None = _help("the same for a test part, which is scored once, when all is chosen", None)
+    train_file: str | None = _help(
+        "CSV or JSONL with a column of paths and one of labels, instead of --train_dir", None
+    )
+    validation_file: str | None = _help("the same for validation", None)
+    test_file: str | None = _help("the same for a test part", None)
+    dataset: str | None = _help("Hub id or folder of a data set, instead of --train_dir", None)
+    dataset_revision: str | None = _help("commit or tag of the data set", None)
+    train_split: str = _help("split of --dataset to train on", "train")
+    validation_split: str | None = _help("split of --dataset for validation", None)
+    test_split: str | None = _help("split of --dataset that is scored once", None)
+    image_column: str = _help("column of the pictures in a file or data set", "image")
+    label_column: str = _help("column of the labels", "label")
+    problem: str = _help("classes, labels (several for a picture), numbers, or auto: by the column", "auto")
+    validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
+    split_seed: int = _help("of what is held back and of --shots", 0)
+    shots: int | None = _help("train on so many pictures of each class", None)
+    image_size: int | None = _help("side in pixels; None: that of the backbone's processor", None)
+
+
+@dataclass
+class RunArguments:
+    """What is tried on them, and how."""
+
+    backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
+    backbone_kind: str = _help("mae, moco, other, or auto: by the name; decides what --pooling auto means", "auto")
+    read_block: str = _help("block after which the head reads, from 0; 'best': of the best probe; or 'last'", "best")
+    methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
+    output_dir: str = _help(
+        "where everything is written; a second call goes on where the first was stopped", "runs/images"
+    )
+    cache_dir: str = _help("where features are kept from run to run", "runs/features")
+    measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
+    class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
+    num_train_epochs: int = _help("passes over the training pictures", 20)
+    warmup_ratio: float = _help("part of the steps with a rising rate, before the cosine", 0.1)
+    per_device_train_batch_size: int = _help("pictures per process and step", 32)
+    per_device_eval_batch_size: int = _help("pictures per process and step", 64)
+    gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
+    dataloader_num_workers: int = _help("processes that decode pictures", 0)
+    learning_rate: str = _help("of the prompts, or of LoRA or the backbone; 'auto': by a short race", "auto")
+    head_learning_rate: float | None = _help("of the head; None: a tenth of the former, or by the race", None)
+    weight_decay: float = _help("on everything that is trained", 0.0)
+    label_smoothing: float = _help("for classes, in [0, 1)", 0.0)
+    augment: bool = _help("crop and flip at random while training", True)
+    patience: int = _help("epochs without a better validation measure before a run ends", 8)
+    ema_decay: float | None = _help("score and keep a moving average of what is trained, such as 0.99", None)
+    lora_r: int = _help("rank of --methods lora", 8)
+    report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...", None)
+
+
+def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
+    """Arguments of the data, the run and the prompts.
+
+    Raises:
+        GatedPromptError: something is unknown, outside its range or contradicts something else; all of it is listed.
+    """
+    parser = HfArgumentParser((DataArguments, RunArguments, PromptArguments), description=__doc__)
+    parser.set_defaults(num_virtual_tokens=10, gate_init=-3.0)  # few pictures and few epochs: few prompts, open gates
+    data, run, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
+    faults = []
+    if len(sources) != 1:
+        faults.append(f"give one of --train_dir, --train_file and --dataset, not {' and '.join(sources) or 'none'}")
+    for method in run.methods:
+        check_method(method)
+    least = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "patience": 1,
+        "dataloader_num_workers": 0,
+        "weight_decay": 0,
+    }
+    faults += [
+        f"--{n} is {getattr(run, n)}; at least {low} is needed" for n, low in least.items() if getattr(run, n) < low
+    ]
+    for name in ("label_smoothing", "warmup_ratio"):
+        if not 0 <= getattr(run, name) < 1:
+            faults.append(f"--{name} is {getattr(run, name)}; it lies in [0, 1)")
+    if data.problem not in ("auto", "classes", "labels", "numbers"):
+        faults.append(f"--problem is {data.problem!r}; known: auto, classes, labels, numbers")
+    if run.class_weights not in ("none", "balanced"):
+        faults.append(f"--class_weights is {run.class_weights!r}; known: none, balanced")
+    if run.learning_rate != "auto" and not _is_rate(run.learning_rate):
+        faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")
+    if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):
+        faults.append("a method or a seed is given twice")
+    if faults:
+        raise GatedPromptError("; ".join(faults))
+    return data, run, prompts
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The backbone as it is, on every block, and the block that is read from here on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import AutoModel
+from transformers.utils import logging
+
+from gated_prompt import GatedPromptError, find_vision_transformer
+
+from .arguments import RunArguments
+from .features import BlockFeatures, backbone_key, block_features
+from .image_set import ImageSet
+from .measures import Measure
+from .pixels import Pixels
+from .probing import BlockResult, best_block, load_results, probe_blocks, save_results
+from .reading import Parts
+
+
+class Backbone:
+    """A frozen backbone, and its features of any pictures, kept in `args.cache_dir`.
+
+    Raises:
+        GatedPromptError: it cannot be loaded, or is no Vision Transformer.
+    """
+
+    def __init__(self, args: RunArguments, preparation: dict[str, Any], accelerator: Accelerator) -> None:
+        self.args, self.preparation, self.accelerator = args, preparation, accelerator
+        self.model = _load(args.backbone)
+        self.num_blocks = len(find_vision_transformer(self.model).blocks)
+        self.key = backbone_key(self.model)
+
+    def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
+        """Features of every block; `data_key` is a fingerprint of the pictures."""
+        named = json.dumps([self.key, self.preparation, data_key], sort_keys=True)
+        return block_features(
+            self.model,
+            Pixels(data, self.preparation),
+            hashlib.sha256(named.encode()).hexdigest()[:32],
+            Path(self.args.cache_dir),
+            self.accelerator,
+            self.args.per_device_eval_batch_size,
+            self.args.dataloader_num_workers,
+        )
+
+    def study(
+        self, parts: Parts, measure: Measure, class_weights: list[float] | None, record: Path
+    ) -> list[BlockResult]:
+        """Neighbours and probes of every block, on all processes; kept in `record`."""
+        train = self.features(parts.train, parts.keys["train"])
+        validation = self.features(parts.validation, parts.keys["validation"])
+        found: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            if not record.is_file():
+                results = probe_blocks(
+                    train, validation, parts.train, parts.validation, measure, class_weights, show=True
+                )
+                save_results(record, results)
+            found = [load_results(record)]
+        broadcast_object_list(found)
+        return list(found[0])
+
+    def read_block(self, results: list[BlockResult], asked: str) -> BlockResult:
+        """The block that `--read_block` means.
+
+        Raises:
+            GatedPromptError: there is no such block, or the backbone cannot end before its last one.
+        """
+        last = len(results) - 1
+        can_end = getattr(self.model.config, "num_hidden_layers", None) == len(results)
+        if asked == "best":
+            return best_block(results) if can_end else results[last]
+        if asked != "last" and not (asked.isdecimal() and int(asked) <= last):
+            raise GatedPromptError(f"--read_block is {asked!r}; known: best, last, 0 to {last}")
+        block = last if asked == "last" else int(asked)
+        if block < last and not can_end:
+            raise GatedPromptError(
+                f"{type(self.model).__name__} cannot end after block {block}; give --read_block last"
+            )
+        return results[block]
+
+
+def quiet_loading() -> None:
+    """A backbone is loaded for every run: without its list of blocks that are left out and heads that are new."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _load(backbone: str) -> nn.Module:
+    try:
+        return AutoModel.from_pretrained(backbone, dtype="float32").eval()
+    except OSError as error:
+        raise GatedPromptError(
+            f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
+            f"({str(error).splitlines()[0]})"
+        ) from error

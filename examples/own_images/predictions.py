@@ -1,0 +1,97 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""A CSV or JSONL file of predictions that grows batch by batch and goes on where it was stopped."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gated_prompt import GatedPromptError
+
+from .image_set import CLASSES, NUMBERS
+
+
+class PredictionFile:
+    """Rows of picture, adapter, classes and scores, by the ending of the name as CSV or JSON lines.
+
+    Raises:
+        GatedPromptError: the file has another ending, holds something else, or cannot be written.
+    """
+
+    def __init__(self, path: Path, top: int) -> None:
+        self.path, self.is_csv = path, path.suffix.lower() == ".csv"
+        if path.suffix.lower() not in (".csv", ".jsonl"):
+            raise GatedPromptError(f"--output {path} has to end in .csv or .jsonl")
+        columns = ["image", "adapter", "error"]
+        self.columns = [*columns, *(f"{kind}_{i}" for i in range(1, top + 1) for kind in ("class", "score"))]
+        self.done: set[tuple[str, str]] = set()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and path.stat().st_size:
+                self._take_up()
+            else:
+                path.write_text(self._line(self.columns) if self.is_csv else "", encoding="utf-8")
+        except OSError as error:
+            raise GatedPromptError(f"cannot write --output {path}: {error.strerror}") from error
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows, on disk when this returns."""
+        text = "".join(self._text(row) for row in rows)
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take_up(self) -> None:
+        """Read what is there, and cut off a line that a kill has left half-written."""
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = whole.decode("utf-8").splitlines()
+            if self.is_csv:
+                header, *rows = csv.reader(lines)
+                found = [dict(zip(header, row, strict=True)) for row in rows]
+                fits = header == self.columns
+            else:
+                found = [json.loads(line) for line in lines]
+                fits = True
+            self.done = {(row["image"], row["adapter"]) for row in found}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            fits = False
+        if not fits:
+            raise GatedPromptError(
+                f"{self.path} holds something else than predictions with this --top; give another --output"
+            )
+        if len(whole) < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(len(whole))
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        if not self.is_csv:
+            return json.dumps(row, ensure_ascii=False) + "\n"
+        pairs = zip(row.get("classes", []), row.get("scores", []), strict=True)
+        flat = [part for pair in pairs for part in pair]
+        cells = [row["image"], row["adapter"], row.get("error", ""), *flat]
+        return self._line([*cells, *[""] * (len(self.columns) - len(cells))])
+
+    def _line(self, cells: Sequence[Any]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+
+def best_classes(logits: Tensor, problem: str, names: Sequence[str], top: int) -> dict[str, list[Any]]:
+    """The `top` classes of one picture's logits (K,) with their scores; of numbers, their names and values."""
+    if problem == NUMBERS:
+        return {"classes": list(names), "scores": [round(float(value), 6) for value in logits]}
+    shares = logits.softmax(-1) if problem == CLASSES else logits.sigmoid()
+    scores, places = shares.topk(min(top, len(names)))
+    return {
+        "classes": [names[int(place)] for place in places],
+        "scores": [round(float(score), 6) for score in scores],
+    }

@@ -1,0 +1,126 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Classes and scores of new pictures, by what train_images.py has left behind.
+
+    python examples/predict.py --images new_photos --adapters runs/images --output predictions.csv
+    python examples/predict.py --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl
+    python examples/predict.py --adapters runs/images --export birds.onnx
+
+`--adapters` takes output folders of train_images.py (then what the run said to use) or a folder in them. Adapters of
+prompts that share a backbone see a batch of pictures in one pass. The file has a line for each picture and adapter;
+the same command goes on where it was stopped, and a picture that cannot be read gets a line that says why.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from gated_prompt.data.images import decode
+from gated_prompt.errors import DataError
+from own_images.backbone import quiet_loading
+from own_images.folder import EXTENSIONS
+from own_images.onnx_file import export
+from own_images.pixels import image_transform
+from own_images.predictions import PredictionFile, best_classes
+from own_images.predictor import Predictor, read_predictor
+from own_images.scorers import Group, make_groups
+
+
+@dataclass
+class Arguments:
+    """What to predict with what."""
+
+    images: list[str] = field(default_factory=list, metadata={"help": "pictures, and folders with pictures"})
+    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of train_images.py"})
+    output: str = field(default="predictions.csv", metadata={"help": "file to write, .csv or .jsonl"})
+    top: int = field(default=3, metadata={"help": "classes of each line"})
+    batch_size: int = field(default=32, metadata={"help": "pictures in a pass"})
+    backbone: str | None = field(default=None, metadata={"help": "where the backbone lies now, if it was moved"})
+    export: str | None = field(default=None, metadata={"help": "write this ONNX file instead, and compare it"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: those of the command line."""
+    (args,) = HfArgumentParser(Arguments, description=__doc__).parse_args_into_dataclasses(argv)
+    if not args.adapters or (not args.images and args.export is None):
+        raise GatedPromptError("give --adapters, and --images or --export")
+    if args.top < 1 or args.batch_size < 1:
+        raise GatedPromptError("--top and --batch_size are at least 1")
+    quiet_loading()
+    groups = make_groups({name: find_predictor(name, args.backbone) for name in dict.fromkeys(args.adapters)})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if args.export is not None:
+        print(export(groups, Path(args.export)))
+        return
+    names = [file for name in args.images for file in find_pictures(name)]
+    most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
+    output = PredictionFile(Path(args.output), most)
+    for group in groups:
+        group.module.to(device)
+        left = [name for name in names if any((name, label) not in output.done for label in group.members)]
+        for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
+            output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
+    print(f"{len(names)} pictures, {len(args.adapters)} adapters: {args.output}")
+
+
+@torch.inference_mode()
+def predict(
+    group: Group, names: list[str], top: int, device: torch.device, done: set[tuple[str, str]]
+) -> list[dict[str, object]]:
+    """Rows of one batch, without those that are done."""
+    transform = image_transform(group.preparation)
+    pixels, errors = {}, {}
+    for name in names:
+        try:
+            pixels[name] = transform(decode(Path(name), name))
+        except DataError as error:
+            errors[name] = str(error)
+    logits = group.module(torch.stack(list(pixels.values())).to(device)).float().cpu() if pixels else torch.empty(0)
+    rows: list[dict[str, object]] = []
+    for place, (label, one) in enumerate(group.members.items()):
+        for name in names:
+            if (name, label) in done:
+                continue
+            row: dict[str, object] = {"image": name, "adapter": label}
+            if name in errors:
+                row["error"] = errors[name]
+            else:
+                row |= best_classes(logits[list(pixels).index(name), place], one.problem, one.names, top)
+            rows.append(row)
+    return rows
+
+
+def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
+    """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
+    folder = Path(name)
+    if (folder / "results.json").is_file():
+        folder /= json.loads((folder / "results.json").read_text())["use"]
+    found = read_predictor(folder)
+    return folder, found if backbone is None else found.on(backbone)
+
+
+def find_pictures(name: str) -> list[str]:
+    """A picture, or all below a folder that are not hidden."""
+    if os.path.isfile(name):
+        return [name]
+    if not os.path.isdir(name):
+        raise GatedPromptError(f"there is no picture or folder {name!r}")
+    found = []
+    for place, inner, files in os.walk(name):
+        inner[:] = sorted(one for one in inner if not one.startswith("."))
+        own = [one for one in files if not one.startswith(".") and Path(one).suffix.lower() in EXTENSIONS]
+        found += [os.path.join(place, one) for one in sorted(own)]
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

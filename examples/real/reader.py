@@ -1,0 +1,55 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The backbone cut after k blocks, with a head on its tokens."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Dinov2Model
+
+from .features import head_input
+
+
+class LinearHead(nn.Linear):
+    """What `Dinov2ForImageClassification` has: a Linear on CLS and mean patch token."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__(2 * width, num_classes)
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(head_input(tokens))
+
+
+class AttentiveHead(nn.Module):
+    """M learned queries pool the tokens, which are their own keys (Efficient Probing, ICLR 2026).
+
+    One value projection is split over the queries: query m pools its own D / M channels of the values.
+    """
+
+    def __init__(self, width: int, num_classes: int, queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, width) * 0.02)
+        self.value = nn.Linear(width, width, bias=False)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        weights = F.softmax(tokens @ self.queries.T * tokens.shape[-1] ** -0.5, dim=1)  # (B, N, M)
+        values = self.value(tokens).unflatten(-1, (len(self.queries), -1))  # (B, N, M, D / M)
+        pooled: torch.Tensor = (weights[..., None] * values).sum(1).flatten(1)
+        return self.classifier(pooled)
+
+
+class Reader(nn.Module):
+    """Logits (B, classes) from pixels (B, 3, H, W)."""
+
+    def __init__(self, backbone: Path, depth: int, num_classes: int, queries: int = 0) -> None:
+        super().__init__()
+        self.dinov2 = Dinov2Model.from_pretrained(backbone, num_hidden_layers=depth, dtype=torch.float32)
+        width = self.dinov2.config.hidden_size
+        self.classifier = AttentiveHead(width, num_classes, queries) if queries else LinearHead(width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.dinov2(images).last_hidden_state)

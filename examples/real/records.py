@@ -1,0 +1,28 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The results on disk: one JSON file for each cell, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def path_of(folder: Path, task: str, name: str) -> Path:
+    """Where the cell of this task and name is."""
+    return folder / task / f"{name}.json"
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Replace the file in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def read(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """All cells by task and name."""
+    return {
+        (file.parent.name, file.stem): json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*/*.json"))
+    }

@@ -1,0 +1,203 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""One training run: a cell of the grid in, its numbers out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.utils.data import TensorDataset
+from transformers import get_cosine_schedule_with_warmup
+
+import gated_prompt
+from gated_prompt import GatedPromptConfig, initialize_prompts
+from recipe.prefix_cache import StartAtBlock, prefix_tokens
+
+from .features import head_input
+from .grid import FITTED_HEAD, ROWS, Cell, Row
+from .images import Part, Task
+from .probes import fit_probe
+from .reader import LinearHead, Reader
+from .zero_start import add_zero_start
+
+BATCH = 20
+PROMPTS = 10
+GATE_INIT = -3.0
+START_IMAGES = 200  # that prompts start from, where they start from images
+PROMPT_BOUND = (6 / (3 * 14 * 14 + 384)) ** 0.5  # as the package starts its prompts
+METHODS = {  # what each fixes in the configuration
+    "shallow": {"gates": False, "temperature": False},
+    "deep": {"deep": True, "temperature": False},
+    "gate_only": {"gates": True, "temperature": False},
+    "temperature_only": {"gates": False, "temperature": True},
+    "gated": {"gates": True, "temperature": True},
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the cells of one task share: images, backbone, the block to read after, rate and probe of the head."""
+
+    task: Task
+    backbone: Path
+    read: int
+    head_rate: float
+    strength: float
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 products, everything else in float32: twice as fast on processors that have them."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def build(row: Row, bench: Bench, seed: int) -> nn.Module:
+    """The model as it starts."""
+    torch.manual_seed(seed)
+    model = Reader(bench.backbone, bench.read, bench.task.num_classes, row.attentive)
+    if row.method in METHODS:
+        settings: dict[str, Any] = METHODS[row.method]
+        config = GatedPromptConfig(
+            num_virtual_tokens=PROMPTS, insert_at=row.insert_at, gate_init=GATE_INIT, **settings
+        )
+        adapted = get_peft_model(model, config)
+        if row.start is not None:
+            train = bench.task.parts["train"]
+            batches = [train.batch(index) for index in torch.arange(START_IMAGES).split(50)]
+            initialize_prompts(adapted, batches, method=row.start, seed=seed)
+        return adapted
+    if row.method == "lora":
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=row.rank, lora_alpha=row.rank, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"]
+            ),
+        )
+    if row.method == "zero":
+        add_zero_start(model, model.dinov2.encoder.layer, PROMPTS, PROMPT_BOUND)
+        model.classifier.requires_grad_(True)
+    return model
+
+
+def groups(model: nn.Module, cell: Cell, bench: Bench) -> list[dict[str, Any]]:
+    """Optimizer groups: the head with its own rate, the gates where they have one, and the rest."""
+    members: dict[str, list[nn.Parameter]] = {"head": [], "gates": [], "other": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_gate = "gate_logits" in name or name.endswith(".gate")
+            members["head" if "classifier" in name else "gates" if is_gate else "other"].append(parameter)
+    share = FITTED_HEAD if ROWS[cell.row].head_start else 1.0
+    rates = {"head": share * bench.head_rate, "gates": cell.gate_rate or cell.rate, "other": cell.rate}
+    return [{"params": params, "lr": rates[kind]} for kind, params in members.items() if params]
+
+
+@torch.no_grad()
+def start_head(model: nn.Module, bench: Bench) -> None:
+    """Set the head to the probe of what it reads with the untrained prompts in place."""
+    heads = [m for m in model.modules() if isinstance(m, LinearHead) and m.weight.requires_grad]
+    seen: list[torch.Tensor] = []
+    handles = [
+        head.register_forward_pre_hook(lambda m, args: seen.append(head_input(args[0]).float())) for head in heads
+    ]
+    predict(model, bench.task.parts["train"])
+    for handle in handles:
+        handle.remove()
+    features = torch.cat(seen).double().numpy()
+    weights, biases = fit_probe((features, bench.task.parts["train"].labels.numpy()), bench.strength)
+    for head in heads:
+        head.weight.copy_(torch.from_numpy(_fill(weights, head.out_features)))
+        head.bias.copy_(torch.from_numpy(_fill(biases, head.out_features)))
+
+
+def _fill(values: np.ndarray, rows: int) -> np.ndarray:
+    filled = np.full((rows, *values.shape[1:]), -10.0 if values.ndim == 1 else 0.0)
+    filled[: len(values)] = np.maximum(values, -10.0) if values.ndim == 1 else values
+    return filled
+
+
+@torch.no_grad()
+def predict(model: nn.Module, part: Part, tokens: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits (N, classes), from tokens that were kept or from the pixels."""
+    model.eval()
+    logits = []
+    for index in torch.arange(len(part.labels)).split(100):
+        with autocast():
+            logits.append(model(part.batch(index) if tokens is None else tokens[index]).float())
+    return torch.cat(logits)
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy."""
+    return round(float((logits.argmax(1) == labels).float().mean()), 5), round(
+        float(F.cross_entropy(logits, labels)), 5
+    )
+
+
+def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
+    """Train, and score on the validation images after each epoch; on the test images at the end of a final cell."""
+    row = ROWS[cell.row]
+    model = build(row, bench, cell.seed)
+    if row.head_start:
+        start_head(model, bench)
+    train, val = bench.task.parts["train"], bench.task.parts["val"]
+    start, kept = StartAtBlock(model, row.insert_at), {}
+    if row.insert_at:
+        kept = {name: keep_prefix(model, start, bench.task.parts[name]) for name in ("train", "val")}
+        start.open()
+    parameters = groups(model, cell, bench)
+    results: dict[str, Any] = {"read": bench.read, "head_rate": parameters[0]["lr"], "rate": cell.rate}
+    results |= {"gate_rate": cell.gate_rate, "seed": cell.seed, "epochs": cell.epochs}
+    optimizer = torch.optim.Adam(parameters)
+    steps = -(-len(train.labels) // BATCH)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps, cell.epochs * steps)
+    draw = torch.Generator().manual_seed(cell.seed)
+    losses, curve, spent = [], [], 0.0
+    if row.head_start:
+        curve.append(scores(predict(model, val, kept.get("val")), val.labels))
+    for _ in range(cell.epochs):
+        model.train()
+        begin, total = time.process_time(), 0.0
+        for index in torch.randperm(len(train.labels), generator=draw).split(BATCH):
+            with autocast():
+                logits = model(kept["train"][index] if kept else train.batch(index))
+            loss = F.cross_entropy(logits.float(), train.labels[index])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            total += float(loss.detach()) * len(index) / len(train.labels)
+        spent += time.process_time() - begin
+        losses.append(round(total, 4))
+        curve.append(scores(predict(model, val, kept.get("val")), val.labels))
+    results["val"], results["val_loss"] = curve[-1]
+    start.close()
+    if cell.is_final:
+        test = bench.task.parts["test"]
+        results["test"], results["test_loss"] = scores(predict(model, test), test.labels)
+    results |= {"curve": [accuracy for accuracy, _ in curve], "losses": losses, **learned(model, row)}
+    results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    results["train_cpu_seconds"] = round(spent, 1)
+    return results
+
+
+def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tensor:
+    """What enters the block that prompts enter, for all images; nothing before it learns."""
+    images = TensorDataset(part.batch(torch.arange(len(part.labels))), part.labels)
+    model.eval()
+    with torch.no_grad(), autocast():
+        return torch.cat(list(prefix_tokens(model, start, images, 100)))
+
+
+def learned(model: nn.Module, row: Row) -> dict[str, list[float]]:
+    """Gates and temperatures after training, where there are any."""
+    if row.method == "zero":
+        zero: Any = model.zero_prompts
+        return {"gates": [round(float(torch.tanh(p.gate.detach()).abs().mean()), 4) for p in zero]}
+    if row.method not in METHODS or row.method in ("deep", "shallow"):
+        return {}
+    read = {"gates": gated_prompt.gates(model).tolist(), "temperatures": gated_prompt.temperatures(model).tolist()}
+    return {name: [round(float(value), 4) for value in values] for name, values in read.items()}

@@ -1,0 +1,53 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The comparison on a real backbone (docs/real.md).
+
+python examples/real_backbone.py run --data_dir FOLDER       the cells that are missing
+python examples/real_backbone.py starts --data_dir FOLDER    what untrained prompts do to the features
+python examples/real_backbone.py cost                        seconds and megabytes of a training step
+python examples/real_backbone.py tables                      tables and pictures of docs/real.md
+python examples/real_backbone.py check --data_dir FOLDER     a part again, compared with the committed results
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from gated_prompt import GatedPromptError
+from real import check, cost, grid, images, miniature, run, starts, tables
+
+COMMANDS = {
+    "run": run.main,
+    "starts": starts.main,
+    "cost": cost.main,
+    "miniature": miniature.main,
+    "tables": tables.main,
+    "check": check.main,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with these arguments and return the exit status; None: those of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument(
+        "--backbone", type=Path, default=Path("runs/dinov2-small-saliency"), help="folder of DINOv2-small"
+    )
+    parser.add_argument("--data_dir", type=Path, help="folder with real_vtab, dtd10, cifar10_jpeg")
+    parser.add_argument("--results", type=Path, default=run.RESULTS, help="where the results are")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/real"), help="for frozen features")
+    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
+    parser.add_argument("--rows", nargs="*", default=None, choices=list(grid.ROWS), help="None: all; check: a few")
+    args = parser.parse_args(argv)
+    if args.data_dir is None and args.command in ("run", "starts", "miniature", "check"):
+        parser.error(f"{args.command} needs --data_dir")
+    torch.set_num_threads(1)
+    return COMMANDS[args.command](args) or 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

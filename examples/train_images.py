@@ -1,0 +1,150 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""From a folder of pictures to an answer, a file and a report.
+
+    accelerate launch examples/train_images.py --train_dir photos --backbone facebook/dinov2-small
+
+`photos` has a subfolder for each class; `--train_file` takes a CSV or JSONL file, `--dataset` a data set of the Hub.
+The script looks at the frozen backbone first: nearest neighbours and a linear probe on every block. Then it trains
+prompts (or whatever `--methods` names) on the block with the best probe. The head starts as the probe, learning
+rates are found by a race, and the best epoch is kept. It leaves in `--output_dir`:
+
+    report.html    everything that was found, in one file to look at
+    results.json   the same for programs
+    adapter/       what was trained, with a model card; model/ for methods that train the model itself
+    probe/         the linear probe
+
+and says in one sentence which of the two to use; `predict.py` takes either. The same command goes on where it was
+stopped, and runs on one CPU, one GPU or several (`accelerate config`), also with `--mixed_precision bf16`.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from gated_prompt import GatedPromptError
+from own_images import pictures
+from own_images.arguments import parse
+from own_images.backbone import Backbone, quiet_loading
+from own_images.bench import Bench, score
+from own_images.class_weights import balanced_weights
+from own_images.fitting import Rates, batches_per_epoch
+from own_images.leaving import leave_probe, leave_run, refuse_other_settings
+from own_images.measures import main_measure
+from own_images.mistakes import worst_mistakes
+from own_images.outcome import choose
+from own_images.pixels import Pixels, preparation
+from own_images.race import race
+from own_images.reading import read_parts
+from own_images.report import write_report
+from own_images.results import assemble, test_result
+from own_images.runs import Run, restored, run
+from recipe.checkpoints import prepare_output_dir
+from recipe.loop import start
+from recipe.reporting import write_json
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run with these arguments (None: those of the command line) and return the content of results.json."""
+    data_args, args, prompts = parse(argv)
+    quiet_loading()
+    output = prepare_output_dir(args.output_dir)
+    accelerator = start(args.seeds[0], None, output)
+    main_process = accelerator.is_main_process
+
+    # The pictures.
+    parts = read_parts(data_args, main_process)
+    train, validation = parts.train, parts.validation
+    measure = main_measure(train.problem, args.measure, len(train.names))
+    class_weights = balanced_weights(train) if args.class_weights == "balanced" else None
+    settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
+    stored = output / "settings.json"
+    if stored.is_file():
+        refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
+    accelerator.wait_for_everyone()
+    if main_process:
+        write_json(stored, {**settings, "pictures": parts.keys})
+
+    # The backbone as it is, block by block.
+    prepared = preparation(args.backbone, data_args.image_size)
+    backbone = Backbone(args, prepared, accelerator)
+    blocks = backbone.study(parts, measure, class_weights, output / "probes.safetensors")
+    read = backbone.read_block(blocks, args.read_block)
+    for one in blocks:
+        mark = " <- read from here on" if one is read else ""
+        accelerator.print(
+            f"block {one.block:2d}: nearest neighbours {measure.text(one.neighbours)}, linear probe "
+            f"{measure.text(one.probe_value)}{mark}"
+        )
+
+    # What is trained on it: the head starts as a probe, the race finds the rates.
+    bench = Bench(
+        args=args,
+        prompts=prompts,
+        parts=parts,
+        preparation=prepared,
+        base={} if read is blocks[-1] else {"num_hidden_layers": read.block + 1},
+        measure=measure,
+        l2=1 / read.probe.c,
+        class_weights=class_weights,
+    )
+    batches = args.num_train_epochs * batches_per_epoch(bench, accelerator.num_processes)
+    runs: list[Run] = []
+    for method in args.methods:
+        rates: Rates | None = None
+        for seed in args.seeds:
+            folder = output / "runs" / f"{method}-seed{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            head = bench.head_start(method, seed, folder)
+            if rates is None and args.learning_rate == "auto":
+                rates = race(bench, method, seed, head, batches, output / "runs" / f"{method}-race.json")
+            elif rates is None:
+                rate = float(args.learning_rate)
+                rates = Rates(rate, rate, rate / 10)
+            if args.head_learning_rate is not None:
+                rates = Rates(rates.main, rates.gates, args.head_learning_rate)
+            runs.append(run(bench, method, seed, rates, head, batches, folder))
+            accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
+
+    # What to use, and how good it is on pictures that chose nothing.
+    choice = choose(read.probe, runs, validation.targets, measure)
+    best = choice.run or max(runs, key=lambda one: one.gain, default=None)
+    trainer, model = restored(bench, best) if best is not None else (accelerator, None)
+    test_scores = None
+    if parts.test is not None and choice.run is None:
+        features = backbone.features(parts.test, parts.keys["test"])[read.block]
+        test_scores = features @ read.probe.weight.T + read.probe.bias
+    elif parts.test is not None:
+        loader = DataLoader(Pixels(parts.test, prepared), args.per_device_eval_batch_size)
+        prepared_model, prepared_loader = trainer.prepare(model, loader)
+        test_scores = score(prepared_model, prepared_loader, trainer)
+
+    results: dict[str, Any] = {}
+    if main_process:
+        results = assemble(parts, bench, blocks, read, runs, choice, settings)
+        if parts.test is not None and test_scores is not None:
+            results["test"] = test_result(parts.test, test_scores, measure)
+        leave_probe(output / "probe", read.probe, bench)
+        trained = leave_run(output, best, model, read.probe, bench) if best is not None and model is not None else None
+        results["use"] = "probe" if choice.run is None or trained is None else trained.name
+        scores = read.probe.scores if choice.run is None else choice.run.scores
+        write_report(
+            output / "report.html",
+            results,
+            pictures.draw_all(results, model),
+            worst_mistakes(validation, scores),
+            output / results["use"],
+        )
+        write_json(output / "results.json", results)
+        print(f"{choice.sentence}\nLook at {output / 'report.html'}; what to use lies in {output / results['use']}")
+    accelerator.end_training()
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

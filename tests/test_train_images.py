@@ -1,0 +1,285 @@
+"""train_images.py and predict.py end to end on a tiny ViT: what they leave behind, going on after a stop, faults."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoModelForImageClassification
+
+import gated_prompt
+import predict
+import train_images
+from gated_prompt import GatedPromptError
+from helpers import two_processes
+from helpers.picture_folder import COLOURS, make_folder
+from own_images.fitting import CHECKPOINTS
+from own_images.folder import read_folder
+from own_images.image_set import ImageSet
+from own_images.pixels import Pixels, preparation
+from own_images.splitting import hold_back
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).parents[1]
+QUICK = ["--num_train_epochs", "4", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "8"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    yield
+    fresh()
+
+
+def fresh() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("photos"))
+
+
+def run(backbone: Path, photos: Path, output: Path, *more: str) -> dict:
+    place = ["--output_dir", str(output), "--cache_dir", str(output.parent / "features")]
+    data = [] if "--train_file" in more else ["--train_dir", str(photos)]
+    return train_images.main([*data, "--backbone", str(backbone), *QUICK, *place, *more])
+
+
+@pytest.fixture(scope="module")
+def finished(backbone: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of prompts on the second block, with a test part."""
+    output = tmp_path_factory.mktemp("runs") / "photos"
+    run(backbone, photos, output, "--read_block", "1", "--test_dir", str(photos), "--learning_rate", "0.003")
+    fresh()
+    return output
+
+
+def parts_of(output: Path) -> tuple[ImageSet, ImageSet]:
+    """Train and validation part of a run."""
+    settings = json.loads((output / "settings.json").read_text())
+    return hold_back(read_folder(Path(settings["train_dir"])), 0.2, 0)
+
+
+def results_of(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())
+
+
+def test_what_a_run_leaves_behind(finished: Path, photos: Path) -> None:
+    results = results_of(finished)
+    assert [row["name"] for row in results["comparison"]] == ["linear probe", "gated, seed 0"]
+    assert sum(row["chosen"] for row in results["comparison"]) == 1
+    assert (results["block"], len(results["blocks"]), results["names"]) == (1, 4, list(COLOURS))
+    assert [results["data"][part]["count"] for part in ("train", "validation", "test")] == [30, 6, 36]
+    assert 0 <= results["test"]["interval"][0] <= results["test"]["accuracy"] <= results["test"]["interval"][1] <= 1
+    assert results["use"] in ("adapter", "probe") and results["sentence"].startswith("Use ")
+    curve = results["comparison"][1]["curve"]
+    assert [point["epoch"] for point in curve] == list(range(len(curve)))
+    card = (finished / "adapter" / "README.md").read_text()
+    assert "num_labels=3, num_hidden_layers=2" in card and "blå, gul, rød" in card
+    assert not (finished / "runs" / "gated-seed0" / CHECKPOINTS).exists()
+
+
+def test_the_adapter_is_that_of_the_best_epoch(finished: Path, backbone: Path) -> None:
+    """Loaded as a user loads it, it gives the measure that the table has for it."""
+    results = results_of(finished)
+    base = AutoModelForImageClassification.from_pretrained(
+        backbone, num_labels=3, num_hidden_layers=2, ignore_mismatched_sizes=True
+    )
+    model = gated_prompt.load(base, finished / "adapter").eval()
+    _, held = parts_of(finished)
+    with torch.no_grad():
+        found = model(torch.stack([pixels for pixels, _ in Pixels(held, preparation(str(backbone), None))])).logits
+    stored = load_file(finished / "runs" / "gated-seed0" / "scores.safetensors")["scores"]
+    best = max(point["accuracy"] for point in results["comparison"][1]["curve"])
+    torch.testing.assert_close(found, stored, atol=1e-5, rtol=1e-5)
+    assert float((found.argmax(1) == held.targets).double().mean()) == pytest.approx(best)
+    assert results["comparison"][1]["measures"]["accuracy"] == pytest.approx(best)
+
+
+def test_the_chosen_is_never_behind_the_probe(finished: Path) -> None:
+    rows = results_of(finished)["comparison"]
+    chosen = next(row for row in rows if row["chosen"])
+    assert chosen["measures"]["accuracy"] >= rows[0]["measures"]["accuracy"]
+
+
+def test_the_probe_is_a_logistic_regression_of_a_model_that_ends_there(finished: Path, backbone: Path) -> None:
+    """Weight and bias in probe/ against scikit-learn on features that the test computes from transformers itself."""
+    train, _ = parts_of(finished)
+    pixels = torch.stack([p for p, _ in Pixels(train, preparation(str(backbone), None))])
+    with torch.no_grad():
+        tokens = AutoModel.from_pretrained(backbone, num_hidden_layers=2)(pixels).last_hidden_state
+    features = torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1).double().numpy()
+    scaler = StandardScaler().fit(features)
+    c = results_of(finished)["blocks"][1]["c"]
+    oracle = LogisticRegression(C=c, max_iter=300).fit(scaler.transform(features), train.targets)
+    probe = load_file(finished / "probe" / "probe.safetensors")
+    found = features @ probe["weight"].double().numpy().T + probe["bias"].double().numpy()
+    np.testing.assert_allclose(found, oracle.decision_function(scaler.transform(features)), atol=0.02)
+
+
+def test_predictions_are_those_of_the_run_and_go_on_after_a_stop(finished: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    shutil.copy(photos / "gul" / "01.png", tmp_path / "new")
+    (tmp_path / "new" / "broken.png").write_bytes(b"nothing")
+    arguments = ["--images", str(tmp_path / "new"), str(photos), "--batch_size", "7", "--top", "2"]
+    adapters = ["--adapters", str(finished / "adapter"), str(finished / "probe")]
+    predict.main([*arguments, *adapters, "--output", str(tmp_path / "whole.csv")])
+    rows = list(csv.DictReader((tmp_path / "whole.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 38
+    assert "cannot be decoded" in rows[1]["error"] and rows[1]["class_1"] == ""
+    assert all(float(row["score_1"]) >= float(row["score_2"]) for row in rows if not row["error"])
+    content = (tmp_path / "whole.csv").read_bytes()
+    (tmp_path / "cut.csv").write_bytes(content[: len(content) // 3])  # in the middle of a line
+    predict.main([*arguments, *adapters, "--output", str(tmp_path / "cut.csv")])
+    assert sorted((tmp_path / "cut.csv").read_bytes().splitlines()) == sorted(content.splitlines())
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(GatedPromptError, match="holds something else than predictions"):
+        predict.main([*arguments, *adapters, "--output", str(tmp_path / "other.csv")])
+    assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_adapters_of_one_backbone_share_a_pass(finished: Path, photos: Path, tmp_path: Path) -> None:
+    """Rows of a mixed batch are those of each adapter alone."""
+    second = shutil.copytree(finished / "adapter", tmp_path / "second")
+    calls = []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *_: calls.append(1) if type(module).__name__ == "PromptScorer" else None
+    )
+    output = tmp_path / "mixed.jsonl"
+    names = [str(finished / "adapter"), str(second)]
+    predict.main(["--images", str(photos / "gul"), "--adapters", *names, "--output", str(output)])
+    handle.remove()
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(calls) == 1 and len(rows) == 24
+    by_adapter = [[row["scores"] for row in rows if row["adapter"] == name] for name in names]
+    np.testing.assert_allclose(*by_adapter, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "probe"])
+def test_onnx(finished: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is needed for the ONNX export")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is needed to run the ONNX file")
+    predict.main(["--adapters", str(finished / kind), "--export", str(tmp_path / "m.onnx")])
+    assert (tmp_path / "m.onnx").stat().st_size > 10_000 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, photos, tmp_path, monkeypatch) -> None:
+    more = ["--per_device_train_batch_size", "3", "--num_train_epochs", "5", "--ema_decay", "0.5"]
+    more += ["--gradient_accumulation_steps", "2", "--read_block", "last"]
+    run(backbone, photos, tmp_path / "straight", *more)
+    step, found = torch.optim.AdamW.step, []
+    for limit in (7, 26, 7):  # steps after which an attempt dies: in the race, and twice in the 25 of the full run
+        fresh()
+        count = 0
+
+        def step_or_die(self, *args, limit=limit, **kwargs):
+            nonlocal count
+            count += 1
+            if count > limit:
+                raise KeyboardInterrupt
+            return step(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", step_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                run(backbone, photos, tmp_path / "killed", *more)
+        race = json.loads((tmp_path / "killed" / "runs" / "gated-race.json").read_text())
+        checkpoints = tmp_path / "killed" / "runs" / "gated-seed0" / CHECKPOINTS
+        found.append((len(race), max((path.name for path in checkpoints.glob("*")), default="")))
+    assert found == [(7, ""), (14, "step_00000010"), (14, "step_00000020")]
+    fresh()
+    run(backbone, photos, tmp_path / "killed", *more)
+    for name in ("adapter/adapter_model.safetensors", "probe/probe.safetensors", "runs/gated-race.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    fresh()
+    with pytest.raises(
+        GatedPromptError, match=r"holds a run with other settings \(seeds; seeds was \[0\], now \[3\]\)"
+    ):
+        run(backbone, photos, tmp_path / "killed", *more, "--seeds", "3")
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_two_processes_find_what_one_finds(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["--train_dir", str(photos), "--test_dir", str(photos), "--backbone", str(backbone), *QUICK]
+    arguments += ["--read_block", "1", "--learning_rate", "0.003", "--per_device_train_batch_size", "4"]
+    places = ["--output_dir", str(tmp_path / "two"), "--cache_dir", str(tmp_path / "features")]
+    printed = two_processes.run(ROOT / "examples" / "train_images.py", *arguments, *places)
+    assert printed.count("Use ") == 1
+    one, two = results_of(finished), results_of(tmp_path / "two")
+    assert two["blocks"] == one["blocks"] and two["comparison"][0] == one["comparison"][0]
+    start = [row["comparison"][1]["curve"][0] for row in (one, two)]
+    assert start[0]["loss"] == pytest.approx(start[1]["loss"], rel=1e-3)  # the head's start, from two shares
+    assert [two["data"][part]["count"] for part in ("train", "validation", "test")] == [30, 6, 36]
+
+
+def table(photos: Path, file: Path, label) -> list[str]:
+    names = sorted(photos.rglob("*.png"))
+    rows = [{"image": str(path), "label": label(path.relative_to(photos).parts[0], i)} for i, path in enumerate(names)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return ["--train_file", str(file)]
+
+
+def test_several_labels_and_methods(backbone, photos, tmp_path) -> None:
+    labels = {"blå": ["cold"], "gul": ["warm", "light"], "rød": ["warm"]}
+    data = table(photos, tmp_path / "list.jsonl", lambda name, _: labels[name])
+    more = ["--methods", "deep", "lora", "full", "linear", "--learning_rate", "0.001", "--num_train_epochs", "1"]
+    results = run(backbone, photos, tmp_path / "run", *data, *more, "--class_weights", "balanced")
+    assert (results["problem"], results["names"]) == ("labels", ["cold", "light", "warm"])
+    assert [row["name"].split(",")[0] for row in results["comparison"][1:]] == ["deep", "lora", "full", "linear"]
+    assert results["comparison"][0]["measures"]["mean_average_precision"] > 0.9
+    for kind in ("deep-seed0/adapter", "lora-seed0/adapter", "full-seed0/model", "linear-seed0/model"):
+        assert (tmp_path / "run" / "runs" / kind).is_dir()
+    predict.main(
+        ["--images", str(photos / "gul"), "--adapters", str(tmp_path / "run"), "--output", str(tmp_path / "p.csv")]
+    )
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 13
+
+
+def test_numbers(backbone, photos, tmp_path) -> None:
+    data = table(photos, tmp_path / "list.jsonl", lambda name, _: {"blå": 0.5, "gul": 2.5, "rød": 1.0}[name])
+    results = run(backbone, photos, tmp_path / "run", *data, "--learning_rate", "0.001", "--num_train_epochs", "1")
+    assert (results["problem"], results["measure"]) == ("numbers", "mean_absolute_error")
+    errors = [row["measures"]["mean_absolute_error"] for row in results["comparison"]]
+    assert min(errors) < 0.5 and next(r for r in results["comparison"] if r["chosen"])["measures"]["r2"] > 0.5
+
+
+def test_the_report_is_one_file_without_scripts_or_links(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert results_of(finished)["sentence"].replace("'", "&#39;") in page
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert len(sources) >= 4 and all(source.startswith("data:image/") for source in sources)
+    assert "<script" not in page and "<link" not in page and "http" not in page
+
+
+def test_a_backbone_that_is_not_there(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(GatedPromptError, match="cannot load --backbone"):
+        run(tmp_path / "nothing", photos, tmp_path / "run")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    """Every drawing is decoded and has its place, and the page is no wider than the window."""
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on the PATH; on Debian apt-get install chromium brings it")
+    look = "Array.from(document.images, i => i.naturalWidth * (i.getBoundingClientRect().width > 20))"
+    width = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    script = f"<script>document.title = JSON.stringify([...{look}, {width}])</script></body>"
+    page = (finished / "report.html").read_text().replace("</body>", script)
+    (tmp_path / "page.html").write_text(page)
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1000,900", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    *images, too_wide = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout).group(1)))
+    assert too_wide <= 0
+    assert len(images) == page.count("<img ") >= 4 and min(images) > 0
