@@ -207,3 +207,26 @@ def test_many_threads(folders: dict[str, Path]) -> None:
         thread.join()
     assert faults == []
     assert shared.nbytes <= shared.memory
+
+
+def test_a_folder_that_is_replaced_is_never_taken_for_damaged(folders: dict[str, Path]) -> None:
+    """As a server replaces it: the old folder is renamed away, the new one in."""
+    shared, pixels, faults, stop = pool(), images(1), [], threading.Event()
+    wanted = alone(folders["birds"], pixels)[0]
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                torch.testing.assert_close(ask(shared, [folders["birds"]], pixels)[0], wanted, rtol=1e-5, atol=1e-5)
+            except Exception as error:
+                faults.append(repr(error))
+
+    reader = threading.Thread(target=run)
+    reader.start()
+    for number in range(20):
+        new = shutil.copytree(folders["birds"], folders["birds"].with_name(f"new-{number}"))
+        folders["birds"].rename(new.with_name(f"old-{number}"))
+        new.rename(folders["birds"])
+    stop.set()
+    reader.join()
+    assert faults == []

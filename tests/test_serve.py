@@ -22,6 +22,7 @@ from PIL import Image
 import gated_prompt
 from gated_prompt.data.images import decode
 from gated_prompt.sharing.predictor import read_predictor
+from helpers.pages import blocks
 
 MISSING = [n for n in ("ray", "fastapi", "prometheus_client", "python_multipart") if not importlib.util.find_spec(n)]
 if MISSING:
@@ -124,6 +125,19 @@ def test_a_form_and_top_k(server: Running) -> None:
         assert requests.post(url, data=PICTURES[0], params={"top_k": wrong}, timeout=5).status_code == 422
     two = {"a": PICTURES[0], "b": PICTURES[1]}
     assert requests.post(url, files=two, timeout=5).status_code == 400
+
+
+def test_the_client_of_the_page(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(PICTURES[0])
+    Path("runs/birds/adapter").mkdir(parents=True)
+    for _, code in blocks("serving.md", "py"):
+        exec(code.replace("http://127.0.0.1:8000", server.url), {})
+    best = next(iter(alone("objects", PICTURES[0])))
+    assert capsys.readouterr().out.splitlines()[-3].endswith(f" {best}")
+    assert read_predictor("runs/birds/adapter").names == ["sparrow", "wren"]
 
 
 def test_what_is_served(server: Running) -> None:

@@ -6,6 +6,7 @@ have any number of classes, and an adapter takes what its file holds and no more
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config import GatedPromptConfig
-from ..errors import AdapterMismatchError, GatedPromptError
+from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..files.adapter_file import AdapterFile, stamp_of
 from ..files.folder import PENDING_NAME
 from ..files.header import Entry
@@ -31,6 +32,7 @@ from ..sharing.loading import checked
 from ..sharing.predictor import FILE, Predictor, read_predictor
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT wants one on the model at all times
+TRIES, MOMENT = 10, 0.005  # seconds between them, when a folder is replaced while it is read
 
 
 class PoolFullError(GatedPromptError):
@@ -123,7 +125,7 @@ class AdapterPool:
             found = self._in_memory(folder)  # another thread was faster
             if found is not None:
                 return found
-            resident = self._load(folder)
+            resident = self._load_undisturbed(folder)
             with self._books:
                 old = self._residents.pop(folder, None)
                 if old is not None:
@@ -151,8 +153,20 @@ class AdapterPool:
                     self._replaced.append(old)
             self._make_room(0)
 
-    def _load(self, folder: Path) -> Resident:
-        stamp, predictor = _stamp(folder), read_predictor(folder)
+    def _load_undisturbed(self, folder: Path) -> Resident:
+        """Read it again where it was replaced meanwhile; a folder that is replaced is away for a moment."""
+        for _ in range(TRIES):
+            stamp = _stamp(folder)
+            try:
+                return self._load(folder, stamp)
+            except DamagedAdapterError:
+                time.sleep(MOMENT)
+                if _stamp(folder) == stamp:
+                    raise
+        return self._load(folder, _stamp(folder))
+
+    def _load(self, folder: Path, stamp: tuple[object, ...]) -> Resident:
+        predictor = read_predictor(folder)
         with checked(str(folder)) as (config, _):
             self._check_backbone(folder, config)
             nbytes = _nbytes(config._file)
