@@ -24,7 +24,8 @@ from torch import Tensor
 
 from gated_prompt import AdapterNameError, GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.serving.pool import PoolFullError, Resident
+from gated_prompt.serving.pool import PoolFullError
+from gated_prompt.serving.resident import Resident
 
 from .backbone import load_pool
 from .bodies import AdapterInfo, Answer, Prediction, Source

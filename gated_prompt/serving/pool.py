@@ -10,26 +10,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from peft import get_peft_model, set_peft_model_state_dict
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft.utils import CONFIG_NAME
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
-from ..files.adapter_file import AdapterFile, stamp_of
-from ..files.folder import PENDING_NAME
-from ..files.header import Entry
 from ..files.layout import BANK, PREFIX
 from ..sharing.card import last_part
 from ..sharing.loading import checked
-from ..sharing.predictor import FILE, Predictor, read_predictor
+from ..sharing.predictor import FILE, read_predictor
+from .resident import Resident, Stamp, head_of, memory_of, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT wants one on the model at all times
 TRIES, MOMENT = 10, 0.005  # seconds between them, when a folder is replaced while it is read
@@ -37,28 +35,6 @@ TRIES, MOMENT = 10, 0.005  # seconds between them, when a folder is replaced whi
 
 class PoolFullError(GatedPromptError):
     """Every adapter in memory is in use, and one more does not fit; try again when some calls have ended."""
-
-
-@dataclass(eq=False)
-class Resident:
-    """An adapter in memory.
-
-    Attributes:
-        key: its name on the model.
-        weight, bias: of its head, (K, D) and (K,).
-        predictor: its class names, and how pictures become pixels.
-        sha256: of its weights file, as its config says.
-        nbytes: memory of its tensors.
-    """
-
-    key: str
-    weight: Tensor
-    bias: Tensor | None
-    predictor: Predictor
-    sha256: str | None
-    nbytes: int
-    stamp: tuple[object, ...]
-    users: int = 0
 
 
 class AdapterPool:
@@ -81,6 +57,7 @@ class AdapterPool:
         anchor = GatedPromptConfig(num_virtual_tokens=1, gates=False, temperature=False, modules_to_save=[])
         self.model = get_peft_model(backbone, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
         self.memory, self.backbone_name = memory, backbone_name
+        self.device = next(backbone.parameters()).device
         self.nbytes = 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
         self._replaced: list[Resident] = []  # another file has taken their place; they go when their calls have ended
@@ -114,7 +91,7 @@ class AdapterPool:
             GatedPromptError: there is not one adapter for each picture.
         """
         keys = [resident.key for resident in residents]
-        features = self.model(pixel_values=pixels, adapter_names=keys).logits
+        features = self.model(pixel_values=pixels.to(self.device), adapter_names=keys).logits.float()
         return [F.linear(row, one.weight, one.bias) for row, one in zip(features, residents, strict=True)]
 
     def _take(self, folder: Path) -> Resident:
@@ -135,7 +112,7 @@ class AdapterPool:
             return resident
 
     def _in_memory(self, folder: Path) -> Resident | None:
-        stamp = _stamp(folder)
+        stamp = stamp_of_folder(folder)
         with self._books:
             found = self._residents.get(folder)
             if found is None or found.stamp != stamp:
@@ -156,32 +133,39 @@ class AdapterPool:
     def _load_undisturbed(self, folder: Path) -> Resident:
         """Read it again where it was replaced meanwhile; a folder that is replaced is away for a moment."""
         for _ in range(TRIES):
-            stamp = _stamp(folder)
+            stamp = stamp_of_folder(folder)
             try:
-                return self._load(folder, stamp)
-            except DamagedAdapterError:
+                resident = self._load(folder, stamp)
+            except (DamagedAdapterError, AdapterMismatchError):
                 time.sleep(MOMENT)
-                if _stamp(folder) == stamp:
+                if stamp_of_folder(folder) == stamp:
                     raise
-        return self._load(folder, _stamp(folder))
+                continue
+            if stamp_of_folder(folder) == stamp:
+                return resident
+            self._drop(resident)  # it may have the names of one and the weights of another
+        raise DamagedAdapterError(f"the adapter in {folder} was replaced again and again while it was read; ask again")
 
-    def _load(self, folder: Path, stamp: tuple[object, ...]) -> Resident:
+    def _load(self, folder: Path, stamp: Stamp) -> Resident:
         predictor = read_predictor(folder)
         with checked(str(folder)) as (config, _):
             self._check_backbone(folder, config)
-            nbytes = _nbytes(config._file)
+            nbytes = memory_of(config._file)
             if nbytes > self.memory:
                 raise GatedPromptError(
                     f"the adapter in {folder} takes {nbytes} bytes, more than the {self.memory} that all may take; "
                     "raise the limit"
                 )
             self._make_room(nbytes)
+            if not config._file.is_small:
+                config._file.check_content()  # was left until now
             path = config._file.path
-            tensors = load_file(path) if path is not None else {}
+            loaded = load_file(path, device=str(self.device)) if path is not None else {}
+            tensors = {key: loaded[key] for key in config._file.entries}  # without those of other adapters
             # A copy without the head, which is applied here, and without the memory of where the backbone lay.
             own = replace(config, modules_to_save=[])
             own.base_model_name_or_path, own.inference_mode = None, True
-        head = _head(folder, config, tensors, predictor)
+        head = head_of(folder, config, tensors, predictor)
         prompts = {key: value for key, value in tensors.items() if key.startswith(f"{PREFIX}{BANK}.")}
         self._count += 1
         key = f"a{self._count}"
@@ -209,7 +193,7 @@ class AdapterPool:
         """One picture through backbone and head, before anyone else calls it."""
         pixels = resident.predictor.transform()(Image.new("RGB", (64, 64), "grey"))[None]
         try:
-            self.logits(pixels.to(resident.weight.device), [resident])
+            self.logits(pixels, [resident])
         except (RuntimeError, ValueError) as error:
             raise AdapterMismatchError(
                 f"the adapter does not compute on this backbone with the pictures that its {FILE} means: {error}"
@@ -232,37 +216,8 @@ class AdapterPool:
                             f"exceed the limit of {self.memory}; try again, or raise the limit"
                         )
                     gone = self._residents.pop(folder)
-            self.model.delete_adapter(gone.key)
-            self.nbytes -= gone.nbytes
+            self._drop(gone)
 
-
-def _stamp(folder: Path) -> tuple[object, ...]:
-    return tuple(stamp_of(folder / name) for name in (CONFIG_NAME, PENDING_NAME, SAFETENSORS_WEIGHTS_NAME, FILE))
-
-
-def _nbytes(file: AdapterFile) -> int:
-    """Memory of an adapter, from its header: PEFT keeps prompts in float32, and so is the head here."""
-
-    def size(entry: Entry) -> int:
-        return 4 * torch.Size(entry.shape).numel()
-
-    return sum(map(size, file.entries.values()))
-
-
-def _head(
-    folder: Path, config: GatedPromptConfig, tensors: dict[str, Tensor], predictor: Predictor
-) -> tuple[Tensor, Tensor | None]:
-    heads = config.modules_to_save or []
-    keys = [f"{PREFIX}{heads[0]}.weight", f"{PREFIX}{heads[0]}.bias"] if len(heads) == 1 else []
-    others = [key for key in tensors if not key.startswith(f"{PREFIX}{BANK}.") and key not in keys]
-    if not keys or keys[0] not in tensors or tensors[keys[0]].ndim != 2 or others:
-        raise AdapterMismatchError(
-            f"the adapter in {folder} has the head(s) {', '.join(heads) or 'none'}; one linear layer is needed here"
-        )
-    weight, bias = tensors[keys[0]], tensors.get(keys[1])
-    if len(weight) != len(predictor.names) or (bias is not None and bias.shape != weight.shape[:1]):
-        raise AdapterMismatchError(
-            f"{folder / FILE} names {len(predictor.names)} classes, but the head has {len(weight)}; they must come "
-            "from the same training"
-        )
-    return weight.float(), None if bias is None else bias.float()
+    def _drop(self, resident: Resident) -> None:
+        self.model.delete_adapter(resident.key)
+        self.nbytes -= resident.nbytes
