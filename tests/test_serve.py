@@ -258,3 +258,27 @@ def test_a_killed_replica_comes_back(server: Running) -> None:
     assert scores(server.ask("shapes", PICTURES[0], params={"top_k": 10})) == pytest.approx(
         alone("shapes", PICTURES[0]), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backbone", "no/such/place"], "cannot load --backbone 'no/such/place'"),
+        (["--adapters", "no/such/place"], "no/such/place is no folder"),
+        (["--queue", "0"], "--queue is 0; it has to be more than 0"),
+        (["--host", "0.0.0.0", "--allow", "runs"], "put a secret into the environment variable GATED_PROMPT_TOKEN"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(options: list[str], message: str) -> None:
+    from serve.main import main
+
+    with pytest.raises(SystemExit) as refusal:
+        main(options)
+    assert message in str(refusal.value)
+
+
+def test_a_port_that_is_taken() -> None:
+    from serve.main import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="give another port"):
+        main(["--port", str(taken.getsockname()[1])])

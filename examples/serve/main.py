@@ -10,6 +10,7 @@ Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/ser
 import dataclasses
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
+from recipe.backbone import check_backbone
 from recipe.schedulers import connect
 
 from .settings import TOKEN, Settings
@@ -47,8 +49,8 @@ def run(settings: Settings) -> None:
         from .deployment import Server
     except ImportError as error:
         raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
-    settings = dataclasses.replace(settings, adapters=os.path.abspath(settings.adapters))
-    Store(settings.adapters, settings.allow)  # refuses a folder that is not there, before anything starts
+    settings = absolute(settings)
+    check(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -70,6 +72,38 @@ def run(settings: Settings) -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def absolute(settings: Settings) -> Settings:
+    """The same with folders that are found from anywhere; Hub ids stay as they are."""
+
+    def found(place: str) -> str:
+        return os.path.abspath(place) if os.path.isdir(place) else place
+
+    return dataclasses.replace(
+        settings,
+        backbone=found(settings.backbone),
+        adapters=os.path.abspath(settings.adapters),
+        allow=[found(place) for place in settings.allow],
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuse what would fail in a replica, where the message is hard to find.
+
+    Raises:
+        GatedPromptError: backbone or folder are not there, or the port is taken.
+    """
+    check_backbone(settings.backbone)
+    Store(settings.adapters, settings.allow)
+    if settings.address is None:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            socket.create_server((settings.host, settings.port), family=family).close()
+        except OSError as error:
+            raise GatedPromptError(
+                f"cannot listen on --host {settings.host} --port {settings.port} ({error.strerror}); give another port"
+            ) from error
 
 
 def environment() -> dict[str, str]:
