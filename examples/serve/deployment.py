@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from ray import serve
 from torch import Tensor
 
-from gated_prompt import AdapterNameError, GatedPromptError
+from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
 from gated_prompt.errors import DataError
 from gated_prompt.serving.pool import PoolFullError
 from gated_prompt.serving.resident import Resident
@@ -111,9 +112,7 @@ class Server:
 
     async def answer(self, name: str, data: bytes, top: int) -> Answer:
         """From bytes to names and scores."""
-        folder = await asyncio.to_thread(self.store.find, name)
-        hold = self.pool.hold(folder)
-        resident = await asyncio.to_thread(hold.__enter__)
+        hold, resident = await asyncio.to_thread(self.take, name)
         try:
             pixels = await asyncio.to_thread(self.prepare, data, resident)
             logits = await self.compute(Item(pixels, resident))
@@ -124,6 +123,15 @@ class Server:
         return Answer(
             adapter=name, sha256=resident.sha256, problem=resident.predictor.problem, predictions=predictions
         )
+
+    def take(self, name: str) -> tuple[AbstractContextManager[Resident], Resident]:
+        """An adapter in memory, and what lets go of it."""
+        hold = self.pool.hold(self.store.find(name))
+        try:
+            return hold, hold.__enter__()
+        except DamagedAdapterError:
+            self.store.find(name)  # it is unknown, not damaged, where it was deleted meanwhile
+            raise
 
     def prepare(self, data: bytes, resident: Resident) -> Tensor:
         """Pixels as this adapter's training made them."""
