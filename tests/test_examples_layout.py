@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = {path.stem for path in EXAMPLES.glob("*.py")}
 PACKAGES = {path.parent.name for path in EXAMPLES.glob("*/__init__.py")}
 LAUNCHERS = {  # start what is launched inside a package; a script cannot import relatively
-    *("demo/app.py", "demo/train_adapter.py", "speed/compare.py"),
+    *("demo/app.py", "demo/train_adapter.py", "serve/app.py", "speed/compare.py"),
     *("miniature/check.py", "miniature/run.py", "miniature/table.py"),
 }
 MODULES = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))

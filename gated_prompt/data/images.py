@@ -69,22 +69,34 @@ class Images(Protocol):
 
 
 def decode(
-    source: str | Path | bytes, name: str | None = None, *, as_stored: bool = False, upright: bool = True
+    source: str | Path | bytes,
+    name: str | None = None,
+    *,
+    as_stored: bool = False,
+    upright: bool = True,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int | None = None,
 ) -> Image.Image:
     """Reads a picture as training reads it: see `to_rgb`.
 
     Args:
         source: A file, or its content.
         name: What to call it in a message; None: the path.
+        formats: Pillow's names of the formats that are tried; None: all. Name a few for pictures of strangers.
+        most_pixels: A picture with more is refused before any pixel is decoded; None: Pillow's own limit.
         as_stored: For label maps: nothing is converted or turned.
         upright: See `to_rgb`.
 
     Raises:
-        DataError: It is missing, damaged, or has pixels without a known range; the message names it.
+        DataError: It is missing, damaged, too large, or has pixels without a known range; the message names it.
     """
     name = name or ("in memory" if isinstance(source, bytes) else str(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise DataError(
+                    f"has {image.width} x {image.height} pixels, more than {most_pixels}. Make it smaller."
+                )
             return image.copy() if as_stored else to_rgb(image, upright=upright)
     except DataError as error:
         raise DataError(f"The image {name} {error}") from error

@@ -55,7 +55,7 @@ def load(
             f"the model has an adapter named {adapter_name!r} already (it has: {', '.join(base.peft_config)}); give "
             "another adapter_name, or remove the old one with delete_adapter"
         )
-    with _checked(os.fspath(adapter), subfolder, revision, token) as (config, folder):
+    with checked(os.fspath(adapter), subfolder, revision, token) as (config, folder):
         config.inference_mode = not is_trainable
         if not isinstance(base, PeftModel):
             return PeftModel.from_pretrained(
@@ -71,8 +71,8 @@ def load(
 
 
 @contextmanager
-def _checked(
-    source: str, subfolder: str | None, revision: str | None, token: str | bool | None
+def checked(
+    source: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
 ) -> Iterator[tuple[GatedPromptConfig, str]]:
     """The config of an adapter without faults, and a folder with its weights.
 

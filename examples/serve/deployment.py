@@ -1,0 +1,208 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The deployment: one backbone, many adapters, requests that arrive together in one mixed batch.
+
+Ray sends the class to its replicas by value, with the globals that it names, and imports there what lies in other
+modules; so nothing that a process has once, such as a metric, is a global here.
+"""
+
+import asyncio
+import hmac
+import os
+import shutil
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from ray import serve
+from torch import Tensor
+
+from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
+from gated_prompt.errors import DataError
+from gated_prompt.serving.pool import PoolFullError
+from gated_prompt.serving.resident import Resident
+
+from .backbone import load_pool
+from .bodies import AdapterInfo, Answer, Prediction, Source
+from .loopback import keep_to_loopback
+from .metrics import count, count_batch, exposition
+from .settings import TOKEN, Settings
+from .store import NAME, Store, describe
+from .uploads import read_picture, read_upload
+
+BUSY = {"Retry-After": "1"}
+UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
+SOURCE = {"requestBody": {"required": True, "content": {"application/json": {"schema": Source.model_json_schema()}}}}
+LONGEST_SOURCE = 10_000  # bytes
+AdapterName = Annotated[str, InPath(pattern=NAME)]
+
+app = FastAPI(title="gated_prompt", description="Many visual tasks on one frozen backbone")
+app.middleware("http")(count)
+
+
+@app.exception_handler(GatedPromptError)
+@app.exception_handler(PermissionError)
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The message of the package, under the code that says whose fault it is."""
+    kinds = {PoolFullError: 503, AdapterNameError: 404, DataError: 400, PermissionError: 403}
+    code = next((code for kind, code in kinds.items() if isinstance(error, kind)), 422)
+    return JSONResponse({"detail": str(error)}, code, headers=BUSY if code == 503 else None)
+
+
+def authorize(request: Request) -> None:
+    """Who changes what is served sends the token, where one was set."""
+    token = os.environ.get(TOKEN)
+    sent = request.headers.get("authorization", "")
+    if token and not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
+        raise HTTPException(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+
+
+@dataclass(eq=False)
+class Item:
+    """One picture of a batch."""
+
+    pixels: Tensor
+    resident: Resident
+
+
+@serve.deployment
+@serve.ingress(app)
+class Server:
+    """A replica."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.settings = Settings(**values)
+        if self.settings.address is None:
+            keep_to_loopback()
+        torch.set_num_threads(max(1, int(self.settings.cpus)))
+        self.store = Store(self.settings.adapters, self.settings.allow)
+        self.pool = load_pool(self.settings.backbone, int(self.settings.memory_mb * 1e6))
+        self.computing = ThreadPoolExecutor(1)  # apart from the threads that decode and load, which may all be busy
+        self.uploads, self.tasks = 0, set[asyncio.Task[Answer]]()
+        self.changing = asyncio.Lock()
+        batch: Any = self.compute
+        batch.set_max_batch_size(self.settings.batch_size)
+        batch.set_batch_wait_timeout_s(self.settings.batch_wait_ms / 1000)
+
+    @app.post("/v1/classify/{adapter}", openapi_extra=UPLOAD)
+    async def classify(
+        self, request: Request, adapter: AdapterName, top_k: Annotated[int, Query(ge=1, le=1000)] = 5
+    ) -> Answer:
+        """Classes and scores of the picture in the body, or in a form's file."""
+        if self.uploads + len(self.tasks) >= self.settings.queue:
+            raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
+        self.uploads += 1
+        try:
+            data = await read_upload(request, int(self.settings.upload_mb * 1e6), self.settings.upload_seconds)
+        finally:
+            self.uploads -= 1
+        task = asyncio.create_task(self.answer(adapter, data, top_k))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        try:  # shielded: an adapter is in use until its batch is computed, whether or not someone still waits
+            return await asyncio.wait_for(asyncio.shield(task), self.settings.seconds)
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {self.settings.seconds:g} s", headers=BUSY) from None
+
+    async def answer(self, name: str, data: bytes, top: int) -> Answer:
+        """From bytes to names and scores."""
+        hold, resident = await asyncio.to_thread(self.take, name)
+        try:
+            pixels = await asyncio.to_thread(self.prepare, data, resident)
+            logits = await self.compute(Item(pixels, resident))
+            found = resident.predictor.answer(logits, top)
+        finally:
+            hold.__exit__(None, None, None)
+        predictions = [Prediction(name=one, score=score) for one, score in found]
+        return Answer(
+            adapter=name, sha256=resident.sha256, problem=resident.predictor.problem, predictions=predictions
+        )
+
+    def take(self, name: str) -> tuple[AbstractContextManager[Resident], Resident]:
+        """An adapter in memory, and what lets go of it."""
+        hold = self.pool.hold(self.store.find(name))
+        try:
+            return hold, hold.__enter__()
+        except DamagedAdapterError:
+            self.store.find(name)  # it is unknown, not damaged, where it was deleted meanwhile
+            raise
+
+    def prepare(self, data: bytes, resident: Resident) -> Tensor:
+        """Pixels as this adapter's training made them."""
+        return resident.predictor.transform()(read_picture(data, self.settings.megapixels))
+
+    @serve.batch
+    async def compute(self, items: list[Item]) -> list[Tensor]:
+        """Logits of pictures that arrived together, each by its own adapter."""
+        count_batch(len(items))
+        return await asyncio.get_running_loop().run_in_executor(self.computing, self.logits, items)
+
+    def logits(self, items: list[Item]) -> list[Tensor]:
+        """One mixed batch for each size of pictures."""
+        sizes: dict[torch.Size, list[Item]] = defaultdict(list)
+        for item in items:
+            sizes[item.pixels.shape].append(item)
+        found: dict[Item, Tensor] = {}
+        for group in sizes.values():
+            pixels = torch.stack([item.pixels for item in group])
+            found |= zip(group, self.pool.logits(pixels, [item.resident for item in group]), strict=True)
+        return [found[item] for item in items]
+
+    @app.get("/v1/adapters")
+    async def adapters(self) -> list[AdapterInfo]:
+        """All that are served, with what is known of them."""
+        return await asyncio.to_thread(self.store.describe_all)
+
+    @app.put("/v1/adapters/{name}", dependencies=[Depends(authorize)], openapi_extra=SOURCE)
+    async def put(self, request: Request, name: AdapterName) -> AdapterInfo:
+        """Serve an adapter under this name, in the place of one that has it; refused unless it computes."""
+        data = await read_upload(request, LONGEST_SOURCE, self.settings.upload_seconds)  # FastAPI itself has no limit
+        try:
+            body = Source.model_validate_json(data)
+        except ValidationError as error:
+            raise HTTPException(422, f'the body has to be {{"source": "a folder or Hub id"}} ({error})') from None
+        async with self.changing:
+            return await asyncio.to_thread(self.take_in, name, body)
+
+    def take_in(self, name: str, body: Source) -> AdapterInfo:
+        """Copy, try, and only then serve."""
+        copy = self.store.fetch(body.source, body.revision)
+        try:
+            with self.pool.hold(copy):
+                pass
+            folder = self.store.publish(copy, name)
+        finally:
+            self.pool.forget(copy)
+            shutil.rmtree(copy, ignore_errors=True)
+        return describe(folder)
+
+    @app.delete("/v1/adapters/{name}", dependencies=[Depends(authorize)], status_code=204)
+    async def delete(self, name: AdapterName) -> None:
+        """Serve it no longer; requests that have it in hand are still answered."""
+        if not self.settings.allow:
+            raise PermissionError("this server was started without --allow, so nothing that it serves can be changed")
+        async with self.changing:
+            self.pool.forget(await asyncio.to_thread(self.store.delete, name))
+
+    @app.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """Answers once the backbone is loaded."""
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics(self) -> Response:
+        """For Prometheus, of the replica that answers."""
+        text = exposition(len(self.pool), self.pool.nbytes, self.uploads + len(self.tasks))
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application for `serve run`; `args` as in `Settings`, numbers of replicas by Serve's own options."""
+    server: Any = Server
+    return server.bind(args)

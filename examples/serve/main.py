@@ -1,0 +1,113 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
+
+    python examples/serve/app.py
+    python examples/serve/app.py --backbone facebook/dinov2-small --adapters runs/served --allow runs
+
+Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
+"""
+
+import dataclasses
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from gated_prompt import GatedPromptError
+from recipe.backbone import check_backbone
+from recipe.schedulers import connect
+
+from .settings import TOKEN, Settings
+from .store import Store
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: those of the command line."""
+    try:
+        (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses(argv)
+        run(settings)
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        GatedPromptError: Ray Serve is not installed, or what is to be served cannot be.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray import serve
+
+        from .deployment import Server
+    except ImportError as error:
+        raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
+    settings = absolute(settings)
+    check(settings)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    connect(ray, settings.address)
+    try:
+        serve.start(
+            proxy_location="HeadOnly" if settings.address is None else "EveryNode",
+            http_options={"host": settings.host, "port": settings.port},
+        )
+        server: Any = Server
+        server = server.options(
+            num_replicas=settings.replicas,
+            max_ongoing_requests=2 * settings.queue,  # so that a replica itself answers 503, with Retry-After
+            ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
+        )
+        serve.run(server.bind(dataclasses.asdict(settings)))
+        print(f"serving on http://{settings.host}:{settings.port}", flush=True)
+        stop.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def absolute(settings: Settings) -> Settings:
+    """The same with folders that are found from anywhere; Hub ids stay as they are."""
+
+    def found(place: str) -> str:
+        return os.path.abspath(place) if os.path.isdir(place) else place
+
+    return dataclasses.replace(
+        settings,
+        backbone=found(settings.backbone),
+        adapters=os.path.abspath(settings.adapters),
+        allow=[found(place) for place in settings.allow],
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuse what would fail in a replica, where the message is hard to find.
+
+    Raises:
+        GatedPromptError: backbone or folder are not there, or the port is taken.
+    """
+    check_backbone(settings.backbone)
+    Store(settings.adapters, settings.allow)
+    if settings.address is None:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            socket.create_server((settings.host, settings.port), family=family).close()
+        except OSError as error:
+            raise GatedPromptError(
+                f"cannot listen on --host {settings.host} --port {settings.port} ({error.strerror}); give another port"
+            ) from error
+
+
+def environment() -> dict[str, str]:
+    """What replicas need of this process: where the code lies, and the token."""
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: os.environ[name] for name in (TOKEN, "HF_HUB_OFFLINE") if name in os.environ}
+    return {"PYTHONPATH": os.pathsep.join(places), **kept}

@@ -1,0 +1,284 @@
+"""A real server on loopback: right answers from mixed batches, and refusals that name the fault."""
+
+import importlib.util
+import io
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+from PIL import Image
+
+import gated_prompt
+from gated_prompt.data.images import decode
+from gated_prompt.sharing.predictor import read_predictor
+from helpers.pages import blocks
+
+MISSING = [n for n in ("ray", "fastapi", "prometheus_client", "python_multipart") if not importlib.util.find_spec(n)]
+if MISSING:
+    pytest.skip(f"the server needs {', '.join(MISSING)}: pip install -e '.[serve]'", allow_module_level=True)
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BACKBONE, ADAPTERS = EXAMPLES / "backbones" / "mae-cifar10-tiny", EXAMPLES / "demo" / "adapters"
+NAMES = ("digits", "objects", "shapes")
+TOKEN = {"Authorization": "Bearer open sesame"}
+PICTURES = [path.read_bytes() for path in sorted((EXAMPLES / "demo" / "samples").iterdir())][:6]
+
+
+class Running:
+    """A started server: where it answers, what it serves, and its processes."""
+
+    def __init__(self, url: str, root: Path, process: psutil.Process) -> None:
+        self.url, self.root, self.process = url, root, process
+
+    def ask(self, name: str, data: bytes, **options: object) -> requests.Response:
+        return requests.post(f"{self.url}/v1/classify/{name}", data=data, timeout=30, **options)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root, port = tmp_path_factory.mktemp("served"), free_port()
+    for name in NAMES:
+        shutil.copytree(ADAPTERS / name, root / "adapters" / name)
+    shutil.copytree(ADAPTERS, root / "allowed")
+    options = {"backbone": BACKBONE, "adapters": root / "adapters", "allow": root / "allowed", "port": port}
+    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 24, "batch_wait_ms": 20}
+    command = [sys.executable, str(EXAMPLES / "serve" / "app.py")]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    environment = os.environ | {"GATED_PROMPT_TOKEN": "open sesame", "PYTHONPATH": str(EXAMPLES.parent)}
+    log = root / "log"
+    with open(log, "w") as file:
+        started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    process = psutil.Process(started.pid)
+    deadline = time.monotonic() + 90
+    while "serving on" not in log.read_text():
+        assert started.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    family = process.children(recursive=True)
+    try:
+        yield Running(f"http://127.0.0.1:{port}", root, process)
+    finally:
+        family += process.children(recursive=True)
+        started.terminate()
+        started.wait(30)
+        _, left = psutil.wait_procs(family, timeout=15)
+        names = [one.name() for one in left if one.is_running()]
+        for one in left:
+            one.kill()
+        assert names == []
+
+
+@torch.no_grad()
+def alone(name: str, data: bytes) -> dict[str, float]:
+    """What the adapter says on its own, loaded in the usual way."""
+    from transformers import AutoModelForImageClassification
+
+    predictor = read_predictor(ADAPTERS / name)
+    base = AutoModelForImageClassification.from_pretrained(
+        BACKBONE, num_labels=len(predictor.names), ignore_mismatched_sizes=True, dtype="float32"
+    )
+    model = gated_prompt.load(base, ADAPTERS / name).eval()
+    return dict(predictor.answer(model(predictor.transform()(decode(data))[None]).logits[0], 10))
+
+
+def scores(response: requests.Response) -> dict[str, float]:
+    assert response.status_code == 200, response.text
+    return {one["name"]: one["score"] for one in response.json()["predictions"]}
+
+
+def test_requests_of_different_tasks_share_batches_and_say_what_each_says_alone(server: Running) -> None:
+    pairs = [(name, data) for data in PICTURES for name in NAMES]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda pair: scores(server.ask(*pair, params={"top_k": 10})), pairs))
+    for pair, said in zip(pairs, found, strict=True):
+        assert said == pytest.approx(alone(*pair), abs=1e-5)
+    sizes = [
+        float(line.split()[-1])
+        for line in requests.get(f"{server.url}/metrics", timeout=5).text.splitlines()
+        if line.startswith(("gated_prompt_batch_size_count", "gated_prompt_batch_size_sum"))
+    ]
+    assert sizes[1] > 1.5 * sizes[0]  # pictures, batches
+
+
+def test_a_form_and_top_k(server: Running) -> None:
+    url = f"{server.url}/v1/classify/objects"
+    response = requests.post(url, files={"file": PICTURES[0]}, params={"top_k": 2}, timeout=30)
+    assert scores(response) == pytest.approx(dict(list(alone("objects", PICTURES[0]).items())[:2]), abs=1e-5)
+    for wrong in (0, -1, "many"):
+        assert requests.post(url, data=PICTURES[0], params={"top_k": wrong}, timeout=5).status_code == 422
+    two = {"a": PICTURES[0], "b": PICTURES[1]}
+    assert requests.post(url, files=two, timeout=5).status_code == 400
+
+
+def test_the_client_of_the_page(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(PICTURES[0])
+    Path("runs/birds/adapter").mkdir(parents=True)
+    for _, code in blocks("serving.md", "py"):
+        exec(code.replace("http://127.0.0.1:8000", server.url), {})
+    best = next(iter(alone("objects", PICTURES[0])))
+    assert capsys.readouterr().out.splitlines()[-3].endswith(f" {best}")
+    assert read_predictor("runs/birds/adapter").names == ["sparrow", "wren"]
+
+
+def test_what_is_served(server: Running) -> None:
+    listed = {one["name"]: one for one in requests.get(f"{server.url}/v1/adapters", timeout=5).json()}
+    assert set(NAMES) <= set(listed)
+    assert listed["shapes"]["classes"] == ["circle", "cross", "square", "star", "triangle"]
+    assert listed["shapes"]["sha256"] and "Gated visual prompts" in listed["shapes"]["card"]
+    assert requests.get(f"{server.url}/healthz", timeout=5).json() == {"status": "ok"}
+    assert server.ask("nobody", PICTURES[0]).status_code == 404
+    assert server.ask("..%2Fallowed%2Fdigits", PICTURES[0]).status_code in (404, 422)
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "strip", "large", "broken form"])
+def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -> None:
+    wanted, headers = 400, {}
+    data = {"empty": b"", "noise": os.urandom(5000), "truncated": PICTURES[0][:200]}.get(kind, b"x" * 100)
+    if kind == "bomb":
+        data = png(20_000, 20_000)
+        assert len(data) < 10**6
+    elif kind == "strip":
+        data = png(100_000, 1)  # would grow with its short side
+    elif kind == "large":
+        data, wanted = b"\0" * 3_000_000, 413
+    elif kind == "broken form":
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    try:
+        response = server.ask("objects", data, headers=headers)
+    except requests.ConnectionError:  # refused while it was still being sent
+        assert kind == "large"
+    else:
+        assert response.status_code == wanted, response.text
+        assert "detail" in response.json()
+    scores(server.ask("objects", PICTURES[0]))
+
+
+@pytest.mark.parametrize(("length", "code"), [(1000, 408), (10**12, 413)])
+def test_uploads_that_are_slow_or_announced_as_huge_are_cut_off(server: Running, length: int, code: int) -> None:
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as one:
+        head = f"POST /v1/classify/objects HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\nabc"
+        begin = time.monotonic()
+        one.sendall(head.encode())
+        assert f" {code} " in one.recv(1000).decode().split("\r\n")[0]
+    assert time.monotonic() - begin < 10
+
+
+def test_adapters_come_and_go(server: Running) -> None:
+    url, source = f"{server.url}/v1/adapters/more", {"source": str(server.root / "allowed" / "shapes")}
+    assert requests.put(url, json=source, timeout=30).status_code == 401
+    assert requests.put(url, json=source, timeout=30, headers={"Authorization": "Bearer x"}).status_code == 401
+    assert requests.delete(f"{server.url}/v1/adapters/shapes", timeout=30).status_code == 401
+    huge = '{"source": "' + "x" * 100_000
+    assert requests.put(url, data=huge, timeout=30, headers=TOKEN).status_code == 413
+    assert requests.put(url, data='{"source": 1}', timeout=30, headers=TOKEN).status_code == 422
+    elsewhere = {"source": str(ADAPTERS / "shapes")}
+    assert requests.put(url, json=elsewhere, timeout=30, headers=TOKEN).status_code == 403
+    assert requests.put(url, json={"source": "some/repository"}, timeout=30, headers=TOKEN).status_code == 403
+    answer = requests.put(url, json=source, timeout=30, headers=TOKEN)
+    assert (answer.status_code, answer.json()["name"]) == (200, "more")
+    assert scores(server.ask("more", PICTURES[0])) == pytest.approx(alone("shapes", PICTURES[0]), abs=1e-5)
+    assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 204
+    assert server.ask("more", PICTURES[0]).status_code == 404
+    assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 404
+    assert [path.name for path in (server.root / "adapters").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_damaged_adapter_is_refused_in_the_words_of_the_package(server: Running) -> None:
+    bad = shutil.copytree(ADAPTERS / "digits", server.root / "allowed" / "bad")
+    weights = bad / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    answer = requests.put(f"{server.url}/v1/adapters/digits", json={"source": str(bad)}, timeout=30, headers=TOKEN)
+    assert answer.status_code == 422
+    assert "is not a readable safetensors file" in answer.json()["detail"]
+    assert scores(server.ask("digits", PICTURES[0], params={"top_k": 10})) == pytest.approx(
+        alone("digits", PICTURES[0]), abs=1e-5
+    )
+
+
+def test_too_many_at_once_are_asked_to_come_back(server: Running) -> None:
+    with ThreadPoolExecutor(60) as threads:
+        answers = list(threads.map(lambda _: server.ask("digits", PICTURES[0]), range(90)))
+    codes = {answer.status_code for answer in answers}
+    assert codes == {200, 503}
+    assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
+
+
+def test_it_listens_on_loopback_alone(server: Running) -> None:
+    family = [server.process, *server.process.children(recursive=True)]
+    opened = [c.laddr for one in family for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(opened) > 1
+    assert [place for place in opened if not is_loopback(place.ip)] == []
+
+
+def is_loopback(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def test_a_killed_replica_comes_back(server: Running) -> None:
+    """Last: clients that try again get their answer from the next replica."""
+    family = server.process.children(recursive=True)
+    replica = next(one for one in family if "ServeReplica" in " ".join(one.cmdline()))
+    replica.kill()
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        try:
+            if server.ask("shapes", PICTURES[0]).status_code == 200:
+                break
+        except requests.RequestException:
+            pass
+        time.sleep(0.2)
+    assert scores(server.ask("shapes", PICTURES[0], params={"top_k": 10})) == pytest.approx(
+        alone("shapes", PICTURES[0]), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backbone", "no/such/place"], "cannot load --backbone 'no/such/place'"),
+        (["--adapters", "no/such/place"], "no/such/place is no folder"),
+        (["--queue", "0"], "--queue is 0; it has to be more than 0"),
+        (["--host", "0.0.0.0", "--allow", "runs"], "put a secret into the environment variable GATED_PROMPT_TOKEN"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(options: list[str], message: str) -> None:
+    from serve.main import main
+
+    with pytest.raises(SystemExit) as refusal:
+        main(options)
+    assert message in str(refusal.value)
+
+
+def test_a_port_that_is_taken() -> None:
+    from serve.main import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="give another port"):
+        main(["--port", str(taken.getsockname()[1])])
