@@ -84,7 +84,7 @@ def test_column_that_holds_no_images_is_refused(tmp_path):
 
 
 def test_damaged_image_is_named_by_its_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("hub_copies.pixel_of_row", lambda row: b"BM" if row == 1 else pixel_of_row(row))
+    monkeypatch.setattr("helpers.hub_copies.pixel_of_row", lambda row: b"BM" if row == 1 else pixel_of_row(row))
     write_split(tmp_path, "train", 3, label=[0, 1, 2])
     images = HubImages([open_table("someone/birds", "train", path=tmp_path)], "image", [(0, 0), (0, 1)])
     assert images[0].size == (1, 1)

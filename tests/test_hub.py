@@ -64,6 +64,7 @@ LOAD = """
 import sys
 from pathlib import Path
 import torch
+from helpers.models import images
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import ViTForImageClassification
