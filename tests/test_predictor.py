@@ -60,7 +60,7 @@ def test_what_train_images_writes_is_read(tmp_path: Path) -> None:
         ({"names": []}, "a list of names"),
         ({"names": [1, 2, 3]}, "a list of names"),
         ({"problem": "riddle"}, "known are classes, labels, numbers"),
-        ({"backbone": 3}, "a name and settings"),
+        ({"backbone": 3}, "text and settings"),
         ({"preparation": {}}, "needs exactly"),
         ({"preparation": CROP | {"train": True}}, "needs exactly"),
         ({"preparation": CROP | {"mean": [0.5]}}, "three numbers"),
