@@ -95,7 +95,7 @@ def test_pictures_of_strangers_are_limited(tmp_path: Path) -> None:
         picture().save(tmp_path / f"picture.{kind}", kind)
     data = (tmp_path / "picture.PNG").read_bytes()
     assert decode(data, formats=("PNG",), most_pixels=3500).size == (50, 70)
-    with pytest.raises(DataError, match="has 50 x 70 pixels, at most 3499 are read"):
+    with pytest.raises(DataError, match="has 50 x 70 pixels, more than 3499"):
         decode(data, "sent", most_pixels=3499)
     with pytest.raises(DataError, match="cannot be decoded"):
         decode((tmp_path / "picture.TIFF").read_bytes(), "sent", formats=("PNG", "JPEG"))
