@@ -79,7 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         started.terminate()
         started.wait(30)
         _, left = psutil.wait_procs(family, timeout=15)
-        names = [one.name() for one in left if one.is_running()]
+        names = [(one.name(), one.status(), one.ppid()) for one in left if one.is_running()]
         for one in left:
             one.kill()
         assert names == []

@@ -7,6 +7,7 @@
 Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
@@ -70,8 +72,18 @@ def run(settings: Settings) -> None:
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
     finally:
+        started = psutil.Process().children(recursive=True)
         serve.shutdown()
         ray.shutdown()
+        end(started)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Leave none of what was started: agents of Ray may outlive it for a while."""
+    _, left = psutil.wait_procs(processes, timeout=3)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def absolute(settings: Settings) -> Settings:
