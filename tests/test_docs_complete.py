@@ -53,6 +53,8 @@ def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.
     """Every option that a page gives to a script is one that its --help lists."""
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])  # as Python does it for a script
+    if "serve/load" in script:
+        pytest.importorskip("locust", reason="locust, of the extra [serve], is needed for the load test")
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert left.value.code == 0
