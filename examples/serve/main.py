@@ -57,6 +57,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     connect(ray, settings.address)
+    started = descendants()  # now, as those whose parent ends are found no more
     try:
         serve.start(
             proxy_location="HeadOnly" if settings.address is None else "EveryNode",
@@ -72,15 +73,20 @@ def run(settings: Settings) -> None:
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
     finally:
-        started = psutil.Process().children(recursive=True)
+        started |= descendants()
         serve.shutdown()
         ray.shutdown()
         end(started)
 
 
-def end(processes: list[psutil.Process]) -> None:
+def descendants() -> set[psutil.Process]:
+    """Processes that this one has started, and those that they have."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def end(processes: set[psutil.Process]) -> None:
     """Leave none of what was started: agents of Ray may outlive it for a while."""
-    _, left = psutil.wait_procs(processes, timeout=3)
+    _, left = psutil.wait_procs(list(processes), timeout=3)
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
