@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo docs miniature real tables web test test-versions test-web quality style
+.PHONY: demo docs miniature real tables web test test-serve test-versions test-web quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -47,6 +47,14 @@ test: $(VENV)/.installed
 test-web: $(VENV)/.installed-demo
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo-test]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_demo.py -rs $(TEST_ARGS)
+
+# The tests of the server, with a real Ray Serve on loopback; without the extra they skip and say so.
+test-serve: $(VENV)/.installed-serve
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_serve.py -rs $(TEST_ARGS)
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
+	touch $@
 
 # The tests with every supported pair of PEFT and transformers; writes docs/versions.md.
 test-versions:

@@ -2,14 +2,15 @@
 
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 # Once in a while a worker hangs in a destructor of torch 2.13's gloo, when the script's main() has returned and all is
 # done. What hangs twice is ours.
-ATTEMPTS, SECONDS = 2, 150
+ATTEMPTS, SECONDS = 2, 100
 
 
 def run(script: str | Path, *arguments: str) -> str:
@@ -28,7 +29,9 @@ def run(script: str | Path, *arguments: str) -> str:
         try:
             out, errors = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the two workers as well
+            # The two workers as well, which torchrun gives sessions of their own.
+            for worker in [*psutil.Process(process.pid).children(recursive=True), process]:
+                worker.kill()
             process.wait()
             continue
         assert process.returncode == 0, errors[-3000:]
