@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 import gated_prompt
-from gated_prompt import CheckError, GatedPromptConfig, GatedPromptError
+from gated_prompt import CheckError, GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
 from helpers.models import bank_of, images, vit
@@ -22,8 +22,8 @@ def adapted(**settings: object) -> PeftModel:
     return model
 
 
-def blocks(model: PeftModel) -> nn.ModuleList:
-    return model.base_model.model.vit.layers
+def blocks(model: PeftModel) -> list[nn.Module]:
+    return find_vision_transformer(model.base_model.model).blocks
 
 
 def faults(model: PeftModel) -> str:

@@ -119,7 +119,13 @@ def test_committed_adapters_are_small_and_name_no_machine() -> None:
     assert sorted(path.name for path in ADAPTERS.iterdir()) == NAMES
     for name in NAMES:
         files = {path.name: path for path in (ADAPTERS / name).iterdir()}
-        assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "gates.png"}
+        assert set(files) == {
+            "README.md",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "gates.png",
+            "predictor.json",
+        }
         assert sum(path.stat().st_size for path in files.values()) < 80_000
         text = files["README.md"].read_text() + files["adapter_config.json"].read_text()
         assert not re.search(r"[\s\"`(]/\w", text), "a path that begins at a machine's root"

@@ -6,7 +6,7 @@ counts them, that nothing happens between the blocks. Here the blocks are run by
 and everything that the model returns is compared with what comes out of that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from ..architecture import VisionTransformer, find_vision_transformer
 from ..errors import GatedPromptError
@@ -253,12 +252,20 @@ def _tokens(call: Call) -> torch.Tensor:
     return tokens
 
 
-def _values(output: Any) -> dict[str, torch.Tensor]:
+def _values(output: Any, place: str = "") -> dict[str, torch.Tensor]:
     """The numbers in an output by their place, but for what is reported block by block."""
-    leaves, _ = pytree.tree_flatten_with_path(output)
-    named = {pytree.keystr(path): leaf for path, leaf in leaves if isinstance(leaf, torch.Tensor)}
-    skipped = ("attentions", "hidden_states'", "hidden_states.")
-    return {name: v for name, v in named.items() if v.is_floating_point() and not any(s in name for s in skipped)}
+    if isinstance(output, torch.Tensor):
+        return {place: output} if output.is_floating_point() else {}
+    if not isinstance(output, (Mapping, tuple, list)):
+        return {}
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output)
+    reported = ("attentions", "hidden_states")
+    return {
+        found: value
+        for name, part in parts
+        if not str(name).endswith(reported) or name == "last_hidden_state"
+        for found, value in _values(part, f"{place}[{name!r}]").items()
+    }
 
 
 def _close(found: torch.Tensor | None, wanted: torch.Tensor) -> bool:
