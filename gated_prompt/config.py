@@ -248,7 +248,7 @@ class GatedPromptConfig(PeftConfig):
         return read_settings(Path(path_json_file), NAME, own, known)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write `adapter_config.json`, whole or not at all, with the fingerprint of the weights where it is known.
+        """Write `adapter_config.json`, atomically, with the fingerprint of the weights where it is known.
 
         It is known when `PeftModel.save_pretrained` calls, which has written the weights just before and says so by
         an `auto_mapping_dict`. transformers writes the config first and a user may write it alone: weights that lie

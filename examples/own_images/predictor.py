@@ -43,7 +43,7 @@ class Predictor:
         return replace(self, backbone=backbone)
 
     def write(self, folder: Path) -> None:
-        """Write it beside the weights, whole or not at all."""
+        """Write it beside the weights, atomically."""
         write_json(folder / FILE, asdict(self))
 
 

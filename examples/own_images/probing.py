@@ -153,7 +153,7 @@ def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float, weights: list[float]) -
 
 
 def save_results(file: Path, results: list[BlockResult]) -> None:
-    """Write results whole or not at all."""
+    """Write results atomically."""
     tensors: dict[str, Tensor] = {}
     numbers = []
     for result in results:

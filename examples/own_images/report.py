@@ -16,7 +16,7 @@ BESIDE = ("balanced_accuracy", "macro_f1", "calibration_error", "r2")
 def write_report(
     file: Path, results: Mapping[str, Any], drawings: Mapping[str, str | None], mistakes: Sequence[Mistake], use: Path
 ) -> None:
-    """Write the page whole or not at all; `results` is the content of results.json."""
+    """Write the page atomically; `results` is the content of results.json."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),

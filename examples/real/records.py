@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The results on disk: one JSON file for each cell, written whole or not at all."""
+"""The results on disk: one JSON file for each cell, written atomically."""
 
 import json
 import os

@@ -120,7 +120,7 @@ def execute(run: Run, folder: Path, *, threads: int = 1, cwd: str | None = None)
         fcntl.flock(log, fcntl.LOCK_EX)
         if record.is_file() and run.key in read_records(folder):
             return
-        if not (output / "results.json").is_file():  # written last, whole or not at all
+        if not (output / "results.json").is_file():  # written last, atomically
             # Ray hides the GPUs from this process that it has not lent to it, and so from the script.
             done = subprocess.run(
                 run.command(output, threads), stdout=log, stderr=subprocess.STDOUT, cwd=cwd, check=False

@@ -120,7 +120,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
-    """Write the JSON file whole or not at all."""
+    """Write the JSON file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results, indent=1) + "\n")
     os.replace(partial, path)

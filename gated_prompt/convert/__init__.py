@@ -45,7 +45,7 @@ def convert_backbone(
 
     Args:
         checkpoint: a file of `torch.save` (opened without running code from it), or `.safetensors`.
-        folder: where to write; whole or not at all.
+        folder: where to write, atomically.
         kind: one of `KINDS`; None recognises it.
         num_attention_heads: None takes 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
         image_mean: mean of each channel, of pixels in [0, 1]; ImageNet's for MAE, MoCo v3 and DINO.
@@ -100,7 +100,7 @@ def convert_adapter(
 
     Args:
         checkpoint: the official code's `last_model.pth`: its `SSLViT.state_dict()`, in `model` or plain.
-        folder: where to write; whole or not at all.
+        folder: where to write, atomically.
         pooling: see above.
         base_model: folder or Hub id of the base, recorded in the adapter.
         overwrite: replace an earlier conversion in `folder`.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Write a folder whole or not at all."""
+"""Write a folder atomically."""
 
 import os
 import shutil

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""An adapter's folder and its config: written whole or not at all, by one process at a time; read while others write.
+"""An adapter's folder and its config: written atomically, by one process at a time; read while others write.
 
 The config holds the SHA-256 of the weights that it was saved with. Weights and config are two files, so a save that
 was killed between them leaves new weights beside an old config, and both may be fine in themselves.

@@ -125,7 +125,7 @@ def model_card(
 
 
 def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
-    """Put `card` into `folder` as README.md, whole or not at all, in place of the template that PEFT writes there.
+    """Put `card` into `folder` as README.md, atomically, in place of the template that PEFT writes there.
 
     Raises:
         GatedPromptError: there is no such folder.

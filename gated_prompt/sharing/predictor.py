@@ -77,7 +77,7 @@ class Predictor:
         return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Put it into an adapter's folder, whole or not at all."""
+        """Put it into an adapter's folder, atomically."""
         replace_text(Path(folder, FILE), json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -79,7 +79,7 @@ class GateRecorder(TrainerCallback):
         return {name: getattr(self, name) for name in ("every", "gated_blocks", "blocks", "steps", *CURVES)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict()` as JSON, whole or not at all. With several processes call it in one."""
+        """Write `to_dict()` as JSON, atomically. With several processes call it in one."""
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
         try:
