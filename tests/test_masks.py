@@ -55,6 +55,15 @@ def test_rotations_leave_prompts_alone() -> None:
     assert torch.equal(wide[:P], torch.tensor([[0.0] * 6 + [1.0] * 6] * P))
 
 
+def test_rotations_of_all_tokens_leave_prompts_alone() -> None:
+    pair = torch.randn(N, 6).cos(), torch.randn(N, 6).sin()
+    for cosines, sines in (pair, tuple(part.expand(2, 1, N, 6) for part in pair)):
+        wide = widen_argument("position_embeddings", (cosines, sines), PROMPTS, N)
+        for part, before, unrotated in zip(wide, (cosines, sines), (1.0, 0.0), strict=True):
+            assert torch.equal(part[..., KEPT, :], before)
+            assert (part[..., PROMPTS, :] == unrotated).all()
+
+
 @pytest.mark.parametrize("value", [None, True, (4, 4), torch.zeros(N), torch.zeros(2, 7), (torch.zeros(3, N),)])
 def test_other_arguments_pass_as_they_are(value: object) -> None:
     assert widen_argument("anything", value, PROMPTS, N) is value

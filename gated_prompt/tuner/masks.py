@@ -77,7 +77,8 @@ def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> 
         return widen_rotations(value, prompts)
     if isinstance(value, tuple) and len(value) == 2 and all(_is_table(part, length) for part in value):
         return tuple(
-            _insert(part, part.new_full((1,), one), prompts, -2) for part, one in zip(value, (1, 0), strict=True)
+            _insert(part, part.new_full((*part.shape[:-2], 1, part.shape[-1]), one), prompts, -2)
+            for part, one in zip(value, (1, 0), strict=True)
         )
     return widen_mask(value, prompts, length)
 
