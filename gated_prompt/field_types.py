@@ -33,7 +33,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
     """Describe what is wrong with the type of a field's value; None if nothing is."""
-    return None if _fits(value, hint) else f"{name} is {shown(value)}; expected {_words(hint)}"
+    return None if _fits(value, hint) else f"{name} is {shown(value)}; {_words(hint)} is needed"
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

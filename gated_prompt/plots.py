@@ -3,8 +3,8 @@
 
 Every function draws on the given matplotlib Axes, or on new ones, and returns them, so you can set titles, limits and
 scales (`ax.set_yscale("log")` for nearly closed gates). matplotlib comes with the `viz` extra and is imported when a
-function is called. The colours are the colour-blind-safe palette of Okabe and Ito; lines and bars also differ in marker
-or hatch.
+function is called. The colours are Okabe and Ito's colour-blind-safe palette; lines and bars also differ in marker or
+hatch.
 """
 
 import math
@@ -142,7 +142,7 @@ def plot_training(
         blocks = list(content["blocks" if what == "temperatures" else "gated_blocks"])
     except (KeyError, TypeError) as error:
         raise GatedPromptError(
-            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() returns them"
+            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() returns"
         ) from error
     if len(rows) != len(steps) or any(len(row) != len(blocks) for row in rows):
         raise GatedPromptError(

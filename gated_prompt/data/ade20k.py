@@ -100,7 +100,8 @@ class LabelledMasks(Dataset[tuple[Image.Image, Image.Image]]):
             last = self._spec.first_label + self._spec.num_classes - 1
             raise DataError(
                 f"The label map {name} contains the value {stored[labels < 0][0]}, expected"
-                f" {self._spec.first_label} to {last} for the classes of {self._spec.name} and {self._spec.void} for ignored pixels."
+                f" {self._spec.first_label} to {last} for the classes of {self._spec.name} and"
+                f" {self._spec.void} for ignored pixels."
             )
         return image, Image.fromarray(labels.astype(np.uint8))
 
