@@ -1,13 +1,15 @@
-"""README.md and docs/speed.md show what is committed; parts of pages are replaced where they stand."""
+"""The README and the pages show what is committed; parts of pages are replaced where they stand."""
 
+import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gated_prompt import GatedPromptError
-from readme_tables import GATES, draw_gates, new_pages
+from readme_tables import DOCS, GATES, draw_gates, new_pages
 from recipe.generated import fill
 
 
@@ -21,6 +23,12 @@ def test_the_picture_shows_the_gates_of_the_committed_adapters(tmp_path: Path) -
     drawn, committed = (np.asarray(Image.open(file), float) for file in (tmp_path / "gates.png", GATES))
     assert drawn.shape == committed.shape
     assert np.abs(drawn - committed).mean() < 1, "docs/images/gates.png is old: python tests/readme_tables.py"
+
+
+def test_the_drawing_is_what_its_script_draws() -> None:
+    for file, svg in runpy.run_path(str(DOCS / "figures" / "token_flow.py"))["pictures"]().items():
+        assert file.read_text() == svg, f"{file.name} is old: python docs/figures/token_flow.py"
+        ElementTree.fromstring(svg)
 
 
 def test_a_part_is_replaced_and_the_rest_kept() -> None:
