@@ -18,6 +18,7 @@ import gated_prompt
 import gated_prompt.convert
 import gated_prompt.data
 from gated_prompt import plots
+from gated_prompt.errors import REMOVED
 from helpers.pages import PAGES, ROOT, blocks, pages
 
 # Commands.
@@ -96,10 +97,35 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in {slug(heading) for heading in headings}, f"{name}: no heading {anchor} in {path or name}"
 
 
-def test_every_page_is_listed() -> None:
-    listed = set(re.findall(r"^([\w-]+)$", PAGES["index.md"].read_text(), re.MULTILINE))
-    unlisted = {path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md")} - listed
-    assert not unlisted, f"add these pages to a toctree in docs/index.md: {', '.join(sorted(unlisted))}"
+def listed(name: str) -> list[str]:
+    """The pages in the toctrees of this page."""
+    trees = [text for _, text in blocks(name, "{toctree}")]
+    return [line for text in trees for line in text.splitlines() if re.fullmatch(r"[\w-]+", line)]
+
+
+def test_every_page_is_listed_once() -> None:
+    found = sorted(page for name in PAGES for page in listed(name))
+    assert found == sorted(path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md"))
+
+
+def test_the_sidebar_fits_on_a_screen() -> None:
+    assert len(listed("index.md")) <= 20
+
+
+GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)
+
+
+@pages
+def test_no_page_is_too_long(name: str) -> None:
+    limit = 150 if name == "README.md" else 250
+    lines = GENERATED.sub("", PAGES[name].read_text()).count("\n")
+    assert lines <= limit, f"{name} has {lines} lines without its generated tables; at most {limit}"
+
+
+def test_every_removed_name_is_explained() -> None:
+    text = PAGES["upgrading.md"].read_text()
+    missing = [name for name in REMOVED if f"`{name}(" not in text]
+    assert not missing, f"docs/upgrading.md says nothing of {', '.join(missing)}"
 
 
 # The reference.
