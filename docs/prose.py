@@ -82,7 +82,7 @@ def findings(files: list[Path]) -> list[str]:
             words = page.content[slice(*result.span)]
             if words.strip().lower() in ACCEPTED or "\n\n" in words:
                 continue  # a heading and the paragraph below may share a word
-            found.append(f"{file}:{line - 1}:{column}: {result.check_path}: {result.message}")
+            found.append(f"{file}:{line}:{column}: {result.check_path}: {result.message}")
     return found
 
 
