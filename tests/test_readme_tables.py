@@ -1,5 +1,6 @@
 """The README and the pages show what is committed; parts of pages are replaced where they stand."""
 
+import json
 import runpy
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,13 +10,20 @@ import pytest
 from PIL import Image
 
 from gated_prompt import GatedPromptError
-from readme_tables import DOCS, GATES, draw_gates, new_pages
+from readme_tables import DOCS, GATES, README, ROOT, draw_gates, new_pages
 from recipe.generated import fill
 
 
 def test_the_pages_show_what_is_committed() -> None:
     for page, text in new_pages().items():
         assert page.read_text() == text, f"{page.name} is old; write it anew: python tests/readme_tables.py"
+
+
+def test_the_readme_counts_what_it_trains() -> None:
+    steps = json.loads((ROOT / "examples/real/results/cost/steps.json").read_text())["steps"]
+    trained = steps["gated read12"]["trained"]  # its first block: ViT-S, 10 prompts, 10 classes
+    text = README.read_text()
+    assert f"{trained:,} of 22 million" in text and f"a file of {4 * trained / 1000:.0f} kB" in text
 
 
 def test_the_picture_shows_the_gates_of_the_committed_adapters(tmp_path: Path) -> None:

@@ -19,9 +19,7 @@ ROWS = {"cls": 0, "prompt": (1, 2), "patch": (3, 4, 5)}
 PROMPT_ROW = TOP + 1.5 * STEP + SIDE / 2
 
 
-def text(
-    x: float, y: float, words: str, fill: str, size: int = 13, style: str = "", anchor: str = "middle"
-) -> str:
+def text(x: float, y: float, words: str, fill: str, size: int = 13, style: str = "", anchor: str = "middle") -> str:
     look = f'fill="{fill}" font-size="{size}" text-anchor="{anchor}" {style}'.rstrip()
     return f'<text x="{x:g}" y="{y:g}" {look}>{words}</text>'
 
@@ -110,7 +108,7 @@ def flow(colours: dict[str, str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" stroke-width="1.5">\n'
-        "<title>Prompts join the tokens before block k, pass a gate after each block, and leave after the last</title>\n"
+        "<title>Prompts join the tokens before block k, pass gates, and leave after the last block</title>\n"
         f"<defs>{markers}</defs>\n"
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{colours["paper"]}"/>\n'
         f'<g stroke-linejoin="round">\n{body}\n</g>\n</svg>\n'
