@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_images.predictor import Predictor as OfOwnImages
 from PIL import Image
 
 from gated_prompt import DamagedAdapterError
@@ -12,7 +13,6 @@ from gated_prompt.data.images import decode
 from gated_prompt.data.preprocess import FgvcTransform, VtabTransform
 from gated_prompt.errors import DataError
 from gated_prompt.sharing.predictor import FILE, Predictor, read_predictor
-from own_images.predictor import Predictor as OfOwnImages
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 CROP = {"mean": MEAN, "std": STD, "resize": 40, "crop": 32}

@@ -99,13 +99,6 @@ def train_and_score(
     shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
     if shortcut is not None:
         shortcut.open()
-    plan = loop.Plan(
-        steps=args.num_train_epochs * len(loader),
-        schedule_by="epoch",
-        checkpoints=output / "checkpoints",
-        checkpointing_steps=args.checkpointing_steps,
-        resume_from_checkpoint=args.resume_from_checkpoint,
-    )
     done = loop.train(
         accelerator,
         model,
@@ -113,7 +106,7 @@ def train_and_score(
         optimizer,
         schedule,
         lambda pixels, labels: F.cross_entropy(model(pixels).logits, labels),
-        plan,
+        loop.plan_of(args, output, args.num_train_epochs * len(loader), "epoch"),
         getattr(train, "set_epoch", None),
     )
     if shortcut is not None:
