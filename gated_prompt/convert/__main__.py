@@ -95,7 +95,7 @@ def _command(
         name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="the file to convert")
-    parser.add_argument("out", help="the folder to write; it appears whole or not at all")
+    parser.add_argument("out", help="the folder to write; it is written atomically")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in that folder")
     return parser
 

@@ -140,6 +140,11 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
         raise DamagedAdapterError(f"{path}: {error}; correct it, or train or download the adapter again") from error
 
 
+def preparation_of(transform: Any) -> dict[str, Any]:
+    """The settings of an `FgvcTransform` or `VtabTransform`, as a `Predictor` has them."""
+    return {name: value for name, value in asdict(transform).items() if name != "train"}
+
+
 def _fault_of(preparation: Mapping[str, Any]) -> str | None:
     if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE):
         return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}"
