@@ -65,13 +65,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     stored = output / "settings.json"
     if stored.is_file():
         refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
-    accelerator.wait_for_everyone()
-    if main_process:
-        write_json(stored, {**settings, "pictures": parts.keys})
 
     # The backbone as it is, block by block.
     prepared = preparation(args.backbone, data_args.image_size)
     backbone = Backbone(args, Predictor(list(train.names), prepared, train.problem, args.backbone), accelerator)
+    accelerator.wait_for_everyone()
+    if main_process:  # only now: the folder stays free where a backbone's name was mistyped
+        write_json(stored, {**settings, "pictures": parts.keys})
     blocks = backbone.study(parts, measure, class_weights, output / "probes.safetensors")
     read = backbone.read_block(blocks, args.read_block)
     for one in blocks:
