@@ -171,13 +171,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
-    plan = loop.Plan(
-        steps=args.max_train_steps,
-        schedule_by="step",
-        checkpoints=output / "checkpoints",
-        checkpointing_steps=args.checkpointing_steps,
-        resume_from_checkpoint=args.resume_from_checkpoint,
-    )
     done = loop.train(
         accelerator,
         model,
@@ -185,7 +178,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         optimizer,
         schedule,
         lambda pixels, labels: setr_loss(model(pixels), labels, IGNORE),
-        plan,
+        loop.plan_of(args, output, args.max_train_steps, "step"),
         crops.set_epoch,
     )
 

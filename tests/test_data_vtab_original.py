@@ -227,6 +227,9 @@ def test_patch_camelyon(tmp_path, published) -> None:
     assert set(names[:800]) == set(published["patch_camelyon"]["train"])
     assert names[800:] == published["patch_camelyon"]["val"]
     assert data.labels == [row % 2 for row in rows_of(data)]
+    (tmp_path / "camelyonpatch_level_2_split_valid_x.h5").write_bytes(b"an error page")
+    with pytest.raises(DataError, match=r"split_valid_x.h5 is missing or not PatchCamelyon's"):
+        load_original(tmp_path, "patch_camelyon", "val200")
 
 
 def test_dsprites(tmp_path) -> None:

@@ -11,17 +11,15 @@ image (4 pixels: twice), spread evenly over the convolutions.
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.utils import ModelOutput
 
 from gated_prompt import GatedPromptError, find_vision_transformer
-from recipe.backbone import check_backbone
+from recipe.backbone import load_backbone
 
 Grid = tuple[int, int]
 
@@ -164,26 +162,6 @@ def setr_loss(output: SegmentationOutput, labels: Tensor, ignore_index: int, aux
         return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / labels.numel()
 
     return loss(output.logits) + auxiliary_weight * torch.stack([loss(each) for each in output.auxiliary_logits]).sum()
-
-
-def load_backbone(source: str) -> Any:
-    """Load a ViT from a Hub id or folder, in float32 and without a pooler.
-
-    Raises:
-        GatedPromptError: it cannot be loaded.
-    """
-    check_backbone(source)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        # ViTMAEModel masks most patches and shuffles the rest; its encoder is a plain ViT.
-        kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
-        has_pooler = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-        return kind.from_pretrained(source, dtype="float32", **({"add_pooling_layer": False} if has_pooler else {}))
-    except (OSError, KeyError, ValueError) as error:
-        raise GatedPromptError(
-            f"cannot load --backbone {source!r}; give a folder with a transformers ViT, or a reachable Hub id "
-            f"({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _upsample(maps: Tensor, factor: int) -> Tensor:
