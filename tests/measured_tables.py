@@ -86,7 +86,7 @@ def _cells(cell: Cell, found: Found) -> list[str]:
 
 def miniature(found: Records) -> str:
     """The masked autoencoder of the miniature, from the linear head to full fine-tuning."""
-    tasks = [task for backbone, task in miniature_pages.there(found) if backbone == "mae"]
+    tasks = [task for backbone, task in miniature_pages.pairs_with_results(found) if backbone == "mae"]
     rows = [["", *tasks]]
     for variant in ("linear", "shallow", "gated", "deep", "lora", "full"):
         cells = [miniature_pages.cell("mae", task, variant, found) for task in tasks]

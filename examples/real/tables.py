@@ -207,7 +207,6 @@ def filled(page: str, found: Found) -> str:
     }
     if any(task == "miniature" for task, _ in found):
         parts["miniature"] = miniature.table(found)
-        parts["miniature, trained"] = miniature.trained_table(found)
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
     for name, text in parts.items():
