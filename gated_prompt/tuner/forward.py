@@ -46,6 +46,7 @@ class Forward:
         self.next_block = 0
         self.length = -1  # tokens without prompts
         self.attended = -1  # the last block whose attention passed through `attention.py`
+        self.skipped = -1  # the last block that `skip.py` did not run
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that hold prompts
 
     def choose_steps(self, in_band: bool) -> None:
@@ -101,6 +102,7 @@ class _Local(threading.local):
         self.forward: Forward | None = None
         self.request: Request | None = None
         self.aside: torch.Tensor | None = None  # prompts (B, P, D) that the running block took out of its tokens
+        self.beside: int | None = None  # values that the last block returned behind its tokens; None: no tuple
 
 
 LOCAL = _Local()
@@ -178,11 +180,10 @@ class EnterModel:
             forward, changed = self._begin(module, args, kwargs)
             forward.outer, LOCAL.forward = outer, forward
         forward.depth += 1
-        asked = kwargs.get("output_attentions")
-        if asked is None:
-            asked = getattr(getattr(module, "config", None), "output_attentions", False)
-        if asked and not forward.in_band:  # attention maps have rows for the prompts
+        if not forward.in_band and _asks(module, kwargs, "output_attentions"):  # maps have rows for the prompts
             forward.choose_steps(in_band=True)
+        if forward.plans:
+            _refuse_skipped_states(module, forward.plans[0], _asks(module, kwargs, "output_hidden_states"))
         if self.innermost:
             forward.next_block, forward.length = 0, -1
         return changed
@@ -202,6 +203,28 @@ class EnterModel:
         return _asked(self.bank), None
 
 
+def _asks(module: nn.Module, kwargs: dict[str, Any], name: str) -> Any:
+    asked = kwargs.get(name)
+    return getattr(getattr(module, "config", None), name, False) if asked is None else asked
+
+
+def _refuse_skipped_states(module: nn.Module, plan: Plan, asked: bool | int | list[int]) -> None:
+    """Refuse to report states of blocks that do not run: whoever asked would get the same state again and again.
+
+    `asked`: all hidden states or none, or indices of some of the L + 1. The last alone is what the head reads.
+    """
+    if not asked or plan.last == plan.num_layers - 1:
+        return
+    indices = range(plan.num_layers + 1) if asked is True else [asked] if isinstance(asked, int) else asked
+    chosen = {index % (plan.num_layers + 1) for index in indices}
+    if chosen != {plan.num_layers} and max(chosen) > plan.last + 1:
+        raise UnsupportedOperationError(
+            f"{type(module).__name__} is asked for hidden states above block {plan.last}, which read_from={plan.last} "
+            f"of adapter {plan.name!r} leaves out; read blocks 0 to {plan.last} with forward hooks, or use "
+            "read_from=None"
+        )
+
+
 class LeaveModel:
     """After a module that holds the blocks, also by an exception: take the prompts out of what it reports."""
 
@@ -218,10 +241,11 @@ class LeaveModel:
         if output is None:  # an exception is on its way
             return None
         if forward.plans:
-            if self.innermost and 0 < forward.next_block < forward.plans[0].num_layers:
+            last = forward.plans[0].last
+            if self.innermost and 0 < forward.next_block <= last:
                 raise ArchitectureError(
                     f"{type(module).__name__} ran {forward.next_block} of its {forward.plans[0].num_layers} blocks; "
-                    "prompts leave after the last one, so all of them are needed"
+                    f"prompts leave after block {last}, so all blocks up to it are needed"
                 )
             output = _without_prompts(output, forward, self.innermost)
         if forward.depth == 0 and forward.images is not None:
