@@ -48,7 +48,10 @@ def test_right_in_every_family(case: Case, settings: dict) -> None:
 
 
 @pytest.mark.parametrize("pooling", [None, "prompts", "patches", "prompts_and_patches"])
-@pytest.mark.parametrize("settings", [{}, {"insert_at": 2}, {"deep": True}, {"gates": False}, {"hard_gates": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"insert_at": 2}, {"deep": True}, {"gates": False}, {"hard_gates": True}, {"insert_at": 1, "read_from": 2}],
+)
 def test_right_with_every_setting(settings: dict, pooling: str | None) -> None:
     gated_prompt.check(adapted(pooling=pooling, **settings), pixel_values=images())
 

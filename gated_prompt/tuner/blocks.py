@@ -40,7 +40,7 @@ class EnterBlock:
             block, forward, kwargs["hidden_states"] if by_name else args[0] if len(args) > 0 else None
         )
         plan = forward.plans[0]
-        if self.index not in plan.blocks:
+        if not plan.first <= self.index <= plan.last:
             return None
         if self.index == plan.first:
             for each in forward.plans:
@@ -84,7 +84,8 @@ class EnterBlock:
             )
         plan = forward.plans[0]
         place = self.index - plan.first
-        held = plan.config.num_virtual_tokens if self.index in plan.blocks and forward.steps[place].arrive else 0
+        arrive = 0 <= place < len(forward.steps) and forward.steps[place].arrive
+        held = plan.config.num_virtual_tokens if arrive else 0
         if self.index == 0:
             forward.length = hidden.shape[1]
         elif hidden.shape[1] - held != forward.length:
