@@ -30,8 +30,10 @@ def test_the_reference_agrees_with_the_official_code() -> None:
 
 @pytest.mark.parametrize(
     ("insert_at", "gated_blocks", "read_from"),
-    [(0, None, None), (0, [0, 3], None), (1, [2], None), (2, None, None), (3, None, None), (1, [1, 2, 3], None)]
-    + [(0, None, 2), (1, None, 2), (0, [0, 1], 1), (2, None, 2), (0, None, 3), (0, None, 0)],
+    [
+        *[(0, None, None), (0, [0, 3], None), (1, [2], None), (2, None, None), (3, None, None), (1, [1, 2, 3], None)],
+        *[(0, None, 2), (1, None, 2), (0, [0, 1], 1), (2, None, 2), (0, None, 3), (0, None, 0)],
+    ],
 )
 def test_insertion_block_chosen_gates_and_read_block(
     insert_at: int, gated_blocks: list[int] | None, read_from: int | None

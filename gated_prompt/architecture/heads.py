@@ -178,7 +178,9 @@ def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool |
         tokens = tokens + torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-    handles = [last.register_forward_hook(keep), *(module.register_forward_hook(change) for module in between)]
+    # First among the hooks of a block: transformers 5 captures hidden states in a hook of its own.
+    handles = [last.register_forward_hook(keep, prepend=True)]
+    handles += [module.register_forward_hook(change, prepend=True) for module in between]
     outputs = []
     try:
         for _ in range(2):

@@ -181,7 +181,7 @@ class ScaleQueries:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         forward = running(self.bank)
-        if forward is None or self.index < forward.plans[0].first:
+        if forward is None or not forward.plans[0].first <= self.index <= forward.plans[0].last:
             return None
         if module is not self.parts.query_output:
             raise UnsupportedOperationError(
