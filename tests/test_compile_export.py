@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from gated_prompt import GatedPromptConfig
 from helpers.models import bank_of, dinov2, images, vit
 
-SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}}
+SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}, "read": {"read_from": 0}}
 
 
 def make(base=vit, **settings: object) -> PeftModel:

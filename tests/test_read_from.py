@@ -22,6 +22,7 @@ from gated_prompt import (
     find_vision_transformer,
 )
 from gated_prompt.plots import prompt_attention
+from gated_prompt.tuner.forward import Request, requested
 from helpers.by_hand import prompts_by_hand
 from helpers.families import DEPTH, HERE, Case
 from helpers.families_more import MORE, More
@@ -32,10 +33,11 @@ K = 1  # the block that is read, of four
 MAPS = ("Backbone", "ForSemanticSegmentation", "ForPoseEstimation", "ForDepthEstimation")  # of several blocks' tokens
 READ = [case for case in HERE if not case.name.endswith(MAPS)]
 SHORTENED = [case for case in READ if case.config]
+# What the loop by hand does not know: masks, biases and rotations for all blocks, norms of queries. `check` does.
+UNKNOWN = ("Siglip2", "shared-cls", "Classification-cls", "BeitForMasked", "qk-norm", "rotary")
 EVERY = [*HERE, *(case for case in MORE if case.here)]
-ALIKE = [case for case in EVERY if not case.name.endswith(MAPS)]
+BY_HAND = [case for case in EVERY if not case.name.endswith(MAPS) and not any(part in case.id for part in UNKNOWN)]
 REFUSED = [case for case in EVERY if case.name.endswith(MAPS)]
-BOTH = {"output_hidden_states": True, "output_attentions": True}
 
 
 def cases(chosen: list[Any]) -> Any:
@@ -95,7 +97,7 @@ def compared(case: Case | More, model: nn.Module) -> torch.Tensor:
     return read(case, case.run(model)) if isinstance(case, Case) else case.run(model).flatten()
 
 
-@cases(ALIKE)
+@cases(BY_HAND)
 def test_every_family_against_a_loop_by_hand(case: Case | More) -> None:
     base, model = case.build(), tuned(case.build(), read_from=2, num_virtual_tokens=P)
     plain, runs = compared(case, base), runs_of(model)
@@ -289,14 +291,16 @@ def test_beside_hooks_of_accelerate(when: str) -> None:
     assert torch.equal(logits(restored), plain)
 
 
-def test_methods_of_timm_that_go_around_the_model() -> None:
-    """`forward_features` runs the blocks without the hooks of the model around them."""
+def test_blocks_that_are_called_without_the_model_around_them() -> None:
+    """As by timm's `forward_features`: no hook of the model is called, those of the blocks are."""
     case = next(case for case in HERE if case.id == "timm-like-cls")
     model = prompted(case, read_from=1)
     root, runs = model.base_model.model, runs_of(model)
-    features = root.forward_features(images())
+    tokens, rotations = root.embed(images())
+    for block in root.blocks:
+        tokens = block(tokens, rope=rotations)
     assert runs == [0, 1]
-    assert torch.equal(root.forward_head(features), model(images()))
+    assert torch.equal(root.head(root.norm(tokens)[:, 0]), model(images()))
 
 
 # What reads more than one block.
@@ -307,15 +311,12 @@ def test_maps_of_several_blocks_are_refused(case: Case | More) -> None:
     """At once where the model can be tried with images alone, or by the first forward; then the base is as it was."""
     base = case.build().requires_grad_(False)
     wanted = tensors(compared(case, base))
-    config = GatedPromptConfig(num_virtual_tokens=3, read_from=0)
-    if case.name.endswith("Backbone"):  # of the blocks above the first it reads the last alone
-        model = get_peft_model(base, config).eval()
-        with pytest.raises(UnsupportedOperationError, match="asked for hidden states above block 0"):
-            case.run(model)
-        base = model.unload()
-    else:
-        with pytest.raises(ArchitectureError, match=r"read_from=0 leaves out the blocks above 0, and .* reads what"):
-            get_peft_model(base, config)
+    with pytest.raises(GatedPromptError, match=r"reads what several of them return|hidden states above block 0"):
+        case.run(get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3, read_from=0)).eval())
+    if gated_prompt.has_prompts(base):
+        with requested(Request(base.gated_prompt, plans=(), own_heads=True)):
+            assert all(map(torch.equal, tensors(compared(case, base)).values(), wanted.values()))
+        return
     assert covered(base) == []
     assert all(map(torch.equal, tensors(compared(case, base)).values(), wanted.values()))
 
@@ -360,6 +361,7 @@ def test_hidden_states_above_the_block_are_refused() -> None:
 @pytest.mark.parametrize(("asked", "fine"), [(-1, True), (2, True), ([1, 2], True), (3, False), ([2, -1], False)])
 def test_single_hidden_states(asked: int | list[int], fine: bool) -> None:
     """transformers 5.2x selects states by index: vision-language models take the last, or one below it."""
+    torch.manual_seed(2)
     model = tuned(build("ViTModel", "ViTConfig"), read_from=1)
     if not fine:
         with pytest.raises(UnsupportedOperationError, match="above block 1"):
@@ -370,6 +372,7 @@ def test_single_hidden_states(asked: int | list[int], fine: bool) -> None:
     found = model(pixel_values=images(), output_hidden_states=asked)
     short = build("ViTModel", "ViTConfig", num_hidden_layers=2)
     short.load_state_dict(model.base_model.model.state_dict(), strict=False)
+    torch.manual_seed(2)
     wanted = tuned(short)(pixel_values=images(), output_hidden_states=True).hidden_states
     chosen = [-1] if asked == -1 else [asked] if isinstance(asked, int) else asked
     assert all(torch.equal(found.hidden_states[index], wanted[index]) for index in chosen)
