@@ -361,8 +361,9 @@ def test_hidden_states_above_the_block_are_refused() -> None:
 @pytest.mark.parametrize(("asked", "fine"), [(-1, True), (2, True), ([1, 2], True), (3, False), ([2, -1], False)])
 def test_single_hidden_states(asked: int | list[int], fine: bool) -> None:
     """transformers 5.2x selects states by index: vision-language models take the last, or one below it."""
+    base = build("ViTModel", "ViTConfig")
     torch.manual_seed(2)
-    model = tuned(build("ViTModel", "ViTConfig"), read_from=1)
+    model = tuned(base, read_from=1)
     if not fine:
         with pytest.raises(UnsupportedOperationError, match="above block 1"):
             model(pixel_values=images(), output_hidden_states=asked)
