@@ -180,10 +180,13 @@ class EnterModel:
             forward, changed = self._begin(module, args, kwargs)
             forward.outer, LOCAL.forward = outer, forward
         forward.depth += 1
-        if not forward.in_band and _asks(module, kwargs, "output_attentions"):  # maps have rows for the prompts
+        asked = kwargs.get("output_attentions")
+        if asked is None:
+            asked = getattr(getattr(module, "config", None), "output_attentions", False)
+        if asked and not forward.in_band:  # attention maps have rows for the prompts
             forward.choose_steps(in_band=True)
-        if forward.plans:
-            _refuse_skipped_states(module, forward.plans[0], _asks(module, kwargs, "output_hidden_states"))
+        if forward.plans and forward.plans[0].last < forward.plans[0].num_layers - 1:
+            _refuse_skipped_states(module, kwargs, forward.plans[0])
         if self.innermost:
             forward.next_block, forward.length = 0, -1
         return changed
@@ -203,21 +206,19 @@ class EnterModel:
         return _asked(self.bank), None
 
 
-def _asks(module: nn.Module, kwargs: dict[str, Any], name: str) -> Any:
-    asked = kwargs.get(name)
-    return getattr(getattr(module, "config", None), name, False) if asked is None else asked
+def _refuse_skipped_states(module: nn.Module, kwargs: dict[str, Any], plan: Plan) -> None:
+    """Refuse to report states of blocks that do not run: whoever asked would get one state again and again.
 
-
-def _refuse_skipped_states(module: nn.Module, plan: Plan, asked: bool | int | list[int]) -> None:
-    """Refuse to report states of blocks that do not run: whoever asked would get the same state again and again.
-
-    `asked`: all hidden states or none, or indices of some of the L + 1. The last alone is what the head reads.
+    What is asked for is all hidden states or none, or some of the L + 1 by index (transformers 5.2x). The last alone
+    is what the head reads.
     """
-    if not asked or plan.last == plan.num_layers - 1:
-        return
-    indices = range(plan.num_layers + 1) if asked is True else [asked] if isinstance(asked, int) else asked
-    chosen = {index % (plan.num_layers + 1) for index in indices}
-    if chosen != {plan.num_layers} and max(chosen) > plan.last + 1:
+    asked = kwargs.get("output_hidden_states")
+    if asked is None:
+        asked = getattr(getattr(module, "config", None), "output_hidden_states", False)
+    count = plan.num_layers + 1
+    indices = range(count if asked else 0) if isinstance(asked, bool) else [asked] if isinstance(asked, int) else asked
+    chosen = {index % count for index in indices}
+    if chosen != {count - 1} and max(chosen, default=0) > plan.last + 1:
         raise UnsupportedOperationError(
             f"{type(module).__name__} is asked for hidden states above block {plan.last}, which read_from={plan.last} "
             f"of adapter {plan.name!r} leaves out; read blocks 0 to {plan.last} with forward hooks, or use "
