@@ -80,6 +80,8 @@ quality: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/python docs/prose.py
 
 style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from docutils import nodes
 from peft import PeftConfig
+from sphinx.transforms import SphinxTransform
 
 import gated_prompt
 
@@ -16,16 +18,22 @@ author = "The gated_prompt authors"
 copyright = "2026, " + author
 version = release = gated_prompt.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"gated_prompt {version}"
+html_logo = html_favicon = "images/logo.svg"
 
-# Pages link to each other and to headings as on GitHub.
+# Pages link to each other and to headings as on GitHub; a link that leads nowhere is a warning, and so an error.
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
-# Links out of this folder work on GitHub but not here; that all links lead somewhere is tested.
-suppress_warnings = ["myst.xref_missing"]
 
 # Docstrings are plain text with code in single backticks.
 default_role = "code"
@@ -66,7 +74,29 @@ def hide_inherited(app: Any, what: str, name: str, obj: Any, *others: Any) -> tu
     return ("(**settings)", "") if obj is gated_prompt.GatedPromptConfig else None
 
 
+def keep_outside_pages(app: Any, name: str, source: list[str]) -> None:
+    """Markdown files outside this folder are no pages of the site; links to them lead to the files."""
+    source[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", source[0])
+
+
+class PairPictures(SphinxTransform):
+    """Where a page shows NAME_light.svg, readers of the dark site see NAME_dark.svg."""
+
+    default_priority = 100  # before the pictures of a page are collected, so that both are copied
+
+    def apply(self, **settings: Any) -> None:
+        for picture in list(self.document.findall(nodes.image)):
+            if picture["uri"].endswith("_light.svg"):
+                dark = picture.deepcopy()
+                dark["uri"] = picture["uri"].replace("_light.svg", "_dark.svg")
+                picture["classes"].append("only-light")
+                dark["classes"].append("only-dark")
+                picture.parent.insert(picture.parent.index(picture) + 1, dark)
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", hide_inherited)
     app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", list_settings)
+    app.connect("source-read", keep_outside_pages)
+    app.add_transform(PairPictures)

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Everything in one place: load a backbone, add prompts, train, score, save, load back. Needs no other file.
+"""Complete example in one file: load a backbone, add prompts, train, evaluate, save, and load the adapter again.
 
     python examples/minimal.py --photos photos --backbone facebook/dinov2-small
 
-`photos` has a subfolder for each class. Every fifth picture is held back and scored. train_images.py does the same
-with more care: it looks at the backbone first, finds learning rates, keeps the best epoch and writes a report.
+`photos` has one subfolder per class. Every fifth image is held out for evaluation. train_images.py does the same with
+more care: it checks the backbone first, searches learning rates, keeps the best epoch and writes a report.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class Photos(Dataset[tuple[torch.Tensor, int]]):
-    """Pixels and class of files, prepared when they are asked for."""
+    """(pixels, class) pairs, decoded and preprocessed on access."""
 
     def __init__(self, files: list[Path], names: list[str], processor: object) -> None:
         self.files, self.names, self.processor = files, names, processor
@@ -40,7 +40,7 @@ class Photos(Dataset[tuple[torch.Tensor, int]]):
 
 
 def load_backbone(backbone: str, names: list[str]) -> torch.nn.Module:
-    """The frozen model with a new head for these classes; float32, however its weights are stored."""
+    """Load the model with a new head for these classes, in float32 whatever the stored precision."""
     return AutoModelForImageClassification.from_pretrained(
         backbone, num_labels=len(names), ignore_mismatched_sizes=True, dtype=torch.float32
     )
@@ -48,19 +48,19 @@ def load_backbone(backbone: str, names: list[str]) -> torch.nn.Module:
 
 @torch.inference_mode()
 def accuracy(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, int]], device: str) -> float:
-    """Share of the pictures whose class gets the highest score."""
+    """Return the share of images whose class has the highest logit."""
     model.eval()
     hits = [model(pixels.to(device)).logits.argmax(-1).cpu() == classes for pixels, classes in loader]
     return float(torch.cat(hits).double().mean())
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run with these arguments (None: those of the command line); return the accuracy on what was held back."""
+    """Run with these arguments (None: the command line's); return the accuracy on the held-out images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with a subfolder for each class")
+    parser.add_argument("--photos", type=Path, required=True, help="folder with one subfolder per class")
     parser.add_argument("--backbone", default=str(Path(__file__).parent / "backbones" / "mae-cifar10-tiny"))
-    parser.add_argument("--output", type=Path, default=Path("runs/minimal"), help="where the adapter goes")
-    parser.add_argument("--pooling", default=None, help="prompts_and_patches for MAE backbones, the default one too")
+    parser.add_argument("--output", type=Path, default=Path("runs/minimal"), help="folder for the adapter")
+    parser.add_argument("--pooling", default=None, help="prompts_and_patches for MAE backbones, such as the default")
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--learning_rate", type=float, default=0.003)
@@ -68,23 +68,23 @@ def main(argv: list[str] | None = None) -> float:
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    # The pictures.
+    # Data.
     files = sorted(path for path in args.photos.glob("[!.]*/[!.]*") if path.suffix.lower() in ENDINGS)
     names = sorted({file.parent.name for file in files})
     if len(names) < 2:
-        parser.error(f"{args.photos} has {len(names)} subfolders with pictures; at least two are needed")
+        parser.error(f"{args.photos} has {len(names)} subfolders with images; expected at least two")
     processor = AutoImageProcessor.from_pretrained(args.backbone)
     train = Photos([file for i, file in enumerate(files) if i % 5], names, processor)
     held = DataLoader(Photos(files[::5], names, processor), args.batch_size)
 
-    # Prompts on the backbone. The head starts as a linear probe of what it will see, prompts included.
+    # Model: prompts on the backbone. The head starts as a linear probe of its features, prompts included.
     torch.manual_seed(0)
     config = GatedPromptConfig(num_virtual_tokens=args.prompts, gate_init=-3.0, pooling=args.pooling)
     model = get_peft_model(load_backbone(args.backbone, names), config).to(device)
     gated_prompt.initialize_head(model, DataLoader(train, args.batch_size), l2=10.0)
     print(f"start: {accuracy(model, held, device):.3f}")
 
-    # The loop.
+    # Training.
     loader = DataLoader(train, args.batch_size, shuffle=True)
     groups = gated_prompt.parameter_groups(model, lr=args.learning_rate, head={"lr": args.learning_rate / 10})
     optimizer = torch.optim.AdamW(groups)
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> float:
     trained = accuracy(model, held, device)
     print(f"trained: {trained:.3f}; gates: {[round(gate, 3) for gate in gated_prompt.gates(model).tolist()]}")
 
-    # Saved, and loaded back on a fresh copy of the backbone.
+    # Save the adapter, and load it on a fresh copy of the backbone.
     gated_prompt.save(model, args.output)
     again = gated_prompt.load(load_backbone(args.backbone, names), args.output).to(device)
     print(f"loaded back from {args.output}: {accuracy(again, held, device):.3f}")

@@ -13,7 +13,7 @@ the same command goes on where it was stopped, and a picture that cannot be read
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,11 @@ from transformers import HfArgumentParser
 from gated_prompt import GatedPromptError
 from gated_prompt.data.images import decode
 from gated_prompt.errors import DataError
+from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images.backbone import quiet_loading
 from own_images.folder import EXTENSIONS
 from own_images.onnx_file import export
-from own_images.pixels import image_transform
-from own_images.predictions import PredictionFile, best_classes
-from own_images.predictor import Predictor, read_predictor
+from own_images.predictions import PredictionFile
 from own_images.scorers import Group, make_groups
 
 
@@ -74,7 +73,7 @@ def predict(
     group: Group, names: list[str], top: int, device: torch.device, done: set[tuple[str, str]]
 ) -> list[dict[str, object]]:
     """Rows of one batch, without those that are done."""
-    transform = image_transform(group.preparation)
+    transform = group.first.transform()
     pixels, errors = {}, {}
     for name in names:
         try:
@@ -91,7 +90,8 @@ def predict(
             if name in errors:
                 row["error"] = errors[name]
             else:
-                row |= best_classes(logits[list(pixels).index(name), place], one.problem, one.names, top)
+                best = one.answer(logits[list(pixels).index(name), place], top)
+                row |= {"classes": [name for name, _ in best], "scores": [round(score, 6) for _, score in best]}
             rows.append(row)
     return rows
 
@@ -102,7 +102,7 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     if (folder / "results.json").is_file():
         folder /= json.loads((folder / "results.json").read_text())["use"]
     found = read_predictor(folder)
-    return folder, found if backbone is None else found.on(backbone)
+    return folder, found if backbone is None else replace(found, backbone=backbone)
 
 
 def find_pictures(name: str) -> list[str]:

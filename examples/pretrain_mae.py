@@ -1,17 +1,17 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Pre-train a small masked autoencoder: how the backbone that ships with the examples was made.
+"""Pre-train a small masked autoencoder, as done for the backbone that comes with the examples.
 
     accelerate launch examples/pretrain_mae.py --dataset uoft-cs/cifar10 --output_dir runs/mae
 
 `transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the normalised
-pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script leaves in
+pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script writes to
 `output_dir`:
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
-    checkpoints/           the newest training state; run the same command again to go on from it
+    checkpoints/           the newest training state; run the same command again to resume
 
-The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which suits small images only.
+The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which is practical only for small images.
 """
 
 from collections.abc import Sequence
@@ -40,30 +40,30 @@ from recipe.checkpoints import prepare_output_dir
 
 @dataclass
 class Arguments:
-    """Defaults: the recipe of the shipped backbone."""
+    """The defaults are the recipe of the included backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    output_dir: str = field(default="runs/mae", metadata={"help": "where everything is written"})
-    image_size: int = field(default=32, metadata={"help": "pixels a side; images are resized to it"})
-    patch_size: int = field(default=4, metadata={"help": "pixels a side of one patch"})
+    output_dir: str = field(default="runs/mae", metadata={"help": "folder for all results"})
+    image_size: int = field(default=32, metadata={"help": "side in pixels to which images are resized"})
+    patch_size: int = field(default=4, metadata={"help": "side of a patch in pixels"})
     hidden_size: int = field(default=128, metadata={"help": "width of the encoder"})
     num_hidden_layers: int = field(default=12, metadata={"help": "blocks of the encoder"})
     num_attention_heads: int = field(default=4, metadata={"help": "heads of the encoder"})
     decoder_hidden_size: int = field(default=96, metadata={"help": "width of the two-block decoder"})
-    mask_ratio: float = field(default=0.75, metadata={"help": "share of patches that is hidden"})
+    mask_ratio: float = field(default=0.75, metadata={"help": "share of patches to mask"})
     num_train_epochs: int = field(default=20, metadata={"help": "passes over the training images"})
     warmup_epochs: int = field(default=2, metadata={"help": "epochs of linear warm-up; a cosine follows"})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "images per process and step"})
     learning_rate: float = field(default=1.5e-3, metadata={"help": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
-    min_crop: float = field(default=0.4, metadata={"help": "smallest area of the random crop, as a share"})
-    seed: int = field(default=0, metadata={"help": "of weights, order, crops and masks"})
+    min_crop: float = field(default=0.4, metadata={"help": "smallest share of the area in a random crop"})
+    seed: int = field(default=0, metadata={"help": "random seed for weights, order, crops and masks"})
 
 
 def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
-    """Fixed 2-D sine-cosine position embeddings of a square grid, shape (1, 1 + side * side, hidden_size).
+    """Return fixed 2-D sine-cosine position embeddings of a square grid, shape (1, 1 + side * side, hidden_size).
 
-    A quarter of the channels each for the sine and cosine of column and row; zeros for the CLS token.
+    Sine and cosine of column and row take a quarter of the channels each; the CLS token has zeros.
     """
     frequency = 10000.0 ** (-torch.arange(hidden_size // 4) / (hidden_size // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -73,7 +73,7 @@ def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
 
 
 def build_model(args: Arguments) -> ViTMAEForPreTraining:
-    """A masked autoencoder whose encoder has the blocks of `ViTModel`."""
+    """Build a masked autoencoder whose encoder has the blocks of `ViTModel`."""
     model = ViTMAEForPreTraining(
         ViTMAEConfig(
             image_size=args.image_size,
@@ -88,12 +88,12 @@ def build_model(args: Arguments) -> ViTMAEForPreTraining:
             decoder_intermediate_size=4 * args.decoder_hidden_size,
             mask_ratio=args.mask_ratio,
             norm_pix_loss=True,
-            initializer_range=0.5 * args.hidden_size**-0.5,  # the default, 0.02, is made for width 768
+            initializer_range=0.5 * args.hidden_size**-0.5,  # the default, 0.02, suits width 768
             layer_norm_eps=1e-6,
         )
     )
-    # Set here, as transformers 5 leaves all of these at zero in a new model: the decoder cannot tell one masked
-    # patch from another then, and the loss stays where it is after the first epoch.
+    # transformers 5 initializes all of these to zero. The decoder could then not distinguish the masked patches, and
+    # the loss would not fall after the first epoch.
     side = args.image_size // args.patch_size
     with torch.no_grad():
         model.vit.embeddings.position_embeddings.copy_(sine_positions(args.hidden_size, side))
@@ -114,10 +114,10 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+    """Run with these arguments; None: the command line's."""
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
     accelerator = Accelerator()
-    set_seed(args.seed, device_specific=True)  # every process draws crops and masks of its own
+    set_seed(args.seed, device_specific=True)  # every process draws its own crops and masks
     output = prepare_output_dir(args.output_dir)
 
     images = load_images(args.dataset, args.image_size)

@@ -1,14 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Train a small ViT on labels: the supervised backbone that `examples/miniature` sets beside the self-supervised one.
+"""Train a small ViT on labels: the supervised backbone that `examples/miniature` compares with the MAE one.
 
     accelerate launch examples/pretrain_supervised.py --dataset uoft-cs/cifar10 --output_dir runs/supervised
 
-Every weight is trained with cross-entropy on the mean of the patch tokens, from the weights of `--start_from`. The
-script leaves in `output_dir`:
+Trains all weights, starting from those of `--start_from`, with cross-entropy on the mean of the patch tokens. The
+script writes to `output_dir`:
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
-    checkpoints/           the newest training state; run the same command again to go on from it
+    checkpoints/           the newest training state; run the same command again to resume
 """
 
 from collections.abc import Sequence
@@ -36,32 +36,32 @@ from recipe.tasks import image_settings
 
 @dataclass
 class Arguments:
-    """Defaults: the recipe of the shipped backbone."""
+    """The defaults are the recipe of the included backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of a ViT to go on from"})
-    output_dir: str = field(default="runs/supervised", metadata={"help": "where everything is written"})
+    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of the ViT to start from"})
+    output_dir: str = field(default="runs/supervised", metadata={"help": "folder for all results"})
     num_train_epochs: int = field(default=3, metadata={"help": "passes over the training images"})
     warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "images a process and step"})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "images per process and step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
-    min_crop: float = field(default=0.6, metadata={"help": "smallest area of the random crop, as a share"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer images, to try things"})
-    seed: int = field(default=0, metadata={"help": "of head, order and crops"})
+    min_crop: float = field(default=0.6, metadata={"help": "smallest share of the area in a random crop"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "limit the images, for quick trials"})
+    seed: int = field(default=0, metadata={"help": "random seed for head, order and crops"})
 
 
 def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
-    """Classes (N,) of the training images, in the order of `load_images`, and the names of the classes."""
+    """Return the classes (N,) of the training images, in the order of `load_images`, and the class names."""
     split = load_dataset(dataset, split="train")
     return torch.tensor(split["label"]), list(split.features["label"].names)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+    """Run with these arguments; None: the command line's."""
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
     accelerator = Accelerator()
-    set_seed(args.seed, device_specific=True)  # every process draws crops of its own
+    set_seed(args.seed, device_specific=True)  # every process draws its own crops
     output = prepare_output_dir(args.output_dir)
 
     labels, names = load_labels(args.dataset)

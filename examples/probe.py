@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Linear probe of a frozen backbone: a logistic regression on its mean patch token.
 
-    python examples/probe.py --dataset uoft-cs/cifar10            # the shipped backbone, and random weights
+    python examples/probe.py --dataset uoft-cs/cifar10            # the included backbone
 
-prints the accuracy on the data set's test part, and that of the same architecture with random weights.
+Prints the accuracy on the data set's test split, and that of the same architecture with random weights.
 """
 
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ from recipe.tasks import transform_for
 
 @dataclass
 class Arguments:
-    """What to probe on what."""
+    """The backbone to probe and the data set."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that load_dataset reads"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
-    seed: int = field(default=0, metadata={"help": "of the random weights"})
+    seed: int = field(default=0, metadata={"help": "random seed for the untrained weights"})
 
 
 def _read(split: Any, transform: VtabTransform) -> TensorDataset:

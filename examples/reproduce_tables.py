@@ -1,21 +1,21 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Run a table of the paper: choose learning rates, train with several seeds, write the table beside the paper's.
+"""Reproduce a table of the paper: choose learning rates, train with several seeds, compare with the paper's table.
 
     python examples/reproduce_tables.py --table vtab --backbone backbones/mae-vit-b --vtab_dir data/vtab-1k
     python examples/reproduce_tables.py --table fgvc --backbone backbones/moco-vit-b --fgvc_dir data/fgvc \\
         --methods gated lora --address auto --gpus_per_run 0.5 --mixed_precision bf16
 
-For each row and task it trains on the 800 images (FGVC: the training part) with every learning rate of the paper's
-grid and scores the 200 (FGVC: the validation part). The best rate, the smaller one of equals, is then used with every
-seed on the 1000 images, and scored on the test part. All else is the paper's choice for the task (recipe/presets.py).
-Arguments behind `--` go to every run: `-- --num_train_epochs 20`.
+For each row and task, it trains on the 800 images (FGVC: the training split) with every learning rate of the paper's
+grid and evaluates on the 200 (FGVC: the validation split). It then trains with the best rate (ties: the smaller) and
+every seed on all 1000 images, and evaluates on the test split. All other settings are the paper's for the task
+(recipe/presets.py). Arguments after `--` are passed to every run: `-- --num_train_epochs 20`.
 
-Runs are scheduled by Ray Tune, on this machine or on a cluster (`--address auto`; then --output_dir, data and code
-lie on a file system that all machines share), or one by one with `--scheduler serial`. Each is an `accelerate launch`
-of train_vtab.py, train_fgvc.py or train_ade20k.py. After a kill, give the same command again: runs that are done are
-not done again, and one that was in the middle goes on from its checkpoint. `--scheduler none` only writes the table.
+Ray Tune schedules the runs, on this machine or on a cluster (`--address auto`; --output_dir, data and code must then
+be on a shared file system). `--scheduler serial` runs them one by one. Each is an `accelerate launch` of train_vtab.py,
+train_fgvc.py or train_ade20k.py. If interrupted, repeat the command: finished runs are skipped, and unfinished ones
+resume from their checkpoints. `--scheduler none` only writes the table.
 
-In `--output_dir`: `<table>-<kind>.md` and `.json`, `results/` with one file a run, `runs/` with logs and adapters.
+In `--output_dir`: `<table>-<kind>.md` and `.json`, `results/` with one file per run, `runs/` with logs and adapters.
 """
 
 import importlib
@@ -59,28 +59,33 @@ class Arguments:
     """What to run. Folders and --backbone may hold environment variables, which are expanded when a run starts."""
 
     table: str = field(default="vtab", metadata={"help": f"one of: {', '.join(TABLES)}"})
-    tasks: list[str] | None = field(default=None, metadata={"help": "some of its tasks; without it: all"})
-    methods: list[str] | None = field(default=None, metadata={"help": "without it: those of the paper's table"})
-    seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "of the final runs"})
+    tasks: list[str] | None = field(default=None, metadata={"help": "tasks to run; default: all of the table"})
+    methods: list[str] | None = field(
+        default=None, metadata={"help": "methods to run; default: those of the paper's table"}
+    )
+    seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "random seeds for the final runs"})
     backbone: str = field(default=SHIPPED, metadata={"help": "Hub id or folder of a ViT"})
-    backbone_kind: str = field(default="auto", metadata={"help": "mae or moco; auto: by the name of --backbone"})
-    vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; without it: the Hub"})
+    backbone_kind: str = field(default="auto", metadata={"help": "mae or moco; auto: from the name of --backbone"})
+    vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; default: the Hub"})
     fgvc_dir: str | None = field(
-        default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/; without it: the Hub"}
+        default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/; default: the Hub"}
     )
-    ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016; without it: the Hub"})
+    ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016; default: the Hub"})
     learning_rates: list[float] = field(
-        default_factory=lambda: list(LEARNING_RATES), metadata={"help": "to choose from; one: no search"}
+        default_factory=lambda: list(LEARNING_RATES),
+        metadata={"help": "learning rates to search; a single one: no search"},
     )
-    search: bool = field(default=True, metadata={"help": "choose learning rates; false: the paper's choice"})
-    output_dir: str = field(default="runs/tables", metadata={"help": "where everything is written"})
+    search: bool = field(default=True, metadata={"help": "search learning rates; false: the paper's choice"})
+    output_dir: str = field(default="runs/tables", metadata={"help": "folder for all results"})
     scheduler: str = field(default="ray", metadata={"help": f"one of: {', '.join(SCHEDULERS)}"})
-    address: str | None = field(default=None, metadata={"help": "of a Ray cluster, or auto; without it: this machine"})
-    cpus_per_run: float = field(default=1, metadata={"help": "processors of one run"})
-    gpus_per_run: float | None = field(
-        default=None, metadata={"help": "GPUs of one run, a fraction to share one; without it: 1 if there are any"}
+    address: str | None = field(
+        default=None, metadata={"help": "address of a Ray cluster, or auto; default: this machine"}
     )
-    retries: int = field(default=2, metadata={"help": "how often a run that failed is tried again"})
+    cpus_per_run: float = field(default=1, metadata={"help": "CPUs per run"})
+    gpus_per_run: float | None = field(
+        default=None, metadata={"help": "GPUs per run, a fraction to share one; default: 1 if available"}
+    )
+    retries: int = field(default=2, metadata={"help": "how often to retry a failed run"})
     mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
 
 
@@ -88,34 +93,34 @@ def check_extra(runs: Sequence[Run]) -> None:
     """Parse the arguments of every run before the first one starts.
 
     Raises:
-        GatedPromptError: an argument behind `--` is set by the table itself, or the arguments contradict each other.
+        GatedPromptError: the table itself sets an argument after `--`, or the arguments contradict each other.
     """
     for run in {(run.script, run.arguments["method"], run.arguments["task"]): run for run in runs}.values():
         names = {*run.arguments, "learning_rate", "output_dir", "resume_from_checkpoint"}
         own = [text for text in run.extra if text.startswith("--") and text[2:].split("=")[0] in names]
         if own:
-            raise GatedPromptError(f"{own[0]} behind -- is set by the table for each run; leave it out")
+            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run; leave it out")
         if run.script != "train_ade20k.py":
             script = importlib.import_module(run.script.removesuffix(".py"))
             parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
 
 
-def check_places(args: Arguments) -> None:
-    """Look for folders and backbone once, rather than in every run.
+def check_sources(args: Arguments) -> None:
+    """Check folders and backbone once, rather than in every run.
 
     Raises:
-        GatedPromptError: a folder is not there, or the backbone cannot be loaded.
+        GatedPromptError: a folder does not exist, or the backbone cannot be loaded.
     """
     for name in ("vtab_dir", "fgvc_dir", "ade20k_dir"):
         folder = getattr(args, name)
         if folder is not None and not Path(os.path.expandvars(folder)).is_dir():
-            raise GatedPromptError(f"--{name} {folder!r} is no folder; without it the Hub is read")
+            raise GatedPromptError(f"--{name} {folder!r} is not a folder; leave it out to use the Hub")
     check_backbone(os.path.expandvars(args.backbone))
     try:
         AutoConfig.from_pretrained(os.path.expandvars(args.backbone))
     except (OSError, ValueError) as error:
         raise GatedPromptError(
-            f"cannot load --backbone {args.backbone!r}; give a folder with a model or a Hub id that can be reached "
+            f"cannot load --backbone {args.backbone!r}; give a folder with a model, or a reachable Hub id "
             f"({str(error).splitlines()[0]})"
         ) from error
 
@@ -123,7 +128,7 @@ def check_places(args: Arguments) -> None:
 def choose_rates(
     common: Common, rows: Sequence[Row], tasks: Sequence[str], rates: Sequence[float], records: dict[str, Any]
 ) -> dict[tuple[str, str], float]:
-    """The best learning rate of each (row, task) whose search is complete; of equals the smaller one."""
+    """Return the best learning rate of each (row, task) whose search is complete; ties: the smaller one."""
     best = {}
     for row in rows:
         for task in tasks:
@@ -135,12 +140,12 @@ def choose_rates(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the table, write and print it; 1 where something is missing at the end, else 0."""
+    """Run the table, write and print it; return 1 if results are missing, else 0."""
     argv = sys.argv[1:] if argv is None else argv
     own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(own, look_for_args_file=False)[0]
 
-    # What is to be run.
+    # Choose the runs.
     table = TABLES[choose("table", [args.table], tuple(TABLES))[0]]
     tasks = choose("task", args.tasks, table.tasks)
     kind = backbone_kind(args.backbone, args.backbone_kind)
@@ -159,10 +164,10 @@ def main(argv: list[str] | None = None) -> int:
     resources = Resources(args.cpus_per_run, gpus, args.retries, args.address)
     check_extra([final_run(common, row, task, args.seeds[0], None) for row in rows for task in tasks])
     if args.scheduler != "none":
-        check_places(args)
+        check_sources(args)
     folder = prepare_output_dir(args.output_dir).resolve()
 
-    # The search, then the runs that are reported.
+    # Search the learning rates, then run the reported runs.
     rates: dict[tuple[str, str], float | None] = {(row.name, task): None for row in rows for task in tasks}
     if args.search and table.search:
         rates = dict.fromkeys(rates, args.learning_rates[0])
@@ -183,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"final: {len(finals)} runs")
     run_all(list(finals.values()), folder, args.scheduler, resources)
 
-    # The table.
+    # Write the table.
     summary = summarize(args.table, table, kind, rows, tasks, args.seeds, finals, read_records(folder))
     summary["settings"] = {
         "backbone": args.backbone,

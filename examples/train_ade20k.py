@@ -4,16 +4,16 @@ r"""Adapt a frozen Vision Transformer to semantic segmentation: prompts in the b
     accelerate launch examples/train_ade20k.py --data_dir ADEChallengeData2016 --backbone facebook/dinov2-base \
         --num_virtual_tokens 100 --gate_init -10
 
-The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision. It leaves in
+The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision. It writes to
 `--output_dir`: `adapter/` (weights of prompts and heads, config, model card), `results.json`, `gates.png` and
 `predictions.png`.
 
-Recipe (paper, Section 5.1 and Appendix A; what it leaves unsaid is mmsegmentation's default for SETR-PUP): 512 x 512
-crops of images scaled to a short side of 512 times 0.5 to 2, flipped half of the time; 160,000 steps of 16 images;
-SGD with momentum 0.9, no weight decay, rate 0.001 for prompts, gates and temperatures and ten times that for the
-heads, falling to 0.0001 as (1 - t/T) ** 0.9 at every step; auxiliary heads after blocks 5 and 9 with loss weight 0.4.
-Scores: sliding windows of 512 pixels every 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
-docs/segmentation.md says what is exact and what is not.
+Recipe (paper, Section 5.1 and Appendix A; where they are silent, mmsegmentation's defaults for SETR-PUP): 512 x 512
+crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipped; 160,000 steps of 16 images; SGD
+with momentum 0.9, no weight decay, learning rate 0.001 for prompts, gates and temperatures and ten times that for the
+heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step; auxiliary heads after blocks 5 and 9 with loss weight 0.4.
+Evaluation: sliding windows of 512 pixels with stride 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
+docs/segmentation.md states what is exact and what is not.
 """
 
 import sys
@@ -50,35 +50,45 @@ POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
 class Arguments:
     """What to train on what; the settings of the prompts are those of `GatedPromptConfig`."""
 
-    task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for data of your own"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; without it: the Hub"})
-    num_classes: int | None = field(default=None, metadata={"help": "number of classes of your own data"})
-    reduce_labels: bool = field(default=False, metadata={"help": "your data: 0 is ignored, 1 is the first class"})
-    ignore_label: int = field(default=IGNORE, metadata={"help": "your data: stored value of ignored pixels"})
+    task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; default: the Hub"})
+    num_classes: int | None = field(default=None, metadata={"help": "number of classes, for your own data"})
+    reduce_labels: bool = field(
+        default=False, metadata={"help": "for your own data: 0 is ignored, 1 is the first class"}
+    )
+    ignore_label: int = field(default=IGNORE, metadata={"help": "for your own data: value of ignored pixels"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
     method: str = field(default="gated", metadata={"help": "gated, shallow, deep, linear (heads only) or full"})
-    output_dir: str = field(default="runs/ade20k", metadata={"help": "where everything is written"})
-    seed: int = field(default=42, metadata={"help": "of heads, prompts, order, crops and dropout"})
+    output_dir: str = field(default="runs/ade20k", metadata={"help": "folder for all results"})
+    seed: int = field(default=42, metadata={"help": "random seed for heads, prompts, order, crops and dropout"})
     auxiliary_blocks: list[int] = field(
-        default_factory=lambda: [5, 9], metadata={"help": "blocks with an auxiliary head after them, counted from 1"}
+        default_factory=lambda: [5, 9], metadata={"help": "blocks followed by an auxiliary head, counted from 1"}
     )
     head_channels: int = field(default=256, metadata={"help": "channels of the heads"})
-    short_side: int | None = field(default=None, metadata={"help": "pixels, at scale 1; without it: --crop_size"})
+    short_side: int | None = field(default=None, metadata={"help": "pixels at scale 1; default: --crop_size"})
     crop_size: int = field(default=512, metadata={"help": "side of crops and test windows in pixels"})
-    stride: int | None = field(default=None, metadata={"help": "of test windows; without it: 2/3 of --crop_size"})
-    multi_scale: bool = field(default=True, metadata={"help": "score at six scales with mirror images as well"})
+    stride: int | None = field(default=None, metadata={"help": "stride of test windows; default: 2/3 of --crop_size"})
+    multi_scale: bool = field(default=True, metadata={"help": "also evaluate at six scales with mirror images"})
     max_train_steps: int = field(default=160_000, metadata={"help": "optimizer steps"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "crops a process and step; the paper: 16"})
-    per_device_eval_batch_size: int = field(
-        default=16, metadata={"help": "test windows at once; scores do not change"}
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "crops per process and step; the paper: 16"}
     )
-    learning_rate: float = field(default=0.001, metadata={"help": "first rate of SGD"})
-    min_learning_rate: float = field(default=0.0001, metadata={"help": "rate after the last step, heads included"})
-    head_learning_rate_factor: float = field(default=10.0, metadata={"help": "first rate of the heads by the others'"})
-    momentum: float = field(default=0.9, metadata={"help": "of SGD"})
-    weight_decay: float = field(default=0.0, metadata={"help": "of SGD, on everything that is trained"})
-    dataloader_num_workers: int = field(default=4, metadata={"help": "processes that read images; no result changes"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})
+    per_device_eval_batch_size: int = field(
+        default=16, metadata={"help": "test windows at once; does not affect scores"}
+    )
+    learning_rate: float = field(default=0.001, metadata={"help": "initial learning rate of SGD"})
+    min_learning_rate: float = field(default=0.0001, metadata={"help": "final learning rate, heads included"})
+    head_learning_rate_factor: float = field(
+        default=10.0, metadata={"help": "initial learning rate of the heads / of the rest"}
+    )
+    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of SGD, on all trained parameters"})
+    dataloader_num_workers: int = field(
+        default=4, metadata={"help": "processes that load images; does not affect results"}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "limit the training images, for quick trials"}
+    )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
     report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
@@ -87,10 +97,10 @@ class Arguments:
 
 
 def fill_in(args: Arguments) -> None:
-    """Set what follows from other arguments.
+    """Set the arguments that depend on others, and check all of them.
 
     Raises:
-        GatedPromptError: a number is out of range, or `--checkpointing_steps` is no interval.
+        GatedPromptError: a number is out of range, or `--checkpointing_steps` is not an interval.
     """
     check_interval(args.checkpointing_steps)
     args.short_side = args.short_side or args.crop_size
@@ -103,22 +113,22 @@ def fill_in(args: Arguments) -> None:
     first_rates = args.learning_rate, args.learning_rate * args.head_learning_rate_factor
     if not (min(first_rates) > 0 and 0 <= args.min_learning_rate <= min(first_rates)):
         raise GatedPromptError(
-            f"--min_learning_rate is {args.min_learning_rate} and the first rates are {first_rates[0]} and, of the "
-            f"heads, {first_rates[1]}; give first rates above 0, and a last one of 0 up to the smaller of them"
+            f"--min_learning_rate is {args.min_learning_rate} and the initial rates are {first_rates[0]} and, for the "
+            f"heads, {first_rates[1]}; give initial rates above 0, and a minimum from 0 to the smaller of them"
         )
 
 
 def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Module:
-    """SETR-PUP on the frozen backbone with prompts, or what the baselines `linear` and `full` train.
+    """Build SETR-PUP on the frozen backbone with prompts, or for the baselines `linear` and `full`.
 
     Raises:
-        GatedPromptError: the method is unknown or not for segmentation, or a setting is wrong.
+        GatedPromptError: the method is unknown or does not support segmentation, or a setting is invalid.
     """
     if prompts.pooling not in ("auto", "none"):
         raise GatedPromptError(f"--pooling {prompts.pooling} has no effect: the heads read patch tokens, not token 0")
     config = prompt_config(args.method, prompts, mae_backbone=False)
     if config is None and args.method not in ("linear", "full"):
-        raise GatedPromptError(f"--method {args.method} is not for segmentation")
+        raise GatedPromptError(f"--method {args.method} does not support segmentation")
     model = SetrPupForSemanticSegmentation(args.backbone, num_classes, args.auxiliary_blocks, args.head_channels)
     if config is not None:
         return get_peft_model(model, config)
@@ -127,13 +137,13 @@ def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Mod
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run with these arguments (None: those of the command line) and return the content of results.json."""
+    """Run with these arguments (None: the command line's) and return the content of results.json."""
     args, prompts = HfArgumentParser((Arguments, PromptArguments)).parse_args_into_dataclasses(argv)
     fill_in(args)
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.num_classes, args.reduce_labels, args.ignore_label)
     num_classes = len(task.class_names)
-    # Fine-tuning in full: backbones have parameters that no segmentation uses, such as mask tokens.
+    # Full fine-tuning: backbones have parameters that segmentation does not use, such as mask tokens.
     unused = DistributedDataParallelKwargs(find_unused_parameters=args.method == "full")
     accelerator = loop.start(args.seed, args.report_to, output, unused)
 
@@ -161,13 +171,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
-    plan = loop.Plan(
-        steps=args.max_train_steps,
-        schedule_by="step",
-        checkpoints=output / "checkpoints",
-        checkpointing_steps=args.checkpointing_steps,
-        resume_from_checkpoint=args.resume_from_checkpoint,
-    )
     done = loop.train(
         accelerator,
         model,
@@ -175,7 +178,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         optimizer,
         schedule,
         lambda pixels, labels: setr_loss(model(pixels), labels, IGNORE),
-        plan,
+        loop.plan_of(args, output, args.max_train_steps, "step"),
         crops.set_epoch,
     )
 
@@ -222,21 +225,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(
             f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f"; multi-scale: {multi.mean_iou:.4f}" if multi else "")
         )
-        print(f"always answering the most frequent class: {majority.mean_iou:.4f}")
-        print(f"trained for {done.seconds:.0f} s; adapter, results.json and pictures are in {output}")
+        print(f"always predicting the most frequent class: {majority.mean_iou:.4f}")
+        print(f"trained for {done.seconds:.0f} s; adapter, results.json and plots are in {output}")
     accelerator.end_training()
     return results
 
 
 def _notes(args: Arguments, results: dict[str, Any]) -> str:
-    """What the card says beyond the scores at one scale."""
+    """Return the text of the model card beyond the single-scale scores."""
     backbone = Path(args.backbone).name if Path(args.backbone).exists() else args.backbone
     multi = results["multi_scale"]
-    more = f" At scales 0.5 to 1.75 with mirror images it is {multi['mean_iou']:.4f}." if multi else ""
+    more = f" At scales 0.5 to 1.75 with mirror images, the mean IoU is {multi['mean_iou']:.4f}." if multi else ""
     return f"""## The base model
 
-A ViT with a SETR-PUP head, from `segmentation/` in the examples of gated_prompt. The adapter holds the weights of the
-head:
+A ViT with a SETR-PUP head, from `segmentation/` in the examples of gated_prompt. The adapter contains the weights of
+the head:
 
 ```python
 from segmentation.setr import SetrPupForSemanticSegmentation
@@ -251,8 +254,8 @@ base = SetrPupForSemanticSegmentation(
 
 ## Training
 
-{results["num_train"]} training and {results["num_test"]} test images. The scores above are those at one scale.{more}
-Always answering the most frequent class has a mean IoU of {results["majority_class"]["mean_iou"]:.4f}."""
+{results["num_train"]} training and {results["num_test"]} test images. The scores above are single-scale.{more}
+Always predicting the most frequent class has a mean IoU of {results["majority_class"]["mean_iou"]:.4f}."""
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from gated_prompt import GatedPromptError
+from gated_prompt.sharing.predictor import Predictor
 from own_images import pictures
 from own_images.arguments import parse
 from own_images.backbone import Backbone, quiet_loading
@@ -40,7 +41,8 @@ from own_images.race import race
 from own_images.reading import read_parts
 from own_images.report import write_report
 from own_images.results import assemble, test_result
-from own_images.runs import Run, restored, run
+from own_images.runs import Run, run
+from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
 from recipe.reporting import write_json
@@ -63,13 +65,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     stored = output / "settings.json"
     if stored.is_file():
         refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
-    accelerator.wait_for_everyone()
-    if main_process:
-        write_json(stored, {**settings, "pictures": parts.keys})
 
     # The backbone as it is, block by block.
     prepared = preparation(args.backbone, data_args.image_size)
-    backbone = Backbone(args, prepared, accelerator)
+    backbone = Backbone(args, Predictor(list(train.names), prepared, train.problem, args.backbone), accelerator)
+    accelerator.wait_for_everyone()
+    if main_process:  # only now: the folder stays free where a backbone's name was mistyped
+        write_json(stored, {**settings, "pictures": parts.keys})
     blocks = backbone.study(parts, measure, class_weights, output / "probes.safetensors")
     read = backbone.read_block(blocks, args.read_block)
     for one in blocks:
@@ -84,8 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args=args,
         prompts=prompts,
         parts=parts,
-        preparation=prepared,
-        base={} if read is blocks[-1] else {"num_hidden_layers": read.block + 1},
+        predictor=backbone.up_to(read.block),
         measure=measure,
         l2=1 / read.probe.c,
         class_weights=class_weights,
@@ -97,29 +98,28 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for seed in args.seeds:
             folder = output / "runs" / f"{method}-seed{seed}"
             folder.mkdir(parents=True, exist_ok=True)
-            head = bench.head_start(method, seed, folder)
+            begin = bench.beginning(method, seed, folder)
             if rates is None and args.learning_rate == "auto":
-                rates = race(bench, method, seed, head, batches, output / "runs" / f"{method}-race.json")
+                rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
             elif rates is None:
                 rate = float(args.learning_rate)
                 rates = Rates(rate, rate, rate / 10)
             if args.head_learning_rate is not None:
                 rates = Rates(rates.main, rates.gates, args.head_learning_rate)
-            runs.append(run(bench, method, seed, rates, head, batches, folder))
+            runs.append(run(bench, method, seed, rates, begin, batches, folder))
             accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
 
     # What to use, and how good it is on pictures that chose nothing.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
-    trainer, model = restored(bench, best) if best is not None else (accelerator, None)
+    model = None if best is None else load_trained(best.kept, bench.predictor).to(accelerator.device)
     test_scores = None
-    if parts.test is not None and choice.run is None:
+    if parts.test is not None and (choice.run is None or model is None):
         features = backbone.features(parts.test, parts.keys["test"])[read.block]
         test_scores = features @ read.probe.weight.T + read.probe.bias
     elif parts.test is not None:
-        loader = DataLoader(Pixels(parts.test, prepared), args.per_device_eval_batch_size)
-        prepared_model, prepared_loader = trainer.prepare(model, loader)
-        test_scores = score(prepared_model, prepared_loader, trainer)
+        loader = accelerator.prepare(DataLoader(Pixels(parts.test, bench.predictor), args.per_device_eval_batch_size))
+        test_scores = score(accelerator.prepare_model(model, evaluation_mode=True), loader, accelerator)
 
     results: dict[str, Any] = {}
     if main_process:
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if parts.test is not None and test_scores is not None:
             results["test"] = test_result(parts.test, test_scores, measure)
         leave_probe(output / "probe", read.probe, bench)
-        trained = leave_run(output, best, model, read.probe, bench) if best is not None and model is not None else None
+        trained = leave_run(output, best, model, bench) if best is not None and model is not None else None
         results["use"] = "probe" if choice.run is None or trained is None else trained.name
         scores = read.probe.scores if choice.run is None else choice.run.scores
         write_report(

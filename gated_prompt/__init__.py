@@ -37,7 +37,7 @@ from .training.optim import parameter_groups
 from .training.recorder import GateRecorder
 from .tuner.model import GatedPromptModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdapterMismatchError",

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Every error that this package raises on purpose.
+"""All errors that this package raises itself.
 
-All are `ValueError`s, so code written against PEFT's own errors keeps working. Each message says what was
-given, what was expected and what to do.
+They are `ValueError`s, so code written for PEFT's own errors keeps working. Each message says what was given, what was
+expected and what to do.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class GatedPromptError(ValueError):
 
 
 class ConfigError(GatedPromptError):
-    """The configuration is wrong, in itself or for this model. Lists every fault, not only the first."""
+    """The configuration is invalid, either on its own or for this model. The message lists all faults."""
 
     def __init__(self, faults: Sequence[str], place: str | None = None) -> None:
         self.faults, self.place = list(faults), place
@@ -22,10 +22,8 @@ class ConfigError(GatedPromptError):
         super().__init__(f"GatedPromptConfig{of_place} has {len(self.faults)} fault(s):{lines}")
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str | None]]:
-        return type(self), (
-            self.faults,
-            self.place,
-        )  # the message is not the argument: without this, unpickling nests it
+        # By default, unpickling would pass the message as `faults` and so nest it.
+        return type(self), (self.faults, self.place)
 
 
 class ArchitectureError(GatedPromptError):
@@ -33,37 +31,37 @@ class ArchitectureError(GatedPromptError):
 
 
 class AdapterMismatchError(GatedPromptError):
-    """The adapter was made for another base model (depth, width, prefix tokens or head) or PEFT method."""
+    """The adapter is for a different base model (depth, width, prefix tokens or head) or PEFT method."""
 
 
 class AdapterNameError(GatedPromptError):
-    """No adapter can have this name, or none of the adapters has it."""
+    """The adapter name is invalid, or no adapter has it."""
 
 
 class DamagedAdapterError(GatedPromptError):
-    """A file of the adapter is unreadable, incomplete, or holds what it should not hold."""
+    """An adapter file is unreadable, incomplete, or has invalid content."""
 
 
 class UnsupportedOperationError(GatedPromptError):
-    """The operation has no meaning for prompts: merging, two active adapters, wrapping a base twice."""
+    """Prompts do not support the operation: merging, two active adapters, wrapping a base twice."""
 
 
 class DataError(GatedPromptError):
-    """A data set is missing, incomplete, damaged or not the one that was asked for."""
+    """A data set is missing, incomplete, damaged or not the requested one."""
 
 
 class ConversionError(GatedPromptError):
-    """A checkpoint to convert is unreadable or not laid out as expected, or the converted files have no place."""
+    """A checkpoint to convert is unreadable or has an unexpected layout, or the output folder cannot be used."""
 
 
 REMOVED = {
-    "fold_temperatures": "it saved one multiplication per block, which nobody could measure; leave the call out",
+    "fold_temperatures": "it saved one multiplication per block, too little to measure; leave the call out",
     "unfold_temperatures": "temperatures can no longer be folded into weights; leave the call out",
 }
 
 
 class RemovedNameError(GatedPromptError, AttributeError):
-    """A public name of an earlier version."""
+    """A public name of an earlier version was removed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"gated_prompt.{name} was removed: {REMOVED[name]}")

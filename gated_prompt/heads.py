@@ -1,16 +1,18 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A head for backbones that have no class with one: DINOv3 above all, for which transformers has no classifier."""
+"""One head for every backbone, also for those that have no class with one: DINOv3 above all."""
 
 import copy
+import inspect
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .architecture import find_vision_transformer
-from .errors import ArchitectureError, ConfigError
+from .errors import ArchitectureError, ConfigError, GatedPromptError
 
 Reads = Literal["cls", "mean", "both"]
 
@@ -43,6 +45,7 @@ class TokenClassifier(nn.Module):
         names = num_labels if isinstance(num_labels, list) else [f"LABEL_{i}" for i in range(num_labels)]
         self.reads, self.num_prefix_tokens = reads, vit.num_prefix_tokens
         self.backbone = backbone
+        self.name_or_path: str | None = getattr(backbone, "name_or_path", None)  # PEFT records it with an adapter
         like = next(p for p in backbone.parameters() if p.is_floating_point())
         width = vit.hidden_size * (2 if reads == "both" else 1)
         self.classifier = nn.Linear(width, len(names), device=like.device, dtype=like.dtype)
@@ -61,21 +64,48 @@ class TokenClassifier(nn.Module):
         """
         output = self.backbone(pixel_values, **kwargs)
         tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
-        logits = self.classifier(self._read(tokens, kwargs.get("pixel_attention_mask")))
+        read = read_tokens(tokens, self.num_prefix_tokens, self.reads, kwargs.get("pixel_attention_mask"))
+        logits = self.classifier(read)
         loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
-
-    def _read(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """What the linear layer sees of `tokens` (B, N, D); `mask` (B, N) is 0 at patches that are padding."""
-        if self.reads == "cls":
-            return tokens[:, 0]
-        patches = tokens[:, self.num_prefix_tokens :]
-        weights = torch.ones_like(patches[..., :1]) if mask is None else mask[..., None].to(patches)
-        mean = (patches * weights).sum(dim=1) / weights.sum(dim=1)
-        return mean if self.reads == "mean" else torch.cat((tokens[:, 0], mean), dim=-1)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The method of this name of the backbone, with whatever its version of transformers takes."""
         backbone: Any = self.backbone
         backbone.gradient_checkpointing_enable(*args, **kwargs)
+
+
+def read_tokens(tokens: torch.Tensor, prefix: int, reads: Reads, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Features (B, D) or, for "both", (B, 2 D) of tokens (B, N, D), the first `prefix` of which are no patches.
+
+    `mask` (B, N - prefix) is 0 at patches that are padding.
+    """
+    if reads == "cls":
+        return tokens[:, 0]
+    patches = tokens[:, prefix:]
+    weights = torch.ones_like(patches[..., :1]) if mask is None else mask[..., None].to(patches)
+    mean = (patches * weights).sum(dim=1) / weights.sum(dim=1)
+    return mean if reads == "mean" else torch.cat((tokens[:, 0], mean), dim=-1)
+
+
+def load_backbone(source: str, **settings: Any) -> Any:
+    """The Vision Transformer of a Hub id or folder, without pooler and head, in float32 and eval mode.
+
+    `settings`: of its config that differ from what is published, such as num_hidden_layers.
+
+    Raises:
+        GatedPromptError: it cannot be loaded, or transformers has no model without a head for it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+        # ViTMAEModel hides most patches and shuffles the rest; what it encodes with is a plain ViT.
+        kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
+        if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+            settings["add_pooling_layer"] = False
+        return kind.from_pretrained(source, dtype="float32", **settings)
+    except (OSError, KeyError, ValueError) as error:
+        raise GatedPromptError(
+            f"cannot load the backbone {source!r}; give a folder with a ViT of transformers or a Hub id that can be "
+            f"reached ({str(error).splitlines()[0]})"
+        ) from error

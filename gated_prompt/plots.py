@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of what adapters have learned, of their training, and of where their prompts look.
+"""Plots of what adapters have learned, of their training, and of where their prompts attend.
 
-Every function takes matplotlib Axes, makes its own where none are given, and returns them; so titles, limits and
-scales (`ax.set_yscale("log")` for gates that are nearly closed) are yours. matplotlib comes with the extra `viz`
-and is imported when a function is called. The colours are those of Okabe and Ito, which colour-blind readers can
-tell apart; lines and bars differ in marker or hatch as well.
+Every function draws on the given matplotlib Axes, or on new ones, and returns them, so you can set titles, limits and
+scales (`ax.set_yscale("log")` for nearly closed gates). matplotlib comes with the `viz` extra and is imported when a
+function is called. The colours are Okabe and Ito's colour-blind-safe palette; lines and bars also differ in marker or
+hatch.
 """
 
 import math
@@ -40,23 +40,23 @@ Models = nn.Module | Mapping[str, nn.Module]
 
 
 class Recording(Protocol):
-    """What `plot_training` reads, as `gated_prompt.GateRecorder` gives it."""
+    """What `plot_training` reads, such as a `gated_prompt.GateRecorder`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The steps, and a row of values by block for each of them."""
+        """Return the steps, and for each step a row of values by block."""
         ...
 
 
 def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
-    """Draw the gate of each gated block; dashed, in grey, where it started.
+    """Plot the gate of each gated block; a dashed grey line marks the initial value.
 
     Args:
-        model: a model with gated prompts, or several by the name that the legend shall give them.
-        adapter_names: adapters of one model, side by side; None: the active one.
-        ax: where to draw; None: a new figure.
+        model: a model with gated prompts, or several models by their names in the legend.
+        adapter_names: adapters of one model to compare; None: the active one.
+        ax: Axes to draw on; None: a new figure.
 
     Raises:
-        GatedPromptError: no such adapter, names were given for several models, or there is nothing to draw.
+        GatedPromptError: an adapter does not exist, names are given for several models, or there is nothing to draw.
     """
     ax = ax or _new_axes()
     starts = set()
@@ -73,7 +73,7 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
 def plot_temperatures(
     model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw the attention temperature of each block that holds prompts; dashed, in grey, where it started.
+    """Plot the attention temperature of each block with prompts; a dashed grey line marks the initial value.
 
     Arguments and errors are those of `plot_gates`.
     """
@@ -92,7 +92,7 @@ def plot_temperatures(
 def plot_selection_ratios(
     model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw, as bars, the share of each gated block's output in the last prompts; the bars of one adapter sum to 1.
+    """Plot the share of each gated block's output in the last prompts, as bars that sum to 1 for each adapter.
 
     Arguments and errors are those of `plot_gates`.
     """
@@ -105,7 +105,7 @@ def plot_selection_ratios(
         drawn = drawn or bool(values)
         offset = (count - (len(shown) - 1) / 2) * width
         if not values:
-            _nothing(ax, label)
+            _legend_only(ax, label)
             continue
         ax.bar(
             [block + offset for block in plan.gate_rows],
@@ -122,31 +122,31 @@ def plot_selection_ratios(
 def plot_training(
     recording: Recording | Mapping[str, Any], what: str = "gates", *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw how gates, temperatures or selection ratios moved while training: one line for each block.
+    """Plot gates, temperatures or selection ratios over training steps, with one line per block.
 
     Args:
-        recording: a `gated_prompt.GateRecorder`, or what its `to_dict()` returned: `steps` (T,); `gates` and
+        recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`: `steps` (T,); `gates` and
             `selection_ratios` (T, G) of the `gated_blocks` (G,); `temperatures` (T, L - k) of the `blocks` (L - k,).
         what: "gates", "temperatures" or "selection_ratios".
-        ax: where to draw; None: a new figure.
+        ax: Axes to draw on; None: a new figure.
 
     Raises:
-        GatedPromptError: `what` is another word, or the recording lacks something or does not fit together.
+        GatedPromptError: `what` is unknown, or the recording is incomplete or inconsistent.
     """
     known = {"gates": "gate", "temperatures": "temperature", "selection_ratios": "selection ratio"}
     if what not in known:
-        raise GatedPromptError(f"what is {what!r}; known are {', '.join(known)}")
+        raise GatedPromptError(f"what is {what!r}; expected one of {', '.join(known)}")
     content = recording if isinstance(recording, Mapping) else recording.to_dict()
     try:
         steps, rows = list(content["steps"]), [list(row) for row in content[what]]
         blocks = list(content["blocks" if what == "temperatures" else "gated_blocks"])
     except (KeyError, TypeError) as error:
         raise GatedPromptError(
-            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() has them"
+            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() returns"
         ) from error
     if len(rows) != len(steps) or any(len(row) != len(blocks) for row in rows):
         raise GatedPromptError(
-            f"the recording has {len(steps)} steps and {len(blocks)} blocks, but {what} has the shape "
+            f"the recording has {len(steps)} steps and {len(blocks)} blocks, but {what} has shape "
             f"({len(rows)}, {'/'.join(str(n) for n in sorted({len(row) for row in rows}))})"
         )
     ax = ax or _new_axes()
@@ -170,31 +170,31 @@ def plot_prompt_attention(
     index: int = 0,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Lay the attention of prompts or of CLS over the image, one square for each patch.
+    """Overlay the attention of prompts or of CLS on the image, one square per patch.
 
     Args:
-        attention: what `prompt_attention` returned.
-        image: the picture that the model saw, cropped as the image processor crops it: a PIL image or an array
-            (H, W, 3), of any size.
+        attention: the result of `prompt_attention`.
+        image: the image that the model saw, cropped like by its image processor: a PIL image or an array (H, W, 3), of
+            any size.
         token: the index of a chosen prompt, "prompts" for the mean of all chosen ones, or "cls".
         block: index of the block; None: the last.
-        index: which image of the batch.
-        ax: where to draw; None: a new figure.
+        index: index of the image in the batch.
+        ax: Axes to draw on; None: a new figure.
 
     Raises:
-        GatedPromptError: no such token, block or image; or `image` is no colour picture.
+        GatedPromptError: the token, block or image does not exist, or `image` is not a colour image.
     """
     block = attention.blocks[-1] if block is None else block
     if block not in attention.blocks:
-        raise GatedPromptError(f"block is {block}; the prompts are in the blocks {attention.blocks}")
+        raise GatedPromptError(f"block is {block}; the prompts are in blocks {attention.blocks}")
     if not 0 <= index < len(attention.prompts):
         raise GatedPromptError(f"index is {index}; there are {len(attention.prompts)} images, counted from 0")
     weights, named = _weights(attention, token, attention.blocks.index(block), index)
     ax = ax or _new_axes((4.2, 3.6))
     height, width = weights.shape
-    # One unit is one patch, whatever the size of the image.
+    # One unit is one patch, whatever the image size.
     extent = (0.0, float(width), float(height), 0.0)
-    ax.imshow(_grey(image), extent=extent, cmap="gray")  # so that all colour is attention
+    ax.imshow(_grey(image), extent=extent, cmap="gray")  # so that only attention has colour
     shown = ax.imshow(weights.numpy(), extent=extent, cmap="inferno", alpha=0.5, interpolation="nearest", vmin=0)
     ax.figure.colorbar(shown, ax=ax, label="attention weight")
     ax.set(title=f"{named}, block {block}", xlabel="patch column", ylabel="patch row")
@@ -202,7 +202,7 @@ def plot_prompt_attention(
 
 
 def _weights(attention: PromptAttention, token: int | str, row: int, index: int) -> tuple[torch.Tensor, str]:
-    """One map (h, w) and what to call it."""
+    """Return one map (h, w) and its title."""
     if token == "prompts":
         return attention.prompts[index, row].mean(dim=0), f"mean of {len(attention.chosen)} prompts"
     if token == "cls" and attention.cls is not None:
@@ -210,7 +210,7 @@ def _weights(attention: PromptAttention, token: int | str, row: int, index: int)
     if token in attention.chosen:
         return attention.prompts[index, row, attention.chosen.index(token)], f"prompt {token}"
     known = ["'prompts'", *(["'cls'"] if attention.cls is not None else []), *map(str, attention.chosen)]
-    raise GatedPromptError(f"token is {token!r}; there are {', '.join(known)}")
+    raise GatedPromptError(f"token is {token!r}; expected one of {', '.join(known)}")
 
 
 def _grey(image: Any) -> Any:
@@ -218,15 +218,15 @@ def _grey(image: Any) -> Any:
 
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] < 3:
-        raise GatedPromptError(f"image has the shape {pixels.shape}, expected (height, width, 3)")
+        raise GatedPromptError(f"image has shape {pixels.shape}, expected (height, width, 3)")
     return pixels[..., :3].mean(axis=-1)
 
 
 def _adapters(model: Models, adapter_names: Sequence[str] | None) -> list[tuple[str, nn.Module, str]]:
-    """Label, model and name of each adapter to draw."""
+    """Return label, model and adapter name of each adapter to draw."""
     if isinstance(model, Mapping):
         if adapter_names is not None:
-            raise GatedPromptError("adapter_names is for one model; activate an adapter on each of several models")
+            raise GatedPromptError("adapter_names is for a single model; with several, activate an adapter on each")
         found = [(label, each, find_adapter(each, None)[1].name) for label, each in model.items()]
     else:
         names = [
@@ -242,7 +242,7 @@ def _new_axes(size: tuple[float, float] = (5.0, 3.2)) -> "Axes":
     try:
         from matplotlib import pyplot as plt
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("pictures need matplotlib: pip install 'gated-prompt[viz]'") from error
+        raise ModuleNotFoundError("plots require matplotlib: pip install 'gated-prompt[viz]'") from error
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
@@ -251,11 +251,11 @@ def _line(ax: "Axes", count: int, blocks: list[int], values: list[float], label:
         colour, marker = COLOURS[count % len(COLOURS)], MARKERS[count % len(MARKERS)]
         ax.plot(blocks, values, color=colour, marker=marker, label=label)
     else:
-        _nothing(ax, label)
+        _legend_only(ax, label)
 
 
-def _nothing(ax: "Axes", label: str) -> None:
-    """An entry in the legend alone."""
+def _legend_only(ax: "Axes", label: str) -> None:
+    """Add an entry to the legend without drawing anything."""
     ax.plot([], [], linestyle="none", label=f"{label} (none)")
 
 
@@ -265,7 +265,7 @@ def _start_lines(ax: "Axes", starts: set[float]) -> None:
 
 
 def _label(ax: "Axes", name: str, *, along: str = "block", empty: bool = False, legend: bool = True) -> "Axes":
-    """Name the axes, count in whole numbers, and say so where there is nothing to see."""
+    """Label the axes, use integer ticks, and write a note if there is nothing to show."""
     from matplotlib.ticker import MaxNLocator
 
     ax.set(xlabel=along, ylabel=name)

@@ -1,15 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Make PEFT know the method `GATED_PROMPT`.
+"""Register the method `GATED_PROMPT` with PEFT.
 
 `peft.PeftType` is a closed enum of strings and `register_peft_method` refuses names that are not in it, so the
-member is added first. Both steps do nothing when they were done before or when PEFT ships the name itself.
+member is added first. Both steps do nothing if they were done before or if PEFT itself has the name.
 
-One method of PEFT is wrapped. `PeftConfig.from_pretrained`, called on the base class as transformers' `load_adapter`
-does, makes the config of the right class but does not ask that class to read it. The checks of our files would be
-bypassed, and the location of the weights lost. Checking the tensors when they come in is not enough: transformers
-fills the model with a loader of its own, which no hook sees. Without the wrapper, 25 of the damaged files in
-`tests/attacks/damage.py` are not refused there as they are elsewhere (`tests/test_incoming.py`). The configs of other
-methods are handed through.
+One PEFT method is wrapped. When transformers' `load_adapter` calls `PeftConfig.from_pretrained` on the base class,
+PEFT creates a config of the right class without calling that class's own reader. This would bypass the checks of our
+files and lose the location of the weights. Checking the tensors on loading is not enough: transformers fills the model
+with its own loader, which no hook sees. Without the wrapper, that path does not refuse 25 of the damaged files in
+`tests/attacks/damage.py` as the others do (`tests/test_incoming.py`). Configs of other methods are passed through.
 """
 
 import functools
@@ -26,7 +25,7 @@ NAME = "GATED_PROMPT"
 def add_peft_type(name: str) -> PeftType:
     """Return `PeftType[name]`, adding it to the enum if it is missing.
 
-    The tables written here are those that `EnumType` itself fills for a member of the class body.
+    Fills the same tables that `EnumType` fills for a member of the class body.
     """
     if name in PeftType.__members__:
         return PeftType[name]
@@ -49,10 +48,10 @@ def register(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
     """Register the config and tuner classes with PEFT, once per process."""
     if add_peft_type(NAME) not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=NAME.lower(), config_cls=config_cls, model_cls=model_cls)
-        _let_the_class_read_its_config(config_cls)
+        _wrap_from_pretrained(config_cls)
 
 
-def _let_the_class_read_its_config(config_cls: type[PeftConfig]) -> None:
+def _wrap_from_pretrained(config_cls: type[PeftConfig]) -> None:
     read = PeftConfig.from_pretrained.__func__
 
     @functools.wraps(read)
@@ -71,4 +70,4 @@ def _method_of(source: str, subfolder: str | None = None, **kwargs: Any) -> str 
     try:
         return PeftConfig._get_peft_type(source, subfolder=subfolder, **asked)
     except (ValueError, KeyError, TypeError, OSError, RecursionError):
-        return None  # PEFT says in its own words that there is no such config, or that it is none
+        return None  # PEFT itself reports a missing or invalid config

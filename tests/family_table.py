@@ -49,16 +49,6 @@ def refusals() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def summary() -> str:
-    """One row for each family, for the README."""
-    rows = [["family", "prefix tokens", "classes tested"], ["---"] * 3]
-    for family in dict.fromkeys(case.family for case in CASES):
-        cases = [case for case in CASES if case.family == family]
-        names = dict.fromkeys(f"`{case.name}`" if case.config else "timm's layout, a stand-in" for case in cases)
-        rows.append([family, ", ".join(dict.fromkeys(str(case.prefix) for case in cases)), ", ".join(names)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
 def _row(case: Case, family: str) -> list[str]:
     name = f"`{case.name}`" if case.config else "timm's layout, a stand-in"
     notes = [case.note] if case.note else []

@@ -1,29 +1,30 @@
-"""The generated parts of the README and of the pages on speed and settings, from what is committed.
+"""The generated parts of the README and of docs/ that no script of examples/ writes, from what is committed.
 
     python tests/readme_tables.py
 
-writes them anew, and the README's picture of gates; `test_readme_tables.py` compares.
+writes them anew, and the pictures of gates and of the token flow; `test_readme_tables.py` compares.
 """
 
 import json
+import runpy
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
-import family_table
+import measured_tables
+import real.records
 from demo.adapters import load_collection
 from gated_prompt import GatedPromptConfig, plots
-from miniature import pages as table
 from miniature import records
 from miniature.runs import RECIPE
 from recipe.generated import fill
 from speed.tables import summary, tables
 
 ROOT = Path(__file__).parents[1]
-SETTINGS, GATES = ROOT / "docs" / "settings.md", ROOT / "docs" / "images" / "gates.png"
-README, SPEED, TIMES = ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "examples" / "speed" / "README.md"
+README, DOCS, TIMES = ROOT / "README.md", ROOT / "docs", ROOT / "examples" / "speed" / "README.md"
+GATES = DOCS / "images" / "gates.png"
 
 
 def draw_gates(target: Path) -> None:
@@ -52,19 +53,21 @@ def settings() -> str:
 
 def new_pages() -> dict[Path, str]:
     """Text of the pages, by file."""
-    measured = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())
-    short = "\n".join(summary(measured))
-    miniature = table.methods(records.read(ROOT / "examples/miniature/results", RECIPE))
-    parts = {"families": family_table.summary(), "speed": short, "miniature": miniature}
-    return {
-        README: fill(README.read_text(), parts),
-        SETTINGS: fill(SETTINGS.read_text(), {"settings": settings()}),
-        SPEED: fill(SPEED.read_text(), {"speed": short}),
-        TIMES: fill(TIMES.read_text(), {"tables": tables(measured)}),
+    speed = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())
+    found = real.records.read(ROOT / "examples/real/results")
+    miniature = measured_tables.miniature(records.read(ROOT / "examples/miniature/results", RECIPE))
+    parts = {
+        README: {"real": measured_tables.real(found), "published": measured_tables.published()},
+        DOCS / "which_method.md": {"ladder": measured_tables.ladder(found), "miniature": miniature},
+        DOCS / "settings.md": {"settings": settings()},
+        DOCS / "speed.md": {"speed": "\n".join(summary(speed))},
+        TIMES: {"tables": tables(speed)},
     }
+    return {page: fill(page.read_text(), of_page) for page, of_page in parts.items()}
 
 
 if __name__ == "__main__":
     for page, text in new_pages().items():
         page.write_text(text)
     draw_gates(GATES)
+    runpy.run_path(str(DOCS / "figures" / "token_flow.py"), run_name="__main__")

@@ -116,7 +116,7 @@ def test_what_is_refused() -> None:
     before = copy.deepcopy(average.state_dict())
     state = {**before, "more": torch.zeros(1)}
     key = next(name for name in state if "tokens" in name)
-    with pytest.raises(GatedPromptError, match="other parameters than the model: more"):
+    with pytest.raises(GatedPromptError, match="the model differ in parameters: more"):
         average.load_state_dict(state)
     with pytest.raises(GatedPromptError, match="gated_prompt_tokens"):
         average.load_state_dict({**before, key: torch.zeros(1, 4, 32)})
@@ -147,5 +147,5 @@ def test_the_trainer_is_not_asked_for_two_last_models(tmp_path) -> None:
     options = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     run = trainer(make(), tmp_path, load_best_model_at_end=True, **options)
     run.add_callback(AveragingCallback())
-    with pytest.raises(UnsupportedOperationError, match="name two models to end with"):
+    with pytest.raises(UnsupportedOperationError, match="end training with different models"):
         run.train()

@@ -8,10 +8,9 @@ from transformers import ViTConfig, ViTModel
 
 from gated_prompt import GatedPromptError
 from helpers.hub_stand_in import HubStandIn
-from recipe.backbone import check_backbone
+from recipe.backbone import check_backbone, load_backbone
 from recipe.methods import PromptArguments, build_model
 from recipe.tasks import image_settings
-from segmentation.setr import load_backbone
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_the_report(tmp_path) -> None:
         "enc.gate_logit",
         "enc.temp",
     }
-    assert "6 prompts, gates: those of every block but the last, temperatures, pooling None" in str(report)
+    assert "6 prompts, gates on every block but the last, temperatures, pooling None" in str(report)
     assert "  enc.blocks.*.attn.qkv.weight (4)" in str(report)
 
 

@@ -215,8 +215,8 @@ def test_the_number_of_heads(width, layout, kind, heads, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("width", "asked", "words"),
     [
-        (16, None, "number of attention heads of a model of width 16 is not known"),
-        (1088, None, "number of attention heads of a model of width 1088 is not known"),
+        (16, None, "number of attention heads of a model of width 16 is unknown"),
+        (1088, None, "number of attention heads of a model of width 1088 is unknown"),
         (384, None, "6 heads in timm and DINO but 12 in MoCo v3"),
         (16, 3, "num_attention_heads is 3, expected a divisor of the width 16"),
         (16, 0, "num_attention_heads is 0, expected a divisor"),
@@ -237,7 +237,7 @@ def test_the_report_names_every_key_that_was_left_out(tmp_path) -> None:
     assert "left out, 1 tensor(s): MoCo v3's predictor: used in pre-training only\n  module.predictor.0.weight" in text
     assert "module.momentum_encoder.blocks.*.attn.qkv.weight (3)" in text
     assert "width 16, 3 blocks, 4 heads, MLP width 40, patch 4, image 12, qkv bias: yes, no head" in text
-    assert "not used: epoch, arch" in text
+    assert "only 'state_dict' of the file is used, not epoch, arch" in text
 
 
 def changed(**tensors: torch.Tensor | None) -> State:
@@ -268,7 +268,7 @@ def changed(**tensors: torch.Tensor | None) -> State:
             r"fc2.weight has .*\(16, 41\), expected \(16, 40",
         ),
         (changed(norm__bias=torch.ones(16, dtype=torch.long)), "norm.bias has type torch.int64, expected floats"),
-        (changed(norm__bias=torch.full((16,), torch.nan)), "norm.bias in .* holds NaN"),
+        (changed(norm__bias=torch.full((16,), torch.nan)), "norm.bias in .* contains NaN"),
         (changed(fc_norm__weight=torch.ones(16), norm__weight=None, norm__bias=None), "fine-tuned with mean pooling"),
         (under("module.", changed()) | {"stray": torch.ones(2)}, r"missing key\(s\): patch_embed.proj.weight"),
         (
@@ -278,11 +278,11 @@ def changed(**tensors: torch.Tensor | None) -> State:
         (under("backbone.", changed()) | noise("loss.center"), r"unexpected key\(s\) in .*'dino'.*: loss.center"),
         (run_of_official_code(random_state())["model"] | noise("enc.head.weight"), r"unexpected .*: enc.head.weight"),
         (run_of_official_code(random_state())["model"] | noise("head.mlp.weight"), r"unexpected .*: head.mlp.weight"),
-        ({"state_dict": noise("module.linear.weight", "module.linear.bias")}, "DINO's linear classifier alone"),
-        ({"model": {"a": 1}, "epoch": 2}, "holds no state dict; its entries are 'a'"),
-        ({"optimizer": {}, "epoch": 2}, "holds no state dict; its entries are 'optimizer', 'epoch'"),
+        ({"state_dict": noise("module.linear.weight", "module.linear.bias")}, "only DINO's linear classifier"),
+        ({"model": {"a": 1}, "epoch": 2}, "has no state dict; its entries are 'a'"),
+        ({"optimizer": {}, "epoch": 2}, "has no state dict; its entries are 'optimizer', 'epoch'"),
         ({"a": torch.ones(2), "epoch": 2}, "'epoch' in .* is a int, expected only tensors"),
-        ([torch.ones(2)], "holds a list, expected a dictionary of tensors"),
+        ([torch.ones(2)], "contains a list, expected a dictionary of tensors"),
     ],
 )
 def test_anything_else_is_refused_by_name(content, words, tmp_path) -> None:
@@ -326,7 +326,7 @@ def test_no_code_is_run(call, name, tmp_path) -> None:
     trap = tmp_path / "code_was_run"
     arguments = (trap,) if call is os.mkdir else (tmp_path / "source", trap)
     path = save({"model": random_state(), "args": Code(call, *map(str, arguments))}, tmp_path)
-    with pytest.raises(ConversionError, match=rf"\({name}\), and opening that can run code"):
+    with pytest.raises(ConversionError, match=rf"\({name}\), and loading that can run code"):
         convert_backbone(path, tmp_path / "vit", num_attention_heads=HEADS)
     assert not trap.exists()
     torch.load(path, weights_only=False)
@@ -343,7 +343,7 @@ def test_damaged_files(tmp_path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"garbage")
     with pytest.raises(ConversionError, match="is not a readable safetensors file"):
         convert_backbone(tmp_path / "x.safetensors", tmp_path / "vit")
-    with pytest.raises(ConversionError, match="is not there"):
+    with pytest.raises(ConversionError, match="does not exist"):
         convert_backbone(tmp_path / "nothing.pth", tmp_path / "vit")
     with pytest.raises(ConversionError, match="is a folder"):
         convert_backbone(tmp_path, tmp_path / "vit")

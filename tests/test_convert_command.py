@@ -1,4 +1,4 @@
-"""`python -m gated_prompt.convert`, and folders that are written whole or not at all."""
+"""`python -m gated_prompt.convert`, and folders that are written atomically."""
 
 import os
 import subprocess
@@ -64,7 +64,7 @@ def test_faults_are_one_message_and_leave_nothing(checkpoint, tmp_path, capsys) 
     assert main(["backbone", str(checkpoint), str(tmp_path / "vit")]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("error: the number of attention heads of a model of width 16 is not known")
+    assert printed.err.startswith("error: the number of attention heads of a model of width 16 is unknown")
     assert os.listdir(tmp_path) == ["mae.pth"]
 
 
@@ -99,7 +99,7 @@ def test_a_folder_that_is_not_empty_stays(checkpoint, tmp_path) -> None:
     convert_backbone(checkpoint, out, num_attention_heads=4)  # an empty folder is fine
     before = contents(out)
     torch.save(random_state(seed=5), checkpoint)
-    with pytest.raises(ConversionError, match=r"is not empty \(it holds config.json, model.safetensors"):
+    with pytest.raises(ConversionError, match=r"is not empty \(it contains config.json, model.safetensors"):
         convert_backbone(checkpoint, out, num_attention_heads=4)
     assert contents(out) == before
     convert_backbone(checkpoint, out, num_attention_heads=4, overwrite=True)
@@ -111,7 +111,7 @@ def test_a_folder_that_is_not_empty_stays(checkpoint, tmp_path) -> None:
 def test_overwriting_spares_what_no_conversion_wrote(checkpoint, tmp_path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").write_bytes(b"cat")
-    with pytest.raises(ConversionError, match=r"holds cat\.jpg, which no conversion wrote"):
+    with pytest.raises(ConversionError, match=r"contains cat\.jpg, which no conversion wrote"):
         convert_backbone(checkpoint, tmp_path / "photos", num_attention_heads=4, overwrite=True)
     with pytest.raises(ConversionError, match="is a file, expected a folder"):
         convert_backbone(checkpoint, checkpoint, num_attention_heads=4, overwrite=True)

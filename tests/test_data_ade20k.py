@@ -68,8 +68,8 @@ def test_labels_by_hand(tmp_path):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"image_size": (4, 4)}, r"a.png is \(4, 3\), its image \(4, 4\)"),
-        ({"values": ((0, 1, 151, 2),) * 3}, r"a.png holds the value 151, expected 1 to 150 .* \(0,\) for ignored"),
+        ({"image_size": (4, 4)}, r"a.png has size \(4, 3\), but its image has \(4, 4\)"),
+        ({"values": ((0, 1, 151, 2),) * 3}, r"a.png contains the value 151, expected 1 to 150 .* \(0,\) for ignored"),
         ({"mode": "RGB"}, r"a.png has mode RGB, expected one byte"),
     ],
 )
@@ -85,14 +85,14 @@ def test_unpaired_and_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"images/training has no JPEGs"):
         ade20k.load_folder(tmp_path, "training")
     write_pair(tmp_path, stems=("a", "b"))
-    with pytest.raises(DataError, match=r"2 of images/training and annotations/training .* no partner, the first a"):
+    with pytest.raises(DataError, match=r"2 file\(s\) of images/training and .* no counterpart; the first is a"):
         ade20k.load_folder(tmp_path, "training")
 
 
 def test_wrong_number_of_class_names_is_refused(tmp_path):
     write_pair(tmp_path)
     (tmp_path / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t1\t1\twall\n")
-    with pytest.raises(DataError, match="names 1 classes, expected 150"):
+    with pytest.raises(DataError, match=r"lists 1 class name\(s\), expected 150"):
         ade20k.load_folder(tmp_path, "training")
 
 

@@ -54,7 +54,7 @@ def test_cub_folder_keeps_the_official_test_and_draws_a_tenth_to_validate(tmp_pa
         test = fgvc.load_folder(tmp_path, "cub", "test")
     assert sorted(images_of(test)) == list(range(5994, 11788))
     assert test.provenance.exact
-    with pytest.warns(InexactDataWarning, match="drawn with seed 0, validates; VPT's lists draw others"):
+    with pytest.warns(InexactDataWarning, match=r"\(seed 0\) is the validation split; VPT's differs"):
         train, val = (fgvc.load_folder(tmp_path, "cub", split) for split in ("train", "val"))
     assert (len(train), len(val)) == (5394, 600)
     assert sorted(images_of(train) + images_of(val)) == list(range(5994))
@@ -84,7 +84,7 @@ def test_nabirds_class_ids_with_gaps_become_consecutive(tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "fault"),
     [
-        ("images.txt", lambda text: text + "99999 x.jpg\n", "list other images"),
+        ("images.txt", lambda text: text + "99999 x.jpg\n", "do not list the same images"),
         ("image_class_labels.txt", lambda text: text.replace(" 200\n", " 199\n"), "has 199 classes, expected 200"),
         (
             "train_test_split.txt",
@@ -151,7 +151,7 @@ def test_vpts_lists_are_exact_and_their_class_ids_become_consecutive(tmp_path):
     assert data["val"].labels == [i % 200 for i in range(600)]
     assert data["val"].images.paths[3] == tmp_path / "images" / "val" / "3.jpg"
     write_json(tmp_path, sizes=(5394, 150, 5794))
-    with pytest.warns(InexactDataWarning, match=r"val.json lists 150, expected 600"):
+    with pytest.warns(InexactDataWarning, match=r"val.json lists 150 images, expected 600"):
         assert fgvc.load_json(tmp_path, "cub", "val").labels == list(range(150))  # a list may lack classes
 
 
@@ -162,9 +162,9 @@ def test_faults_of_vpts_lists_are_named(tmp_path):
     with pytest.raises(DataError, match="hold 199 classes, expected 200"):
         fgvc.load_json(tmp_path, "cub", "test")
     for text, fault in (
-        ("{", "is not JSON"),
-        ('{"a.jpg": "one"}', "is not of the form"),
-        ("[1]", "is not of the form"),
+        ("{", "is not valid JSON"),
+        ('{"a.jpg": "one"}', "does not have the form"),
+        ("[1]", "does not have the form"),
     ):
         (tmp_path / "test.json").write_text(text)
         with pytest.raises(DataError, match=fault):
@@ -198,7 +198,7 @@ def test_hub_copy_of_cub(tmp_path):
 def test_what_the_hub_does_not_have_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"nabirds has no Hub data set"):
         fgvc.load_hub("nabirds", "test")
-    with pytest.raises(DataError, match=r"'birds' is not an FGVC data set. They are: cub, nabirds"):
+    with pytest.raises(DataError, match=r"'birds' is not an FGVC data set. The data sets are: cub, nabirds"):
         fgvc.load_hub("birds", "test")
     with pytest.raises(DataError, match="'validation' is not an FGVC split"):
         fgvc.load_hub("cub", "validation")

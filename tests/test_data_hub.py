@@ -72,7 +72,7 @@ def test_commits_cache_and_offline_mode(tmp_path):
         HF_HUB_OFFLINE="1",
     )
     assert offline[:2] == [[NEW, [3, 4, 5]]] * 2
-    assert f"at revision {OLD}: the newest commit in the cache is {NEW}" in offline[2]
+    assert f"at revision {OLD}: the newest cached commit is {NEW}" in offline[2]
     assert "give the folder of a local copy as `path`" in offline[3]
 
 

@@ -199,7 +199,7 @@ def test_a_pickle_that_could_run_code_is_refused(tmp_path) -> None:
             return Path.touch, (tmp_path / "harm",)
 
     (tmp_path / "train").write_bytes(pickle.dumps({b"data": Harm()}))
-    with pytest.raises(DataError, match=r"not CIFAR-100's Python file: it names pathlib"):
+    with pytest.raises(DataError, match=r"not CIFAR-100's Python file: it refers to pathlib"):
         load_original(tmp_path, "cifar", "train800")
     assert not (tmp_path / "harm").exists()
 
@@ -227,6 +227,9 @@ def test_patch_camelyon(tmp_path, published) -> None:
     assert set(names[:800]) == set(published["patch_camelyon"]["train"])
     assert names[800:] == published["patch_camelyon"]["val"]
     assert data.labels == [row % 2 for row in rows_of(data)]
+    (tmp_path / "camelyonpatch_level_2_split_valid_x.h5").write_bytes(b"an error page")
+    with pytest.raises(DataError, match=r"split_valid_x.h5 is missing or not PatchCamelyon's"):
+        load_original(tmp_path, "patch_camelyon", "val200")
 
 
 def test_dsprites(tmp_path) -> None:
@@ -276,7 +279,7 @@ def test_smallnorb(tmp_path) -> None:
 
 @pytest.mark.parametrize("task", NEVER)
 def test_what_cannot_be_rebuilt_is_said(tmp_path, task: str) -> None:
-    with pytest.raises(DataError, match=f"'{task}' cannot be read as its authors ship it: .* Use the 'vtab-1k"):
+    with pytest.raises(DataError, match=f"'{task}' cannot be read from its original files: .* Use the 'vtab-1k"):
         load_original(tmp_path, task, "test")
 
 

@@ -177,11 +177,11 @@ def dtd(**changes: list[str]) -> dict[str, list[str]]:
     [
         ("imagenet", {}, "'imagenet' is not a VTAB-1k task.*caltech101, cifar"),
         ("dtd", {"train": [], "test": []}, r"'validation' is missing; expected 'train' \(1880 keys\)"),
-        ("dtd", dtd(valid=[]), "no split 'valid' is known; expected .*'validation'"),
+        ("dtd", dtd(valid=[]), "unknown split 'valid'; expected .*'validation'"),
         ("dtd", dtd(test=dtd()["test"][1:]), "'test' has 1879 keys, expected all 1880"),
         ("dtd", dtd(test=[*dtd()["test"][1:], "banded/banded_5000.jpg"]), "'banded/banded_5000.jpg' twice"),
         ("dtd", dtd(test=[*dtd()["test"][1:], "banded_0000.jpg"]), "'banded_0000.jpg', expected the form"),
-        ("dtd", dtd(test=[*dtd()["test"][1:], "banded/banded_0000.jpg"]), "is in 'train' and in 'test'"),
+        ("dtd", dtd(test=[*dtd()["test"][1:], "banded/banded_0000.jpg"]), "is in 'train' and 'test'"),
         ("cifar", {"train": range(1, 50001), "test": range(10000)}, "'50000', expected '0' to '49999'"),
         ("eurosat", {"train": [f"Forest_{i}.jpg" for i in range(27000)]}, "expected the form of 'AnnualCrop_Annual"),
     ],

@@ -55,9 +55,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
     dinov2 = {"image_size": SIZE, "patch_size": SIZE // 4, "num_labels": 10}
-    backbone = folder / "facebook" / "dinov2-base"
-    build("Dinov2Model", "Dinov2Config", **dinov2).save_pretrained(backbone)
-    processor.save_pretrained(backbone)
+    for name in ("dinov2-base", "dinov2-small"):
+        backbone = folder / "facebook" / name
+        build("Dinov2Model", "Dinov2Config", **dinov2).save_pretrained(backbone)
+        processor.save_pretrained(backbone)
     for name, labels in (("dinov2-birds", 10), ("dinov2-pets", 10), ("photos", 2)):
         base = build("Dinov2ForImageClassification", "Dinov2Config", **{**dinov2, "num_labels": labels})
         adapter = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4))
@@ -126,8 +127,9 @@ def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def readme(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    hub(names, patch)
-    names.update(torch=torch, pixel_values=images(3, size=SIZE), train_loader=[images(24, size=SIZE)])
+    patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
+    loader = [(images(24, size=SIZE), torch.arange(24) % 10)]
+    names.update(pixel_values=images(3, size=SIZE), train_loader=loader)
 
 
 def data(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
@@ -197,12 +199,12 @@ SETUPS: dict[str, Setup] = {
     "convert.md": convert,
     "data.md": data,
     "export.md": export,
+    "families.md": timm,
     "hub.md": hub,
     "initialisation.md": initialisation,
     "method.md": method,
     "quickstart.md": quickstart,
     "segmentation.md": segmentation,
-    "timm.md": timm,
 }
 
 

@@ -1,13 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What the pages name exists: commands and their options, links, pages; and the reference leaves nothing out."""
 
-import importlib
+import importlib.util
 import inspect
 import io
 import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from itertools import takewhile
@@ -18,6 +19,7 @@ import gated_prompt
 import gated_prompt.convert
 import gated_prompt.data
 from gated_prompt import plots
+from gated_prompt.errors import REMOVED
 from helpers.pages import PAGES, ROOT, blocks, pages
 
 # Commands.
@@ -48,17 +50,27 @@ def options_given() -> dict[str, set[str]]:
     return found
 
 
+def help_of(script: str) -> str:
+    """What --help prints."""
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert left.value.code == 0
+    return printed.getvalue()
+
+
 @pytest.mark.parametrize(("script", "options"), options_given().items())
 def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option that a page gives to a script is one that its --help lists."""
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])  # as Python does it for a script
-    if "serve/load" in script:
-        pytest.importorskip("locust", reason="locust, of the extra [serve], is needed for the load test")
-    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert left.value.code == 0
-    missing = {option for option in options if not re.search(rf"{re.escape(option)}(?![\w-])", printed.getvalue())}
+    if "serve/load" in script:  # locust patches the standard library of the process that imports it
+        if importlib.util.find_spec("locust") is None:
+            pytest.skip("locust, of the extra [load], is needed for the load test")
+        command = [sys.executable, "-m", "locust", "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    else:
+        shown = help_of(script)
+    missing = {option for option in options if not re.search(rf"{re.escape(option)}(?![\w-])", shown)}
     assert not missing, f"{script} has no {', '.join(sorted(missing))}"
 
 
@@ -96,10 +108,35 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in {slug(heading) for heading in headings}, f"{name}: no heading {anchor} in {path or name}"
 
 
-def test_every_page_is_listed() -> None:
-    listed = set(re.findall(r"^([\w-]+)$", PAGES["index.md"].read_text(), re.MULTILINE))
-    unlisted = {path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md")} - listed
-    assert not unlisted, f"add these pages to a toctree in docs/index.md: {', '.join(sorted(unlisted))}"
+def listed(name: str) -> list[str]:
+    """The pages in the toctrees of this page."""
+    trees = [text for _, text in blocks(name, "{toctree}")]
+    return [line for text in trees for line in text.splitlines() if re.fullmatch(r"[\w-]+", line)]
+
+
+def test_every_page_is_listed_once() -> None:
+    found = sorted(page for name in PAGES for page in listed(name))
+    assert found == sorted(path.stem for name, path in PAGES.items() if name not in ("README.md", "index.md"))
+
+
+def test_the_sidebar_fits_on_a_screen() -> None:
+    assert len(listed("index.md")) <= 20
+
+
+GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)
+
+
+@pages
+def test_no_page_is_too_long(name: str) -> None:
+    limit = 150 if name == "README.md" else 250
+    lines = GENERATED.sub("", PAGES[name].read_text()).count("\n")
+    assert lines <= limit, f"{name} has {lines} lines without its generated tables; at most {limit}"
+
+
+def test_every_removed_name_is_explained() -> None:
+    text = PAGES["upgrading.md"].read_text()
+    missing = [name for name in REMOVED if f"`{name}(" not in text]
+    assert not missing, f"docs/upgrading.md says nothing of {', '.join(missing)}"
 
 
 # The reference.

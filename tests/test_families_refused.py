@@ -6,11 +6,12 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from gated_prompt import GatedPromptConfig, UnsupportedOperationError
+from gated_prompt import ArchitectureError, GatedPromptConfig, UnsupportedOperationError
 from helpers.families import CASES, DEPTH, images
 from helpers.refused import REFUSED, TIMM, Refused
 from helpers.timm_like import Attention, Block, TimmLikeViT
@@ -62,6 +63,27 @@ def test_maps_of_timm_are_not_cut_from_prompted_tokens() -> None:
     restored = model.unload()
     assert all(torch.equal(a, b) for a, b in zip(restored(pixels), wanted, strict=True))
     assert "forward_intermediates" not in vars(restored.timm_model)
+
+
+class NoCalls(Attention):
+    """Makes queries, keys and values of the weights in `qkv`, without calling it."""
+
+    def forward(self, x: torch.Tensor, rope: torch.Tensor | None = None) -> torch.Tensor:
+        parts = F.linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.heads, -1))
+        mixed = F.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4))
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+@torch.no_grad()
+def test_a_temperature_that_would_reach_nothing() -> None:
+    """A hook on a projection that is never called: the temperature would be learned, saved and ignored."""
+    pixels, base = images()["pixel_values"], timm_like()
+    for block in base.blocks:
+        block.attn.__class__ = NoCalls
+    model = get_peft_model(copy.deepcopy(base), GatedPromptConfig())
+    with pytest.raises(ArchitectureError, match=r"Block 0 did not call its query projection, .*temperature=False"):
+        model(pixels)
+    assert get_peft_model(base, GatedPromptConfig(temperature=False))(pixels).shape == (2, 5)
 
 
 @torch.no_grad()

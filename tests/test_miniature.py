@@ -90,7 +90,7 @@ def test_tasks_from_files_have_distinct_images(name: str) -> None:
 
 
 def test_a_task_without_its_folder_says_so(tmp_path: Path) -> None:
-    with pytest.raises(GatedPromptError, match="dtd10/images is needed"):
+    with pytest.raises(GatedPromptError, match="dtd10/images is missing"):
         miniature_data.load("dtd10", tmp_path)
 
 
@@ -106,9 +106,9 @@ def test_rates_are_chosen_on_validation_images_with_the_first_seed() -> None:
     first = grid.missing_runs(["mae"], ["digits"], ["shallow"], found)
     assert [(r.learning_rate, r.seed) for r in first] == [(0.03, 0), (0.1, 0)]
     found[first[0].key] = made(first[0], val=0.4, test=0.9)
-    assert grid.chosen("mae", "digits", "shallow", found) is None
+    assert grid.chosen_rate("mae", "digits", "shallow", found) is None
     found[first[1].key] = made(first[1], val=0.6, test=0.1)
-    assert grid.chosen("mae", "digits", "shallow", found) == 0.1
+    assert grid.chosen_rate("mae", "digits", "shallow", found) == 0.1
     second = grid.missing_runs(["mae"], ["digits"], ["shallow"], found)
     assert [(r.learning_rate, r.seed) for r in second] == [(0.1, 1), (0.1, 2)]
     assert grid.scores("mae", "digits", "shallow", found) == [10.0]
@@ -159,12 +159,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(miniature_data, "load", few)
     miniature._task.cache_clear()
-    miniature._kept.clear()
+    miniature._cached_tokens.clear()
     monkeypatch.setattr(miniature, "RECIPE", SHORT)
     monkeypatch.setattr(miniature.execute, "__defaults__", (SHORT,))
     yield
     miniature._task.cache_clear()
-    miniature._kept.clear()
+    miniature._cached_tokens.clear()
 
 
 def test_a_stopped_miniature_goes_on(short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_starting_late_changes_nothing(short, variant: str) -> None:
     run = MiniRun("mae", "digits", variant, 0.05, 0)
     task = miniature._task("digits", None)
     late, whole = (miniature.build(run, task, SHORT) for _ in range(2))
-    parts = miniature.shorten(late, 12 if variant == "linear" else 6, run, task.parts)
+    parts = miniature.start_at_block(late, 12 if variant == "linear" else 6, run, task.parts)
     assert parts["val"][0].shape[1:] == (65, 128)
     for model in (late, whole):
         model.eval()

@@ -113,7 +113,7 @@ def test_several_models(model) -> None:
     ax = plots.plot_gates({"MAE": model, "MoCo v3": other})
     assert points(ax)["MAE"][1] == gated_prompt.gates(model).tolist()
     assert points(ax)["MoCo v3"][1] == gated_prompt.gates(other).tolist()
-    with pytest.raises(GatedPromptError, match="adapter_names is for one model"):
+    with pytest.raises(GatedPromptError, match="adapter_names is for a single model"):
         plots.plot_gates({"MAE": model}, ["birds"])
     for nothing in ({}, {"model": vit()}):
         with pytest.raises(GatedPromptError, match=r"no adapter to draw|carries no gated prompts"):
@@ -202,8 +202,8 @@ def test_training_of_one_block_or_none() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": [0]}, r"1 steps and 3 blocks, but gates has the shape \(3, 3\)"),
-        ({"gates": [[1, 2, 3], [1, 2], [1, 2, 3]]}, r"gates has the shape \(3, 2/3\)"),
+        ({"steps": [0]}, r"1 steps and 3 blocks, but gates has shape \(3, 3\)"),
+        ({"gates": [[1, 2, 3], [1, 2], [1, 2, 3]]}, r"gates has shape \(3, 2/3\)"),
         ({"gates": None}, r"the recording lacks .*as GateRecorder.to_dict"),
         ({"gated_blocks": None}, r"the recording lacks .*as GateRecorder.to_dict"),
     ],
@@ -215,7 +215,9 @@ def test_recordings_that_do_not_fit_together(change: dict[str, Any], message: st
 
 
 def test_unknown_measure() -> None:
-    with pytest.raises(GatedPromptError, match="what is 'loss'; known are gates, temperatures, selection_ratios"):
+    with pytest.raises(
+        GatedPromptError, match="what is 'loss'; expected one of gates, temperatures, selection_ratios"
+    ):
         plots.plot_training(RECORD, "loss")
 
 
@@ -263,11 +265,11 @@ def test_which_attention_is_shown(attention) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"token": 0}, "token is 0; there are 'prompts', 'cls', 4, 7"),
+        ({"token": 0}, "token is 0; expected one of 'prompts', 'cls', 4, 7"),
         ({"token": "CLS"}, "token is 'CLS'"),
-        ({"block": 0}, r"block is 0; the prompts are in the blocks \[2, 3\]"),
+        ({"block": 0}, r"block is 0; the prompts are in blocks \[2, 3\]"),
         ({"index": 2}, "index is 2; there are 2 images"),
-        ({"image": np.zeros((4, 4))}, r"image has the shape \(4, 4\), expected \(height, width, 3\)"),
+        ({"image": np.zeros((4, 4))}, r"image has shape \(4, 4\), expected \(height, width, 3\)"),
     ],
 )
 def test_attention_that_is_not_there(attention, arguments: dict[str, Any], message: str) -> None:
@@ -277,7 +279,7 @@ def test_attention_that_is_not_there(attention, arguments: dict[str, Any], messa
 
 def test_a_model_without_cls(attention) -> None:
     no_cls = plots.PromptAttention(attention.blocks, attention.chosen, attention.prompts, cls=None)
-    with pytest.raises(GatedPromptError, match="token is 'cls'; there are 'prompts', 4, 7"):
+    with pytest.raises(GatedPromptError, match="token is 'cls'; expected one of 'prompts', 4, 7"):
         plots.plot_prompt_attention(no_cls, WHITE, "cls")
 
 
@@ -298,4 +300,4 @@ def test_without_matplotlib_the_extra_is_named() -> None:
         "except ModuleNotFoundError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "pictures need matplotlib: pip install 'gated-prompt[viz]'"
+    assert run.stdout.strip() == "plots require matplotlib: pip install 'gated-prompt[viz]'"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModel
 
-from gated_prompt import DamagedAdapterError
+from gated_prompt import DamagedAdapterError, GatedPromptError, find_vision_transformer
 from gated_prompt.data.images import decode
 from gated_prompt.data.preprocess import FgvcTransform, VtabTransform
 from gated_prompt.errors import DataError
 from gated_prompt.sharing.predictor import FILE, Predictor, read_predictor
-from own_images.predictor import Predictor as OfOwnImages
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 CROP = {"mean": MEAN, "std": STD, "resize": 40, "crop": 32}
@@ -26,7 +26,7 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize("preparation", [CROP, SQUARE])
 def test_it_is_read_as_it_was_written(tmp_path: Path, preparation: dict[str, object]) -> None:
-    written = Predictor(NAMES, preparation, "labels", "facebook/dinov2-small", {"num_hidden_layers": 6})
+    written = Predictor(NAMES, preparation, "labels", "facebook/dinov2-small", {"num_hidden_layers": 6}, "both")
     written.write(tmp_path)
     assert read_predictor(tmp_path) == written
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
@@ -49,9 +49,31 @@ def test_answers_by_the_kind_of_problem() -> None:
     assert Predictor(NAMES, CROP, "numbers").answer(logits, 1) == list(zip(NAMES, [0.0, 2.0, 1.0], strict=True))
 
 
-def test_what_train_images_writes_is_read(tmp_path: Path) -> None:
-    OfOwnImages("adapter", "gated", "facebook/dinov2-small", {}, 11, CROP, "classes", NAMES).write(tmp_path)
-    assert read_predictor(tmp_path) == Predictor(NAMES, CROP, "classes", "facebook/dinov2-small")
+def test_fields_of_other_programs_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"names": NAMES, "preparation": CROP, "made_by": "another"}))
+    assert read_predictor(tmp_path) == Predictor(NAMES, CROP)
+
+
+@pytest.mark.parametrize("reads", [None, "cls", "both"])
+def test_the_base_is_made_again(backbone: Path, reads: str | None) -> None:
+    made = Predictor(NAMES, SQUARE, "labels", "moved/away", {"num_hidden_layers": 2}, reads).load_base(backbone)
+    assert len(find_vision_transformer(made).blocks) == 2
+    assert made.config.problem_type == "multi_label_classification"
+    assert made.classifier.weight.shape == (3, (2 if reads == "both" else 1) * made.config.hidden_size)
+    pixels = torch.rand(2, 3, 32, 32)
+    short = AutoModel.from_pretrained(backbone, num_hidden_layers=2).eval()
+    with torch.no_grad():
+        tokens = short(pixels).last_hidden_state
+        read = torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1) if reads == "both" else tokens[:, 0]
+        torch.testing.assert_close(made(pixels).logits, made.classifier(read))
+
+
+def test_a_base_that_cannot_be_made() -> None:
+    with pytest.raises(GatedPromptError, match="does not name the backbone; give it"):
+        Predictor(NAMES, CROP, reads="both").load_base()
+    for reads in (None, "both"):
+        with pytest.raises(GatedPromptError, match="cannot load the backbone 'no/such'"):
+            Predictor(NAMES, CROP, backbone="no/such", reads=reads).load_base()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +82,11 @@ def test_what_train_images_writes_is_read(tmp_path: Path) -> None:
         ({"names": []}, "a list of names"),
         ({"names": [1, 2, 3]}, "a list of names"),
         ({"problem": "riddle"}, "known are classes, labels, numbers"),
-        ({"backbone": 3}, "text and settings"),
+        ({"backbone": 3}, "are needed"),
+        ({"base": {"trust_remote_code": True}}, "are needed"),
+        ({"base": {"num_hidden_layers": True}}, "are needed"),
+        ({"base": [3]}, "are needed"),
+        ({"reads": "all"}, "known are null, cls, mean, both"),
         ({"preparation": {}}, "needs exactly"),
         ({"preparation": CROP | {"train": True}}, "needs exactly"),
         ({"preparation": CROP | {"mean": [0.5]}}, "three numbers"),

@@ -1,13 +1,16 @@
-"""README.md and docs/speed.md show what is committed; parts of pages are replaced where they stand."""
+"""The README and the pages show what is committed; parts of pages are replaced where they stand."""
 
+import json
+import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gated_prompt import GatedPromptError
-from readme_tables import GATES, draw_gates, new_pages
+from readme_tables import DOCS, GATES, README, ROOT, draw_gates, new_pages
 from recipe.generated import fill
 
 
@@ -16,11 +19,24 @@ def test_the_pages_show_what_is_committed() -> None:
         assert page.read_text() == text, f"{page.name} is old; write it anew: python tests/readme_tables.py"
 
 
+def test_the_readme_counts_what_it_trains() -> None:
+    steps = json.loads((ROOT / "examples/real/results/cost/steps.json").read_text())["steps"]
+    trained = steps["gated read12"]["trained"]  # its first block: ViT-S, 10 prompts, 10 classes
+    text = README.read_text()
+    assert f"{trained:,} of 22 million" in text and f"a file of {4 * trained / 1000:.0f} kB" in text
+
+
 def test_the_picture_shows_the_gates_of_the_committed_adapters(tmp_path: Path) -> None:
     draw_gates(tmp_path / "gates.png")
     drawn, committed = (np.asarray(Image.open(file), float) for file in (tmp_path / "gates.png", GATES))
     assert drawn.shape == committed.shape
     assert np.abs(drawn - committed).mean() < 1, "docs/images/gates.png is old: python tests/readme_tables.py"
+
+
+def test_the_drawing_is_what_its_script_draws() -> None:
+    for file, svg in runpy.run_path(str(DOCS / "figures" / "token_flow.py"))["pictures"]().items():
+        assert file.read_text() == svg, f"{file.name} is old: python docs/figures/token_flow.py"
+        ElementTree.fromstring(svg)
 
 
 def test_a_part_is_replaced_and_the_rest_kept() -> None:

@@ -75,7 +75,7 @@ def test_zero_start_begins_as_the_base_and_learns(backbone, task):
     with torch.no_grad():
         before = model(pixels)
     adapted = copy.deepcopy(model)
-    prompts = add_zero_start(adapted, adapted.dinov2.encoder.layer, 5, 0.1)
+    prompts = add_zero_start(adapted, adapted.backbone.encoder.layer, 5, 0.1)
     adapted.classifier.requires_grad_(True)
     assert torch.equal(adapted(pixels), before)
     torch.nn.functional.cross_entropy(adapted(pixels), torch.arange(4) % 3).backward()

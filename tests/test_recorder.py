@@ -118,10 +118,10 @@ def test_a_failed_save_keeps_the_old_file(tmp_path) -> None:
     ("change", "words"),
     [
         (lambda v: v.pop("gates"), "gates"),
-        (lambda v: v["gates"][0].pop(), "gates has not one row of 3 values for each step"),
-        (lambda v: v["steps"].append(9), "has not one row of 3 values for each step"),
+        (lambda v: v["gates"][0].pop(), "gates must have one row of 3 values per step"),
+        (lambda v: v["steps"].append(9), "must have one row of 3 values per step"),
         (lambda v: v.update(every=0), "every is 0"),
-        (lambda v: v.update(temperatures=3), "is no record of gates"),
+        (lambda v: v.update(temperatures=3), "is not a recording of gates"),
     ],
 )
 def test_other_files_are_refused(tmp_path, change, words: str) -> None:
@@ -132,7 +132,7 @@ def test_other_files_are_refused(tmp_path, change, words: str) -> None:
     path.write_text(json.dumps(values))
     with pytest.raises(GatedPromptError, match=words):
         GateRecorder.load(path)
-    with pytest.raises(GatedPromptError, match=r"nowhere\.json is no record"):
+    with pytest.raises(GatedPromptError, match=r"nowhere\.json is not a recording"):
         GateRecorder.load(tmp_path / "nowhere.json")
 
 

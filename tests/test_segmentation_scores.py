@@ -73,5 +73,5 @@ def test_majority_class() -> None:
 
 
 def test_nothing_to_score() -> None:
-    with pytest.raises(DataError, match="not one pixel of the test images has a label"):
+    with pytest.raises(DataError, match="no pixel of the test images has a label"):
         score(torch.zeros(3, 3))

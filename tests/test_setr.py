@@ -13,12 +13,12 @@ from torch import nn
 import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, GatedPromptError, find_vision_transformer
 from helpers.models import build, images
+from recipe.backbone import load_backbone
 from segmentation.setr import (
     AuxiliaryHeads,
     SegmentationOutput,
     SetrPupForSemanticSegmentation,
     UpHead,
-    load_backbone,
     setr_loss,
 )
 

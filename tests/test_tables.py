@@ -232,8 +232,8 @@ def test_tables_with_more_methods_than_tasks_are_turned() -> None:
         (["--table", "ade20k", "--methods", "lora"], "unknown method 'lora'; known: shallow, deep, gated"),
         (["--backbone", "some/vit"], "say which with --backbone_kind mae or moco"),
         (["--scheduler", "slurm"], "unknown scheduler 'slurm'; known: ray, serial, none"),
-        (["--", "--seed", "3"], "--seed behind -- is set by the table"),
-        (["--", "--learning_rate=3"], "--learning_rate=3 behind -- is set by the table"),
+        (["--", "--seed", "3"], "--seed after -- is set by the table"),
+        (["--", "--learning_rate=3"], "--learning_rate=3 after -- is set by the table"),
         (["--methods", "shallow", "--", "--gates", "true"], "--gates True contradicts --method shallow"),
     ],
 )
@@ -246,7 +246,7 @@ def test_faults_are_found_before_anything_runs(tmp_path, argv, words) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--vtab_dir", "no/such/folder"], "--vtab_dir 'no/such/folder' is no folder"),
+        (["--vtab_dir", "no/such/folder"], "--vtab_dir 'no/such/folder' is not a folder"),
         (["--backbone", "no/such-mae"], "cannot load --backbone 'no/such-mae'; give a folder"),
     ],
 )
@@ -256,7 +256,7 @@ def test_places_are_looked_for_before_anything_runs(tmp_path, monkeypatch, argv,
         reproduce_tables.main(["--output_dir", str(tmp_path), "--scheduler", "serial", *argv])
 
 
-def test_an_unknown_argument_behind_the_dashes_is_found_too(tmp_path) -> None:
+def test_an_unknown_argument_after_the_dashes_is_found_too(tmp_path) -> None:
     with pytest.raises((SystemExit, ValueError)):
         reproduce_tables.main(["--output_dir", str(tmp_path), "--scheduler", "none", "--", "--epochs", "3"])
 

@@ -250,7 +250,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
     ("arguments", "error", "words"),
     [
         (["--task", "cats", "--data_dir", "x"], DataError, "has no JPEGs"),
-        (["--task", "camvid"], DataError, "the labels of camvid are known"),
+        (["--task", "camvid"], DataError, "the labels of camvid are built in"),
         (["--data_dir", "no/such/folder"], DataError, "has no JPEGs"),
         (["--method", "magic"], GatedPromptError, "unknown method 'magic'; known methods: gated, gate_only"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
@@ -264,11 +264,11 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
         (["--checkpointing_steps", "all"], GatedPromptError, "--checkpointing_steps is 'all'; give 'epoch' or a"),
         (["--stride", "33"], GatedPromptError, "--stride 33 would leave gaps between windows of 32 pixels"),
         (["--max_train_steps", "0"], GatedPromptError, "--max_train_steps is 0; give 1 or more"),
-        (["--min_learning_rate", "1"], GatedPromptError, "--min_learning_rate is 1.0 and the first rates are 0.02"),
+        (["--min_learning_rate", "1"], GatedPromptError, "--min_learning_rate is 1.0 and the initial rates are 0.02"),
         (
             ["--head_learning_rate_factor", "0", "--min_learning_rate", "0"],
             GatedPromptError,
-            "of the heads, 0.0; give",
+            "for the heads, 0.0; give",
         ),
         (["--per_device_train_batch_size", "7"], GatedPromptError, "6 training images do not fill one batch"),
         (["--resume_from_checkpoint", "no/such"], GatedPromptError, "no checkpoint to resume from"),

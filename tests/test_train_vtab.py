@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, HfArgumentParser
 
 import gated_prompt
+import predict
 import train_vtab
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
@@ -19,7 +20,7 @@ from gated_prompt.errors import DataError
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from recipe import classification, methods
-from recipe.methods import PromptArguments
+from recipe.methods import PROMPT_METHODS, PromptArguments
 from recipe.tasks import load_task, transform_for
 
 QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
@@ -118,6 +119,23 @@ def test_methods(backbone, tmp_path, method, trained) -> None:
     assert results["trained_parameters"] == (everything if trained is None else trained)
     assert (tmp_path / "adapter").is_dir() is (method not in ("linear", "full"))
     assert (tmp_path / "model").is_dir() is (method in ("linear", "full"))
+    assert (tmp_path / "adapter" / "predictor.json").is_file() is (method in PROMPT_METHODS)
+
+
+def test_predict_takes_the_adapter(backbone, tmp_path) -> None:
+    """The accuracy of the run, from predictions of the same scans as image files."""
+    results = run(backbone, tmp_path / "run", "--num_train_epochs", "2", "--max_train_samples", "200")
+    scans = load_task("digits", None, "train800val200", "test").eval
+    (tmp_path / "scans").mkdir()
+    for index in range(len(scans)):
+        scans.images[index].save(tmp_path / "scans" / f"{index:04d}.png")
+    said = tmp_path / "said.jsonl"
+    predict.main(
+        ["--images", str(tmp_path / "scans"), "--adapters", str(tmp_path / "run" / "adapter"), "--output", str(said)]
+    )
+    rows = [json.loads(line)["classes"][0] for line in said.read_text().splitlines()]
+    right = [name == scans.class_names[label] for name, label in zip(rows, scans.labels, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(results["accuracy"])
 
 
 def test_the_schedule_is_the_papers() -> None:

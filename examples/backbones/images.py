@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Small images in memory as bytes, and what is done to them in each pass."""
+"""Small images, kept in memory as bytes, and their augmentation."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 def load_images(dataset: str, image_size: int) -> torch.Tensor:
-    """All training images as one uint8 tensor of shape (N, 3, image_size, image_size)."""
+    """Load all training images as one uint8 tensor of shape (N, 3, image_size, image_size)."""
     split = load_dataset(dataset, split="train")
     column = "image" if "image" in split.column_names else "img"
     images = torch.empty(len(split), 3, image_size, image_size, dtype=torch.uint8)
@@ -23,7 +23,7 @@ def load_images(dataset: str, image_size: int) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, min_crop: float) -> torch.Tensor:
-    """Random resized crop and flip of a uint8 batch (B, 3, H, W), then ImageNet normalisation, as float."""
+    """Crop, resize and flip a uint8 batch (B, 3, H, W) at random, then normalise it (ImageNet) to float."""
     n = len(images)
     side = torch.empty(n).uniform_(min_crop, 1).sqrt()
     flip = torch.randint(0, 2, (n,)) * 2.0 - 1.0

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The loop that the scripts which make backbones share: epochs with a log, and checkpoints that survive a kill."""
+"""Training loop of the pre-training scripts: epochs with a log, and checkpoints to resume from."""
 
 import json
 import math
@@ -28,19 +28,19 @@ def train_epochs(
     num_epochs: int,
     max_norm: float | None = None,
 ) -> Path:
-    """Train up to epoch `num_epochs`, going on from the newest checkpoint in `output` if there is one.
+    """Train up to epoch `num_epochs`, resuming from the newest checkpoint in `output` if there is one.
 
-    Everything but `schedule` is prepared by `accelerator`; the schedule is stepped by hand, once per optimizer step,
-    so it counts this process's steps. `loss_of` gives the loss of a batch; `max_norm` clips the gradient's norm.
+    `accelerator` must have prepared everything but `schedule`, which is stepped once per optimizer step and so counts
+    this process's steps. `loss_of` returns the loss of a batch; `max_norm` clips the gradient norm.
 
     Returns:
-        The log, one JSON line for each epoch with its mean loss and seconds.
+        The path of the log: one JSON line per epoch with its mean loss and seconds.
     """
     accelerator.register_for_checkpointing(schedule)
     checkpoints, log = output / "checkpoints", output / "log.jsonl"
     made_with = {"batches per epoch": len(loader)}
     first = resume(accelerator, "latest", checkpoints, made_with) // len(loader)
-    if accelerator.is_main_process:  # forget rows of epochs that were not checkpointed, or of an older run
+    if accelerator.is_main_process:  # drop rows of epochs without a checkpoint, or of an older run
         rows = log.read_text().splitlines(keepends=True)[:first] if log.exists() else []
         log.write_text("".join(rows))
 
@@ -71,7 +71,7 @@ def train_epochs(
 
 
 def plot_loss(log: Path, target: Path, title: str = "MAE pre-training", loss: str = "masked-pixel loss") -> None:
-    """Draw the curve of `log.jsonl`."""
+    """Plot the loss in `log.jsonl`."""
     import matplotlib
 
     matplotlib.use("Agg")

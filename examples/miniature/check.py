@@ -1,11 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Start rerun.py: what is launched as a script cannot import relatively, so the code lies beside it."""
+"""Launch rerun.py, which uses relative imports and so cannot be run as a script itself."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts that lie there
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts in that folder
 
     from gated_prompt import GatedPromptError
     from miniature.rerun import main

@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The miniature's tasks: 200 images to train on, 200 to choose rates with and 500 to score, decoded once.
+"""The miniature's tasks: 200 training, 200 validation and 500 test images, decoded once.
 
     digits                scikit-learn's scanned digits                     10 classes
     sprite_position       where a drawn sprite is (sprites.py)               8
-    cifar10               of CIFAR-10's test part, which no backbone saw    10
+    cifar10               CIFAR-10's test split, unseen by the backbones    10
     dtd10                 ten textures of DTD                               10
-    sprite_orientation    which way it points                                8
+    sprite_orientation    which way a drawn sprite points                    8
 
-CIFAR-10 and DTD need a folder with `cifar10_jpeg/data/test-*.parquet` (columns image and label) and
+CIFAR-10 and DTD require a folder with `cifar10_jpeg/data/test-*.parquet` (columns image and label) and
 `dtd10/images/<class>/*.jpg`.
 """
 
@@ -34,7 +34,7 @@ Part = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class MiniTask:
-    """Pixels (N, 3, 32, 32), normalised, and classes (N,), by part; names of the classes."""
+    """Normalised pixels (N, 3, 32, 32) and classes (N,) of each part, and the class names."""
 
     parts: dict[str, Part]
     class_names: list[str]
@@ -65,7 +65,7 @@ def _sprites(data_dir: Path | None, *, kind: str) -> MiniTask:
 def _cifar10(data_dir: Path | None) -> MiniTask:
     from datasets import load_dataset
 
-    folder = _needed(data_dir, "cifar10_jpeg/data")
+    folder = _subfolder(data_dir, "cifar10_jpeg/data")
     data = load_dataset("parquet", data_files={"test": str(folder / "test-*.parquet")}, split="test")
     order = np.random.default_rng(0).permutation(len(data))[: sum(SIZES.values())]
     images = [image.convert("RGB") for image in data.select(order)["image"]]
@@ -73,7 +73,7 @@ def _cifar10(data_dir: Path | None) -> MiniTask:
 
 
 def _dtd10(data_dir: Path | None) -> MiniTask:
-    folder = _needed(data_dir, "dtd10/images")
+    folder = _subfolder(data_dir, "dtd10/images")
     files = sorted(folder.glob("*/*.jpg"))
     names = sorted({file.parent.name for file in files})
     chosen = [files[i] for i in np.random.default_rng(0).permutation(len(files))[: sum(SIZES.values())]]
@@ -84,17 +84,17 @@ def _dtd10(data_dir: Path | None) -> MiniTask:
 def _cut(images: Sequence[Image.Image], labels: Sequence[int], names: Sequence[str]) -> MiniTask:
     parts, first = {}, 0
     if len(images) != sum(SIZES.values()):
-        raise DataError(f"{len(images)} images found, {sum(SIZES.values())} are needed")
+        raise DataError(f"found {len(images)} images, expected {sum(SIZES.values())}")
     for part, size in SIZES.items():
         parts[part] = (images[first : first + size], labels[first : first + size])
         first += size
     return _make(parts, names)
 
 
-def _needed(data_dir: Path | None, below: str) -> Path:
+def _subfolder(data_dir: Path | None, below: str) -> Path:
     folder = None if data_dir is None else data_dir / below
     if folder is None or not folder.is_dir():
-        raise DataError(f"{below} is needed and not in {data_dir}; give --data_dir with it, or leave the task out")
+        raise DataError(f"{below} is missing in {data_dir}; give the right --data_dir, or leave the task out")
     return folder
 
 
@@ -105,7 +105,7 @@ TASKS: dict[str, Callable[[Path | None], MiniTask]] = {
     "dtd10": _dtd10,
     "sprite_orientation": partial(_sprites, kind="orientation"),
 }
-FREE = ("digits", "sprite_position", "sprite_orientation")  # need no folder
+FREE = ("digits", "sprite_position", "sprite_orientation")  # require no folder
 
 
 def load(name: str, data_dir: Path | None) -> MiniTask:

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The miniature's runs: what is compared, which learning rates are tried, and which runs are still to be made.
+"""The miniature's runs: the variants, the learning rates to try, and the runs that are still missing.
 
-Each variant tries its rates with the first seed and keeps the one with the best accuracy on the 200 validation
-images (ties: the first listed). The other seeds run with it. Test accuracies are never looked at to choose.
+Each variant tries its learning rates with the first seed and keeps the one with the best accuracy on the validation
+images (ties: the first listed). The other seeds use that rate. Test accuracies play no part in the choice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +22,10 @@ class Variant:
 
     Attributes:
         method: One of `methods.METHODS`.
-        rates: Learning rates that it tries, of the head for "linear" and of everything else for the others.
-        insert_at: The block that prompts enter.
-        start: Method of `initialize_prompts`; None leaves the random start.
-        like: The variant whose chosen rate it takes, rather than trying its own.
+        rates: Learning rates to try: of the head for "linear", otherwise of everything but the head.
+        insert_at: The block at which prompts are inserted.
+        start: Method of `initialize_prompts`; None: random initialization.
+        like: The variant whose chosen rate is reused instead of a search.
     """
 
     method: str
@@ -53,7 +53,7 @@ SWEEP = ("shallow", *(f"shallow_at_{k}" for k in BLOCKS[1:]))
 
 @dataclass(frozen=True)
 class MiniRun:
-    """One training run; what all have in common is in runs.py."""
+    """One training run; runs.py has the settings that all runs share."""
 
     backbone: str
     task: str
@@ -69,11 +69,11 @@ class MiniRun:
 Records = Mapping[tuple[Any, ...], Mapping[str, Any]]  # by key
 
 
-def chosen(backbone: str, task: str, variant: str, records: Records) -> float | None:
-    """The learning rate with the best validation accuracy; None while some have not been tried."""
+def chosen_rate(backbone: str, task: str, variant: str, records: Records) -> float | None:
+    """Return the learning rate with the best validation accuracy; None until all have been tried."""
     rates, like = VARIANTS[variant].rates, VARIANTS[variant].like
     if like is not None:
-        return chosen(backbone, task, like, records)
+        return chosen_rate(backbone, task, like, records)
     keys = [MiniRun(backbone, task, variant, rate, SEEDS[0]).key for rate in rates]
     if any(key not in records for key in keys):
         return None
@@ -81,13 +81,13 @@ def chosen(backbone: str, task: str, variant: str, records: Records) -> float | 
 
 
 def final_runs(backbone: str, task: str, variant: str, records: Records) -> list[MiniRun]:
-    """The runs behind one cell of the table, made or not; empty while the rate is not chosen."""
-    rate = chosen(backbone, task, variant, records)
+    """Return the runs behind one table cell, done or not; empty until the rate is chosen."""
+    rate = chosen_rate(backbone, task, variant, records)
     return [] if rate is None else [MiniRun(backbone, task, variant, rate, seed) for seed in SEEDS]
 
 
 def scores(backbone: str, task: str, variant: str, records: Records, what: str = "test_accuracy") -> list[float]:
-    """Percent of the final runs that have been made."""
+    """Return the accuracies, in percent, of the final runs that are done."""
     keys = [run.key for run in final_runs(backbone, task, variant, records)]
     return [100 * float(records[key][what]) for key in keys if key in records]
 
@@ -95,7 +95,7 @@ def scores(backbone: str, task: str, variant: str, records: Records, what: str =
 def missing_runs(
     backbones: Iterable[str], tasks: Sequence[str], variants: Sequence[str], records: Records
 ) -> list[MiniRun]:
-    """Runs that can be made now and have no record. Those of later seeds appear when the rate is chosen."""
+    """Return the runs that can be done now and have no record; later seeds follow once the rate is chosen."""
     found: dict[tuple[Any, ...], MiniRun] = {}
     for backbone, task, variant in product(backbones, tasks, variants):
         runs = final_runs(backbone, task, variant, records)

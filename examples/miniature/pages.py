@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Put the tables and the figure of docs/miniature.md in from the committed results.
+"""Generate the tables and the figure of docs/miniature.md from the committed results.
 
     python examples/miniature/table.py
 
-Each part of the page between `<!-- generated: NAME -->` and `<!-- end -->` is replaced. An accuracy is that on the
-test images, in percent, of the runs with the chosen rates.
+Replaces each part of the page between `<!-- generated: NAME -->` and `<!-- end -->`. Accuracies are those on the test
+images, in percent, of the runs with the chosen rates.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from recipe.generated import fill
 
 from . import records
 from .data import SIZES, TASKS
-from .grid import BACKBONES, BLOCKS, SEEDS, SWEEP, VARIANTS, Records, chosen, final_runs, scores
+from .grid import BACKBONES, BLOCKS, SEEDS, SWEEP, VARIANTS, Records, chosen_rate, final_runs, scores
 from .runs import HERE, RECIPE
 
 PAGE = HERE.parents[1] / "docs" / "miniature.md"
@@ -46,27 +46,27 @@ PAIRS = (
 STARTS = ("shallow", "gated", "gated_sample", "gated_kmeans")
 
 
-def there(found: Records) -> list[tuple[str, str]]:
-    """Backbones and tasks that have results."""
+def pairs_with_results(found: Records) -> list[tuple[str, str]]:
+    """Return the (backbone, task) pairs that have results."""
     return [(b, t) for b in BACKBONES for t in TASKS if any(scores(b, t, v, found) for v in VARIANTS)]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the head."""
+    """Format rows as a Markdown table; the first row is the header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def cell(backbone: str, task: str, variant: str, found: Records) -> str:
-    """'71.20 ± 0.53', or 'not run'."""
+    """Return '71.20 ± 0.53', or 'not run'."""
     return Cell(dict(enumerate(scores(backbone, task, variant, found))), len(SEEDS)).text()
 
 
 def methods(found: Records) -> str:
-    """One table for each backbone: a line for each method, a column for each task."""
+    """Return one table per backbone, with a row for each method and a column for each task."""
     text = []
     for backbone in BACKBONES:
-        tasks = [t for b, t in there(found) if b == backbone]
+        tasks = [t for b, t in pairs_with_results(found) if b == backbone]
         rows = [["", *tasks]]
         for variant, name in NAMES.items():
             cells = [cell(backbone, task, variant, found) for task in tasks]
@@ -78,21 +78,21 @@ def methods(found: Records) -> str:
 
 
 def sweep(backbone: str, task: str, found: Records) -> dict[int, list[float]]:
-    """Accuracies of VPT-shallow by the block that prompts enter, where they were run."""
+    """Return the accuracies of VPT-shallow by insertion block, for the blocks that were run."""
     by_block = {k: scores(backbone, task, v, found) for k, v in zip(BLOCKS, SWEEP, strict=True)}
     return {block: values for block, values in by_block.items() if values}
 
 
 def best_block(backbone: str, task: str, found: Records) -> int | None:
-    """The block with the best mean; None unless all were run."""
+    """Return the block with the best mean; None unless all were run."""
     values = sweep(backbone, task, found)
     return max(values, key=lambda block: mean(values[block])) if len(values) == len(BLOCKS) else None
 
 
 def blocks(found: Records) -> str:
-    """VPT-shallow by insertion block; the best in bold. The last column: how much better than block 0."""
+    """Return VPT-shallow by insertion block, the best in bold; the last column is its gain over block 0."""
     rows = [["backbone, task", *map(str, BLOCKS), "best minus block 0"]]
-    for backbone, task in there(found):
+    for backbone, task in pairs_with_results(found):
         values, best = sweep(backbone, task, found), best_block(backbone, task, found)
         cells = []
         for block in BLOCKS:
@@ -107,13 +107,13 @@ def blocks(found: Records) -> str:
 
 
 def differences(found: Records) -> str:
-    """Mean differences by task, in percentage points, where all seeds of both are there.
+    """Return mean differences by task, in percentage points, where all seeds of both variants are done.
 
-    Behind the mean over tasks stands its standard error over tasks.
+    The mean over tasks comes with its standard error over tasks.
     """
     text = []
     for backbone in BACKBONES:
-        tasks = [t for b, t in there(found) if b == backbone]
+        tasks = [t for b, t in pairs_with_results(found) if b == backbone]
         rows = [["", *tasks, "mean over tasks"]]
         for one, other in PAIRS:
             gains = {}
@@ -132,15 +132,15 @@ def differences(found: Records) -> str:
 
 
 def curve(backbone: str, task: str, variant: str, found: Records) -> dict[int, float]:
-    """Mean validation accuracy over the seeds, in percent, by epoch."""
+    """Return the mean validation accuracy over the seeds, in percent, by epoch."""
     made = [found[r.key]["curve"] for r in final_runs(backbone, task, variant, found) if r.key in found]
     return {points[0][0]: 100 * mean(p[1] for p in points) for points in zip(*made, strict=True)}
 
 
 def epochs(found: Records) -> str:
-    """First noted epoch at which the mean validation accuracy reaches 90 % of where `gated` ends."""
+    """Return the first recorded epoch whose mean validation accuracy is 90 % of the final one of `gated`."""
     rows = [["backbone, task", "to reach, %", *(NAMES[v] for v in STARTS)]]
-    for backbone, task in there(found):
+    for backbone, task in pairs_with_results(found):
         reference = curve(backbone, task, "gated", found)
         if not reference:
             continue
@@ -155,9 +155,9 @@ def epochs(found: Records) -> str:
 
 
 def gates(found: Records) -> str:
-    """Learned gates (mean over seeds) by block, the block with the largest one, and the best insertion block."""
+    """Return the gates (mean over seeds) by block, the block with the largest, and the best insertion block."""
     rows = [["backbone, task", *map(str, range(11)), "largest", "best insertion"]]
-    for backbone, task in there(found):
+    for backbone, task in pairs_with_results(found):
         made = [found[r.key] for r in final_runs(backbone, task, "gated", found) if r.key in found]
         if not made:
             continue
@@ -175,22 +175,22 @@ def gates(found: Records) -> str:
 
 
 def rates(found: Records) -> str:
-    """The learning rate that was chosen."""
+    """Return the chosen learning rates."""
     tried = [v for v in (*NAMES, *SWEEP[1:]) if VARIANTS[v].like is None]
-    rows = [["", *(f"{b}, {t}" for b, t in there(found))]]
+    rows = [["", *(f"{b}, {t}" for b, t in pairs_with_results(found))]]
     for variant in tried:
-        kept = [chosen(backbone, task, variant, found) for backbone, task in there(found)]
+        kept = [chosen_rate(backbone, task, variant, found) for backbone, task in pairs_with_results(found)]
         name = NAMES.get(variant, variant.replace("shallow_at_", "VPT-shallow at "))
         rows.append([name, *("not run" if rate is None else f"{rate:g}" for rate in kept)])
     return markdown(rows)
 
 
 def cost(found: Records) -> str:
-    """How many runs there are and what they took."""
+    """Return the number of runs, their time and their common settings."""
     seconds = sum(record["cpu_seconds"] for record in found.values())
     return (
-        f"{len(found)} runs, {seconds / 60:.0f} CPU minutes in all. {SIZES['train']} training, {SIZES['val']} "
-        f"validation and {SIZES['test']} test images a task, {RECIPE['epochs']} epochs in batches of "
+        f"{len(found)} runs, {seconds / 60:.0f} CPU minutes in total. {SIZES['train']} training, {SIZES['val']} "
+        f"validation and {SIZES['test']} test images per task, {RECIPE['epochs']} epochs in batches of "
         f"{RECIPE['batch_size']}, {RECIPE['num_virtual_tokens']} prompts, seeds {', '.join(map(str, SEEDS))}.\n"
     )
 
@@ -201,21 +201,21 @@ PARTS: dict[str, Callable[[Records], str]] = {
 
 
 def new_page(page: str, found: Records) -> str:
-    """docs/miniature.md with its generated parts made anew."""
+    """Return docs/miniature.md with its generated parts updated."""
     return fill(page, {name: part(found) for name, part in PARTS.items()})
 
 
 def draw(found: Records, target: Path) -> None:
-    """What VPT-shallow gains or loses in accuracy where it enters later than block 0, one panel for each backbone.
+    """Plot the accuracy that VPT-shallow gains or loses by insertion after block 0, one panel per backbone.
 
-    Bars: standard deviation over seeds. Only tasks for which every block was run.
+    Error bars: standard deviation over seeds. Only tasks for which every block was run.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    whole = [cell for cell in there(found) if best_block(*cell, found) is not None]
+    whole = [cell for cell in pairs_with_results(found) if best_block(*cell, found) is not None]
     shown = list(dict.fromkeys(backbone for backbone, _ in whole))
     size = (1 + 4 * len(shown), 3.4)
     figure, grid = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
@@ -235,7 +235,7 @@ def draw(found: Records, target: Path) -> None:
 
 
 def main() -> None:
-    """Rewrite page and picture; there are no options but --help."""
+    """Rewrite the page and its figure; the only option is --help."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     found = records.read(HERE / "results", RECIPE)
     PAGE.write_text(new_page(PAGE.read_text(), found))

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The miniature's records on disk: one line of JSON for each run, in one file for each backbone and task."""
+"""The miniature's records on disk: one line of JSON per run, one file per backbone and task."""
 
 import fcntl
 import json
@@ -15,15 +15,15 @@ KEY = ("backbone", "task", "variant", "learning_rate", "seed")
 
 
 def key_of(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The same as `MiniRun.key` of the run that it is about."""
+    """Return the `MiniRun.key` of the recorded run."""
     return tuple(record[name] for name in KEY)
 
 
 def read(folder: Path, recipe: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """All records of a folder by key; a last line that was cut off is left out.
+    """Read all records of a folder by key, ignoring a truncated last line.
 
     Raises:
-        GatedPromptError: a record was made with another recipe, or a line is no record.
+        GatedPromptError: a record was made with another recipe, or a line is not a record.
     """
     found = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -32,10 +32,10 @@ def read(folder: Path, recipe: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[
                 record = json.loads(line)
                 made_with, key = record["recipe"], key_of(record)
             except (ValueError, KeyError, TypeError) as error:
-                raise GatedPromptError(f"{file}, line {number} is no record of a run; take it out") from error
+                raise GatedPromptError(f"{file}, line {number} is not a record of a run; remove it") from error
             if made_with != dict(recipe):
                 raise GatedPromptError(
-                    f"{file}, line {number} was made with the recipe {made_with}, this is {dict(recipe)}; "
+                    f"{file}, line {number} was made with the recipe {made_with}, expected {dict(recipe)}; "
                     "give another --output_dir"
                 )
             found[key] = record
@@ -43,7 +43,7 @@ def read(folder: Path, recipe: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[
 
 
 def append(folder: Path, run: MiniRun, recipe: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the record of one run, and cut off what an interrupted write has left before it."""
+    """Append the record of one run, after removing what an interrupted write has left."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{run.backbone}-{run.task}.jsonl"
     record = {**dict(zip(KEY, run.key, strict=True)), **results, "recipe": dict(recipe)}

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Rerun a part of the miniature with a new seed and see whether it lands where the committed results say.
+"""Rerun part of the miniature with a new seed and compare the accuracies with the committed results.
 
     python examples/miniature/check.py                     # digits and sprites
-    python examples/miniature/check.py --data_dir FOLDER   # and CIFAR-10 and DTD
+    python examples/miniature/check.py --data_dir FOLDER   # also CIFAR-10 and DTD
 
-The learning rates are those that the committed results have chosen. Exit status 1: at least one accuracy lies outside.
+Uses the learning rates chosen in the committed results. Exit status 1: at least one accuracy is out of tolerance.
 """
 
 import math
@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 from gated_prompt import GatedPromptError
 
 from . import data, records
-from .grid import BACKBONES, SEEDS, MiniRun, chosen, scores
+from .grid import BACKBONES, SEEDS, MiniRun, chosen_rate, scores
 from .runs import HERE, RECIPE, check_names, run_all
 
 NEW_SEED = 3
@@ -29,39 +29,39 @@ COMMITTED = HERE / "results"
 class Arguments:
     """What to run again."""
 
-    output_dir: str = field(default="runs/miniature-check", metadata={"help": "where the new records are"})
+    output_dir: str = field(default="runs/miniature-check", metadata={"help": "folder for the new records"})
     data_dir: str | None = field(default=None, metadata={"help": "folder with cifar10_jpeg and dtd10"})
     backbones: list[str] = field(default_factory=lambda: list(BACKBONES), metadata={"help": "mae, supervised"})
     variants: list[str] = field(
         default_factory=lambda: ["linear", "shallow", "shallow_at_6", "gated"],
-        metadata={"help": "what to run again"},
+        metadata={"help": "variants to run again"},
     )
-    workers: int = field(default=2, metadata={"help": "processes, with one thread each"})
+    workers: int = field(default=2, metadata={"help": "number of single-threaded processes"})
 
 
 def pooled_deviation(cells: Iterable[Sequence[float]]) -> float:
-    """Root of the mean variance over seeds, in the unit of the accuracies; cells of one run say nothing about it."""
+    """Return the root of the mean variance over seeds, in the unit of the accuracies; skips cells of one run."""
     return math.sqrt(mean(variance(values) for values in cells if len(values) > 1))
 
 
 def tolerance(committed: Sequence[float], pooled: float) -> float:
-    """How far from the mean of the committed accuracies a new one may lie: three deviations of their difference.
+    """Return the allowed distance of a new accuracy from the committed mean: three deviations of their difference.
 
-    A new run and the mean of n runs differ by sqrt(1 + 1/n) standard deviations of one run. Three seeds know their
-    own deviation badly, so that of all compared cells together, `pooled`, counts where the cell's own is smaller.
+    The difference between a new run and the mean of n runs has sqrt(1 + 1/n) standard deviations of one run. Three
+    seeds estimate their own deviation poorly, so it counts as at least `pooled`, that of all compared cells together.
     """
     return 3 * max(stdev(committed), pooled) * math.sqrt(1 + 1 / len(committed))
 
 
 def verdict(name: str, new: float, committed: Sequence[float], pooled: float) -> tuple[bool, str]:
-    """Whether the new accuracy (percent) lies inside, and the line to print about it."""
+    """Return whether the new accuracy (percent) is within tolerance, and the line to print about it."""
     off, allowed = new - mean(committed), tolerance(committed, pooled)
     inside = abs(off) <= allowed
     return inside, f"{'ok  ' if inside else 'OUT '} {name}: {new:.1f}, committed {mean(committed):.1f} ± {allowed:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with these arguments and return the exit status; None: those of the command line."""
+    """Run with these arguments (None: the command line's) and return the exit status."""
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
     data_dir = None if args.data_dir is None else Path(args.data_dir)
     committed = records.read(COMMITTED, RECIPE)
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         raise GatedPromptError(f"{COMMITTED} has no complete results for these backbones, tasks and variants")
     runs = []
     for cell in cells:
-        rate = chosen(*cell, committed)
-        assert rate is not None  # scores() would be empty
+        rate = chosen_rate(*cell, committed)
+        assert rate is not None  # else scores() would be empty
         runs.append(MiniRun(*cell, rate, NEW_SEED))
     folder = Path(args.output_dir)
     done = records.read(folder, RECIPE)
@@ -92,5 +92,5 @@ def main(argv: list[str] | None = None) -> int:
     ]
     print("\n".join(line for _, line in outcomes))
     outside = sum(not inside for inside, _ in outcomes)
-    print(f"{len(outcomes) - outside} of {len(outcomes)} accuracies lie inside; seed {NEW_SEED}")
+    print(f"{len(outcomes) - outside} of {len(outcomes)} accuracies are within tolerance; seed {NEW_SEED}")
     return 1 if outside else 0

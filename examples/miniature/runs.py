@@ -2,10 +2,10 @@
 """The paper's comparisons in miniature: small backbones, small tasks, minutes on a CPU.
 
     python examples/miniature/run.py                       # digits and sprites, nothing to download
-    python examples/miniature/run.py --data_dir FOLDER     # and CIFAR-10 and DTD from that folder
+    python examples/miniature/run.py --data_dir FOLDER     # also CIFAR-10 and DTD from that folder
 
-Every run is a line in `--output_dir`; what is there is not run again. pages.py makes the tables of docs/miniature.md
-from these lines. What is compared: grid.py; on which images: data.py.
+Each run adds a record to `--output_dir`; recorded runs are skipped. pages.py turns the records into the tables of
+docs/miniature.md. grid.py defines what is compared, data.py the images.
 """
 
 import multiprocessing
@@ -36,13 +36,13 @@ RECIPE: Mapping[str, Any] = {
     "epochs": 8,
     "warmup_epochs": 1,
     "batch_size": 10,
-    "head_rate": 0.03,  # of all but "linear", whose head tries rates of its own
+    "head_rate": 0.03,  # of all but "linear", which searches the rate of its head
     "num_virtual_tokens": 10,
     "gate_init": -3.0,
     "pooling": "prompts_and_patches",
     "images": data.SIZES,
 }
-CURVES = ("shallow", "gated", "gated_sample", "gated_kmeans")  # validation accuracy is noted after each epoch
+CURVES = ("shallow", "gated", "gated_sample", "gated_kmeans")  # record validation accuracy after each epoch
 HERE = Path(__file__).parent
 
 
@@ -50,12 +50,12 @@ HERE = Path(__file__).parent
 class Arguments:
     """What to run."""
 
-    output_dir: str = field(default="runs/miniature", metadata={"help": "where the records are"})
+    output_dir: str = field(default="runs/miniature", metadata={"help": "folder for the records"})
     data_dir: str | None = field(default=None, metadata={"help": "folder with cifar10_jpeg and dtd10"})
     backbones: list[str] = field(default_factory=lambda: list(BACKBONES), metadata={"help": "mae, supervised"})
-    tasks: list[str] | None = field(default=None, metadata={"help": "None: all that the data are there for"})
-    variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": "what to compare"})
-    workers: int = field(default=2, metadata={"help": "processes, with one thread each"})
+    tasks: list[str] | None = field(default=None, metadata={"help": "default: all whose data are available"})
+    variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": "variants to compare"})
+    workers: int = field(default=2, metadata={"help": "number of single-threaded processes"})
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +64,7 @@ def _task(name: str, data_dir: Path | None) -> data.MiniTask:
 
 
 def build(run: MiniRun, task: data.MiniTask, recipe: Mapping[str, Any]) -> torch.nn.Module:
-    """The model of a run as it starts: seeded, and with prompts from the training images where it wants them."""
+    """Build the initial model of a run: seeded, and with prompts from the training images if the variant says so."""
     variant = VARIANTS[run.variant]
     torch.manual_seed(run.seed)
     prompts = PromptArguments(
@@ -80,34 +80,34 @@ def build(run: MiniRun, task: data.MiniTask, recipe: Mapping[str, Any]) -> torch
     return model
 
 
-_kept: dict[tuple[str, str, int], dict[str, data.Part]] = {}  # the newest tokens of this process
+_cached_tokens: dict[tuple[str, str, int], dict[str, data.Part]] = {}  # the most recent ones of this process
 
 
-def shorten(
+def start_at_block(
     model: torch.nn.Module, first: int, run: MiniRun, parts: Mapping[str, data.Part]
 ) -> Mapping[str, data.Part]:
-    """What reaches block `first` in the place of the pixels; the model then starts there.
+    """Replace the pixels by the tokens that reach block `first`, and make the model start there.
 
-    No blocks below are trained, so runs of the same backbone, task and block share these tokens.
+    The blocks below are not trained, so runs of the same backbone, task and block share these tokens.
     """
     if first == 0:
         return parts
     start, name = StartAtBlock(model, first), (run.backbone, run.task, first)
-    if name not in _kept:
-        _kept.clear()
+    if name not in _cached_tokens:
+        _cached_tokens.clear()
         model.eval()
         with torch.no_grad():
-            _kept[name] = {
+            _cached_tokens[name] = {
                 part: (torch.cat(list(prefix_tokens(model, start, TensorDataset(*data), 100))), data[1])
                 for part, data in parts.items()
             }
     start.open()
-    return _kept[name]
+    return _cached_tokens[name]
 
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, part: data.Part) -> float:
-    """Share of images that are classified rightly."""
+    """Return the share of images classified correctly."""
     model.eval()
     hits = [(model(x).logits.argmax(-1) == y).float() for x, y in zip(*(t.split(100) for t in part), strict=True)]
     return round(float(torch.cat(hits).mean()), 5)
@@ -120,7 +120,7 @@ def execute(run: MiniRun, data_dir: Path | None, recipe: Mapping[str, Any] = REC
     model = build(run, task, recipe)
     variant = VARIANTS[run.variant]
     depth = len(find_vision_transformer(model).blocks)
-    parts = shorten(model, depth if variant.method == "linear" else variant.insert_at, run, task.parts)
+    parts = start_at_block(model, depth if variant.method == "linear" else variant.insert_at, run, task.parts)
     pixels, classes = parts["train"]
     own = {} if variant.method == "linear" else {"head": {"lr": recipe["head_rate"]}}
     groups = parameter_groups(model, run.learning_rate, 0.0, own)
@@ -157,7 +157,7 @@ def execute(run: MiniRun, data_dir: Path | None, recipe: Mapping[str, Any] = REC
 def results_of(
     runs: Sequence[MiniRun], data_dir: Path | None, workers: int
 ) -> Iterator[tuple[MiniRun, dict[str, Any]]]:
-    """Do the runs, as they come; one after the other in this process with `workers=1`."""
+    """Yield the results of the runs as they finish; with `workers=1`, run them in this process."""
     if workers == 1:
         torch.set_num_threads(1)
         for run in runs:
@@ -175,7 +175,7 @@ def results_of(
 
 
 def run_all(folder: Path, data_dir: Path | None, runs: Sequence[MiniRun], workers: int) -> None:
-    """Do these runs and write their records as they come."""
+    """Execute these runs and write their records as they finish."""
     bar = tqdm(total=len(runs), desc="runs")
     for run, results in results_of(runs, data_dir, workers):
         records.append(folder, run, RECIPE, results)
@@ -185,16 +185,18 @@ def run_all(folder: Path, data_dir: Path | None, runs: Sequence[MiniRun], worker
 
 
 def check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Raises:
-    GatedPromptError: a name is not among the known ones, which are listed.
+    """Check names from the command line.
+
+    Raises:
+        GatedPromptError: a name is unknown; the message lists the known ones.
     """
-    strangers = [name for name in given if name not in known]
-    if strangers:
-        raise GatedPromptError(f"unknown --{what} {', '.join(strangers)}; known: {', '.join(known)}")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise GatedPromptError(f"unknown --{what} {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+    """Run with these arguments; None: the command line's."""
     args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
     data_dir = None if args.data_dir is None else Path(args.data_dir)
     tasks = args.tasks or list(data.FREE if data_dir is None else data.TASKS)
@@ -202,6 +204,6 @@ def main(argv: list[str] | None = None) -> None:
     check_names("tasks", tasks, list(data.TASKS))
     check_names("variants", args.variants, list(VARIANTS))
     folder = Path(args.output_dir)
-    # Twice over: first the rates, then the other seeds with those that were chosen.
+    # Two rounds: the learning rates first, then the other seeds with the chosen rates.
     while runs := missing_runs(args.backbones, tasks, args.variants, records.read(folder, RECIPE)):
         run_all(folder, data_dir, runs, args.workers)

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
+from gated_prompt.starts.initialize import METHODS as STARTS
 from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
 
 
@@ -45,7 +46,6 @@ class RunArguments:
     """What is tried on them, and how."""
 
     backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
-    backbone_kind: str = _help("mae, moco, other, or auto: by the name; decides what --pooling auto means", "auto")
     read_block: str = _help("block after which the head reads, from 0; 'best': of the best probe; or 'last'", "best")
     methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
@@ -53,6 +53,7 @@ class RunArguments:
         "where everything is written; a second call goes on where the first was stopped", "runs/images"
     )
     cache_dir: str = _help("where features are kept from run to run", "runs/features")
+    prompt_start: str = _help(f"prompts start from pictures by one of {', '.join(STARTS)}; or random", "sample")
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
     class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
     num_train_epochs: int = _help("passes over the training pictures", 20)
@@ -106,6 +107,8 @@ def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
         faults.append(f"--problem is {data.problem!r}; known: auto, classes, labels, numbers")
     if run.class_weights not in ("none", "balanced"):
         faults.append(f"--class_weights is {run.class_weights!r}; known: none, balanced")
+    if run.prompt_start not in ("random", *STARTS):
+        faults.append(f"--prompt_start is {run.prompt_start!r}; known: random, {', '.join(STARTS)}")
     if run.learning_rate != "auto" and not _is_rate(run.learning_rate):
         faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")
     if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):

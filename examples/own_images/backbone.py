@@ -3,19 +3,20 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
-from transformers import AutoModel
 from transformers.utils import logging
 
 from gated_prompt import GatedPromptError, find_vision_transformer
+from gated_prompt.sharing.predictor import Predictor
+from recipe.backbone import load_backbone
 
 from .arguments import RunArguments
-from .features import BlockFeatures, backbone_key, block_features
+from .features import BlockFeatures, backbone_key, block_features, reads_of
 from .image_set import ImageSet
 from .measures import Measure
 from .pixels import Pixels
@@ -26,22 +27,29 @@ from .reading import Parts
 class Backbone:
     """A frozen backbone, and its features of any pictures, kept in `args.cache_dir`.
 
+    `predictor` says how pictures become pixels, and what is predicted.
+
     Raises:
         GatedPromptError: it cannot be loaded, or is no Vision Transformer.
     """
 
-    def __init__(self, args: RunArguments, preparation: dict[str, Any], accelerator: Accelerator) -> None:
-        self.args, self.preparation, self.accelerator = args, preparation, accelerator
-        self.model = _load(args.backbone)
-        self.num_blocks = len(find_vision_transformer(self.model).blocks)
+    def __init__(self, args: RunArguments, predictor: Predictor, accelerator: Accelerator) -> None:
+        self.args, self.predictor, self.accelerator = args, predictor, accelerator
+        self.model = load_backbone(args.backbone)
+        self.vit = find_vision_transformer(self.model)
         self.key = backbone_key(self.model)
+
+    def up_to(self, block: int) -> Predictor:
+        """The predictor of a head that reads after this block; the blocks above it are left out."""
+        base = {} if block == len(self.vit.blocks) - 1 else {"num_hidden_layers": block + 1}
+        return replace(self.predictor, base=base, reads=reads_of(self.vit.num_prefix_tokens))
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
         """Features of every block; `data_key` is a fingerprint of the pictures."""
-        named = json.dumps([self.key, self.preparation, data_key], sort_keys=True)
+        named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
         return block_features(
             self.model,
-            Pixels(data, self.preparation),
+            Pixels(data, self.predictor),
             hashlib.sha256(named.encode()).hexdigest()[:32],
             Path(self.args.cache_dir),
             self.accelerator,
@@ -90,13 +98,3 @@ def quiet_loading() -> None:
     """A backbone is loaded for every run: without its list of blocks that are left out and heads that are new."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _load(backbone: str) -> nn.Module:
-    try:
-        return AutoModel.from_pretrained(backbone, dtype="float32").eval()
-    except OSError as error:
-        raise GatedPromptError(
-            f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
-            f"({str(error).splitlines()[0]})"
-        ) from error

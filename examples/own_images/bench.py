@@ -1,25 +1,25 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What all runs of one command share: data, backbone, the block that is read, and how a model of a method is made."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from gated_prompt import initialize_head
+from gated_prompt import initialize_head, initialize_prompts
+from gated_prompt.sharing.predictor import PROBLEM_TYPES, Predictor
 from recipe.checkpoints import trained_tensors
 from recipe.loop import start
-from recipe.methods import build_model
+from recipe.methods import PROMPT_METHODS, adapt, prompt_config
 
 from .arguments import RunArguments
-from .image_set import CLASSES, LABELS, PROBLEM_TYPES
+from .image_set import CLASSES, LABELS
 from .measures import Measure
 from .pixels import Pixels
 from .reading import Parts
@@ -33,8 +33,7 @@ class Bench:
         args: of the run.
         prompts: of the prompts.
         parts: the pictures.
-        preparation: how they become pixels.
-        base: settings of the backbone's config that differ: how many of its blocks are used.
+        predictor: the backbone up to the block that is read, what the head reads, and how pictures become pixels.
         measure: what decides.
         l2: strength of the penalty with which heads start, that of the best probe.
         class_weights: (K,), or None.
@@ -43,41 +42,46 @@ class Bench:
     args: RunArguments
     prompts: Any
     parts: Parts
-    preparation: Mapping[str, Any]
-    base: Mapping[str, int]
+    predictor: Predictor
     measure: Measure
     l2: float
     class_weights: list[float] | None
 
     def start(self, method: str, seed: int, output: Path) -> tuple[Accelerator, nn.Module]:
-        """A seeded accelerator, and the model of a method as it starts, without its head's start."""
-        accelerator = start(seed, self.args.report_to, output, accumulation=self.args.gradient_accumulation_steps)
-        model = build_model(
-            self.args.backbone,
-            method,
-            self.prompts,
-            list(self.parts.train.names),
-            kind=self.args.backbone_kind,
-            lora_r=self.args.lora_r,
-            base={**self.base, "problem_type": PROBLEM_TYPES[self.parts.train.problem]},
-        )
+        """A seeded accelerator, and the model of a method as it is before any picture was seen."""
+        # Fine-tuning in full: backbones have parameters that no class needs, such as mask tokens.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=method == "full")
+        together = self.args.gradient_accumulation_steps
+        accelerator = start(seed, self.args.report_to, output, unused, accumulation=together)
+        # The head reads the patches beside CLS: there is no need to pool them into its place.
+        config = prompt_config(method, self.prompts, mae_backbone=False)
+        model = adapt(self.predictor.load_base(), method, config, self.args.lora_r)
         return accelerator, model.to(accelerator.device)
 
-    def head_start(self, method: str, seed: int, output: Path) -> dict[str, Tensor]:
-        """The tensors of the head, by name, fitted to the features of a fresh model of this method and seed."""
+    def beginning(self, method: str, seed: int, output: Path) -> dict[str, Tensor]:
+        """The trained tensors that pictures decide, by name, as training begins: prompts, then the head.
+
+        Prompts are tokens of the training pictures, and the head is a probe of what it sees with them in place.
+        """
         accelerator, model = self.start(method, seed, output)
         before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
-        data = Pixels(self.parts.train, dict(self.preparation))
-        share = range(accelerator.process_index, len(data), accelerator.num_processes)
-        loader = DataLoader(
-            torch.utils.data.Subset(data, share),
-            self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-        )
-        problem = PROBLEM_TYPES[self.parts.train.problem]
-        initialize_head(model, loader, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
+        pictures = self.share(accelerator)
+        if method in PROMPT_METHODS and self.args.prompt_start != "random":
+            initialize_prompts(model, pictures, method=self.args.prompt_start, seed=seed)
+        self.fit_head(model, pictures)
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}
+
+    def share(self, accelerator: Accelerator) -> DataLoader[Any]:
+        """The training pictures that are this process's part, without augmentation."""
+        data = Pixels(self.parts.train, self.predictor)
+        own = Subset(data, range(accelerator.process_index, len(data), accelerator.num_processes))
+        return DataLoader(own, self.args.per_device_eval_batch_size, num_workers=self.args.dataloader_num_workers)
+
+    def fit_head(self, model: nn.Module, pictures: DataLoader[Any]) -> None:
+        """Make the head a linear probe of what it sees now."""
+        problem = PROBLEM_TYPES[self.predictor.problem]
+        initialize_head(model, pictures, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
 
     def loss(self, scores: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean loss of logits or numbers (N, K)."""

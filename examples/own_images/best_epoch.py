@@ -53,18 +53,20 @@ class BestEpoch(Watch):
         if self.average is not None:
             self.average.update()
 
-    def after_epoch(self, epochs: int) -> None:
+    def after_epoch(self, epochs: int) -> dict[str, float]:
         with self.average.applied() if self.average is not None and epochs else nullcontext():
             scores = self.score()
             gain, loss = self.measure.gain(scores, self.targets), float(self.loss(scores, self.targets))
             # A run whose numbers are no longer finite is worse than any other, in a race as well.
             gain, loss = gain if math.isfinite(gain) else -math.inf, loss if math.isfinite(loss) else math.inf
-            self.curve.append({"epoch": epochs, "loss": loss, self.measure.name: self.measure(scores, self.targets)})
+            found = {"loss": loss, self.measure.name: self.measure(scores, self.targets)}
+            self.curve.append({"epoch": epochs, **found})
             if gain > self.gain or not self.weights:
                 self.gain, self.best, self.scores = gain, epochs, scores
                 tensors = trained_tensors(self.model)
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         self.done = epochs - self.best >= self.patience
+        return {f"validation_{name}": value for name, value in found.items()}
 
     def restore(self) -> None:
         """Give the model the weights of the best epoch."""

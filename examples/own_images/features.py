@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gated_prompt import GatedPromptError, find_vision_transformer
+from gated_prompt.heads import Reads, read_tokens
 
 NOT_SETTINGS = ("_name_or_path", "transformers_version")
 BLOCK = "block_{:03d}"
@@ -87,6 +88,7 @@ def block_features(
 def _passes(backbone: nn.Module, loader: DataLoader[Any], show: bool) -> Iterator[Tensor]:
     """Features (B, L, F) of each batch."""
     vit = find_vision_transformer(backbone)
+    prefix = vit.num_prefix_tokens
     seen: list[Tensor] = []
     norms: list[nn.Module] = []  # what reads the tokens of the last block: the final norm, or nothing
 
@@ -107,7 +109,7 @@ def _passes(backbone: nn.Module, loader: DataLoader[Any], show: bool) -> Iterato
             seen.clear()
             _run(backbone, pixels)
             tokens = [norms[0](block) if norms else block for block in list(seen)]
-            yield torch.stack([pool(one, vit.num_prefix_tokens) for one in tokens], 1)
+            yield torch.stack([read_tokens(one, prefix, reads_of(prefix)).float() for one in tokens], 1)
     finally:
         for handle in handles:
             handle.remove()
@@ -123,7 +125,6 @@ def _run(backbone: nn.Module, pixels: Tensor) -> None:
         ) from error
 
 
-def pool(tokens: Tensor, prefix: int) -> Tensor:
-    """Features (B, F) of tokens (B, N, D): token 0, where there are prefix tokens, and the mean of the patches."""
-    mean = tokens[:, prefix:].mean(1)
-    return (torch.cat((tokens[:, 0], mean), 1) if prefix else mean).float()
+def reads_of(prefix: int) -> Reads:
+    """What probes and heads read of a backbone with so many tokens before the patches."""
+    return "both" if prefix else "mean"

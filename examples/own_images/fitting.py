@@ -47,26 +47,25 @@ def batches_per_epoch(bench: Bench, processes: int) -> int:
 
 
 def fit(
-    bench: Bench, method: str, seed: int, rates: Rates, head: dict[str, Tensor], batches: int, output: Path | None
+    bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, output: Path | None
 ) -> Fitted:
     """Train for so many batches at most, and go back to the best epoch.
 
-    `head`: the tensors that the head starts with. `output`: folder for checkpoints, from the last of which the run
+    `begin`: the tensors that `Bench.beginning` found. `output`: folder for checkpoints, from the last of which the run
     goes on; None: no checkpoints, and validation at the end only.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
     with torch.no_grad():
         parameters = dict(model.named_parameters())
-        for name, tensor in head.items():
+        for name, tensor in begin.items():
             parameters[name].copy_(tensor)
     groups = parameter_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
-    settings = dict(bench.preparation)
-    pixels = Pixels(bench.parts.train, settings, seed if args.augment else None)
+    pixels = Pixels(bench.parts.train, bench.predictor, seed if args.augment else None)
     loader = training_loader(pixels, args.per_device_train_batch_size, args.dataloader_num_workers)
     held = DataLoader(
-        Pixels(bench.parts.validation, settings),
+        Pixels(bench.parts.validation, bench.predictor),
         args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
@@ -119,8 +118,8 @@ class _Average(BestEpoch):
     def __init__(self, watch: BestEpoch) -> None:
         self.__dict__ = watch.__dict__
 
-    def after_epoch(self, epochs: int) -> None:
-        pass
+    def after_epoch(self, epochs: int) -> dict[str, float]:
+        return {}
 
 
 def _own(model: nn.Module, rates: Rates) -> dict[str, dict[str, float]]:

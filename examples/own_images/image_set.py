@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from PIL import Image
@@ -14,13 +15,11 @@ from tqdm import tqdm
 
 from gated_prompt.data.images import decode
 from gated_prompt.errors import DataError
+from gated_prompt.sharing.predictor import Problem
 
-CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
-PROBLEM_TYPES = {  # transformers' names
-    CLASSES: "single_label_classification",
-    LABELS: "multi_label_classification",
-    NUMBERS: "regression",
-}
+CLASSES: Final = "classes"
+LABELS: Final = "labels"
+NUMBERS: Final = "numbers"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class ImageSet:
 
     pictures: Sequence[Picture]
     targets: Tensor
-    problem: str
+    problem: Problem
     names: tuple[str, ...]
     source: str
     skipped: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from gated_prompt import GatedPromptError
@@ -40,7 +41,8 @@ def export(groups: Sequence[Group], file: Path) -> str:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise GatedPromptError(f"--export needs {error.name}: pip install onnx onnxruntime onnxscript") from error
-    module, side = _First(groups[0].module).eval(), groups[0].preparation["crop"]
+    module = _First(groups[0].module).eval()
+    side = groups[0].first.transform()(Image.new("RGB", (64, 64))).shape[-1]
     draw = torch.Generator().manual_seed(0)
     partial = file.with_suffix(".partial.onnx")
     try:

@@ -1,16 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Pictures as a backbone wants them: resized, cropped, for training also flipped."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gated_prompt.data.preprocess import FgvcTransform
+from gated_prompt.sharing.predictor import Predictor
 from recipe.tasks import image_settings
 
 from .image_set import ImageSet
@@ -23,21 +22,16 @@ def preparation(backbone: str, side: int | None) -> dict[str, Any]:
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
 
 
-def image_transform(settings: Mapping[str, Any], train: bool = False) -> Callable[[Image.Image], Tensor]:
-    """RGB picture -> normalised float (3, side, side)."""
-    return FgvcTransform(**settings, train=train)
-
-
 class Pixels(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs (pixels (3, side, side), label).
+    """Pairs (pixels (3, side, side), label), as `predictor` prepares pictures.
 
     With `seed`, crops and flips are drawn from seed, epoch and position alone, so that they are the same after
     resuming and with any number of processes that decode.
     """
 
-    def __init__(self, data: ImageSet, settings: dict[str, Any], seed: int | None = None) -> None:
+    def __init__(self, data: ImageSet, predictor: Predictor, seed: int | None = None) -> None:
         self.data, self.seed, self.epoch = data, seed, 0
-        self.transform = image_transform(settings, train=seed is not None)
+        self.transform = predictor.transform() if seed is None else FgvcTransform(**predictor.preparation, train=True)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

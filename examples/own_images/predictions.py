@@ -9,11 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gated_prompt import GatedPromptError
-
-from .image_set import CLASSES, NUMBERS
 
 
 class PredictionFile:
@@ -83,15 +79,3 @@ class PredictionFile:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(cells)
         return text.getvalue()
-
-
-def best_classes(logits: Tensor, problem: str, names: Sequence[str], top: int) -> dict[str, list[Any]]:
-    """The `top` classes of one picture's logits (K,) with their scores; of numbers, their names and values."""
-    if problem == NUMBERS:
-        return {"classes": list(names), "scores": [round(float(value), 6) for value in logits]}
-    shares = logits.softmax(-1) if problem == CLASSES else logits.sigmoid()
-    scores, places = shares.topk(min(top, len(names)))
-    return {
-        "classes": [names[int(place)] for place in places],
-        "scores": [round(float(score), 6) for score in scores],
-    }

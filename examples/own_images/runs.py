@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-import gated_prompt
-from recipe.checkpoints import trained_tensors
-from recipe.reporting import has_prompts, read_out, write_json
+from recipe.reporting import read_out, write_json
 
 from .bench import Bench
 from .fitting import CHECKPOINTS, Rates, fit
+from .trained import save_trained
 
-RECORD, WEIGHTS, SCORES = "run.json", "trained.safetensors", "scores.safetensors"
+RECORD, SCORES = "run.json", "scores.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,17 +31,20 @@ class Run:
     def gain(self) -> float:
         return float(self.record["gain"])
 
+    @property
+    def kept(self) -> Path:
+        """The folder with what was trained."""
+        return self.folder / kept_in(self.record["method"])
+
 
 def run(
-    bench: Bench, method: str, seed: int, rates: Rates, head: dict[str, Tensor], batches: int, folder: Path
+    bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, folder: Path
 ) -> Run:
     """Train, or read what an earlier call trained."""
     if not (folder / RECORD).is_file():
-        fitted = fit(bench, method, seed, rates, head, batches, folder)
+        fitted = fit(bench, method, seed, rates, begin, batches, folder)
         if fitted.accelerator.is_main_process:
-            _write(fitted.model, bench, folder)
-            tensors = {n: t.detach().cpu().contiguous().clone() for n, t in trained_tensors(fitted.model).items()}
-            save_file(tensors, folder / WEIGHTS)
+            save_trained(fitted.model, folder / kept_in(method), bench.predictor)
             save_file({"scores": fitted.watch.scores}, folder / SCORES)
             record = {
                 "method": method,
@@ -65,25 +65,6 @@ def run(
     return Run(folder, json.loads((folder / RECORD).read_text()), load_file(folder / SCORES)["scores"])
 
 
-def restored(bench: Bench, finished: Run) -> tuple[Any, nn.Module]:
-    """The accelerator and the trained model of a finished run."""
-    accelerator, model = bench.start(finished.record["method"], finished.record["seed"], finished.folder)
-    state = load_file(finished.folder / WEIGHTS)
-    with torch.no_grad():
-        for name, tensor in trained_tensors(model).items():
-            tensor.copy_(state[name])
-    return accelerator, model
-
-
-def saved_in(method: str) -> str:
-    """The folder below a run's that holds what can be loaded again: an adapter, or a whole model."""
+def kept_in(method: str) -> str:
+    """Name of the folder that holds what was trained: an adapter, or parts of the model itself."""
     return "model" if method in ("full", "linear") else "adapter"
-
-
-def _write(model: nn.Module, bench: Bench, folder: Path) -> None:
-    if isinstance(model, PeftModel) and has_prompts(model):
-        gated_prompt.save(model, folder / "adapter")
-    elif isinstance(model, PeftModel):
-        model.save_pretrained(folder / "adapter")
-    else:
-        model.save_pretrained(folder / "model")  # type: ignore[operator]  # transformers'

@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from gated_prompt.errors import DataError
+from gated_prompt.sharing.predictor import Problem
 
 from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, class_targets, label_targets
 
@@ -56,20 +57,19 @@ def make_set(
     """
     if not values:
         raise DataError(f"{source} lists no pictures")
-    if problem == "auto":
-        problem = LABELS if isinstance(values[0], list) else NUMBERS if _has_fractions(values) else CLASSES
-    if problem == NUMBERS:
+    kind = _kind(problem, values)
+    if kind == NUMBERS:
         numbers = torch.tensor([_number(value, column, line) for line, value in enumerate(values, start=1)])
-        return ImageSet(pictures, numbers[:, None], problem, (column,), source)
-    each = [_labels(value) if problem == LABELS else [str(value)] for value in values]
+        return ImageSet(pictures, numbers[:, None], kind, (column,), source)
+    each = [_labels(value) if kind == LABELS else [str(value)] for value in values]
     known = tuple(sorted({label for own in each for label in own}, key=_natural)) if names is None else names
     strangers = sorted({label for own in each for label in own} - set(known))
     if strangers:
         raise DataError(f"{source} has the class {strangers[0]!r}, which the training part lacks")
     if len(known) < 2:
         raise DataError(f"{source} has {len(known)} classes in column {column!r}; at least two are needed")
-    targets = label_targets(each, known) if problem == LABELS else class_targets([own[0] for own in each], known)
-    return ImageSet(pictures, targets, problem, known, source)
+    targets = label_targets(each, known) if kind == LABELS else class_targets([own[0] for own in each], known)
+    return ImageSet(pictures, targets, kind, known, source)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -91,6 +91,12 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             raise DataError(f'{file}, line {number}, is no object like {{"image": ..., "label": ...}}')
         rows.append(row)
     return rows
+
+
+def _kind(asked: str, values: Sequence[Any]) -> Problem:
+    if asked == "auto":
+        return LABELS if isinstance(values[0], list) else NUMBERS if _has_fractions(values) else CLASSES
+    return next(problem for problem in get_args(Problem) if problem == asked)
 
 
 def _labels(value: Any) -> list[str]:

@@ -57,8 +57,8 @@ def measure(row: str, read: int, backbone: Path) -> dict[str, Any]:
     part = images.Part(pixels, torch.randint(0, CLASSES, (BATCH,), generator=generator))
     task = images.Task("none", {}, CLASSES)
     model = build(ROWS[row], Bench(task, backbone, read, 0.0, 0.0), seed=0).train()
-    inputs, start = part.batch(torch.arange(BATCH)), StartAtBlock(model, ROWS[row].insert_at)
-    if ROWS[row].insert_at:
+    inputs, start = part.batch(torch.arange(BATCH)), StartAtBlock(model, ROWS[row].entry(read))
+    if ROWS[row].entry(read):
         inputs = keep_prefix(model, start, part)
         start.open()
         model.train()
@@ -86,4 +86,4 @@ def main(args: Namespace) -> None:
 
 
 def _reads(row: str) -> Iterable[int]:
-    return (LAST,) if ROWS[row].insert_at >= BEST or row == "full" else (LAST, BEST)
+    return (LAST,) if ROWS[row].entry(BEST) >= BEST or row == "full" else (LAST, BEST)

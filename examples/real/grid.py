@@ -15,7 +15,7 @@ SEEDS = (0, 1, 2)
 LAST = 12
 RACED_ON = "eurosat"
 PROMPT_RATES = (0.01, 0.03, 0.1)
-PROMPT_RATES_FROM_A_FITTED_HEAD = (0.003, 0.01, 0.03)
+PROMPT_RATES_FROM_A_FITTED_HEAD = (0.001, 0.003, 0.01, 0.03)
 FITTED_HEAD = 0.1  # a head that starts fitted learns with this share of the rate of one that starts at random
 
 
@@ -27,7 +27,7 @@ class Row:
         method: "shallow", "deep", "gate_only", "temperature_only", "gated", "lora", "full" or "zero".
         rates: Learning rates that it races, of everything but the head (and the gates, where these have their own).
         best_block: Read after the block that the probe chose; False: after the last.
-        insert_at: The block that prompts enter.
+        insert_at: The block that prompts enter; None: half-way to the block that is read.
         gate_rates: Rates that the gates race for themselves, with the prompts' rate of `like`.
         head_start: The head starts as the probe of the features with the untrained prompts in place.
         start: Method of `initialize_prompts`; None leaves the random start.
@@ -39,13 +39,17 @@ class Row:
     method: str
     rates: tuple[float, ...] = PROMPT_RATES
     best_block: bool = False
-    insert_at: int = 0
+    insert_at: int | None = 0
     gate_rates: tuple[float, ...] = ()
     head_start: bool = False
     start: str | None = None
     attentive: int = 0
     rank: int = 0
     like: str | None = None
+
+    def entry(self, read: int) -> int:
+        """The block that prompts enter, of `read` blocks."""
+        return read // 2 if self.insert_at is None else self.insert_at
 
 
 def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
@@ -68,11 +72,14 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("deep_start"): Row("deep", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("gated_start"): Row("gated", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("gated_start_sample"): Row("gated", start="sample", like=like("gated_start"), **fitted),
+        like("gated_start_sample_half"): Row(
+            "gated", start="sample", insert_at=None, like=like("gated_start"), **fitted
+        ),
         like("deep_start_sample"): Row("deep", start="sample", like=like("deep_start"), **fitted),
         like("gated_start_rate"): Row("gated", start="sample", gate_rates=(0.1,), like=like("gated_start"), **fitted),
         like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("zero_start_rate"): Row("zero", gate_rates=(0.03, 0.1), like=like("zero_start"), **fitted),
-        like("lora8_start"): Row("lora", (0.0003, 0.001, 0.003), rank=8, **fitted),
+        like("lora8_start"): Row("lora", (0.0001, 0.0003, 0.001, 0.003), rank=8, **fitted),
     }
 
 

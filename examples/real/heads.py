@@ -28,7 +28,7 @@ def last_tokens(task: Task, backbone: Path, block: int) -> dict[str, torch.Tenso
         batches = []
         for index in torch.arange(len(part.labels)).split(100):
             with autocast():
-                states = model.dinov2(part.batch(index)).last_hidden_state
+                states = model.backbone(part.batch(index)).last_hidden_state
             batches.append(states.half())
         return torch.cat(batches)
 

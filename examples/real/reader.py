@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import Dinov2Model
+from transformers import AutoModel
 
 from .features import head_input
 
@@ -47,9 +47,11 @@ class Reader(nn.Module):
 
     def __init__(self, backbone: Path, depth: int, num_classes: int, queries: int = 0) -> None:
         super().__init__()
-        self.dinov2 = Dinov2Model.from_pretrained(backbone, num_hidden_layers=depth, dtype=torch.float32)
-        width = self.dinov2.config.hidden_size
+        self.backbone = AutoModel.from_pretrained(backbone, num_hidden_layers=depth, dtype=torch.float32)
+        if hasattr(self.backbone, "pooler"):
+            self.backbone.pooler = None  # new in the small ViTs, and read by nobody
+        width = self.backbone.config.hidden_size
         self.classifier = AttentiveHead(width, num_classes, queries) if queries else LinearHead(width, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dinov2(images).last_hidden_state)
+        return self.classifier(self.backbone(images).last_hidden_state)

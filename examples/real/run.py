@@ -17,28 +17,24 @@ from .heads import frozen_heads, standardised_head
 from .training import Bench, execute
 
 RESULTS = Path(__file__).parent / "results"
-FITTED = ("gated_start_sample", "zero_start", "gated_start_rate", "lora8_start", "zero_start_rate")
-RANDOM = ("gated", "gated_rate", "lora8", "gated_attentive", "shallow", "deep")
 
 
 def order() -> Iterator[tuple[str, str, int]]:
     """All final cells (task, row, seed) as they should come.
 
-    Those after the chosen block before those after the last, which take longer; those that start from a fitted head
-    before those from a random one; EuroSAT before the others.
+    First the rows that decide what is recommended, after the chosen block and from a fitted head; then those after the
+    last block, which take longer.
     """
-    others = [task for task in images.TASKS if task != "eurosat"]
-    fitted, random = ([f"{row}_best" for row in rows] for rows in (FITTED, RANDOM))
-    yield from (("eurosat", row, 0) for row in fitted[:4])
-    yield from ((task, row, 0) for task in reversed(others) for row in (fitted[0], fitted[3], fitted[1]))
-    yield from (
-        ("eurosat", row, 0)
-        for row in ("zero_start_rate_best", "deep_start_sample_best", "gated_best", "gated_start_best")
-    )
-    yield from (("eurosat", row, 0) for row in ("gated_start", "gated", "gated_rate", "lora8", *random))
-    yield from (("eurosat", row, seed) for seed in grid.SEEDS[1:] for row in (*fitted, *random[:4]))
-    yield from ((task, row, seed) for seed in grid.SEEDS[1:] for task in others for row in fitted)
-    yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in (*RANDOM, *random, *FITTED))
+    deciding = [
+        f"{row}_best" for row in ("gated_start_sample_half", "gated_start_sample", "lora8_start", "deep_start_sample")
+    ]
+    yield from ((task, row, 0) for row in deciding for task in ("eurosat", "dtd10"))
+    yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in deciding)
+    yield from (("eurosat", row, 0) for row in ("gated_start_best", "shallow", "gated_start_sample", "lora8_start"))
+    yield from (("eurosat", row, 0) for row in ("deep", "gated", "lora8", "temperature_only", "gate_only"))
+    yield from ((task, "zero_start_best", 0) for task in images.TASKS)
+    yield from ((task, "gated_start_best", seed) for seed in grid.SEEDS for task in images.TASKS)
+    yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in grid.ROWS)
     yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in grid.ROWS)
 
 

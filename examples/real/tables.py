@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 
-from . import grid, images, miniature, pictures, records
+from . import endings, grid, images, miniature, pictures, records
 from .cells import Found, best_block, finals, head_scores, markdown
 from .decisions import differences
 
@@ -34,6 +34,7 @@ NAMES = {
     "deep_start": "fitted head: VPT-deep",
     "gated_start": "fitted head: gated",
     "gated_start_sample": 'fitted head: gated, "sample" start',
+    "gated_start_sample_half": 'fitted head: gated, "sample" start, prompts from half-way on',
     "deep_start_sample": 'fitted head: VPT-deep, "sample" start',
     "gated_start_rate": 'fitted head: gated, "sample" start, gates with their own rate',
     "zero_start": "fitted head: zero-start prompts",
@@ -198,6 +199,7 @@ def filled(page: str, found: Found) -> str:
         "blocks": blocks(found),
         "test": trained(found, "test"),
         "validation": trained(found, "val"),
+        "endings": endings.table(found),
         "rates": rates(found),
         "differences": differences(found),
         "learned": learned(found),
@@ -205,6 +207,7 @@ def filled(page: str, found: Found) -> str:
     }
     if any(task == "miniature" for task, _ in found):
         parts["miniature"] = miniature.table(found)
+        parts["miniature, trained"] = miniature.trained_table(found)
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
     for name, text in parts.items():

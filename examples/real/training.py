@@ -62,7 +62,7 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
     if row.method in METHODS:
         settings: dict[str, Any] = METHODS[row.method]
         config = GatedPromptConfig(
-            num_virtual_tokens=PROMPTS, insert_at=row.insert_at, gate_init=GATE_INIT, **settings
+            num_virtual_tokens=PROMPTS, insert_at=row.entry(bench.read), gate_init=GATE_INIT, **settings
         )
         adapted = get_peft_model(model, config)
         if row.start is not None:
@@ -78,7 +78,7 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
             ),
         )
     if row.method == "zero":
-        add_zero_start(model, model.dinov2.encoder.layer, PROMPTS, PROMPT_BOUND)
+        add_zero_start(model, model.backbone.encoder.layer, PROMPTS, PROMPT_BOUND)
         model.classifier.requires_grad_(True)
     return model
 
@@ -144,8 +144,9 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     if row.head_start:
         start_head(model, bench)
     train, val = bench.task.parts["train"], bench.task.parts["val"]
-    start, kept = StartAtBlock(model, row.insert_at), {}
-    if row.insert_at:
+    entry = row.entry(bench.read) if row.method in METHODS else 0
+    start, kept = StartAtBlock(model, entry), {}
+    if entry:
         kept = {name: keep_prefix(model, start, bench.task.parts[name]) for name in ("train", "val")}
         start.open()
     parameters = groups(model, cell, bench)
@@ -156,8 +157,10 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     schedule = get_cosine_schedule_with_warmup(optimizer, steps, cell.epochs * steps)
     draw = torch.Generator().manual_seed(cell.seed)
     losses, curve, spent = [], [], 0.0
+    best = Best()
     if row.head_start:
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
+        best.keep(model, 0, *curve[-1])
     for _ in range(cell.epochs):
         model.train()
         begin, total = time.process_time(), 0.0
@@ -173,15 +176,45 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         spent += time.process_time() - begin
         losses.append(round(total, 4))
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
+        best.keep(model, len(losses), *curve[-1])
     results["val"], results["val_loss"] = curve[-1]
     start.close()
     if cell.is_final:
         test = bench.task.parts["test"]
         results["test"], results["test_loss"] = scores(predict(model, test), test.labels)
+        if row.head_start:
+            results |= ends(model, bench, best)
     results |= {"curve": [accuracy for accuracy, _ in curve], "losses": losses, **learned(model, row)}
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     results["train_cpu_seconds"] = round(spent, 1)
     return results
+
+
+class Best:
+    """The epoch with the best validation accuracy, the earliest of equals; epoch 0 is the start."""
+
+    def __init__(self) -> None:
+        self.epoch, self.accuracy = -1, -1.0
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    def keep(self, model: nn.Module, epoch: int, accuracy: float, _loss: float) -> None:
+        """Copy what is trained where this epoch is better than those before."""
+        if accuracy > self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            self.tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def ends(model: nn.Module, bench: Bench, best: Best) -> dict[str, Any]:
+    """Two other ends of a run that started from a fitted head: the head fitted again, and the best epoch."""
+    val, test = bench.task.parts["val"], bench.task.parts["test"]
+    start_head(model, bench)
+    refitted = [scores(predict(model, part), part.labels)[0] for part in (val, test)]
+    model.load_state_dict(best.tensors, strict=False)
+    at_best = scores(predict(model, test), test.labels)[0]
+    return {
+        "refitted": {"val": refitted[0], "test": refitted[1]},
+        "best_epoch": {"epoch": best.epoch, "val": best.accuracy, "test": at_best},
+    }
 
 
 def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tensor:

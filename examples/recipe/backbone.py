@@ -2,11 +2,12 @@
 """Whether a backbone can be had at all: asked once, for transformers asks for each of its files six times over."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from gated_prompt import GatedPromptError
+from gated_prompt import GatedPromptError, heads
 
 SECONDS = 10  # for the Hub to answer
 
@@ -32,6 +33,16 @@ def check_backbone(backbone: str) -> None:
     except Exception as error:  # of the HTTP client, which is not the same in all versions of huggingface_hub
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refusal(backbone, f"there is no such folder, it is not in the cache, and the Hub: {why}") from error
+
+
+def load_backbone(backbone: str, **settings: Any) -> Any:
+    """`heads.load_backbone`, after `check_backbone`.
+
+    Raises:
+        GatedPromptError: it cannot be loaded.
+    """
+    check_backbone(backbone)
+    return heads.load_backbone(backbone, **settings)
 
 
 def _refusal(backbone: str, why: str) -> GatedPromptError:

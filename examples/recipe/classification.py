@@ -17,6 +17,8 @@ from tqdm import tqdm
 from transformers import AutoModel, get_cosine_schedule_with_warmup
 
 from gated_prompt import initialize_head
+from gated_prompt.data.preprocess import TransformedImages
+from gated_prompt.sharing.predictor import Predictor, preparation_of
 
 from . import loop
 from .arguments import RunArguments
@@ -24,7 +26,7 @@ from .methods import build_model
 from .optimizer import parameter_groups
 from .prefix_cache import CachedPrefix, StartAtBlock
 from .probe import patch_features, probe
-from .reporting import environment, push, read_out, write_results
+from .reporting import environment, has_prompts, push, read_out, write_results
 from .tasks import Task
 
 
@@ -60,7 +62,7 @@ def train_and_score(
     model: torch.nn.Module,
     train: Dataset[Any],
     probed: Dataset[Any],
-    scored: Dataset[Any],
+    scored: TransformedImages,
 ) -> dict[str, Any]:
     """Train, score once, write everything, and return the content of results.json (empty but on the main process).
 
@@ -99,13 +101,6 @@ def train_and_score(
     shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
     if shortcut is not None:
         shortcut.open()
-    plan = loop.Plan(
-        steps=args.num_train_epochs * len(loader),
-        schedule_by="epoch",
-        checkpoints=output / "checkpoints",
-        checkpointing_steps=args.checkpointing_steps,
-        resume_from_checkpoint=args.resume_from_checkpoint,
-    )
     done = loop.train(
         accelerator,
         model,
@@ -113,7 +108,7 @@ def train_and_score(
         optimizer,
         schedule,
         lambda pixels, labels: F.cross_entropy(model(pixels).logits, labels),
-        plan,
+        loop.plan_of(args, output, args.num_train_epochs * len(loader), "epoch"),
         getattr(train, "set_epoch", None),
     )
     if shortcut is not None:
@@ -144,6 +139,9 @@ def train_and_score(
             )
         metrics, notes = {"accuracy": accuracy}, _notes(results)
         write_results(output, accelerator.unwrap_model(model), before, results, metrics, notes)
+        if has_prompts(accelerator.unwrap_model(model)):
+            preparation = preparation_of(scored.transform)
+            Predictor(task.class_names, preparation, backbone=args.backbone).write(output / "adapter")
         if args.push_to_hub:
             push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
         print(f"accuracy of {args.method} on {task.eval.provenance.split}: {accuracy:.4f}")

@@ -28,8 +28,9 @@ class Watch:
     def after_step(self) -> None:
         """Called after each step of the optimizer."""
 
-    def after_epoch(self, epochs: int) -> None:
-        """Called when so many epochs are over, before their checkpoint is written."""
+    def after_epoch(self, epochs: int) -> dict[str, float]:
+        """Called when so many epochs are over, before their checkpoint is written; returns what trackers log."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -56,6 +57,11 @@ class Plan:
     checkpoints: Path
     checkpointing_steps: str | None
     resume_from_checkpoint: str | None
+
+
+def plan_of(args: Any, output: Path, steps: int, schedule_by: str) -> Plan:
+    """The plan of a script with `--checkpointing_steps` and `--resume_from_checkpoint`."""
+    return Plan(steps, schedule_by, output / "checkpoints", args.checkpointing_steps, args.resume_from_checkpoint)
 
 
 @dataclass(frozen=True)
@@ -136,13 +142,13 @@ def train(
             rate, epoch_ends = schedule.get_last_lr()[0], step % len(loader) == 0
             if epoch_ends:
                 bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
-                accelerator.log({"loss": loss.item(), "learning_rate": rate}, step=step)
             if epoch_ends or (plan.schedule_by == "step" and accelerator.sync_gradients):
                 schedule.step()
             if accelerator.sync_gradients:
                 watch.after_step()
             if epoch_ends:
-                watch.after_epoch(step // len(loader))
+                measures = watch.after_epoch(step // len(loader))
+                accelerator.log({"loss": loss.item(), "learning_rate": rate, **measures}, step=step)
             if plan.checkpointing_steps is not None and is_due(plan.checkpointing_steps, step, len(loader)):
                 save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}", made_with)
             if step == plan.steps:

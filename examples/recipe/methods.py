@@ -131,14 +131,12 @@ def build_model(
     kind: str = "auto",
     lora_r: int = 8,
     head_init: str = "model",
-    base: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The frozen backbone with prompts and head, or what the methods without prompts train.
 
     `kind` is one of `BACKBONE_KINDS`, `lora_r` the rank of LoRA. `head_init` is 'model', the initial head that
     transformers makes, 'kaiming', that of the official code, or 'probe', which needs images later and makes that of
-    'model' here. `base`: settings of the backbone's config to change,
-    such as num_hidden_layers, which leaves the blocks above out.
+    'model' here.
 
     Raises:
         GatedPromptError: the method is unknown, a setting is wrong, or the backbone is no ViT.
@@ -155,7 +153,6 @@ def build_model(
             label2id={name: index for index, name in names.items()},
             ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
             dtype="float32",
-            **(base or {}),
         )
     except OSError as error:
         raise GatedPromptError(
@@ -165,13 +162,22 @@ def build_model(
     except ValueError as error:  # of a model without such a class, DINOv3 for one
         raise GatedPromptError(
             f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
-            "another backbone, or put gated_prompt.heads.TokenClassifier on it in your own code"
+            "another backbone, or train_images.py, which brings a head of its own"
         ) from error
     initialize_heads(model, head_init)
+    if config is None and resolve_pooling(prompts.pooling, is_mae) is not None:
+        read_patches(model)
+    return adapt(model, method, config, lora_r)
+
+
+def adapt(model: nn.Module, method: str, config: GatedPromptConfig | None, lora_r: int) -> nn.Module:
+    """Put on a model with a head what one of `METHODS` trains, and freeze the rest; `config`: see `prompt_config`.
+
+    Raises:
+        GatedPromptError: a setting does not fit the model.
+    """
     if config is not None:
         return get_peft_model(model, config)
-    if resolve_pooling(prompts.pooling, is_mae) is not None:
-        read_patches(model)
     if method == "lora":
         return add_lora(model, lora_r)
     if method == "linear":

@@ -20,6 +20,7 @@ from peft import PeftModel
 
 import gated_prompt
 from gated_prompt import plots
+from gated_prompt.sharing.predictor import FILE as PREDICTOR
 from gated_prompt.sharing.quoting import markdown
 
 PLACES = (
@@ -95,7 +96,9 @@ def push(output: Path, model: torch.nn.Module, repository: str) -> None:
     """Upload what `write_results` wrote: an adapter, for prompts with card and picture, or the whole model."""
     if has_prompts(model):
         card = ModelCard.load(output / "adapter" / "README.md")
-        gated_prompt.push_to_hub(model, repository, card=card, files=[output / "gates.png"])
+        gated_prompt.push_to_hub(
+            model, repository, card=card, files=[output / "gates.png", *(output / "adapter").glob(PREDICTOR)]
+        )
     else:
         repo = HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=repo.repo_id, folder_path=output / _folder(model))

@@ -3,9 +3,9 @@
 
     ade20k    150 classes, splits training and validation
     camvid    11 classes, splits train and test
-    others    your own folder of the same shape, splits training and validation
+    others    your own folder in the same layout, splits training and validation
 
-Images are scaled so that the short side has `short_side` pixels (times 0.5 to 2 in training), and then cropped.
+Images are scaled to a short side of `short_side` pixels (times 0.5 to 2 in training), and then cropped.
 """
 
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ KNOWN = {"ade20k": ADE20K, "camvid": CAMVID}
 SPLITS = {"camvid": ("train", "test")}
 CAMVID_NAMES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian"]
 CAMVID_NAMES += ["bicyclist"]
-LONGEST = 4  # a side longer than this many short sides is scaled to that instead (2048 for 512)
+MAX_ASPECT = 4  # the long side is scaled to at most this many short sides (2048 for 512)
 SCALES = (0.5, 2.0)
-MOST = 0.75  # a crop with a larger share of one class is drawn again, up to ten times
-TRIES = 10
+MAX_CLASS_SHARE = 0.75  # a crop with a larger share of one class is drawn again, up to ten times
+MAX_TRIES = 10
 
 Pair = tuple[Image.Image, Image.Image]
 
 
 @dataclass(frozen=True)
 class SegmentationTask:
-    """The images to train on, and those that are scored once."""
+    """The images for training, and those for testing, which are scored once."""
 
     name: str
     class_names: list[str]
@@ -52,17 +52,17 @@ def load_task(
 ) -> SegmentationTask:
     """Load a task by name, from a folder in ADE20K's layout or, for ade20k without a folder, from the Hub.
 
-    `num_classes`, `reduce_labels` (stored 0 is ignored, 1 is the first class) and `ignore_label` describe data of
-    your own, under a name of your own.
+    `num_classes`, `reduce_labels` (stored 0 is ignored, 1 is the first class) and `ignore_label` describe your own
+    data, under a name that you choose.
 
     Raises:
-        DataError: the name is not known and not described, or the data are not what they should be.
+        DataError: the name is unknown and `num_classes` is missing, or the data are invalid.
     """
     if (name in KNOWN) is (num_classes is not None):
         raise DataError(
-            f"the labels of {name} are known; leave out --num_classes, or give the task another name"
+            f"the labels of {name} are built in; leave out --num_classes, or give the task another name"
             if name in KNOWN
-            else f"unknown task {name!r}; known tasks: {', '.join(KNOWN)}. For data of your own give --num_classes"
+            else f"unknown task {name!r}; known tasks: {', '.join(KNOWN)}. For your own data, give --num_classes"
         )
     if data_dir is None and name != "ade20k":
         raise DataError(f"{name} has no source on the Hub; give --data_dir, a folder with images/ and annotations/")
@@ -77,30 +77,32 @@ def _describe(name: str, num_classes: int, reduce_labels: bool, ignore_label: in
     first = int(reduce_labels)
     last = first + num_classes - 1
     if num_classes < 2 or last >= IGNORE:
-        raise DataError(f"--num_classes is {num_classes}; expected 2 to {IGNORE - first}, one byte a pixel")
+        raise DataError(
+            f"--num_classes is {num_classes}; expected 2 to {IGNORE - first}, to fit in one byte per pixel"
+        )
     if first <= ignore_label <= last or not 0 <= ignore_label <= 255:
         raise DataError(
-            f"--ignore_label is {ignore_label}, expected 0 to 255 outside of the classes, stored as {first} to {last}"
+            f"--ignore_label is {ignore_label}, expected 0 to 255 outside the classes, which are {first} to {last}"
         )
     return SegmentationSpec(name, num_classes, first, (ignore_label, *([0] if reduce_labels else [])))
 
 
 def scaled_size(size: tuple[int, int], short_side: float) -> tuple[int, int]:
-    """Size (either order of the sides) after scaling the short side to `short_side` pixels, rounded."""
-    factor = min(short_side / min(size), LONGEST * short_side / max(size))
+    """Return the rounded size (sides in either order) after scaling the short side to `short_side` pixels."""
+    factor = min(short_side / min(size), MAX_ASPECT * short_side / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def random_crop(image: Image.Image, mask: Image.Image, short_side: int, crop: int, rng: np.random.Generator) -> Pair:
-    """A crop of at most `crop` x `crop` pixels of the randomly scaled and flipped pair, the same for both."""
+    """Scale, crop and flip image and mask alike at random; the crop has at most `crop` x `crop` pixels."""
     size = scaled_size(image.size, short_side * rng.uniform(*SCALES))
     image, mask = image.resize(size, Image.Resampling.BILINEAR), mask.resize(size, Image.Resampling.NEAREST)
     free = [max(0, side - crop) for side in size]
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         left, top = (int(rng.integers(each + 1)) for each in free)
         box = (left, top, min(left + crop, size[0]), min(top + crop, size[1]))
         counts = np.bincount(np.asarray(mask.crop(box)).ravel(), minlength=256)[:IGNORE]
-        if np.count_nonzero(counts) > 1 and counts.max() < MOST * counts.sum():
+        if np.count_nonzero(counts) > 1 and counts.max() < MAX_CLASS_SHARE * counts.sum():
             break
     image, mask = image.crop(box), mask.crop(box)
     if rng.random() < 0.5:
@@ -112,8 +114,8 @@ def random_crop(image: Image.Image, mask: Image.Image, short_side: int, crop: in
 class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
     """Random crops (pixels (3, crop, crop), labels (crop, crop)), padded with 0 and `IGNORE` where they are smaller.
 
-    What is drawn depends on seed, epoch and index alone, so a resumed run sees the crops of an uninterrupted one,
-    with any number of worker processes.
+    Each crop depends only on seed, epoch and index, so a resumed run sees the same crops as an uninterrupted one, with
+    any number of worker processes.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each pass."""
+        """Set the epoch; call this before each pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -149,7 +151,7 @@ class TrainingCrops(Dataset[tuple[Tensor, Tensor]]):
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images as they are, to be scored: (pixels (3, H, W), labels (H, W)), each of its own size."""
+    """Images in their original size, for evaluation: (pixels (3, H, W), labels (H, W))."""
 
     def __init__(self, data: LabelledMasks, mean: Sequence[float], std: Sequence[float]) -> None:
         self.data, self.mean, self.std = data, mean, std

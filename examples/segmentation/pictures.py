@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A picture of predicted label maps beside images and truth."""
+"""Plot predicted label maps next to the images and the ground truth."""
 
 import colorsys
 from pathlib import Path
@@ -19,7 +19,7 @@ Row = tuple[Image.Image, np.ndarray, np.ndarray]
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Colours (256, 3) uint8 of labels 0 to `num_classes` - 1; all others, and so ignored pixels, are white."""
+    """Return colours (256, 3) uint8 for labels 0 to `num_classes` - 1; other labels and ignored pixels are white."""
     colours = np.full((256, 3), 255, dtype=np.uint8)
     for label in range(num_classes):
         value = (0.9, 0.65)[label % 2]
@@ -28,7 +28,7 @@ def palette(num_classes: int) -> np.ndarray:
 
 
 def plot_predictions(path: Path, rows: list[Row], class_names: list[str]) -> None:
-    """Draw one row for each (image, true labels (H, W), predicted labels (H, W)), and a legend of what is seen."""
+    """Draw one row per (image, true labels (H, W), predicted labels (H, W)), and a legend of the classes shown."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -39,8 +39,8 @@ def plot_predictions(path: Path, rows: list[Row], class_names: list[str]) -> Non
     figure, axes = plt.subplots(len(rows), 3, figsize=(9, 2.4 * len(rows) + 0.6), layout="constrained", squeeze=False)
     for row, (image, truth, predicted) in zip(axes, rows, strict=True):
         shown = (image, colours[truth], colours[predicted])
-        for ax, picture, title in zip(row, shown, ("image", "truth", "prediction"), strict=True):
-            ax.imshow(picture)
+        for ax, panel, title in zip(row, shown, ("image", "ground truth", "prediction"), strict=True):
+            ax.imshow(panel)
             ax.set_title(title, fontsize=9)
             ax.axis("off")
     seen = np.unique(np.concatenate([labels.ravel() for _, *maps in rows for labels in maps]))
@@ -53,7 +53,7 @@ def plot_predictions(path: Path, rows: list[Row], class_names: list[str]) -> Non
 def draw_predictions(
     path: Path, model: nn.Module, task: SegmentationTask, data: WholeImages, predict: Predict
 ) -> None:
-    """Draw a few of the test images, evenly spread, with truth and prediction."""
+    """Draw a few evenly spaced test images with ground truth and prediction."""
     device = next(model.parameters()).device
     rows = []
     for index in range(0, len(data), max(1, -(-len(data) // PICTURES))):

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How the learning rates of SETR fall in mmsegmentation: as a power of time."""
+"""SETR's polynomial learning-rate decay, as in mmsegmentation."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def poly_schedule(optimizer: torch.optim.Optimizer, steps: int, min_rate: float, power: float = 0.9) -> LambdaLR:
-    """Each group's rate falls from its first value r to `min_rate`: (r - min_rate) (1 - t/T) ** power + min_rate."""
+    """Decay each group's rate from its initial r to `min_rate`: (r - min_rate) (1 - t/T) ** power + min_rate."""
 
     def factor(first: float, step: int) -> float:
         return ((first - min_rate) * (1 - min(step, steps) / steps) ** power + min_rate) / first

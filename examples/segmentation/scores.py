@@ -21,13 +21,13 @@ from .sliding_window import Predict
 
 @dataclass(frozen=True)
 class Scores:
-    """All in [0, 1].
+    """Segmentation scores in [0, 1].
 
     Attributes:
         mean_iou: mean over classes of intersection / union of predicted and true pixels (mIoU).
-        mean_accuracy: mean over classes of the share of their pixels that is found (mAcc).
-        pixel_accuracy: share of all pixels that is right (aAcc).
-        iou: by class; None for a class that is neither there nor predicted, which counts in no mean.
+        mean_accuracy: mean over classes of the share of their pixels predicted correctly (mAcc).
+        pixel_accuracy: share of all pixels predicted correctly (aAcc).
+        iou: IoU by class; None for a class neither present nor predicted, which the means leave out.
     """
 
     mean_iou: float
@@ -36,20 +36,20 @@ class Scores:
     iou: list[float | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
 
 def score(confusion: Tensor) -> Scores:
-    """Scores of a confusion matrix (K, K), rows true and columns predicted, without ignored pixels.
+    """Compute scores from a confusion matrix (K, K), rows true and columns predicted, without ignored pixels.
 
     Raises:
-        DataError: it counts no pixel.
+        DataError: the matrix is zero.
     """
     confusion = confusion.double()
     right, true = confusion.diag(), confusion.sum(1)
     if not true.sum():
-        raise DataError("not one pixel of the test images has a label, so there is nothing to score")
+        raise DataError("no pixel of the test images has a label, so there is nothing to score")
     iou = right / (true + confusion.sum(0) - right)  # 0 / 0 is NaN
     return Scores(
         mean_iou=iou.nanmean().item(),
@@ -60,7 +60,7 @@ def score(confusion: Tensor) -> Scores:
 
 
 def majority_score(confusion: Tensor) -> Scores:
-    """Scores of always answering the class with the most pixels among those that were scored."""
+    """Return the scores of always predicting the most frequent class."""
     true = confusion.sum(1)
     constant = torch.zeros_like(confusion)
     constant[:, true.argmax()] = true
@@ -70,10 +70,10 @@ def majority_score(confusion: Tensor) -> Scores:
 def confusion_matrix(
     model: nn.Module, data: WholeImages, predict: Predict, num_classes: int, accelerator: Accelerator
 ) -> Tensor:
-    """Confusion matrix (K, K) over all images of `data`, shared out between all processes."""
+    """Compute the confusion matrix (K, K) over all images of `data`, distributed over all processes."""
     metric = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False).to(accelerator.device)
     model = accelerator.unwrap_model(model).eval()
-    mine = range(accelerator.process_index, len(data), accelerator.num_processes)  # no image twice
+    mine = range(accelerator.process_index, len(data), accelerator.num_processes)  # each image once
     loader = DataLoader(Subset(data, mine), batch_size=None)
     for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
         predicted = predict(model, pixels.to(accelerator.device)).argmax(0)

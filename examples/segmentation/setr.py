@@ -4,44 +4,42 @@
     patch tokens of the last block   -> LayerNorm -> 4 x [3x3 conv, batch norm, ReLU, bilinear x2] -> 1x1 conv
     those of the auxiliary blocks    -> LayerNorm -> 2 x [3x3 conv, batch norm, ReLU, bilinear x4] -> 1x1 conv
 
-The factors are those for 16-pixel patches. Other patches get as many doublings as bring the map back to the size of
-the image (4 pixels: two doublings), spread evenly over the convolutions.
+The factors are those for 16-pixel patches. For other patch sizes, the map is doubled until it has the size of the
+image (4 pixels: twice), spread evenly over the convolutions.
 """
 
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, ViTModel
 from transformers.utils import ModelOutput
 
 from gated_prompt import GatedPromptError, find_vision_transformer
-from recipe.backbone import check_backbone
+from recipe.backbone import load_backbone
 
 Grid = tuple[int, int]
 
 
 @dataclass
 class SegmentationOutput(ModelOutput):
-    """Logits (B, K, H, W) of an image batch (B, 3, H, W); those of the auxiliary heads in training only."""
+    """Logits (B, K, H, W) of an image batch (B, 3, H, W); auxiliary logits in training only."""
 
     logits: Tensor | None = None
     auxiliary_logits: tuple[Tensor, ...] | None = None
 
 
 class UpHead(nn.Module):
-    """Patch tokens -> a map of class logits, upsampled step by step.
+    """Head that turns patch tokens into a map of class logits, upsampling step by step.
 
     Args:
         width: D, the width of the tokens.
         num_classes: K.
         num_convs: number of 3x3 convolutions.
-        doublings: how often the map is doubled in all.
+        doublings: how often the map is doubled in total.
         channels: channels between the convolutions.
     """
 
@@ -68,12 +66,12 @@ class UpHead(nn.Module):
         maps = self.norm(tokens).transpose(1, 2).unflatten(2, grid)
         for conv, factor in zip(self.convs[:-1], self.factors[:-1], strict=True):
             maps = _upsample(conv(maps), factor)
-        # A 1x1 convolution and a bilinear upsampling commute: the classes first, on the smaller map.
+        # 1x1 convolution and bilinear upsampling commute, so classify first, on the smaller map.
         return _upsample(self.classifier(self.convs[-1](maps)), self.factors[-1])
 
 
 class AuxiliaryHeads(nn.Module):
-    """One small head for each auxiliary block. A module of its own: PEFT cannot save a bare ModuleList."""
+    """One small head per auxiliary block; a separate module, since PEFT cannot save a bare ModuleList."""
 
     def __init__(self, number: int, width: int, num_classes: int, doublings: int, channels: int) -> None:
         super().__init__()
@@ -87,18 +85,18 @@ class AuxiliaryHeads(nn.Module):
 class SetrPupForSemanticSegmentation(nn.Module, PyTorchModelHubMixin):
     """A ViT with `decode_head` and `auxiliary_head`, which gated_prompt trains and saves with the prompts.
 
-    The backbone's hidden states come without prompts, whatever adapter is active. The decode head reads the
-    last ones after the backbone's own final norm.
+    The backbone's hidden states contain no prompts, whichever adapter is active. The decode head reads the last hidden
+    state after the backbone's final norm.
 
     Args:
         backbone: Hub id or folder of a ViT.
         num_classes: K.
-        auxiliary_blocks: blocks that an auxiliary head follows, counted from 1; the paper's are 5 and 9 of 12.
+        auxiliary_blocks: blocks followed by an auxiliary head, counted from 1; the paper uses 5 and 9 of 12.
         channels: channels of the heads.
 
     Raises:
-        GatedPromptError: the backbone cannot be loaded or has no patches, or lacks one of the blocks.
-        ArchitectureError: the backbone is no plain ViT.
+        GatedPromptError: the backbone cannot be loaded, has no patches, or lacks one of the blocks.
+        ArchitectureError: the backbone is not a plain ViT.
     """
 
     def __init__(self, backbone: str, num_classes: int, auxiliary_blocks: list[int], channels: int = 256) -> None:
@@ -115,8 +113,8 @@ class SetrPupForSemanticSegmentation(nn.Module, PyTorchModelHubMixin):
         size = getattr(self.backbone.config, "patch_size", None)
         if not isinstance(size, int):
             raise GatedPromptError(
-                f"{type(self.backbone).__name__} of {backbone} has patch_size {size}; give a ViT of transformers with "
-                "square patches, whose hidden states can be read block by block"
+                f"{type(self.backbone).__name__} of {backbone} has patch_size {size}; give a transformers ViT with "
+                "square patches that returns the hidden states of each block"
             )
         self.patch_size, self.num_prefix_tokens = size, vit.num_prefix_tokens
         self.auxiliary_blocks = list(auxiliary_blocks)
@@ -155,7 +153,7 @@ class SetrPupForSemanticSegmentation(nn.Module, PyTorchModelHubMixin):
 def setr_loss(output: SegmentationOutput, labels: Tensor, ignore_index: int, auxiliary_weight: float = 0.4) -> Tensor:
     """Cross-entropy of the decode head plus `auxiliary_weight` times that of each auxiliary head.
 
-    The mean is taken over all pixels, ignored ones included, so that a crop without labels counts 0 and not NaN.
+    The mean is over all pixels, including ignored ones, so that the loss of a crop without labels is 0 and not NaN.
     """
     if output.logits is None or output.auxiliary_logits is None:
         raise GatedPromptError("auxiliary logits are missing; the loss needs the output of a model in train mode")
@@ -164,26 +162,6 @@ def setr_loss(output: SegmentationOutput, labels: Tensor, ignore_index: int, aux
         return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / labels.numel()
 
     return loss(output.logits) + auxiliary_weight * torch.stack([loss(each) for each in output.auxiliary_logits]).sum()
-
-
-def load_backbone(source: str) -> Any:
-    """The ViT of a Hub id or folder in float32, without a pooler.
-
-    Raises:
-        GatedPromptError: it cannot be loaded.
-    """
-    check_backbone(source)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        # ViTMAEModel hides most patches and shuffles the rest; what it encodes with is a plain ViT.
-        kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
-        has_pooler = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-        return kind.from_pretrained(source, dtype="float32", **({"add_pooling_layer": False} if has_pooler else {}))
-    except (OSError, KeyError, ValueError) as error:
-        raise GatedPromptError(
-            f"cannot load --backbone {source!r}; give a folder with a ViT of transformers or a Hub id that can be "
-            f"reached ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def _upsample(maps: Tensor, factor: int) -> Tensor:

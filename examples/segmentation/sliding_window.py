@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Segment a whole image: overlapping windows, at one scale or several, with or without the mirror image."""
+"""Segment whole images with overlapping windows, at one or several scales, with or without mirror images."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,15 +14,15 @@ MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where the windows along one side begin; the last is moved back so that it ends with the image."""
+    """Return where the windows along one side start; the last one is moved back to end with the image."""
     last = max(length - window, 0)
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
 def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
-    """Logits (K, H, W) of one image (3, H, W): the mean of all windows that cover a pixel.
+    """Compute logits (K, H, W) of one image (3, H, W), averaged over all windows that cover a pixel.
 
-    `batch_size` windows go through the model at once; an image smaller than a window is one window.
+    The model runs on `batch_size` windows at once; an image smaller than a window is a single window.
     """
     height, width = pixels.shape[1:]
     tall, wide = min(window, height), min(window, width)
@@ -50,9 +50,9 @@ def predict(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Tensor:
-    """Class probabilities (K, H, W) of one image (3, H, W), averaged over scales and, with `flip`, mirror images.
+    """Compute class probabilities (K, H, W) of one image (3, H, W), averaged over scales and, with `flip`, mirroring.
 
-    At scale s the short side is s times `short_side`; logits are brought back to H x W before the softmax.
+    At scale s, the short side is s times `short_side`; logits are resized to H x W before the softmax.
     """
     size = (pixels.shape[1], pixels.shape[2])
     total = pixels.new_zeros(())

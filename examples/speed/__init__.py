@@ -1,2 +1,2 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Time and memory of gated prompts beside what users would run instead."""
+"""Time and memory of gated prompts compared with the alternatives."""

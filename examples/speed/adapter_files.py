@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Size of an adapter's file, and the time to load it and to switch to it."""
+"""Measure the size of an adapter file, and the time to load it and to switch to it."""
 
 import tempfile
 import time
@@ -15,14 +15,14 @@ from .contenders import plain
 
 
 def adapter_times(size: str, prompts: int, count: int = 6) -> dict[str, float]:
-    """Of adapters without a head: kB of the weights file; median milliseconds to load one more, and to switch."""
+    """Measure adapters without a head: kB of the weights file; median ms to load one more, and to switch."""
     settings = GatedPromptConfig(num_virtual_tokens=prompts, modules_to_save=[])
     with tempfile.TemporaryDirectory() as folder:
         gated_prompt.save(get_peft_model(plain(size, prompts).requires_grad_(False), settings), folder)
         kilobytes = Path(folder, "adapter_model.safetensors").stat().st_size / 1000
         model = PeftModel.from_pretrained(
             plain(size, prompts).requires_grad_(False), folder
-        )  # the first also puts the hooks on
+        )  # the first load also installs the hooks
         loads, switches = [], []
         for index in range(count):
             start = time.perf_counter()

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Time and memory of one contender: a training step and a forward."""
+"""Measure time and memory of one contender: a training step and a forward pass."""
 
 import multiprocessing
 import resource
@@ -19,7 +19,7 @@ from .contenders import CLASSES, CONTENDERS, logits_of
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders of one table have in common; `batch` images of 224 x 224 pixels."""
+    """The settings that all contenders of a table share; `batch` images of 224 x 224 pixels."""
 
     size: str
     batch: int
@@ -46,7 +46,7 @@ class Run:
         self.labels = torch.randint(CLASSES, (setting.batch,), device=setting.device)
 
     def train_step(self) -> float:
-        """Seconds of one forward, backward and update."""
+        """Return the seconds of one forward pass, backward pass and update."""
         self.model.train()
         start = self._now()
         with self._autocast():
@@ -58,7 +58,7 @@ class Run:
 
     @torch.inference_mode()
     def forward(self) -> float:
-        """Seconds of one forward in evaluation."""
+        """Return the seconds of one forward pass in eval mode."""
         self.model.eval()
         start = self._now()
         with self._autocast():
@@ -77,7 +77,7 @@ class Run:
 
 
 def peak_memory(name: str, prompts: int, setting: Setting) -> float:
-    """MiB at the peak of two training steps, in a process of its own: of the process on a CPU, allocated on a GPU."""
+    """Return the peak MiB of two training steps in a separate process: its memory on a CPU, allocated on a GPU."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measure_memory, name, prompts, setting).result()
 
@@ -92,7 +92,7 @@ def _measure_memory(name: str, prompts: int, setting: Setting) -> float:
 
 
 def _peak_of_this_process() -> float:
-    """MiB; on Linux not from getrusage, which starts at what the parent process held."""
+    """Return MiB; not from getrusage on Linux, where it starts at the parent's memory."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Time gated prompts against what users would run instead, and write the table.
+"""Time gated prompts against the alternatives, and write the tables.
 
     python examples/speed/compare.py --sizes small base --output_dir runs/speed
     python examples/speed/compare.py --device cuda --bf16 true --batch 64 --output_dir runs/speed-gpu
 
-Every round runs each contender once, one after the other, so that a slow minute of the machine hits all of them; a
-ratio is taken within its round, and the table shows the median over the rounds. Nothing else should be running.
-Leaves `results.json` (all numbers, with machine and versions) and `results.md` (the tables) in `--output_dir`; what
-is there already is not measured again.
+Each round runs every contender once, so that a slow minute of the machine affects all of them; ratios are taken within
+a round, and the tables show their median over the rounds. Run nothing else meanwhile. Writes `results.json` (all
+numbers, with machine and versions) and `results.md` (the tables) to `--output_dir`; existing results are not measured
+again.
 """
 
 import json
@@ -38,23 +38,25 @@ class Arguments:
     """What to measure."""
 
     sizes: list[str] = field(default_factory=lambda: ["small", "base"], metadata={"help": "small, base: ViT-S, ViT-B"})
-    prompts: list[int] = field(default_factory=lambda: [1, 10, 50, 100, 200], metadata={"help": "values of P"})
+    prompts: list[int] = field(
+        default_factory=lambda: [1, 10, 50, 100, 200], metadata={"help": "numbers of prompts, P"}
+    )
     contenders: list[str] = field(
-        default_factory=lambda: list(CONTENDERS), metadata={"help": f"of: {', '.join(CONTENDERS)}"}
+        default_factory=lambda: list(CONTENDERS), metadata={"help": f"any of: {', '.join(CONTENDERS)}"}
     )
     memory_prompts: list[int] = field(
-        default_factory=lambda: [100], metadata={"help": "values of P whose peak memory is measured"}
+        default_factory=lambda: [100], metadata={"help": "values of P to measure peak memory for"}
     )
-    batch: int = field(default=8, metadata={"help": "images a step"})
-    rounds: int = field(default=5, metadata={"help": "timed steps of each contender, after one that is not counted"})
+    batch: int = field(default=8, metadata={"help": "images per step"})
+    rounds: int = field(default=5, metadata={"help": "timed steps per contender, after one warm-up step"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
     bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16"})
     compiled: bool = field(default=False, metadata={"help": "torch.compile"})
-    output_dir: str = field(default="runs/speed", metadata={"help": "where the results are written"})
+    output_dir: str = field(default="runs/speed", metadata={"help": "folder for the results"})
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Measure what is asked for and not there yet; return the content of results.json."""
+    """Measure the requested results that are missing; return the content of results.json."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     unknown = [name for name in args.contenders if name not in CONTENDERS]
     if unknown:
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def times(args: Arguments, setting: Setting, prompts: int) -> dict[str, Any]:
-    """Seconds of every contender in every round, by kind of step."""
+    """Return the seconds of every contender in every round, by kind of step."""
     runs = {name: Run(name, prompts, setting) for name in args.contenders}
     table: dict[str, Any] = {}
     for kind in ("train_step", "forward"):
@@ -106,7 +108,7 @@ def times(args: Arguments, setting: Setting, prompts: int) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """What it was measured on and with."""
+    """Return the hardware and library versions."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{os.cpu_count()} CPU cores"
     return {
         "device": name,

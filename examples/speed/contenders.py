@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What is timed: gated prompts, and what users would run instead, all on ViTs of the same size with random weights."""
+"""The contenders: gated prompts and their alternatives, all on ViTs of the same size with random weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ CLASSES = 100
 
 
 def plain(size: str, prompts: int) -> Any:
-    """(a) The frozen ViT with a trained head, no prompts: what cannot be beaten."""
+    """(a) The frozen ViT with a trained head, no prompts: the lower bound."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(num_labels=CLASSES, **SIZES[size])).requires_grad_(False)
     model.classifier.requires_grad_(True)
@@ -29,12 +29,12 @@ def plain(size: str, prompts: int) -> Any:
 
 
 def one_token(size: str, prompts: int) -> nn.Module:
-    """(a+1) The same with one trained token, so that its backward pass reaches the input as that of prompts does."""
+    """(a+1) The same with one trained token, so that the backward pass reaches the input, as with prompts."""
     return extra_tokens(size, 1)
 
 
 class ExtraTokens:
-    """Put trained tokens behind CLS before the first block, and take them out behind the last."""
+    """Insert trained tokens after CLS before the first block, and remove them after the last."""
 
     def __init__(self, tokens: nn.Parameter) -> None:
         self.tokens = tokens
@@ -51,7 +51,7 @@ class ExtraTokens:
 
 
 def extra_tokens(size: str, prompts: int) -> nn.Module:
-    """(b) The ViT with P trained tokens concatenated once: what no method with prompts among the tokens can beat."""
+    """(b) The ViT with P trained tokens concatenated once: the lower bound with prompts in the token sequence."""
     model = plain(size, prompts)
     trained = nn.Parameter(torch.randn(prompts, SIZES[size]["hidden_size"]) * 0.02)
     model.register_parameter("tokens", trained)
@@ -75,12 +75,12 @@ def prompted(size: str, prompts: int, **settings: Any) -> nn.Module:
 
 
 def gated(size: str, prompts: int) -> nn.Module:
-    """Gated prompts as they start by default, sigmoid(-5): every block but the last has them among its tokens."""
+    """Gated prompts as initialized by default, sigmoid(-5): in the token sequence of every block but the last."""
     return prompted(size, prompts)
 
 
 def pruned(size: str, prompts: int) -> nn.Module:
-    """Gated prompts whose gates are closed, pruned: in eval mode prompts are keys and values only."""
+    """Pruned gated prompts with closed gates: in eval mode, the prompts are keys and values only."""
     model = prompted(size, prompts, gate_init=-20.0)
     prune(model, 1e-6)
     return model
@@ -92,12 +92,12 @@ def deep(size: str, prompts: int) -> nn.Module:
 
 
 def deep_dropout(size: str, prompts: int) -> nn.Module:
-    """The same with prompt dropout 0.1: in training every image has keys and values of its own."""
+    """The same with prompt dropout 0.1: in training, each image has different keys and values."""
     return prompted(size, prompts, deep=True, temperature=False, prompt_dropout=0.1)
 
 
 class ResearchBlock(nn.Module):
-    """One block as research code often writes it: explicit attention, prompts cut out and put back each time."""
+    """One block as in typical research code, with explicit attention."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class ResearchBlock(nn.Module):
 
 
 class Research(nn.Module):
-    """Gated prompts (paper, Section 4), or VPT-deep, in the usual shape of research code."""
+    """Gated prompts (paper, Section 4), or VPT-deep, as in typical research code: re-inserted at every block."""
 
     def __init__(self, size: str, prompts: int, deep: bool) -> None:
         super().__init__()
@@ -152,13 +152,13 @@ class Research(nn.Module):
 
 
 def research(size: str, prompts: int) -> nn.Module:
-    """(c) A plain re-statement of the usual research implementation of gated prompts."""
+    """(c) Gated prompts as in typical research code."""
     torch.manual_seed(0)
     return Research(size, prompts, deep=False)
 
 
 def research_deep(size: str, prompts: int) -> nn.Module:
-    """(c-deep) The same of VPT-deep."""
+    """(c-deep) VPT-deep as in typical research code."""
     torch.manual_seed(0)
     return Research(size, prompts, deep=True)
 
@@ -178,6 +178,6 @@ CONTENDERS: dict[str, Callable[[str, int], nn.Module]] = {
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits (B, C) of what a contender returns."""
+    """Return the logits (B, C) from a contender's output."""
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Markdown tables of `results.json`: ratios within a round, their median over the rounds."""
+"""Format `results.json` as Markdown tables; ratios are taken within a round, with the median over all rounds."""
 
 from statistics import median
 from typing import Any
@@ -23,12 +23,12 @@ REFERENCES = {
 
 
 def ratio(seconds: dict[str, list[float]], name: str, reference: str) -> float:
-    """Median over the rounds of this contender's time by that of the reference in the same round."""
+    """Return the median over the rounds of time / reference time in the same round."""
     return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
 
 
 def _seconds(table: dict[str, Any], kind: str) -> dict[str, list[float]]:
-    """Measurements by round; memory was measured once."""
+    """Return the measurements by round; memory has only one."""
     return {name: [value] for name, value in table.get(kind, {}).items()} if kind == "memory" else table[kind]
 
 
@@ -48,7 +48,7 @@ SUMMARY = {  # heading: kind of step, contender, reference
 
 
 def summary(results: dict[str, Any]) -> list[str]:
-    """Lines of one table over all sizes and numbers of prompts: how the cost grows."""
+    """Return the lines of one table over all sizes and numbers of prompts."""
     lines = [f"| ViT, P | {' | '.join(SUMMARY)} |", "|" + "---|" * (1 + len(SUMMARY))]
     for key, table in sorted(results["tables"].items(), key=lambda item: _order(item[0])):
         size, prompts = key.split("-")
@@ -63,7 +63,7 @@ def _order(key: str) -> tuple[bool, int]:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """The summary, one table for each size and number of prompts, and one of the adapters."""
+    """Return the summary, one table per size and number of prompts, and one of the adapters."""
     machine, settings = results["machine"], results["settings"]
     libraries = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
     precision = ("bfloat16 autocast" if settings["bf16"] else "float32") + (

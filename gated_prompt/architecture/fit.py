@@ -126,9 +126,12 @@ def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     for key, entry in base.items():
         found = saved.get(key)
         if found != entry:
+            remedy = "load the base with the adapter's num_labels"
+            if found is None:
+                remedy = "the file is damaged, or comes from a transformers whose head has other names"
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
-                f"the adapter of {config._file.place}; load the base with the adapter's num_labels"
+                f"the adapter of {config._file.place}; {remedy}"
             )
     surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
     if surplus:

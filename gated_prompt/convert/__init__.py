@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Bring self-supervised checkpoints, and runs of the paper's official code, into the formats used here.
+"""Convert self-supervised checkpoints, and runs of the paper's official code, to the formats used here.
 
-    convert_backbone(checkpoint, folder)            MAE, MoCo v3, DINO, timm -> a ViT of transformers
+    convert_backbone(checkpoint, folder)            MAE, MoCo v3, DINO, timm -> a transformers ViT
     convert_adapter(checkpoint, folder, pooling)    a run of the official code -> a gated-prompt adapter
 
-On the command line: `python -m gated_prompt.convert --help`. More: docs/convert.md.
+Command line: `python -m gated_prompt.convert --help`. See docs/convert.md.
 """
 
 import os
@@ -15,81 +15,82 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import ConversionError
 from ..sharing.card import model_card, write_card
-from .folder import check_place, whole_folder
+from .folder import atomic_folder, check_output_folder
 from .layouts import KINDS, split_state_dict
-from .official import HEAD_BIAS, describe, official_adapter, put_on, with_head
+from .official import HEAD_BIAS, attach_adapter, describe, official_adapter, with_head
 from .reading import read_state_dict
 from .report import Report
 from .vit import LAYER_NORM_EPS, build_vit, infer_architecture
 
 __all__ = ["KINDS", "Report", "convert_adapter", "convert_backbone"]
 
-Place = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 ORIGIN = "Converted from a run of the paper's official code."
-OF_BACKBONE = "the frozen backbone: convert it with `backbone`"
+FROM_BACKBONE = "part of the frozen backbone: convert it with `backbone`"
 
 
 def convert_backbone(
-    checkpoint: Place,
-    folder: Place,
+    checkpoint: StrPath,
+    folder: StrPath,
     kind: str | None = None,
     num_attention_heads: int | None = None,
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
     overwrite: bool = False,
 ) -> Report:
-    """Convert a pre-trained encoder to a `ViTModel`, or a `ViTForImageClassification` where it has a linear head.
+    """Convert a pre-trained encoder to a `ViTModel`, or to a `ViTForImageClassification` if it has a linear head.
 
     Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint. The
-    architecture is read off the shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
+    architecture is inferred from the shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
 
     Args:
-        checkpoint: a file of `torch.save` (opened without running code from it), or `.safetensors`.
-        folder: where to write, atomically.
-        kind: one of `KINDS`; None recognises it.
-        num_attention_heads: None takes 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
-        image_mean: mean of each channel, of pixels in [0, 1]; ImageNet's for MAE, MoCo v3 and DINO.
-        image_std: their standard deviation.
+        checkpoint: a file written by `torch.save` (loaded without running code from it), or `.safetensors`.
+        folder: output folder, written atomically.
+        kind: one of `KINDS`; None: detect it.
+        num_attention_heads: None: 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
+        image_mean: mean per channel of pixels in [0, 1]; ImageNet's for MAE, MoCo v3 and DINO.
+        image_std: standard deviation per channel.
         overwrite: replace an earlier conversion in `folder`.
 
     Raises:
-        ConversionError: the checkpoint cannot be read or holds keys or shapes that ViT does not have, or lacks some;
-            or the folder cannot be written to. Nothing is written then.
+        ConversionError: the checkpoint cannot be read, its keys or shapes are not those of a ViT, or the folder cannot
+            be written to. Nothing is written in these cases.
     """
-    check_place(folder, overwrite)  # before the work
+    check_output_folder(folder, overwrite)  # fail before the work
     source = Path(checkpoint)
     state = read_state_dict(source)
     encoder = split_state_dict(state, kind)
     found = infer_architecture(encoder, num_attention_heads)
     _check_channels(found.channels, image_mean, image_std)
     model = build_vit(encoder, found)
-    from transformers import ViTImageProcessor  # here, as it needs Pillow, and warns where there is no torchvision
+    from transformers import ViTImageProcessor  # requires Pillow, and warns without torchvision
 
     processor = ViTImageProcessor(
         size={"height": found.image_size, "width": found.image_size},
         image_mean=list(image_mean),
         image_std=list(image_std),
     )
-    with whole_folder(folder, overwrite) as staging:
+    with atomic_folder(folder, overwrite) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
     notes = [*encoder.notes, f"layer_norm_eps {LAYER_NORM_EPS}, pixel mean {list(image_mean)}, std {list(image_std)}"]
     if num_attention_heads is None:
-        notes.append("the number of heads is the usual one of this width: no shape tells it")
+        notes.append("the number of heads is the usual one for this width; it cannot be inferred from the shapes")
     if encoder.kind == "timm" and tuple(image_mean) == tuple(IMAGENET_DEFAULT_MEAN):
         notes.append(
-            "this mean is that of MAE, MoCo v3 and DINO; some of timm's own weights want another (AugReg: 0.5), which "
-            "their config.json tells"
+            "this mean is that of MAE, MoCo v3 and DINO; some of timm's own weights need another (AugReg: 0.5), given "
+            "in their config.json"
         )
     return Report(source, Path(folder), encoder.kind, f"{type(model).__name__}, {found}", encoder.reasons, notes)
 
 
 def convert_adapter(
-    checkpoint: Place, folder: Place, pooling: str | None, base_model: str | None = None, overwrite: bool = False
+    checkpoint: StrPath, folder: StrPath, pooling: str | None, base_model: str | None = None, overwrite: bool = False
 ) -> Report:
     """Convert a run checkpoint of the paper's official code to an adapter folder with prompts and head.
 
-    `convert_backbone` on the same file gives the base it fits. The file does not tell the class that ran, so:
+    `convert_backbone` extracts the matching base from the same file. The file does not record which class ran, so
+    choose the pooling:
 
     | official class, `VIT_POOL_TYPE` | `pooling` |
     |---|---|
@@ -100,28 +101,28 @@ def convert_adapter(
 
     Args:
         checkpoint: the official code's `last_model.pth`: its `SSLViT.state_dict()`, in `model` or plain.
-        folder: where to write, atomically.
-        pooling: see above.
+        folder: output folder, written atomically.
+        pooling: see the table.
         base_model: folder or Hub id of the base, recorded in the adapter.
         overwrite: replace an earlier conversion in `folder`.
 
     Raises:
-        ConversionError: the checkpoint is no such run, or a key or shape is not what its encoder means; or the folder
-            cannot be written to. Nothing is written then.
+        ConversionError: the checkpoint is not such a run, a key or shape does not match its encoder, or the folder
+            cannot be written to. Nothing is written in these cases.
         ConfigError: `pooling` is unknown.
     """
-    check_place(folder, overwrite)
+    check_output_folder(folder, overwrite)
     source = Path(checkpoint)
     encoder = split_state_dict(read_state_dict(source), "official")
     found = infer_architecture(encoder, num_heads=1)  # no tensor of the adapter depends on it
     wrapper = encoder.prefix.removesuffix("enc.")
-    run = {name.removeprefix(wrapper): tensor for name, tensor in encoder.beside.items()}
+    run = {name.removeprefix(wrapper): tensor for name, tensor in encoder.extras.items()}
     config, tensors, unused = official_adapter(run, found.depth, found.width, pooling)
-    model = put_on(build_vit(*with_head(encoder, found, run)), config, tensors, base_model)
-    with whole_folder(folder, overwrite) as staging:
-        model.save_pretrained(staging, save_embedding_layers=False)  # "auto" would ask the Hub about the base's words
+    model = attach_adapter(build_vit(*with_head(encoder, found, run)), config, tensors, base_model)
+    with atomic_folder(folder, overwrite) as staging:
+        model.save_pretrained(staging, save_embedding_layers=False)  # "auto" would query the Hub about the base
         write_card(staging, model_card(model, base_model=base_model, notes=ORIGIN))
-    dropped = {encoder.prefix + name: OF_BACKBONE for name in encoder.tensors}
+    dropped = {encoder.prefix + name: FROM_BACKBONE for name in encoder.tensors}
     dropped |= {wrapper + name: reason for name, reason in unused.items()}
     return Report(source, Path(folder), encoder.kind, describe(config, len(run[HEAD_BIAS])), dropped, encoder.notes)
 
@@ -130,6 +131,6 @@ def _check_channels(channels: int, *values: Sequence[float]) -> None:
     for value in values:
         if len(value) != channels:
             raise ConversionError(
-                f"pixel mean and std have {len(value)} value(s), expected {channels}, one for each channel of the "
+                f"pixel mean and std have {len(value)} value(s), expected {channels}, one per channel of the "
                 "checkpoint's patches; give image_mean and image_std"
             )

@@ -13,9 +13,9 @@ from . import KINDS, convert_adapter, convert_backbone
 
 BACKBONE = """\
 Convert a pre-trained Vision Transformer to a folder that transformers loads: a ViTModel, or a
-ViTForImageClassification where the checkpoint has a linear head. Prints what was left out and why.
+ViTForImageClassification if the checkpoint has a linear head. Prints what was left out and why.
 
-kinds (recognised by the names in the file):
+kinds (detected from the names in the file):
   mae       MAE: mae_pretrain_vit_base.pth, mae_pretrain_vit_large.pth, ...
   moco      MoCo v3: vit-b-300ep.pth.tar (pre-training), linear-vit-b-300ep.pth.tar (linear evaluation)
   dino      DINO: dino_vitbase16_pretrain.pth, dino_vitbase16_pretrain_full_checkpoint.pth
@@ -23,8 +23,8 @@ kinds (recognised by the names in the file):
   official  a run of the paper's official code: its frozen backbone
 """
 ADAPTER = """\
-Convert a run of the paper's official code (its last_model.pth) to a gated-prompt adapter. The file does not tell which
-class ran, so the pooling has to be given:
+Convert a run of the paper's official code (its last_model.pth) to a gated-prompt adapter. The file does not record
+which class ran, so give the pooling:
   none                 MoCo v3 with VIT_POOL_TYPE original
   prompts_and_patches  MAE with VIT_POOL_TYPE original, or imgprompt_pool
   patches              VIT_POOL_TYPE img_pool
@@ -33,7 +33,7 @@ class ran, so the pooling has to be given:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one conversion and print its report; 1 and a message where it is refused."""
+    """Run one conversion and print its report; on an error, print it and return 1."""
     args = _parser().parse_args(argv)
     try:
         if args.command == "backbone":
@@ -64,14 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert self-supervised checkpoints, and runs of the paper's official code.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    backbone = _command(commands, "backbone", "a pre-trained encoder to a model of transformers", BACKBONE)
-    backbone.add_argument("--kind", choices=KINDS, help="which code wrote it, where the names do not tell")
+    backbone = _command(commands, "backbone", "convert a pre-trained encoder to a transformers model", BACKBONE)
+    backbone.add_argument("--kind", choices=KINDS, help="which code wrote the checkpoint, if its names are ambiguous")
     backbone.add_argument(
         "--num_attention_heads",
         type=int,
         metavar="N",
-        help="attention heads, which no shape tells (default: 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, "
-        "else width / 64)",
+        help="attention heads, which the shapes do not reveal (default: 12 for MoCo v3's ViT-S, 16 for widths 1152 to "
+        "1664, else width / 64)",
     )
     for name, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
         backbone.add_argument(
@@ -80,9 +80,9 @@ def _parser() -> argparse.ArgumentParser:
             nargs=3,
             default=list(default),
             metavar=("R", "G", "B"),
-            help=f"{name} of each channel, of pixels in [0, 1] (default: ImageNet's, %(default)s)",
+            help=f"{name} per channel of pixels in [0, 1] (default: ImageNet's, %(default)s)",
         )
-    adapter = _command(commands, "adapter", "a run of the official code to an adapter", ADAPTER)
+    adapter = _command(commands, "adapter", "convert a run of the official code to an adapter", ADAPTER)
     adapter.add_argument("--pooling", required=True, choices=("none", *POOLINGS), help="see above")
     adapter.add_argument("--base_model", metavar="NAME", help="folder or Hub id of the base, recorded in the adapter")
     return parser
@@ -95,7 +95,7 @@ def _command(
         name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="the file to convert")
-    parser.add_argument("out", help="the folder to write; it appears whole or not at all")
+    parser.add_argument("out", help="the output folder, written atomically")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in that folder")
     return parser
 

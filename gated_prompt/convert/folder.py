@@ -9,25 +9,25 @@ from pathlib import Path
 
 from ..errors import ConversionError
 
-WRITTEN_HERE = {
+OUTPUT_FILES = {
     *("config.json", "model.safetensors", "preprocessor_config.json"),
     *("adapter_config.json", "adapter_model.safetensors", "README.md"),
 }
 
 
 @contextmanager
-def whole_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
-    """Give a place to write in; when the block ends without an error it becomes `folder`.
+def atomic_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
+    """Yield a staging folder that becomes `folder` if the block ends without an error.
 
-    A process that is killed leaves `folder` as it was (killed between the two renames of an overwriting: the old one
-    beside it, as `.NAME.replaced`).
+    A killed process leaves `folder` unchanged; if it is killed between the two renames of an overwrite, the old folder
+    remains next to it as `.NAME.replaced`.
 
     Raises:
-        ConversionError: see `check_place`.
+        ConversionError: see `check_output_folder`.
     """
-    target = check_place(folder, overwrite)
+    target = check_output_folder(folder, overwrite)
     staging, replaced = (target.with_name(f".{target.name}.{word}") for word in ("converting", "replaced"))
-    shutil.rmtree(staging, ignore_errors=True)  # of a conversion that was killed; a fixed name, so no litter
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed conversion; a fixed name, so no pile
     staging.mkdir(parents=True)
     try:
         yield staging
@@ -49,25 +49,25 @@ def whole_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Pa
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_place(folder: str | os.PathLike[str], overwrite: bool) -> Path:
-    """The resolved path of `folder`, which is new, or empty, or holds an earlier conversion that may be replaced.
+def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Return the resolved path of `folder`, which is new, empty, or an earlier conversion that may be replaced.
 
     Raises:
-        ConversionError: it is a file, it is not empty and `overwrite` is False, or it holds other files than those
-            that a conversion writes.
+        ConversionError: it is a file, it is not empty and `overwrite` is False, or it contains files that no
+            conversion writes.
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
-        raise ConversionError(f"{target} is a file, expected a folder; give another place")
+        raise ConversionError(f"{target} is a file, expected a folder; give another path")
     held = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     if held and not overwrite:
         raise ConversionError(
-            f"{target} is not empty (it holds {', '.join(held[:5])}); give another place, or allow to overwrite it"
+            f"{target} is not empty (it contains {', '.join(held[:5])}); give another path, or set overwrite"
         )
-    foreign = [name for name in held if name not in WRITTEN_HERE]
+    foreign = [name for name in held if name not in OUTPUT_FILES]
     if foreign:
         raise ConversionError(
-            f"{target} holds {', '.join(foreign[:5])}, which no conversion wrote, so it is not replaced; give another "
-            "place, or remove it yourself"
+            f"{target} contains {', '.join(foreign[:5])}, which no conversion wrote, so the folder is not replaced; "
+            "give another path, or delete it yourself"
         )
     return target

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Which code wrote a state dict: what stands before the encoder's names, and what is beside the encoder.
+"""Detect which code wrote a state dict, and separate the encoder from the other tensors.
 
-All of them name the encoder's own tensors as timm does. What has no place in an encoder is taken out here, with the
-reason; nothing else is.
+Every layout uses timm's names for the encoder's tensors, behind a prefix. Only tensors that are not part of an encoder
+are removed here, each with a reason.
 """
 
 import re
@@ -14,18 +14,18 @@ from ..errors import ConversionError
 from .reading import StateDict
 
 KINDS = ("mae", "moco", "dino", "timm", "official")
-MOCO_ARCHITECTURES = ("vit_small", "vit_base", "vit_conv_small", "vit_conv_base")  # as MoCo v3's files note them
+MOCO_ARCHITECTURES = ("vit_small", "vit_base", "vit_conv_small", "vit_conv_base")  # as recorded in MoCo v3's files
 DINO_LINEAR = {"linear.weight", "linear.bias"}
-OF_ADAPTER = "part of the adapter: convert it with `adapter`"
+FROM_ADAPTER = "part of the adapter: convert it with `adapter`"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`prefix`: what the encoder's names start with; `beside`: patterns of the names taken out, and the reasons."""
+    """`prefix`: start of the encoder's names; `extras`: (name pattern, reason to remove it) of the other tensors."""
 
     kind: str
     prefix: str
-    beside: tuple[tuple[str, str], ...] = ()
+    extras: tuple[tuple[str, str], ...] = ()
 
 
 PREFIXED = (
@@ -43,53 +43,53 @@ PREFIXED = (
         "official",
         "enc.",
         (
-            (r"enc\.(prompt_embeddings|deep_prompt_embeddings|gate_logit|temp)$", OF_ADAPTER),
-            (r"head\.last_layer\.(weight|bias)$", OF_ADAPTER),
+            (r"enc\.(prompt_embeddings|deep_prompt_embeddings|gate_logit|temp)$", FROM_ADAPTER),
+            (r"head\.last_layer\.(weight|bias)$", FROM_ADAPTER),
         ),
     ),
 )
-MAE = Layout("mae", "", ((r"mask_token$|decoder_", "MAE's decoder: it paints pixels in pre-training only"),))
+MAE = Layout("mae", "", ((r"mask_token$|decoder_", "MAE's decoder: used in pre-training only"),))
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder's tensors by timm's names, and what was beside them by its name in the file.
+    """An encoder's tensors by timm's names, and the file's other tensors, `extras`, by their names in the file.
 
-    `prefix` + timm's name is the name in the file; `reasons` says of each tensor beside why it was taken out.
+    `prefix` + timm's name is the name in the file; `reasons` says why each of the `extras` was removed.
     """
 
     kind: str
     prefix: str
     tensors: dict[str, torch.Tensor]
-    beside: dict[str, torch.Tensor]
+    extras: dict[str, torch.Tensor]
     reasons: dict[str, str]
     notes: list[str]
 
 
 def split_state_dict(state: StateDict, asked: str | None = None) -> Encoder:
-    """Take the encoder out of a state dict. `asked` is one of `KINDS`, or None to recognise it by the names.
+    """Extract the encoder from a state dict. `asked` is one of `KINDS`, or None to detect it from the names.
 
     Raises:
-        ConversionError: the layout is not that of the kind asked for, or there are names that belong to no layout.
+        ConversionError: the layout is not that of the requested kind, or some names belong to no layout.
     """
     if asked is not None and asked not in KINDS:
-        raise ConversionError(f"kind is {asked!r}, expected one of {', '.join(KINDS)}, or None to recognise it")
+        raise ConversionError(f"kind is {asked!r}, expected one of {', '.join(KINDS)}, or None to detect it")
     wrapper = "module." if all(name.startswith("module.") for name in state.tensors) else ""  # of DataParallel
     tensors = {name.removeprefix(wrapper): tensor for name, tensor in state.tensors.items()}
     if set(tensors) <= DINO_LINEAR:
         raise ConversionError(
-            "the file holds DINO's linear classifier alone. It reads tokens of several blocks, or CLS and mean patch "
-            "together, which no head of ViTForImageClassification does; convert the file of the backbone"
+            "the file contains only DINO's linear classifier, which reads tokens of several blocks, or CLS and the "
+            "mean patch together. The head of ViTForImageClassification cannot do so; convert the backbone's file"
         )
     layout = _recognise(tensors, state, wrapper, asked)
     encoder: dict[str, torch.Tensor] = {}
-    beside: dict[str, torch.Tensor] = {}
+    extras: dict[str, torch.Tensor] = {}
     reasons: dict[str, str] = {}
     unknown = []
     for name, tensor in tensors.items():
-        reason = next((why for pattern, why in layout.beside if re.match(pattern, name)), None)
+        reason = next((why for pattern, why in layout.extras if re.match(pattern, name)), None)
         if reason is not None:
-            beside[wrapper + name], reasons[wrapper + name] = tensor, reason
+            extras[wrapper + name], reasons[wrapper + name] = tensor, reason
         elif name.startswith(layout.prefix):
             encoder[name.removeprefix(layout.prefix)] = tensor
         else:
@@ -99,7 +99,7 @@ def split_state_dict(state: StateDict, asked: str | None = None) -> Encoder:
             f"unexpected key(s) in a checkpoint of kind {layout.kind!r}, whose encoder's keys start with "
             f"{wrapper + layout.prefix!r}: {', '.join(sorted(unknown)[:10])}"
         )
-    return Encoder(layout.kind, wrapper + layout.prefix, encoder, beside, reasons, _notes(state))
+    return Encoder(layout.kind, wrapper + layout.prefix, encoder, extras, reasons, _notes(state))
 
 
 def _recognise(tensors: dict[str, torch.Tensor], state: StateDict, wrapper: str, asked: str | None) -> Layout:
@@ -113,9 +113,9 @@ def _recognise(tensors: dict[str, torch.Tensor], state: StateDict, wrapper: str,
             return layout
     if asked == "official":
         raise ConversionError(
-            "no key starts with 'enc.', so this is no run checkpoint of the official code (its `last_model.pth`)"
+            "no key starts with 'enc.', so this is not a run checkpoint of the official code (its `last_model.pth`)"
         )
-    if asked in (None, "mae") and any(re.match(pattern, name) for name in tensors for pattern, _ in MAE.beside):
+    if asked in (None, "mae") and any(re.match(pattern, name) for name in tensors for pattern, _ in MAE.extras):
         return MAE
     if asked is not None:
         return Layout(asked, "")
@@ -128,7 +128,7 @@ def _notes(state: StateDict) -> list[str]:
     if state.container == "teacher":
         notes.append("the weights are the teacher's, which DINO itself evaluates")
     if state.container == "student":
-        notes.append("the weights are the student's: the file holds no teacher")
+        notes.append("the weights are the student's: the file has no teacher")
     if state.others:
-        notes.append(f"entries of the file beside {state.container!r}, not used: {', '.join(state.others)}")
+        notes.append(f"only {state.container!r} of the file is used, not {', '.join(state.others)}")
     return notes

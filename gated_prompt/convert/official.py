@@ -1,11 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The adapter in a run checkpoint of the paper's official code.
+"""Extract the adapter from a run checkpoint of the paper's official code.
 
     enc.prompt_embeddings        (1, P, D)       enc.gate_logit              (G,), of blocks 0 .. G-1
     enc.deep_prompt_embeddings   (L - 1, P, D)   enc.temp                    (L,)
     head.last_layer.weight/bias  (C, D), (C,)
 
-The class that ran it (MAE or MoCo v3) and its pooling leave no trace in the file.
+The file records neither the class that ran (MAE or MoCo v3) nor its pooling.
 """
 
 from dataclasses import replace
@@ -31,16 +31,16 @@ SURPLUS = "entries beyond the number of blocks, which no block used"
 def official_adapter(
     run: dict[str, torch.Tensor], depth: int, width: int, pooling: str | None
 ) -> tuple[GatedPromptConfig, dict[str, torch.Tensor], dict[str, str]]:
-    """Settings and tensors of the adapter, by the keys of an adapter file, and what was left out with the reason.
+    """Return the adapter's config, its tensors by adapter-file key, and the reason for each tensor left out.
 
-    `run` holds the tensors above by their names.
+    `run` maps the names above to tensors.
 
     Raises:
-        ConversionError: a tensor is missing or has another shape than the encoder means.
+        ConversionError: a tensor is missing, or its shape does not match the encoder.
     """
     missing = [name for name in (PROMPTS, HEAD_WEIGHT, HEAD_BIAS) if name not in run]
     if missing:
-        raise ConversionError(f"the run checkpoint lacks {', '.join(missing)}; expected a whole `last_model.pth`")
+        raise ConversionError(f"the run checkpoint lacks {', '.join(missing)}; expected a complete `last_model.pth`")
     deep, dropped = DEEP_PROMPTS in run, {}
     count = run[PROMPTS].shape[1] if run[PROMPTS].ndim == 3 else 0
     labels = run[HEAD_WEIGHT].shape[0] if run[HEAD_WEIGHT].ndim == 2 else 0
@@ -52,7 +52,7 @@ def official_adapter(
     }
     for name, shape in shapes.items():
         if name in run and (tuple(run[name].shape) != shape or 0 in shape):
-            raise ConversionError(f"{name} has shape {tuple(run[name].shape)}, expected {shape}, and no 0 in it")
+            raise ConversionError(f"{name} has shape {tuple(run[name].shape)}, expected {shape} without zeros")
     values = {TOKENS: torch.cat((run[PROMPTS], run[DEEP_PROMPTS])) if deep else run[PROMPTS]}
     for name, key, enough in ((GATES, GATE_LOGITS, 1), (TEMPS, TEMPERATURES, depth)):
         if name not in run:
@@ -69,7 +69,7 @@ def official_adapter(
     config = GatedPromptConfig(
         num_virtual_tokens=count,
         deep=deep,
-        gates=deep or gated is not None,  # with deep prompts the field has no meaning; its default stays
+        gates=deep or gated is not None,  # deep prompts ignore it: keep the default
         gated_blocks=None if gated in (None, depth - 1) else list(range(gated)),
         temperature=TEMPERATURES in values,
         pooling=pooling,
@@ -80,15 +80,15 @@ def official_adapter(
 
 
 def with_head(encoder: Encoder, found: Architecture, run: dict[str, torch.Tensor]) -> tuple[Encoder, Architecture]:
-    """The run's encoder and its head as one model, the base that the adapter is put on to be saved."""
+    """Combine the run's encoder and head into the base model from which the adapter is saved."""
     head = {"head.weight": run[HEAD_WEIGHT], "head.bias": run[HEAD_BIAS]}
     return replace(encoder, tensors=encoder.tensors | head), replace(found, labels=len(run[HEAD_BIAS]))
 
 
-def put_on(
+def attach_adapter(
     base: ViTForImageClassification, config: GatedPromptConfig, tensors: dict[str, torch.Tensor], name: str | None
 ) -> PeftModel:
-    """The adapter on a base of its shape, ready to be saved; `name` of the base is recorded."""
+    """Attach the adapter to a base of its shape, ready to save; `name` is recorded as the base's."""
     base.name_or_path = name  # where PEFT looks for it
     model = get_peft_model(base, config)
     set_peft_model_state_dict(model, tensors)
@@ -96,10 +96,10 @@ def put_on(
 
 
 def describe(config: GatedPromptConfig, labels: int) -> str:
-    """One line for the report."""
+    """Return one line for the report."""
     kind = "deep prompts" if config.deep else "prompts"
-    blocks = "those of every block but the last" if config.gated_blocks is None else f"blocks {config.gated_blocks}"
-    gates = "no gates" if config.deep or not config.gates else f"gates: {blocks}"
+    blocks = "every block but the last" if config.gated_blocks is None else f"blocks {config.gated_blocks}"
+    gates = "no gates" if config.deep or not config.gates else f"gates on {blocks}"
     temperatures = "temperatures" if config.temperature else "no temperatures"
     return (
         f"adapter of {config.num_virtual_tokens} {kind}, {gates}, {temperatures}, pooling {config.pooling!r}, "

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Open a checkpoint without running code from it, and find the state dict in it."""
+"""Load a checkpoint without running code from it, and find its state dict."""
 
 import argparse
 import re
@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 
 from ..errors import ConversionError
 
-CONTAINERS = ("teacher", "student", "state_dict", "model")  # the first that is there; DINO evaluates its teacher
+CONTAINERS = ("teacher", "student", "state_dict", "model")  # the first present; DINO evaluates its teacher
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of one file by their names there; `container` is the entry that held them, None for the file itself.
+    """The tensors of one file by name; `container` is the entry that held them, None: the top level.
 
-    `others` are the file's other entries (optimizer, epoch, ...), `arch` the architecture that MoCo v3 notes.
+    `others` are the file's other entries (optimizer, epoch, ...), `arch` the architecture that MoCo v3 records.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -35,29 +35,32 @@ def read_state_dict(path: Path) -> StateDict:
     """Read a `.safetensors` file, or one that `torch.save` wrote.
 
     Raises:
-        ConversionError: the file is missing, unreadable, holds objects that only code could rebuild, or no state dict.
+        ConversionError: the file is missing or unreadable, contains objects that only code could rebuild, or has no
+            state dict.
     """
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "not there"
-        raise ConversionError(f"{path} is {what}, expected a checkpoint file (.pth, .pth.tar, .bin, .safetensors)")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConversionError(f"{path} {what}, expected a checkpoint file (.pth, .pth.tar, .bin, .safetensors)")
     content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not isinstance(content, Mapping):
         raise ConversionError(
-            f"{path} holds a {type(content).__name__}, expected a dictionary of tensors, as state_dict() gives it"
+            f"{path} contains a {type(content).__name__}, expected a dictionary of tensors as returned by state_dict()"
         )
     container = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
     state: Mapping[Any, Any] = content if container is None else content[container]
     others = [str(name) for name in content if name != container] if container else []
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(
-            f"{path} holds no state dict; its entries are {_some(state)}, expected tensors, or one of "
-            f"{', '.join(CONTAINERS)} that holds them"
+            f"{path} has no state dict; its entries are {_some(state)}, expected tensors, or one of "
+            f"{', '.join(CONTAINERS)} that contains them"
         )
     for name, value in state.items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-            raise ConversionError(f"{name!r} in {path} is a {type(value).__name__}, expected only tensors beside it")
+            raise ConversionError(
+                f"{name!r} in {path} is a {type(value).__name__}, expected only tensors in a state dict"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConversionError(f"{name} in {path} holds NaN or infinite values; download it again")
+            raise ConversionError(f"{name} in {path} contains NaN or infinite values; download it again")
     arch = content.get("arch")
     return StateDict(dict(state), container, others, arch if isinstance(arch, str) else None)
 
@@ -77,8 +80,8 @@ def _read_torch(path: Path) -> Any:
         unsafe = re.search(r"unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(error), re.IGNORECASE)
         if unsafe is not None:
             raise ConversionError(
-                f"{path} holds more than tensors and plain values ({unsafe[1]}), and opening that can run code. If "
-                "you trust its origin, open it yourself and save its state dict alone with safetensors.torch.save_file"
+                f"{path} contains more than tensors and plain values ({unsafe[1]}), and loading that can run code. If "
+                "you trust its source, load it yourself and save only its state dict with safetensors.torch.save_file"
             ) from error
         raise ConversionError(
             f"{path} is not a readable PyTorch file ({type(error).__name__}); download it again"
@@ -86,7 +89,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _plain_values() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """What MAE and DINO save beside tensors: the command line, and learning rates as NumPy numbers. Plain data."""
+    """Types that MAE and DINO save with the tensors, all plain data: the command line, and NumPy numbers."""
     scalar: Any = np.float64(0).__reduce__()[0]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before NumPy 2, and since
     return [

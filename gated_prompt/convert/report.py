@@ -30,6 +30,6 @@ class Report:
 
 
 def _by_pattern(keys: list[str]) -> list[str]:
-    """One line for the keys that differ in the block's number alone."""
+    """Return one line for all keys that differ only in the block number."""
     counts = Counter(re.sub(r"(?<=blocks\.)\d+", "*", key) for key in keys)
     return [f"{key} ({count})" if count > 1 else key for key, count in counts.items()]

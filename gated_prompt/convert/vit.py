@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Build transformers' ViT from an encoder whose tensors have timm's names; the architecture is read off the shapes."""
+"""Build a transformers ViT from an encoder with timm's tensor names, inferring the architecture from the shapes."""
 
 import math
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from ..errors import ConversionError
 from .layouts import Encoder
 
 LAYER_NORM_EPS = 1e-6  # in MAE, MoCo v3, DINO and timm; ViTConfig's default is 1e-12
-WIDE = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # heads of the widths whose heads are not 64 wide
-# timm's names in a block, and transformers': of 5.x, then of 4.x where they differ.
+WIDE = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # number of heads of widths whose head dimension is not 64
+# timm's names in a block -> transformers' names: of 5.x, then of 4.x where they differ.
 BLOCK_PARTS = {
     "norm1": ("layernorm_before",),
     "attn.q": ("attention.q_proj", "attention.attention.query"),
@@ -31,7 +31,7 @@ BLOCKS = ("layers", "encoder.layer")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a Vision Transformer; `labels` is None where it has no linear head."""
+    """Sizes of a Vision Transformer; `labels` is None without a linear head."""
 
     width: int
     depth: int
@@ -52,18 +52,18 @@ class Architecture:
 
 
 def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
-    """Read the sizes off the shapes, and check that every tensor is there, has its shape, and no other is there.
+    """Infer the sizes from the shapes, and check that exactly the expected tensors are there, with the right shapes.
 
-    `num_heads` is what the shapes do not tell; None takes the width's usual number.
+    The shapes do not reveal `num_heads`; None: the usual number for the width.
 
     Raises:
-        ConversionError: a key is missing or unexpected, a shape is wrong, or the number of heads cannot be told.
+        ConversionError: a key is missing or unexpected, a shape is wrong, or the number of heads is unknown.
     """
     tensors, prefix = encoder.tensors, encoder.prefix
     if "fc_norm.weight" in tensors and "norm.weight" not in tensors:
         raise ConversionError(
             f"the checkpoint has {prefix}fc_norm and no {prefix}norm: a model fine-tuned with mean pooling (MAE's "
-            "fine-tuned files). ViT normalises each token and reads CLS, so it would need a norm that was never "
+            "fine-tuned files). ViT normalises each token and reads CLS, which would require a norm that was never "
             "trained; use the pre-trained file (mae_pretrain_vit_base.pth)"
         )
     anchors = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2}
@@ -86,7 +86,7 @@ def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
         image_size=patch_size * _side(tensors["pos_embed"], prefix),
         channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        # The official code has its head elsewhere: there a head of the encoder would be an unexpected one.
+        # The official code keeps its head elsewhere, so a head in its encoder is unexpected.
         labels=len(tensors["head.weight"]) if "head.weight" in tensors and encoder.kind != "official" else None,
     )
     _check(tensors, _expected_shapes(found), prefix)
@@ -94,9 +94,9 @@ def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
 
 
 def build_vit(encoder: Encoder, found: Architecture) -> ViTModel | ViTForImageClassification:
-    """A `ViTForImageClassification` where the checkpoint has a linear head, else a `ViTModel` without pooler.
+    """Build a `ViTForImageClassification` if the checkpoint has a linear head, else a `ViTModel` without pooler.
 
-    Its precision is that of the checkpoint.
+    The model has the precision of the checkpoint.
     """
     config = ViTConfig(
         hidden_size=found.width,
@@ -111,7 +111,7 @@ def build_vit(encoder: Encoder, found: Architecture) -> ViTModel | ViTForImageCl
     )
     if found.labels is not None:
         config.num_labels = found.labels
-    with torch.device("meta"):  # no time for random weights, and none can be left
+    with torch.device("meta"):  # saves random initialization, and none can remain
         model = (
             ViTModel(config, add_pooling_layer=False) if found.labels is None else ViTForImageClassification(config)
         )
@@ -130,15 +130,15 @@ def _heads(width: int, kind: str, asked: int | None) -> int:
         return 12
     if width == 384 and kind == "timm":
         raise ConversionError(
-            "a ViT-S (width 384) has 6 heads in timm and DINO but 12 in MoCo v3, and this checkpoint does not tell "
-            "them apart; give num_attention_heads, or the kind ('dino', 'moco')"
+            "a ViT-S (width 384) has 6 heads in timm and DINO but 12 in MoCo v3, and this checkpoint fits both; give "
+            "num_attention_heads, or the kind ('dino', 'moco')"
         )
     if width in WIDE:
         return WIDE[width]
     if width % 64 or width > 1024:
         raise ConversionError(
-            f"the number of attention heads of a model of width {width} is not known, and no shape tells it; give "
-            "num_attention_heads"
+            f"the number of attention heads of a model of width {width} is unknown and cannot be inferred from the "
+            "shapes; give num_attention_heads"
         )
     return width // 64
 
@@ -149,7 +149,7 @@ def _side(pos_embed: torch.Tensor, prefix: str) -> int:
     if side == 0 or side * side != positions:
         raise ConversionError(
             f"{prefix}pos_embed has shape {_shape(pos_embed)}, expected (1, 1 + n * n, width): one position for CLS "
-            "and those of a square image; other prefix tokens and shapes of images have no place in ViT"
+            "and those of a square image; ViT supports no other prefix tokens or image shapes"
         )
     return side
 
@@ -182,12 +182,12 @@ def _expected_shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def _check(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]], prefix: str) -> None:
-    """Name every fault at once: a wrong guess at the model shows as several."""
+    """Report all faults at once: a wrong kind of model causes several."""
     faults = []
     if missing := _listed(prefix + name for name in expected if name not in tensors):
         faults.append(f"missing key(s): {missing}")
     if unexpected := _listed(prefix + name for name in sorted(tensors) if name not in expected):
-        faults.append(f"unexpected key(s), which ViT has no place for: {unexpected}")
+        faults.append(f"unexpected key(s), which ViT does not have: {unexpected}")
     for name, shape in expected.items():
         if name in tensors and tuple(tensors[name].shape) != shape:
             faults.append(f"{prefix}{name} has shape {_shape(tensors[name])}, expected {shape}")
@@ -198,7 +198,7 @@ def _check(tensors: dict[str, torch.Tensor], expected: dict[str, tuple[int, ...]
 
 
 def _renamed(tensors: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors under the names that `model` has in the installed version of transformers."""
+    """Return the tensors under the names that `model` has in the installed version of transformers."""
     names = set(model.state_dict())
     body = "vit." if "vit.embeddings.cls_token" in names else ""
     blocks = _pick(names, [f"{body}{path}." for path in BLOCKS], "0.layernorm_before.weight")
@@ -227,7 +227,7 @@ def _pick(names: set[str], choices: Iterable[str], ending: str, start: str = "")
     for choice in choices:
         if f"{start}{choice}{ending}" in names:
             return choice
-    raise ConversionError("this version of transformers names the modules of ViT in a way that is not known here")
+    raise ConversionError("this version of transformers uses unknown names for the modules of ViT; try another one")
 
 
 def _listed(names: Iterable[str]) -> str:

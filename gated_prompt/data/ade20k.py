@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Semantic segmentation: ADE20K (150 classes), and other data sets of the same folder shape.
+"""Semantic segmentation: ADE20K (150 classes) and other data sets with the same folder layout.
 
 <root>/images/<split>/NAME.jpg
-<root>/annotations/<split>/NAME.png      one byte a pixel
+<root>/annotations/<split>/NAME.png      one byte per pixel
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from .hub import HubImages, open_table
 from .images import ImageFiles, Images, Provenance, decode
 
 IGNORE = 255
-"""Label of pixels that count neither in the loss nor in the score."""
+"""Label of pixels that the loss and the scores ignore."""
 
 
 @dataclass(frozen=True)
 class SegmentationSpec:
-    """How the stored label maps of a data set are to be read.
+    """How to read the label maps of a data set.
 
     Attributes:
         name: Name of the data set.
         num_classes: Number of classes.
         first_label: Stored value of class 0.
         void: Stored values that become `IGNORE`.
-        sizes: Split -> number of images, where it is known.
+        sizes: Number of images by split, where known.
     """
 
     name: str
@@ -54,7 +54,7 @@ class LabelledMasks(Dataset[tuple[Image.Image, Image.Image]]):
 
     Attributes:
         num_classes: Number of classes.
-        class_names: Their names in order, where the source knows them.
+        class_names: Class names in order; None if the source does not list them.
         provenance: Where the data came from.
     """
 
@@ -77,7 +77,9 @@ class LabelledMasks(Dataset[tuple[Image.Image, Image.Image]]):
         self._table[spec.first_label : spec.first_label + spec.num_classes] = range(spec.num_classes)
         self._table[list(spec.void)] = IGNORE
         if self.class_names is not None and len(self.class_names) != spec.num_classes:
-            raise DataError(f"{provenance.source} names {len(self.class_names)} classes, expected {spec.num_classes}.")
+            raise DataError(
+                f"{provenance.source} lists {len(self.class_names)} class name(s), expected {spec.num_classes}."
+            )
         provenance.warn_if_inexact()
 
     def __len__(self) -> int:
@@ -87,16 +89,19 @@ class LabelledMasks(Dataset[tuple[Image.Image, Image.Image]]):
         image, mask = self.images[index], self.masks[index]
         name = self.masks.name(index)
         if mask.mode not in ("L", "P"):
-            raise DataError(f"The label map {name} has mode {mask.mode}, expected one byte a pixel (L or P).")
+            raise DataError(f"The label map {name} has mode {mask.mode}, expected one byte per pixel (L or P).")
         if mask.size != image.size:
-            raise DataError(f"The label map {name} is {mask.size}, its image {image.size} (width, height).")
+            raise DataError(
+                f"The label map {name} has size {mask.size}, but its image has {image.size} (width, height)."
+            )
         stored = np.asarray(mask)
         labels = self._table[stored]
         if labels.min() < 0:
             last = self._spec.first_label + self._spec.num_classes - 1
             raise DataError(
-                f"The label map {name} holds the value {stored[labels < 0][0]}, expected {self._spec.first_label} to"
-                f" {last} for the classes of {self._spec.name} and {self._spec.void} for ignored pixels."
+                f"The label map {name} contains the value {stored[labels < 0][0]}, expected"
+                f" {self._spec.first_label} to {last} for the classes of {self._spec.name} and"
+                f" {self._spec.void} for ignored pixels."
             )
         return image, Image.fromarray(labels.astype(np.uint8))
 
@@ -107,30 +112,30 @@ class _MaskFiles(ImageFiles):
 
 
 def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -> LabelledMasks:
-    """One split from a folder of images and annotations.
+    """Load one split from a folder of images and annotations.
 
     Args:
-        root: The folder with `images` and `annotations`, for ADE20K `ADEChallengeData2016`.
-        split: Name of the sub-folder: "training" or "validation" for ADE20K.
-        spec: The data set; `CAMVID`, or your own, for others.
+        root: The folder that contains `images` and `annotations`; for ADE20K, `ADEChallengeData2016`.
+        split: Name of the subfolder: "training" or "validation" for ADE20K.
+        spec: The data set: `ADE20K`, `CAMVID` or your own.
 
     Raises:
-        DataError: Folders are missing or empty, or images and label maps do not pair up.
+        DataError: A folder is missing or empty, or an image or a label map has no counterpart.
     """
     folder = Path(root)
     images = {path.stem: path for path in sorted((folder / "images" / split).glob("*.jpg"))}
     masks = {path.stem: path for path in sorted((folder / "annotations" / split).glob("*.png"))}
     if not images:
-        raise DataError(f"{folder / 'images' / split} has no JPEGs; expected {spec.name}'s images there.")
+        raise DataError(f"{folder / 'images' / split} has no JPEGs; expected the images of {spec.name} there.")
     unpaired = sorted(images.keys() ^ masks.keys())
     if unpaired:
         raise DataError(
-            f"{len(unpaired)} of images/{split} and annotations/{split} in {folder} have no partner, the first"
-            f" {unpaired[0]}."
+            f"{len(unpaired)} file(s) of images/{split} and annotations/{split} in {folder} have no counterpart; the"
+            f" first is {unpaired[0]}."
         )
     provenance = _provenance(spec, split, str(folder), None, len(images))
     return LabelledMasks(
-        ImageFiles(list(images.values()), upright=False),  # as its label map lies
+        ImageFiles(list(images.values()), upright=False),  # label maps are never rotated
         _MaskFiles([masks[stem] for stem in images]),
         spec,
         provenance,
@@ -139,11 +144,11 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
 
 
 def load_hub(split: str, *, path: str | Path | None = None, revision: str | None = None) -> LabelledMasks:
-    """ADE20K from the Hub; the local folder is the better source, since this copy is not an official one.
+    """Load ADE20K from the Hub; prefer `load_folder`, since the copy on the Hub is unofficial.
 
     Args:
         split: "training" or "validation".
-        path: Folder with a local copy of the repository; it is read instead of the Hub.
+        path: Local copy of the repository to read instead of the Hub.
         revision: Commit of the repository.
 
     Raises:
@@ -165,12 +170,13 @@ def load_hub(split: str, *, path: str | Path | None = None, revision: str | None
 def _provenance(spec: SegmentationSpec, split: str, source: str, revision: str | None, count: int) -> Provenance:
     expected = spec.sizes.get(split)
     exact = count == expected
-    note = "The official split." if exact else f"{count} images, expected {expected or 'no known number'}."
+    wanted = "the expected number is unknown" if expected is None else f"expected {expected}"
+    note = "The official split." if exact else f"{count} images, {wanted}."
     return Provenance(spec.name, split, source, revision, exact, note, count, expected)
 
 
 def _read_names(folder: Path) -> list[str] | None:
-    """Class names from objectInfo150.txt in the folder or beside it; its last column may hold synonyms."""
+    """Read class names from objectInfo150.txt in the folder or its parent; the last column may list synonyms."""
     for file in (folder / "objectInfo150.txt", folder.parent / "objectInfo150.txt"):
         if file.is_file():
             lines = file.read_text(encoding="utf-8").splitlines()[1:]

@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The five fine-grained data sets (FGVC) of visual prompt tuning: CUB-200-2011, NABirds, Flowers, Dogs and Cars.
 
-Published numbers use validation lists drawn by the authors of VPT (Jia et al., https://arxiv.org/abs/2203.12119), JSON
-files that are hard to find today. With them `load_json` is exact. Without them the official test images are kept and
-a seeded tenth of the official training images validates, which has the size of VPT's but not its images.
+Published results use the validation lists of VPT (Jia et al., https://arxiv.org/abs/2203.12119), JSON files that are
+hard to find today. With these files, `load_json` is exact. Without them, the test split is still the official one; a
+seeded random tenth of the official training images serves for validation, as many as in VPT's list but other images.
 """
 
 import json
@@ -23,15 +23,15 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class FgvcSet:
-    """One data set.
+    """One fine-grained data set.
 
     Attributes:
         name: Short name.
         num_classes: Number of classes.
-        sizes: Images in the official splits "train", "test" and, for Flowers, "val".
-        image_root: Folder that the paths of VPT's JSON files start from, below the data set's folder.
-        repo: Hub data set; None where there is none that `datasets` can read.
-        hub_splits: Official split -> Hub split.
+        sizes: Number of images in the official splits "train", "test" and, for Flowers, "val".
+        image_root: Subfolder that the paths in VPT's JSON files are relative to.
+        repo: Hub repository; None if there is none that `datasets` can read.
+        hub_splits: Name of each official split on the Hub.
     """
 
     name: str
@@ -42,7 +42,7 @@ class FgvcSet:
     hub_splits: Mapping[str, str]
 
     def size_of(self, split: str) -> int:
-        """Number of images of VPT's split: its validation lists hold a tenth of the training images, rounded up."""
+        """Return the size of VPT's split; its validation lists hold a tenth of the training images, rounded up."""
         if "val" in self.sizes or split == "test":
             return self.sizes[split]
         held_out = math.ceil(self.sizes["train"] / 10)
@@ -73,36 +73,36 @@ _OFFICIAL = "The official split."
 
 def _find(name: str, split: str) -> FgvcSet:
     if name not in FGVC:
-        raise DataError(f"{name!r} is not an FGVC data set. They are: {', '.join(FGVC)}.")
+        raise DataError(f"{name!r} is not an FGVC data set. The data sets are: {', '.join(FGVC)}.")
     if split not in SPLITS:
         raise DataError(f"{split!r} is not an FGVC split. The splits are: {', '.join(SPLITS)}.")
     return FGVC[name]
 
 
 def load_json(root: str | Path, name: str, split: str) -> LabelledImages:
-    """One split by VPT's JSON lists, `{"relative/image/path": class id, ...}`.
+    """Load one split as VPT's JSON files list it, `{"relative/image/path": class id, ...}`.
 
     Args:
-        root: The data set's folder, which also holds `train.json`, `val.json` and `test.json`.
+        root: The data set's folder, which also contains `train.json`, `val.json` and `test.json`.
         name: "cub", "nabirds", "flowers", "dogs" or "cars".
         split: "train", "val" or "test".
 
     Raises:
-        DataError: A file is missing or malformed, or the classes are not as many as expected.
+        DataError: A file is missing or malformed, or the number of classes is wrong.
     """
     spec = _find(name, split)
     folder = Path(root)
     lists = {each: _read_json(folder / f"{each}.json") for each in SPLITS if (folder / f"{each}.json").is_file()}
     if split not in lists:
         raise DataError(f"{folder / f'{split}.json'} is missing. Without VPT's lists, use load_folder or load_hub.")
-    # VPT numbers the classes by their sorted ids. All lists count, since a small one may lack a class.
+    # VPT numbers the classes by sorted id. Read all lists, since a short one may lack some classes.
     classes = sorted({label for entries in lists.values() for label in entries.values()})
     if len(classes) != spec.num_classes:
         raise DataError(f"The JSON lists in {folder} hold {len(classes)} classes, expected {spec.num_classes}.")
     number = {label: i for i, label in enumerate(classes)}
     entries = lists[split]
     exact = len(entries) == spec.size_of(split)
-    note = "VPT's own list." if exact else f"{split}.json lists {len(entries)}, expected {spec.size_of(split)}."
+    note = "VPT's own list." if exact else f"{split}.json lists {len(entries)} images, expected {spec.size_of(split)}."
     return LabelledImages(
         ImageFiles([folder / spec.image_root / path for path in entries]),
         [number[label] for label in entries.values()],
@@ -115,23 +115,23 @@ def _read_json(file: Path) -> dict[str, int]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from None
+        raise DataError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(entries, dict) or not all(isinstance(label, int) for label in entries.values()):
-        raise DataError(f'{file} is not of the form {{"relative/image/path": class id, ...}}.')
+        raise DataError(f'{file} does not have the form {{"relative/image/path": class id, ...}}.')
     return entries
 
 
 def load_folder(root: str | Path, name: str, split: str, *, seed: int = 0) -> LabelledImages:
-    """One split from the data set's original folder; see `fgvc_original` for the files that are read.
+    """Load one split from the original data set; `fgvc_original` lists the files it reads.
 
     Args:
-        root: The data set's folder, as unpacked.
+        root: The unpacked folder of the data set.
         name: "cub", "nabirds", "flowers", "dogs" or "cars".
         split: "train", "val" or "test".
-        seed: Draws the tenth of the training images that validates. Flowers has an official validation split.
+        seed: Selects the validation tenth of the training images; unused for Flowers, which has an official one.
 
     Raises:
-        DataError: Files are missing or malformed, or images or classes are not as many as expected.
+        DataError: A file is missing or malformed, or the number of images or classes is wrong.
     """
     spec = _find(name, split)
     folder = Path(root)
@@ -142,7 +142,7 @@ def load_folder(root: str | Path, name: str, split: str, *, seed: int = 0) -> La
     for each, size in spec.sizes.items():
         _check_count(name, each, len(official[each]), size, str(folder))
     chosen = _pick(spec, split, seed)
-    # Sorted, so that the draw does not depend on the order in which files list the images.
+    # Sorted so that the sample does not depend on the order in which the files list the images.
     entries = sorted(official["train" if split not in spec.sizes else split])
     entries = entries if chosen is None else [entries[i] for i in chosen]
     return LabelledImages(
@@ -156,21 +156,21 @@ def load_folder(root: str | Path, name: str, split: str, *, seed: int = 0) -> La
 def load_hub(
     name: str, split: str, *, seed: int = 0, path: str | Path | None = None, revision: str | None = None
 ) -> LabelledImages:
-    """One split from the Hub.
+    """Load one split from the Hub.
 
     Args:
-        name: "cub", "flowers", "dogs" or "cars"; NABirds is not on the Hub in a readable form.
+        name: "cub", "flowers", "dogs" or "cars"; NABirds is not on the Hub in a readable format.
         split: "train", "val" or "test".
         seed: As in `load_folder`.
-        path: Folder with a local copy of the repository; it is read instead of the Hub.
+        path: Local copy of the repository to read instead of the Hub.
         revision: Commit of the repository.
 
     Raises:
-        DataError: The repository cannot be read, or its columns, row counts or classes are not as expected.
+        DataError: The repository cannot be read, or has unexpected columns, row counts or classes.
     """
     spec = _find(name, split)
     if spec.repo is None:
-        raise DataError(f"{name} has no Hub data set that can be read; download it and use load_folder.")
+        raise DataError(f"{name} has no Hub data set that `datasets` can read; download it and use load_folder.")
     official = "train" if split not in spec.sizes else split
     table = open_table(spec.repo, spec.hub_splits[official], revision=revision, path=path)
     table.require(["image", "label"])
@@ -192,7 +192,7 @@ def _check_count(name: str, split: str, count: int, expected: int, source: str) 
 
 
 def _pick(spec: FgvcSet, split: str, seed: int) -> list[int] | None:
-    """Positions in the official training split, or None for an official split as it is."""
+    """Return positions in the official training split; None if the split itself is official."""
     if split == "test" or "val" in spec.sizes:
         return None
     size = spec.sizes["train"]
@@ -205,6 +205,6 @@ def _provenance(
 ) -> Provenance:
     note = _OFFICIAL
     if chosen is not None:
-        note = f"A tenth of the official training images, drawn with seed {seed}, validates; VPT's lists draw others."
+        note = f"A random tenth of the official training images (seed {seed}) is the validation split; VPT's differs."
     size = spec.size_of(split)
     return Provenance(spec.name, split, source, revision, chosen is None, note, size, size)

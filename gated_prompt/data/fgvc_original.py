@@ -1,12 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The official lists of the fine-grained data sets, in the files that they ship with.
+"""Read the official image lists of the fine-grained data sets from the files distributed with them.
 
     cub, nabirds   images.txt, image_class_labels.txt, train_test_split.txt; images in images/
     flowers        setid.mat, imagelabels.mat; images in jpg/
     dogs           train_list.mat, test_list.mat; images in Images/
     cars           devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat; images in cars_train/ and cars_test/
 
-Each reader returns official split -> (image path, class from 0). The .mat files need `scipy`.
+Each reader maps an official split to (image path, class) pairs, with classes counted from 0. Reading .mat files
+requires `scipy`.
 """
 
 import importlib
@@ -21,12 +22,12 @@ Entries = dict[str, list[tuple[Path, int]]]
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise DataError(f"{file} is missing; it ships with the data set.")
+        raise DataError(f"{file} is missing; it is distributed with the data set.")
     return file
 
 
 def _columns(file: Path) -> dict[str, str]:
-    """Lines "key value" -> {key: value}."""
+    """Read lines of the form "key value"."""
     pairs = {}
     for number, line in enumerate(_existing(file).read_text(encoding="utf-8").splitlines(), 1):
         key, _, value = line.strip().partition(" ")
@@ -41,8 +42,10 @@ def _birds(folder: Path) -> Entries:
     labels = _columns(folder / "image_class_labels.txt")
     is_training = _columns(folder / "train_test_split.txt")
     if not paths.keys() == labels.keys() == is_training.keys():
-        raise DataError(f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} list other images.")
-    # NABirds' ids have gaps: only leaves of its tree of classes have images.
+        raise DataError(
+            f"images.txt, image_class_labels.txt and train_test_split.txt in {folder} do not list the same images."
+        )
+    # NABirds' class ids have gaps: only the leaves of its class hierarchy have images.
     classes = {label: i for i, label in enumerate(sorted(set(labels.values()), key=int))}
     entries: Entries = {"train": [], "test": []}
     for key, path in paths.items():
@@ -53,16 +56,16 @@ def _birds(folder: Path) -> Entries:
 
 
 def read_mat(file: Path) -> Mapping[str, Any]:
-    """A MATLAB file by variable.
+    """Read the variables of a MATLAB file.
 
     Raises:
-        DataError: It is missing or no such file.
+        DataError: The file is missing or is not a MATLAB file.
         ImportError: scipy is not installed.
     """
     try:
-        scipy_io = importlib.import_module("scipy.io")  # untyped, and needed by three data sets only
+        scipy_io = importlib.import_module("scipy.io")  # optional and untyped
     except ImportError as error:
-        raise ImportError(f"{file} needs scipy: pip install scipy") from error
+        raise ImportError(f"reading {file} requires scipy: pip install scipy") from error
     try:
         return scipy_io.loadmat(_existing(file), simplify_cells=True)
     except (scipy_io.matlab.MatReadError, ValueError, OSError) as error:

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Reading a split of a Hub data set, or of a local copy of it, with the commit that was read.
+"""Read one split of a Hub data set, or of a local copy, and record the commit.
 
-Everything goes through `datasets`, so its cache, `HF_ENDPOINT` and `HF_HUB_OFFLINE` work as everywhere.
+All access goes through `datasets`, so its cache, `HF_ENDPOINT` and `HF_HUB_OFFLINE` work as usual.
 """
 
 import re
@@ -24,7 +24,7 @@ class HubTable:
     """One split of a Hub data set.
 
     Attributes:
-        rows: The split, as `datasets` has it.
+        rows: The split.
         source: Repository or local path, for messages and records.
         revision: Commit that was read; None for a local copy.
     """
@@ -38,8 +38,10 @@ class HubTable:
         return len(self.rows)
 
     def require(self, columns: Sequence[str]) -> None:
-        """Raises:
-        DataError: A column is missing; the message lists those that are there.
+        """Check that the columns exist.
+
+        Raises:
+            DataError: A column is missing; the message lists the existing ones.
         """
         missing = [column for column in columns if column not in self.rows.column_names]
         if missing:
@@ -49,17 +51,17 @@ class HubTable:
             )
 
     def values(self, column: str, rows: Sequence[int] | None = None) -> list[Any]:
-        """A column's stored values (class numbers, not names; nothing is decoded), of all rows or of these."""
+        """Return a column's stored values, undecoded (class numbers, not names), for all rows or the given ones."""
         table = self.rows.select_columns([column])
         return (table if rows is None else table.select(rows)).with_format("arrow")[:][column].to_pylist()
 
     def stored_paths(self, column: str) -> list[str | None]:
-        """File names recorded beside the images of a column; None where there is none."""
+        """Return the file name stored with each image of a column; None where there is none."""
         images = self.rows.select_columns([column]).with_format("arrow")[:][column]
         return images.flatten()[images.type.get_field_index("path")].to_pylist()
 
     def class_names(self, column: str) -> list[str] | None:
-        """Names of the classes of a label column, where the data set records them."""
+        """Return the class names of a label column; None if the data set does not record them."""
         return getattr(self.rows.features[column], "names", None)
 
 
@@ -71,7 +73,7 @@ def open_table(
     revision: str | None = None,
     path: str | Path | None = None,
 ) -> HubTable:
-    """Downloads a split, or finds it in the cache.
+    """Open a split, downloading it unless it is cached.
 
     Args:
         repo: Hub id such as "uoft-cs/cifar100".
@@ -81,13 +83,13 @@ def open_table(
         path: Local copy of the repository to read instead.
 
     Raises:
-        DataError: It cannot be had; the message says what to do.
+        DataError: The split cannot be read; the message says what to do.
         ImportError: `datasets` is not installed.
     """
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("Hub data sets need the extra: pip install 'gated-prompt[data]'") from error
+        raise ImportError("reading Hub data sets requires an extra: pip install 'gated-prompt[data]'") from error
 
     source = repo if path is None else str(path)
     if path is not None and not Path(path).is_dir():
@@ -95,22 +97,22 @@ def open_table(
     try:
         builder = datasets.load_dataset_builder(source, config, revision=revision if path is None else None)
         if path is None and revision and _COMMIT.fullmatch(revision) and not builder.hash.startswith(revision):
-            # Offline, `datasets` takes the newest commit in its cache, whichever was asked for.
-            raise ValueError(f"the newest commit in the cache is {builder.hash}, and only that one is found offline.")
+            # Offline, `datasets` uses the newest cached commit, whichever one was requested.
+            raise ValueError(f"the newest cached commit is {builder.hash}, and only that one can be read offline.")
         builder.download_and_prepare()
         rows = builder.as_dataset(split)
     except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"Cannot read split {split!r} of {source}{f' (config {config})' if config else ''}"
-            f"{f' at revision {revision}' if revision and path is None else ''}: {error}\nWithout a network, read it"
-            " once with one, or give the folder of a local copy as `path`."
+            f"{f' at revision {revision}' if revision and path is None else ''}: {error}\nFor use without"
+            " network access, read it once while online, or give the folder of a local copy as `path`."
         ) from error
-    # For Hub repositories the builder's hash, which also names the cache folder, is the commit.
+    # For a Hub repository, the builder's hash (also the name of its cache folder) is the commit.
     return HubTable(rows, source, builder.hash if path is None else None)
 
 
 class HubImages:
-    """Images from one column of several tables, decoded when asked for."""
+    """Images from one column of several tables, decoded on access."""
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class HubImages:
         as_stored: bool = False,
         upright: bool = True,
     ) -> None:
-        """`rows`: (table number, row number) of each image; `finish`: applied to the decoded one; others: `decode`."""
+        """`rows`: (table number, row number) of each image; `finish`: applied after `decode`, which takes the rest."""
         import datasets
 
         self._sources = [table.source for table in tables]

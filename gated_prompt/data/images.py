@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Labelled images with a record of where they came from: what every classification loader returns."""
+"""Labelled images and their provenance, as every classification loader returns them."""
 
 import io
 import warnings
@@ -14,26 +14,26 @@ from torch.utils.data import Dataset
 
 from ..errors import DataError
 
-DEEPEST = 65535  # white of 16 bits
+WHITE_16_BIT = 65535
 
 
 class InexactDataWarning(UserWarning):
-    """The data are usable, but not exactly the benchmark's; results do not compare with published ones."""
+    """The data are usable but not exactly the benchmark's, so results are not comparable with published ones."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a data set came from; `to_dict` goes into a results file.
+    """Where a data set came from, for results files.
 
     Attributes:
         dataset: Name of the data set or task.
-        split: Split, in the benchmark's terms.
+        split: Split name in the benchmark's terms.
         source: Hub repository or folder.
         revision: Commit of the Hub repository that was read; None for local files.
-        exact: True: these are exactly the benchmark's examples. False: they are only like them.
-        note: Why, in a sentence.
+        exact: Whether these are exactly the benchmark's examples.
+        note: The reason, in one sentence.
         count: Number of examples.
-        expected_count: Number of examples in the benchmark, where it is known.
+        expected_count: Number of examples in the benchmark; None if unknown.
     """
 
     dataset: str
@@ -46,25 +46,25 @@ class Provenance:
     expected_count: int | None
 
     def to_dict(self) -> dict[str, str | bool | int | None]:
-        """The fields, ready for JSON."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
     def warn_if_inexact(self) -> None:
-        """Warns with the reason; a benchmark of unknown size has nothing to be compared with."""
+        """Warn if the examples are not exactly the benchmark's; skipped if its size is unknown."""
         if not self.exact and self.expected_count is not None:
             message = f"{self.dataset} {self.split}: not exactly the benchmark's examples. {self.note}"
             warnings.warn(message, InexactDataWarning, stacklevel=4)
 
 
 class Images(Protocol):
-    """Images by position, decoded when asked for."""
+    """Images by index, decoded on access."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Image.Image: ...
 
     def name(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Return the name of an image for error messages."""
         ...
 
 
@@ -77,26 +77,24 @@ def decode(
     formats: tuple[str, ...] | None = None,
     most_pixels: int | None = None,
 ) -> Image.Image:
-    """Reads a picture as training reads it: see `to_rgb`.
+    """Decode an image the way training does; see `to_rgb`.
 
     Args:
-        source: A file, or its content.
-        name: What to call it in a message; None: the path.
-        formats: Pillow's names of the formats that are tried; None: all. Name a few for pictures of strangers.
-        most_pixels: A picture with more is refused before any pixel is decoded; None: Pillow's own limit.
-        as_stored: For label maps: nothing is converted or turned.
+        source: Path or content of a file.
+        name: Name for error messages; None: the path.
+        formats: Pillow's names of the accepted formats; None: all. Restrict them for untrusted images.
+        most_pixels: Reject larger images before decoding a pixel; None: Pillow's own limit.
+        as_stored: Neither convert nor rotate, for label maps.
         upright: See `to_rgb`.
 
     Raises:
-        DataError: It is missing, damaged, too large, or has pixels without a known range; the message names it.
+        DataError: The image is missing, damaged or too large, or its pixel range is unknown; the message names it.
     """
     name = name or ("in memory" if isinstance(source, bytes) else str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if most_pixels is not None and image.width * image.height > most_pixels:
-                raise DataError(
-                    f"has {image.width} x {image.height} pixels, more than {most_pixels}. Make it smaller."
-                )
+                raise DataError(f"has {image.width} x {image.height} pixels, more than {most_pixels}. Resize it.")
             return image.copy() if as_stored else to_rgb(image, upright=upright)
     except DataError as error:
         raise DataError(f"The image {name} {error}") from error
@@ -107,36 +105,36 @@ def decode(
 
 
 def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
-    """A picture in RGB, 8 bits a channel.
+    """Convert an image to RGB with 8 bits per channel.
 
-    Turned as the camera was held (EXIF), as `datasets` turns it. Grey of 16 bits is scaled by 1 / 257, where Pillow
-    itself would cut it off at 255. Transparency is dropped: a pixel has its stored colour. Of an animation, the frame
-    that the picture stands at, the first after opening.
+    Applies the EXIF orientation, as `datasets` does. Scales 16-bit grey by 1 / 257, where Pillow itself would clip it
+    at 255. Drops transparency: each pixel keeps its stored colour. Converts the current frame of an animation, which
+    is the first one after opening.
 
     Args:
-        image: In any mode of Pillow.
-        upright: False leaves the pixels where they are stored, for a picture that a label map belongs to.
+        image: In any Pillow mode.
+        upright: False ignores the EXIF orientation, for images with a label map.
 
     Raises:
-        DataError: The pixels are floats, or whole numbers beyond 16 bits: nothing says which value is white.
+        DataError: The pixels are floats, or integers beyond 16 bits, so the value of white is unknown.
     """
     if upright:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         grey = np.asarray(image)
-        if image.mode == "F" or grey.min() < 0 or grey.max() > DEEPEST:
+        if image.mode == "F" or grey.min() < 0 or grey.max() > WHITE_16_BIT:
             raise DataError(
-                f"has pixels of type {grey.dtype} from {grey.min()} to {grey.max()}, and nothing says which value is "
-                "white. Save it with 8 or 16 bits."
+                f"has {grey.dtype} pixels from {grey.min()} to {grey.max()}, so the value of white is unknown. Save "
+                "it with 8 or 16 bits."
             )
         image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB Pillow warns
+        image = image.convert("RGBA")  # Pillow warns if converted directly to RGB
     return image.convert("RGB")
 
 
 class ImageFiles:
-    """Images in files; `upright` as in `to_rgb`."""
+    """Images in files; for `upright`, see `to_rgb`."""
 
     def __init__(self, paths: Sequence[Path], *, upright: bool = True) -> None:
         self.paths = paths
@@ -158,12 +156,12 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
     Attributes:
         images: The images.
         labels: Class of each image, 0 to `num_classes - 1`.
-        num_classes: Number of classes of the task, which may be more than a small split shows.
-        class_names: Names of the classes in order, where the source knows them.
+        num_classes: Number of classes of the task; a small split may not contain all of them.
+        class_names: Class names in order; None if the source does not list them.
         provenance: Where the data came from.
 
     Raises:
-        DataError: A label is out of range, or names or labels are not as many as they should be.
+        DataError: A label is out of range, or the number of labels or class names is wrong.
     """
 
     def __init__(
@@ -183,7 +181,7 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
         if len(self.labels) != len(images):
             raise DataError(f"{provenance.source} has {len(images)} images but {len(self.labels)} labels.")
         if self.class_names is not None and len(self.class_names) != num_classes:
-            raise DataError(f"{provenance.source} has {len(self.class_names)} classes, expected {num_classes}.")
+            raise DataError(f"{provenance.source} has {len(self.class_names)} class names, expected {num_classes}.")
         for index, label in enumerate(self.labels):
             if not 0 <= label < num_classes:
                 raise DataError(

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The paper's preprocessing, with Pillow and torch alone.
+"""The paper's preprocessing, using only Pillow and torch.
 
-    VTAB-1k   resize straight to 224 x 224, bilinear, no augmentation
-    FGVC      short side to 256; random 224 x 224 crop and flip to train, centre crop to evaluate
+    VTAB-1k   resize to 224 x 224 without cropping, bilinear; no augmentation
+    FGVC      resize the short side to 256; random 224 x 224 crop and flip for training, centre crop for evaluation
 
-Pixels leave as float tensors (3, height, width), normalised with the mean and std that you give: the backbone's, and
+The transforms return float tensors (3, height, width), normalised with the mean and std of the backbone, which are
 ImageNet's for MAE, MoCo v3 and DINO.
 """
 
@@ -26,24 +26,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """RGB image -> uint8 (3, height, width)."""
+    """Convert an RGB image to a uint8 tensor (3, height, width)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (..., 3, height, width) -> float, ((pixel / 255) - mean) / std per channel."""
+    """Convert uint8 (..., 3, height, width) to float: ((pixel / 255) - mean) / std per channel."""
     center, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     return (pixels.float() / 255 - center) / scale
 
 
 def resize_to_square(image: Image.Image, size: int, *, antialias: bool = False) -> Tensor:
-    """Bilinear resize that does not keep the shape; uint8 (3, size, size).
+    """Resize bilinearly to uint8 (3, size, size), ignoring the aspect ratio.
 
     Args:
         image: RGB image.
         size: Side in pixels.
-        antialias: False samples as `tf.image.resize` does, with which the published VTAB numbers were made; True
-            averages when it shrinks, as Pillow does.
+        antialias: False samples like `tf.image.resize`, which published VTAB results use; True averages when
+            downsampling, like Pillow.
     """
     pixels = to_pixels(image)[None].float()
     resized = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=antialias)[0]
@@ -51,7 +51,7 @@ def resize_to_square(image: Image.Image, size: int, *, antialias: bool = False) 
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Short side to `size`, the long one in proportion, rounded down."""
+    """Resize the short side to `size` pixels and the long side in proportion, rounded down."""
     width, height = image.size
     short = min(width, height)
     return image.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
@@ -59,7 +59,7 @@ def resize_short_side(image: Image.Image, size: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class VtabTransform:
-    """RGB image -> normalised float (3, size, size), resized without cropping."""
+    """Resize an RGB image without cropping, and normalise it: float (3, size, size)."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -72,13 +72,13 @@ class VtabTransform:
 
 @dataclass(frozen=True)
 class FgvcTransform:
-    """RGB image -> normalised float (3, crop, crop).
+    """Crop an RGB image and normalise it: float (3, crop, crop).
 
     Attributes:
         mean, std: Per channel, of pixels in [0, 1].
-        train: Random crop, and a flip half of the time, drawn from torch's generator; otherwise the centre crop.
-        resize: Short side before the crop, pixels.
-        crop: Side of the crop, pixels.
+        train: Crop at random and flip with probability 0.5, using torch's generator; otherwise take the centre crop.
+        resize: Short side before the crop, in pixels.
+        crop: Side of the crop, in pixels.
 
     Raises:
         DataError: The crop is larger than the resized image.
@@ -108,7 +108,7 @@ class FgvcTransform:
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Applies a transform each time an image is asked for; the pairs are (pixels, class)."""
+    """(pixels, class) pairs; the transform runs on every access."""
 
     def __init__(self, data: LabelledImages, transform: Callable[[Image.Image], Tensor]) -> None:
         self.data = data
@@ -123,14 +123,14 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
 
 class CachedImages(Dataset[tuple[Tensor, int]]):
-    """VTAB images decoded and resized once and kept as bytes: 1000 of them are 150 MB at 224 pixels.
+    """VTAB images, decoded and resized once and kept as bytes: 1000 images of 224 x 224 pixels take 150 MB.
 
-    VTAB training uses no augmentation, so every epoch sees the same pixels; decoding again would only cost time.
+    VTAB training uses no augmentation, so every epoch sees the same pixels.
 
     Attributes:
         pixels: uint8 (images, 3, size, size).
         labels: int64 (images,).
-        data: The data set that was read.
+        data: The underlying data set.
     """
 
     def __init__(self, data: LabelledImages, transform: VtabTransform) -> None:

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k: the 19 tasks, their exact splits without TensorFlow, and loaders for the places where they are found.
+"""VTAB-1k: the 19 tasks, their exact splits without TensorFlow, and a loader for each common source.
 
-    split_keys(task, keys)              which examples are VTAB's, from the original keys
-    load_hub(task, split)               from a Hub data set
-    load_folder(root, task, split)      from the community's "vtab-1k" folder layout
-    load_original(root, task, split)    from the data set as its authors ship it
+    split_keys(task, keys)              select VTAB's examples by their original keys
+    load_hub(task, split)               load from a Hub data set
+    load_folder(root, task, split)      load from the community's "vtab-1k" folder layout
+    load_original(root, task, split)    load from the original data set
 
 Each loader returns `LabelledImages`; its `provenance` says whether the images are exactly VTAB's.
 """

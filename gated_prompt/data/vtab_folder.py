@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The "vtab-1k" folder layout, in which NOAH, SSF, RepAdapter and others hand VTAB-1k out.
+"""The "vtab-1k" folder layout, in which NOAH, SSF, RepAdapter and others distribute VTAB-1k.
 
     vtab-1k/<task>/<split>.txt                       lines "images/<split>/000000.jpg 12"
     vtab-1k/<task>/images/<split>/000000.jpg
 
-The labels are final. The images were saved again as JPEG of quality 75, also those that were lossless before.
+The labels are VTAB's classes. All images were re-encoded as JPEG of quality 75, including originally lossless ones.
 """
 
 from pathlib import Path
@@ -15,29 +15,29 @@ from .vtab_tasks import check_split, find_task
 
 
 def load_folder(root: str | Path, task: str, split: str, *, expected_count: int | None = None) -> LabelledImages:
-    """One split of one task from the folder layout.
+    """Load one split of one task from the folder layout.
 
     Args:
-        root: The folder that holds the task folders, or the one that holds `vtab-1k`.
+        root: The folder that contains the task folders, or the one that contains `vtab-1k`.
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
-        expected_count: Number of lines that the list should have; None means VTAB's. Another number of lines gives a
-            warning and is recorded as not exact, since reduced copies are useful too.
+        expected_count: Number of lines that the list should have; None: VTAB's. Since reduced copies are useful too,
+            any other number only causes a warning, and the provenance is marked as inexact.
 
     Raises:
-        DataError: The folder, list or an image is missing, or a line is malformed; the message names it.
+        DataError: The folder, the list or an image is missing, or a line is malformed; the message names it.
     """
     spec = find_task(task)
     check_split(split)
     folder = _task_folder(Path(root), task)
     list_file = folder / f"{split}.txt"
     if not list_file.is_file():
-        raise DataError(f"{list_file} is missing: each task folder holds {split}.txt beside images/{split}/.")
+        raise DataError(f"{list_file} is missing: each task folder contains {split}.txt and images/{split}/.")
     names, labels = _read_list(list_file)
     paths = [folder / name for name in names]
     absent = [path for path in paths if not path.is_file()]
     if absent:
-        raise DataError(f"{list_file} names {len(absent)} image(s) that are not there, the first {absent[0]}.")
+        raise DataError(f"{list_file} lists {len(absent)} missing image(s); the first is {absent[0]}.")
     vtab_count = spec.size_of(split)
     complete = len(paths) == vtab_count and expected_count in (None, vtab_count)
     if complete:

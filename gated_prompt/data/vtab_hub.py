@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k splits of Hub data sets, exact where the rows can be identified and declared VTAB-like where not."""
+"""VTAB-1k splits from Hub data sets: exact if the rows can be identified, otherwise marked as VTAB-like."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class _Chosen:
 
 
 def load_hub(task: str, split: str, *, path: str | Path | None = None, revision: str | None = None) -> LabelledImages:
-    """One split of one task from the Hub.
+    """Load one split of one task from the Hub.
 
     Args:
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
-        path: Folder with a local copy of the repository; it is read instead of the Hub.
-        revision: Commit of the repository; None means the pinned one, or the newest where none is pinned.
+        path: Local copy of the repository to read instead of the Hub.
+        revision: Commit of the repository; None: the pinned one, or the newest if none is pinned.
 
     Raises:
-        DataError: The repository cannot be read, or its columns, row counts or classes are not as expected.
+        DataError: The repository cannot be read, or has unexpected columns, row counts or classes.
 
     Warns:
         InexactDataWarning: The images are only VTAB-like; `provenance.note` says why.
@@ -79,8 +79,8 @@ def _check_counts(spec: VtabTask, source: HubSource, tables: list[HubTable], par
         if count != spec.sizes[original]:
             raise DataError(
                 f"{tables[0].source} has {count} rows in {' + '.join(source.splits[original])}, expected"
-                f" {spec.sizes[original]} ({spec.name}, original split {original!r}). It is another cut of the data,"
-                " or its revision has changed."
+                f" {spec.sizes[original]} ({spec.name}, original split {original!r}). It splits the data"
+                " differently, or its revision has changed."
             )
 
 
@@ -101,7 +101,7 @@ def _choose(
     rows = {
         original: [(n, row) for n in numbers for row in range(len(tables[n]))] for original, numbers in parts.items()
     }
-    reason = "the repository records neither original file names nor a provable original order"
+    reason = "the repository has neither original file names nor a verifiable original order"
     keys: dict[str, list[str]] | None = None
     if source.key:
         keys = {
@@ -124,13 +124,11 @@ def _choose(
                 name: dict(zip(keys[name], rows[name], strict=True)) for name in {part.split for _, part in wanted}
             }
             picked = [by_key[part.split][key] for name, part in wanted for key in splits[name]]
-            return _Chosen(picked, True, "VTAB's own images, found by their original keys.")
+            return _Chosen(picked, True, "VTAB's own images, identified by their original keys.")
     picked = [row for _, part in _parts_of(spec, split) for row in _slice(part, rows)]
     if split == "test" and spec.test.start == 0 and not source.key and not source.in_original_order:
-        return _Chosen(
-            picked, True, "VTAB tests on the whole original test split; the order of its rows is not VTAB's."
-        )
-    return _Chosen(picked, False, f"VTAB-like: the slices were taken in the order of the rows, since {reason}.")
+        return _Chosen(picked, True, "VTAB tests on the whole original test split; only the row order differs.")
+    return _Chosen(picked, False, f"VTAB-like: the slices were taken in row order, since {reason}.")
 
 
 def _parts_of(spec: VtabTask, split: str) -> list[tuple[str, Slice]]:

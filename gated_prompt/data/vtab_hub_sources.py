@@ -1,10 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Where each VTAB-1k task is on the Hugging Face Hub, and how a row there is matched to an original example.
+"""Where each VTAB-1k task is on the Hugging Face Hub, and how its rows map to original examples.
 
-Three cases, best first. A column names the original file or holds the factors that number it; or the rows are in
-the original order, so that the row number is the key, and a property of the order proves it; or neither, and only a
-VTAB-like split can be had. TFDS exports without a key column are of the last kind: reading a whole TFDS split
-interleaves its shards, so its first 800 rows are not `train[:800]`.
+There are three cases, best first:
+1. A column holds the original file name, or columns hold the factors that determine the row number.
+2. The rows are in the original order, which a check confirms, so the row number is the key.
+3. Neither: only a VTAB-like split is possible. This includes TFDS exports without a key column: reading a whole TFDS
+   split interleaves its shards, so the first 800 rows are not `train[:800]`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,17 +24,17 @@ class HubSource:
     """One task's Hub data set.
 
     Attributes:
-        repo, config: Where it is.
+        repo, config: Hub repository and its configuration.
         image: Image column.
         label: Label columns.
-        to_label: Makes the class from the values of the label columns.
-        splits: Original split -> the Hub splits that together hold it. A split that VTAB needs and that is not here
-            does not exist on the Hub.
-        revision: Commit whose content is described here; None where none is known.
-        key: Columns that make the original key.
-        to_key: Makes the key from their values.
-        in_original_order: Tells whether a table of an original split (its name is given) is in the original row
-            order; the row number is then the key.
+        to_label: Computes the class from the values of the label columns.
+        splits: Original split -> the Hub splits that it consists of. A split that VTAB uses but this mapping lacks
+            is not on the Hub.
+        revision: Commit that this entry describes; None: not pinned.
+        key: Columns that determine the original key.
+        to_key: Computes the key from their values.
+        in_original_order: Checks a table of the named original split for the original row order, in which the row
+            number is the key.
         finish: Applied to each decoded image.
     """
 
@@ -59,7 +60,7 @@ _TRAIN_VALIDATION_TEST = _same("train", "validation", "test")
 
 
 def _starts_with(column: str, firsts: Mapping[str, Sequence[int]]) -> Callable[[HubTable, str], bool]:
-    """Order proof: the first labels are those of the original file."""
+    """Return a check that the first labels are those of the original file."""
 
     def check(table: HubTable, split: str) -> bool:
         first = firsts[split]
@@ -69,12 +70,12 @@ def _starts_with(column: str, firsts: Mapping[str, Sequence[int]]) -> Callable[[
 
 
 def _categories_cycle(table: HubTable, split: str) -> bool:
-    """Order proof: the original smallNORB files go through the five categories again and again."""
+    """Check the row order: the original smallNORB files cycle through the five categories."""
     return table.values("category") == [row % 5 for row in range(len(table))]
 
 
 def _binary_to_255(image: Image.Image) -> Image.Image:
-    """dSprites stores 0 and 1; some exports have scaled them already."""
+    """Scale dSprites' values 0 and 1 to 0 and 255, unless the export already did."""
     return image.point(lambda value: value * 255) if np.asarray(image).max() <= 1 else image
 
 
@@ -83,7 +84,7 @@ def _file_name(image_id: str) -> str:
 
 
 def _class_and_file(image_id: str) -> str:
-    """TFDS puts the class before the file's name, which starts with the class already."""
+    """Prefix the file name with its class, as TFDS does although the name already starts with it."""
     name = _file_name(image_id)
     return f"{name.rsplit('_', 1)[0]}_{name}"
 
@@ -94,7 +95,7 @@ def _folder_and_file(stored_path: str | None) -> str:
 
 
 def _clevr_depths(objects: Any) -> list[float]:
-    """`objects` is a list of records or a record of lists, by the version of `datasets` that wrote or reads it."""
+    """`objects` is a list of records or a record of lists, depending on the version of `datasets`."""
     if isinstance(objects, Mapping):
         return [point[2] for point in objects["pixel_coords"]]
     return [each["pixel_coords"][2] for each in objects]
@@ -124,7 +125,7 @@ def _smallnorb(column: str, to_label: Callable[[int], int]) -> HubSource:
 
 
 def _clevr(to_label: Callable[[Any], int]) -> HubSource:
-    # Its `label_*` columns may be binned or not; the objects say it without doubt.
+    # Its `label_*` columns may or may not be binned; the objects are unambiguous.
     return HubSource(
         "dpdl-benchmark/clevr",
         label=("objects",),

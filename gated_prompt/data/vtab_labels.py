@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB's label rules for the tasks whose label is derived from other annotations. Pure functions."""
+"""VTAB's rules for labels that are derived from other annotations. Pure functions."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ DSPRITES_FACTORS = (("shape", 3), ("scale", 6), ("orientation", 40), ("x", 32), 
 
 
 def _last_edge_below(edges: Sequence[float], value: float) -> int:
-    """Largest i with edges[i] < value; a value on an edge falls to the lower class."""
+    """Return the largest i with edges[i] < value; a value on an edge belongs to the lower class."""
     below = [i for i, edge in enumerate(edges) if edge < value]
     if not below or math.isnan(value):
         raise DataError(f"The distance {value} is not above {edges[0]}, the lowest edge of this task's classes.")
@@ -24,19 +24,19 @@ def _last_edge_below(edges: Sequence[float], value: float) -> int:
 
 
 def svhn(label: int) -> int:
-    """SVHN's own files call the digit 0 "10"."""
+    """Convert SVHN's stored label, which is 10 for the digit 0, to the digit."""
     return label % 10
 
 
 def clevr_count(num_objects: int) -> int:
-    """Number of objects in a scene, 3 to 10 -> class 0 to 7."""
+    """Convert the number of objects in a scene, 3 to 10, to class 0 to 7."""
     if not 3 <= num_objects <= 10:
         raise DataError(f"A CLEVR scene has 3 to 10 objects, not {num_objects}. (The test scenes have no labels.)")
     return num_objects - 3
 
 
 def clevr_distance(depths: Iterable[float]) -> int:
-    """Class 0 to 5 of the nearest object, from the objects' depths (third pixel coordinate)."""
+    """Return class 0 to 5 of the nearest object, given the depths (third pixel coordinate) of all objects."""
     nearest = min(depths, default=math.nan)
     if math.isnan(nearest) or nearest > _CLEVR_EDGES[-1]:
         raise DataError(f"A CLEVR scene needs the depth of at least one object, up to 100; got {nearest}.")
@@ -44,16 +44,16 @@ def clevr_distance(depths: Iterable[float]) -> int:
 
 
 def kitti_distance(vehicle_depths: Iterable[float]) -> int:
-    """Class 0 (up to 8 m), 1 (to 20 m), 2 (farther) or 3 (no vehicle) of the closest vehicle.
+    """Return the distance class of the closest vehicle: 0 (up to 8 m), 1 (to 20 m), 2 (farther) or 3 (no vehicle).
 
     Args:
-        vehicle_depths: z of the location, in metres, of every Car, Van and Truck.
+        vehicle_depths: z coordinate of every Car, Van and Truck, in metres.
     """
     return _last_edge_below(_KITTI_EDGES, min([*vehicle_depths, _KITTI_NO_VEHICLE]))
 
 
 def kitti_distance_of_text(text: str) -> int:
-    """`kitti_distance` of a KITTI label file: one object per line, type first, z of the location 14th.
+    """Apply `kitti_distance` to a KITTI label file: one object per line, with type as first field and z as 14th.
 
     Raises:
         DataError: A line is not a KITTI object.
@@ -73,7 +73,7 @@ def kitti_distance_of_text(text: str) -> int:
 
 
 def dsprites_factors(index: int) -> dict[str, int]:
-    """Row index 0 to 737279 -> class index of each factor of `DSPRITES_FACTORS`."""
+    """Convert row index 0 to 737279 to the class index of each factor of `DSPRITES_FACTORS`."""
     factors = {}
     rest = index
     for name, size in reversed(DSPRITES_FACTORS):
@@ -94,24 +94,24 @@ def dsprites_index(shape: int, scale: int, orientation: int, x: int, y: int) -> 
 
 
 def dsprites_location(x: int) -> int:
-    """x position 0 to 31 -> class 0 to 15."""
+    """Convert x position 0 to 31 to class 0 to 15."""
     return _in_range("x position", x, 32) // 2
 
 
 def dsprites_orientation(orientation: int) -> int:
-    """Orientation 0 to 39 -> class 0 to 15, floor(orientation / 2.5)."""
+    """Convert orientation 0 to 39 to class 0 to 15: floor(orientation / 2.5)."""
     return _in_range("orientation", orientation, 40) * 2 // 5
 
 
 def smallnorb_azimuth(raw: int) -> int:
-    """Azimuth as stored in the original files, 0, 2, ..., 34 (units of 10 degrees) -> class 0 to 17."""
+    """Convert the azimuth of the original files, 0, 2, ..., 34 (units of 10 degrees), to class 0 to 17."""
     if raw % 2:
         raise DataError(f"smallNORB stores even azimuths 0 to 34, not {raw}.")
     return _in_range("azimuth", raw, 36) // 2
 
 
 def smallnorb_elevation(elevation: int) -> int:
-    """Elevation 0 to 8 is the class."""
+    """Return the elevation, 0 to 8, which is the class."""
     return _in_range("elevation", elevation, 9)
 
 

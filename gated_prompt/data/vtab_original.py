@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k tasks from the data sets as their authors ship them, unpacked.
+"""VTAB-1k tasks from the original data sets, unpacked.
 
-dtd and kitti are read here; `vtab_original_files` and `vtab_original_arrays` read the others.
+This module reads dtd and kitti; `vtab_original_files` and `vtab_original_arrays` read the others.
 """
 
 import re
@@ -22,33 +22,33 @@ from .vtab_splits import split_keys, tfds_order
 from .vtab_tasks import check_split, find_task
 
 Key = TypeVar("Key", str, int)
-_EXACT = "VTAB's own images, found by their original file names."
-_EXACT_ROWS = "VTAB's own images, found by their rows in the original files."
+_EXACT = "VTAB's own images, identified by their original file names."
+_EXACT_ROWS = "VTAB's own images, identified by their rows in the original files."
 UNREADABLE = {
-    "caltech101": "its split draws 30 images per class in the order in which a directory was once listed.",
-    "diabetic_retinopathy": "VTAB's images are another team's crops of them, which depend on the library used.",
-    "dmlab": "it is shipped as TensorFlow records.",
+    "caltech101": "its split draws 30 images per class in the order of a directory listing that is lost.",
+    "diabetic_retinopathy": "VTAB uses crops made by another team, which depend on their image library.",
+    "dmlab": "it is distributed as TensorFlow records.",
 }
 
 
 def load_original(root: str | Path, task: str, split: str, *, subset: bool = False) -> LabelledImages:
-    """One split of a task from the data set as its authors ship it, unpacked.
+    """Load one split of a task from the original data set, unpacked.
 
     Args:
-        root: The folder of the data set; docs/data.md says what each must hold.
-        task: A VTAB-1k task but caltech101, diabetic_retinopathy and dmlab.
+        root: The folder of the data set; docs/data.md lists what it must contain.
+        task: Any VTAB-1k task except caltech101, diabetic_retinopathy and dmlab.
         split: "train800", "val200", "train800val200" or "test".
         subset: dtd only: accept a folder with fewer classes or images, or without `labels/`. The split is then only
-            like VTAB's: the first 800 images in hash order train, the next 200 validate, the rest test.
+            VTAB-like: in hash order, the first 800 images for training, 200 for validation, the rest for testing.
 
     Raises:
-        DataError: Files are missing, or are not as many as the data set has.
-        ImportError: oxford_flowers102 and svhn need scipy, patch_camelyon h5py.
+        DataError: A file is missing, or the number of files is wrong.
+        ImportError: oxford_flowers102 and svhn require scipy, patch_camelyon h5py.
     """
     check_split(split)
     folder = Path(root)
     if subset and task != "dtd":
-        raise DataError(f"subset=True is for 'dtd' alone; {task!r} is read whole.")
+        raise DataError(f"subset=True is for 'dtd' only, not for {task!r}; leave it out.")
     if task in FILES:
         return _files(folder, task, split)
     if task in ARRAYS:
@@ -58,7 +58,7 @@ def load_original(root: str | Path, task: str, split: str, *, subset: bool = Fal
     if task == "kitti":
         return _kitti(folder, split)
     find_task(task)
-    raise DataError(f"{task!r} cannot be read as its authors ship it: {UNREADABLE[task]} Use the 'vtab-1k' layout.")
+    raise DataError(f"{task!r} cannot be read from its original files: {UNREADABLE[task]} Use the 'vtab-1k' layout.")
 
 
 def _pick(splits: Mapping[str, list[Key]], split: str) -> list[Key]:
@@ -71,7 +71,7 @@ def _files(folder: Path, task: str, split: str) -> LabelledImages:
     paths = [found.path(name) for name in names]
     absent = [path for path in paths if not path.is_file()]
     if absent:
-        raise DataError(f"{absent[0]} is missing, with {len(absent) - 1} more of {split}.")
+        raise DataError(f"{absent[0]} is missing, and {len(absent) - 1} more of {split}.")
     return LabelledImages(
         ImageFiles(paths),
         [found.label(name) for name in names],
@@ -101,7 +101,7 @@ def _arrays(folder: Path, task: str, split: str) -> LabelledImages:
 
 @lru_cache(maxsize=2)
 def _row_numbers(task: str) -> dict[str, list[int]]:
-    """Rows of train800, val200 and test; seconds for dSprites, so they are kept."""
+    """Return the rows of train800, val200 and test; cached, since dSprites takes seconds."""
     spec = find_task(task)
     forms = spec.key_of_row or {}
     keys = {name: [forms[name].format(row) for row in range(size)] for name, size in spec.sizes.items()}
@@ -128,13 +128,13 @@ def _dtd(folder: Path, split: str, subset: bool) -> LabelledImages:
             raise DataError(f"{folder / 'images'} has {len(found)} JPEGs; train800 and val200 need more than 1000.")
         order = tfds_order(found, "train")
         splits = {"train800": order[:800], "val200": order[800:1000], "test": order[1000:]}
-        note = f"{len(found)} images of {len(classes)} classes split by hash order, without DTD's split-1 lists."
+        note = f"{len(found)} images of {len(classes)} classes, split in hash order, without DTD's split-1 lists."
     else:
-        raise DataError(f"{lists['train']} and its siblings val1.txt and test1.txt are missing; they ship with DTD.")
+        raise DataError(f"{lists['train']}, val1.txt or test1.txt is missing; DTD is distributed with them.")
     names = _pick(splits, split)
     absent = set(names) - set(found)
     if absent:
-        raise DataError(f"{folder / 'images' / min(absent)} is missing, with {len(absent) - 1} more of {split}.")
+        raise DataError(f"{folder / 'images' / min(absent)} is missing, and {len(absent) - 1} more of {split}.")
     provenance = Provenance("dtd", split, str(folder), None, exact, note, len(names), spec.size_of(split))
     return LabelledImages(
         ImageFiles([folder / "images" / name for name in names]),
@@ -146,7 +146,7 @@ def _dtd(folder: Path, split: str, subset: bool) -> LabelledImages:
 
 
 def kitti_label(folder: Path, image_name: str) -> int:
-    """Class of one KITTI training image, such as "000123.png", from its label file."""
+    """Return the class of one KITTI training image, such as "000123.png", from its label file."""
     file = folder / "training" / "label_2" / Path(image_name).with_suffix(".txt").name
     if not file.is_file():
         raise DataError(f"{file} is missing; KITTI's label archive has one file per training image.")
@@ -157,14 +157,14 @@ def kitti_label(folder: Path, image_name: str) -> int:
 
 
 def kitti_video_splits(mapping: Path) -> dict[str, list[str]]:
-    """KITTI's training images split by video, as TFDS does it.
+    """Split KITTI's training images by video, as TFDS does.
 
     Args:
         mapping: The object devkit's folder `mapping`, with `train_mapping.txt` (date, drive and frame per line) and
-            `train_rand.txt` (for each image the 1-based line it comes from).
+            `train_rand.txt` (for each image, its 1-based line in the former).
 
     Returns:
-        "train", "validation" and "test" -> file names such as "000123.png".
+        File names such as "000123.png", under "train", "validation" and "test".
     """
     for name in ("train_mapping.txt", "train_rand.txt"):
         if not (mapping / name).is_file():
@@ -173,7 +173,7 @@ def kitti_video_splits(mapping: Path) -> dict[str, list[str]]:
     images: dict[str, list[str]] = defaultdict(list)
     for image, line in enumerate((mapping / "train_rand.txt").read_text(encoding="utf-8").split(",")):
         images[lines[int(line) - 1].split()[1]].append(f"{image:06d}.png")
-    # The legacy generator, since its draws are what TFDS drew: a tenth of the videos tests, a tenth validates.
+    # TFDS used NumPy's legacy generator: a tenth of the videos for testing, another tenth for validation.
     draw = np.random.RandomState(123)
     videos = sorted(images)
     tenth = max(1, len(videos) // 10)
@@ -188,12 +188,12 @@ def kitti_video_splits(mapping: Path) -> dict[str, list[str]]:
 
 def _kitti(folder: Path, split: str) -> LabelledImages:
     spec = find_task("kitti")
-    # `split_keys` checks 6347 + 423 + 711: with another draw or another devkit the counts cannot all match.
+    # `split_keys` checks the counts 6347, 423 and 711, which another sample or devkit would not match.
     names = _pick(split_keys("kitti", kitti_video_splits(folder / "mapping")), split)
     paths = [folder / "training" / "image_2" / name for name in names]
     absent = [path for path in paths if not path.is_file()]
     if absent:
-        raise DataError(f"{absent[0]} is missing, with {len(absent) - 1} more of {split}.")
+        raise DataError(f"{absent[0]} is missing, and {len(absent) - 1} more of {split}.")
     labels = [kitti_label(folder, name) for name in names]
     provenance = Provenance("kitti", split, str(folder), None, True, _EXACT, len(names), spec.size_of(split))
     return LabelledImages(ImageFiles(paths), labels, num_classes=spec.num_classes, provenance=provenance)

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k tasks whose authors ship all images in a few arrays: the row number is the key.
+"""VTAB-1k tasks whose original data set stores all images in a few arrays; the row number is the key.
 
-Only the rows that are asked for stay in memory.
+Only the requested rows stay in memory.
 """
 
 import gzip
@@ -33,7 +33,7 @@ _NUMPY |= {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 @dataclass(frozen=True)
 class PixelRows:
-    """Images (N, H, W) or (N, H, W, 3), uint8, with what to call each in a message."""
+    """Images (N, H, W) or (N, H, W, 3), uint8, each with a name for error messages."""
 
     pixels: Bytes
     rows: Sequence[str]
@@ -50,10 +50,10 @@ class PixelRows:
 
 
 def _pick(images: Any, rows: Sequence[int], size: int, file: Path) -> Bytes:
-    """These rows of an array of `size` images.
+    """Select rows of an array of `size` images.
 
     Raises:
-        DataError: It has another number of them.
+        DataError: The array has a different size.
     """
     if len(images) != size:
         raise DataError(f"{file} has {len(images)} images, expected {size}: one missing row shifts every slice.")
@@ -61,21 +61,21 @@ def _pick(images: Any, rows: Sequence[int], size: int, file: Path) -> Bytes:
 
 
 class _NumpyOnly(pickle.Unpickler):
-    """Arrays and plain values; a pickle that names anything else could run code."""
+    """Unpickles only arrays and plain values; any other class in a pickle could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NUMPY:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module, name)
 
 
 def cifar(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> Rows:
-    """`train.bin` and `test.bin` of `cifar-100-binary`, or `train` and `test` of `cifar-100-python`."""
+    """Read `train.bin` or `test.bin` of `cifar-100-binary`, or `train` or `test` of `cifar-100-python`."""
     for folder in (root, root / "cifar-100-binary", root / "cifar-100-python"):
         if (file := folder / f"{split}.bin").is_file():
             table = np.fromfile(file, dtype=np.uint8)
             if table.size % 3074:
-                raise DataError(f"{file} is not CIFAR-100's binary file: {table.size} bytes are no rows of 3074.")
+                raise DataError(f"{file} is not CIFAR-100's binary file: {table.size} bytes, not a multiple of 3074.")
             table = table.reshape(-1, 3074)  # coarse class, fine class, three planes
             images, labels = table[:, 2:], table[:, 1]
             break
@@ -88,13 +88,13 @@ def cifar(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> 
                 raise DataError(f"{file} is not CIFAR-100's Python file: {error}.") from None
             break
     else:
-        raise DataError(f"Neither {split}.bin nor {split} of CIFAR-100 is in {root} or a folder cifar-100-* in it.")
+        raise DataError(f"Neither {split}.bin nor {split} of CIFAR-100 is in {root} or its cifar-100-* subfolders.")
     picked = _pick(images, rows, size, file).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(picked), [int(labels[row]) for row in rows]
 
 
 def svhn(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> Rows:
-    """`train_32x32.mat` and `test_32x32.mat`."""
+    """Read `train_32x32.mat` or `test_32x32.mat`."""
     file = root / f"{split}_32x32.mat"
     stored = read_mat(file)
     images = np.asarray(stored["X"]).transpose(3, 0, 1, 2)
@@ -102,15 +102,15 @@ def svhn(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> R
 
 
 def patch_camelyon(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> Rows:
-    """`camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`, unpacked."""
+    """Read `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`, unpacked."""
     try:
         h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
-        raise ImportError(f"patch_camelyon in {root} needs h5py: pip install h5py") from error
+        raise ImportError(f"reading patch_camelyon in {root} requires h5py: pip install h5py") from error
     name = {"train": "train", "validation": "valid", "test": "test"}[split]
     order = np.argsort(rows)
     back = np.argsort(order)
-    ascending = [rows[i] for i in order]  # as HDF5 wants them
+    ascending = [rows[i] for i in order]  # required by HDF5
     found = []
     for kind in ("x", "y"):
         file = root / f"camelyonpatch_level_2_split_{name}_{kind}.h5"
@@ -123,7 +123,7 @@ def patch_camelyon(root: Path, task: str, split: str, rows: Sequence[int], size:
 
 
 def dsprites(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> Rows:
-    """The `.npz` file; its 3 GB of images are read past, not into memory."""
+    """Read the `.npz` file, streaming its 3 GB of images rather than loading them into memory."""
     file = root / _DSPRITES
     try:
         with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as content:
@@ -158,7 +158,7 @@ def _rows_of_npy(content: Any, rows: Sequence[int], size: int, file: Path) -> By
 
 
 def smallnorb(root: Path, task: str, split: str, rows: Sequence[int], size: int) -> Rows:
-    """`smallnorb-5x...-{dat,info}.mat`, which are no MATLAB files, also as `.gz`; the left camera."""
+    """Read the left camera of `smallnorb-5x...-{dat,info}.mat` (not MATLAB files), plain or as `.gz`."""
     images, info = (_norb_matrix(root / f"{_NORB[split]}-{kind}.mat") for kind in ("dat", "info"))
     left = _pick(images[:, 0], rows, size, root / f"{_NORB[split]}-dat.mat")
     if task == "smallnorb_azi":

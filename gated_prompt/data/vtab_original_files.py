@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k tasks whose authors ship one file an image: where each image is, its key, and its class."""
+"""VTAB-1k tasks whose original data set stores one file per image: paths, keys and classes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from .fgvc_original import read_mat
 
 @dataclass(frozen=True)
 class OriginalFiles:
-    """A whole data set: its keys as TFDS forms them, and what belongs to a key.
+    """A whole data set, accessed by TFDS key.
 
     Attributes:
         keys: Original split -> keys of all its examples.
-        path: Of the image with a key.
-        label: Its class.
-        class_names: In the order of the classes, where the data set tells them.
+        path: Returns the path of the image with a key.
+        label: Returns the class of the image with a key.
+        class_names: Class names in order; None if the data set does not list them.
     """
 
     keys: Mapping[str, list[str]]
@@ -29,15 +29,15 @@ class OriginalFiles:
 
 
 def first_folder(root: Path, *names: str, holding: str) -> Path:
-    """`root`, or the first of these folders in it, that holds a file or folder of this name.
+    """Return `root`, or the first of the named folders in it, that contains `holding`.
 
     Raises:
-        DataError: None does.
+        DataError: None of them does.
     """
     for folder in (root, *(root / name for name in names)):
         if (folder / holding).exists():
             return folder
-    raise DataError(f"{root / holding} is missing, and no {' or '.join(names)} in {root} holds it.")
+    raise DataError(f"{root / holding} is missing, and no folder {' or '.join(names)} in {root} contains it.")
 
 
 def _lines(file: Path, help_: str = "") -> list[str]:
@@ -47,7 +47,7 @@ def _lines(file: Path, help_: str = "") -> list[str]:
 
 
 def _class_folders(folder: Path) -> OriginalFiles:
-    """TFDS puts the folder before the file's name: AnnualCrop_AnnualCrop_1.jpg."""
+    """Read folders of JPEGs. TFDS prefixes the file name with the folder: AnnualCrop_AnnualCrop_1.jpg."""
     paths = {f"{file.parent.name}_{file.name}": file for file in folder.glob("*/*.jpg")}
     classes = sorted({file.parent.name for file in paths.values()})
     return OriginalFiles(
@@ -56,17 +56,17 @@ def _class_folders(folder: Path) -> OriginalFiles:
 
 
 def eurosat(root: Path, task: str) -> OriginalFiles:
-    """Ten folders of JPEGs, in `EuroSAT.zip` below `2750` or `EuroSAT_RGB`."""
+    """Read ten folders of JPEGs, which `EuroSAT.zip` contains in `2750` or `EuroSAT_RGB`."""
     return _class_folders(first_folder(root, "2750", "EuroSAT_RGB", "EuroSAT", holding="AnnualCrop"))
 
 
 def resisc45(root: Path, task: str) -> OriginalFiles:
-    """45 folders of 700 JPEGs, in `NWPU-RESISC45.rar` below a folder of that name."""
+    """Read 45 folders of 700 JPEGs, which `NWPU-RESISC45.rar` contains in a folder of that name."""
     return _class_folders(first_folder(root, "NWPU-RESISC45", holding="airplane"))
 
 
 def flowers(root: Path, task: str) -> OriginalFiles:
-    """`jpg/image_00001.jpg`, `setid.mat` and `imagelabels.mat`."""
+    """Read `jpg/image_00001.jpg` and so on, `setid.mat` and `imagelabels.mat`."""
     labels, ids = read_mat(root / "imagelabels.mat")["labels"], read_mat(root / "setid.mat")
     keys = {
         split: [f"image_{number:05d}.jpg" for number in ids[name]]
@@ -76,7 +76,7 @@ def flowers(root: Path, task: str) -> OriginalFiles:
 
 
 def pets(root: Path, task: str) -> OriginalFiles:
-    """`images/Abyssinian_100.jpg`, `annotations/{trainval,test}.txt` with the class, from 1, behind each name."""
+    """Read `images/Abyssinian_100.jpg` and so on, and the 1-based classes in `annotations/{trainval,test}.txt`."""
     keys: dict[str, list[str]] = {}
     classes: dict[str, int] = {}
     for split, name in (("train", "trainval.txt"), ("test", "test.txt")):
@@ -89,7 +89,7 @@ def pets(root: Path, task: str) -> OriginalFiles:
 
 
 def sun397(root: Path, task: str) -> OriginalFiles:
-    """`a/abbey/sun_aaalbzqrimafwbiv.jpg`, `ClassName.txt`, and beside them the three lists that TFDS made."""
+    """Read `a/abbey/sun_aaalbzqrimafwbiv.jpg` and so on, `ClassName.txt`, and TFDS's three lists next to them."""
     folder = first_folder(root, "SUN397", holding="ClassName.txt")
     classes = _lines(folder / "ClassName.txt")
     advice = " VTAB's split of sun397 is in the package tensorflow_datasets: sun397_tfds_{tr,va,te}.txt."
@@ -106,7 +106,7 @@ def sun397(root: Path, task: str) -> OriginalFiles:
 
 
 def clevr(root: Path, task: str) -> OriginalFiles:
-    """`images/{train,val}/CLEVR_train_000000.png` and `scenes/CLEVR_{train,val}_scenes.json`."""
+    """Read `images/{train,val}/CLEVR_train_000000.png` and so on, and `scenes/CLEVR_{train,val}_scenes.json`."""
     folder = first_folder(root, "CLEVR_v1.0", holding="scenes")
     depths: dict[str, list[float]] = {}
     keys = {}
@@ -116,7 +116,7 @@ def clevr(root: Path, task: str) -> OriginalFiles:
             scenes = json.loads(file.read_text(encoding="utf-8"))["scenes"]
             found = {s["image_filename"]: [float(o["pixel_coords"][2]) for o in s["objects"]] for s in scenes}
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise DataError(f"{file} is missing or no list of CLEVR's scenes ({error}).") from None
+            raise DataError(f"{file} is missing or is not a list of CLEVR scenes ({error}).") from None
         keys[split] = list(found)
         depths |= found
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k's exact images, rebuilt from the keys of the examples alone.
+"""Reconstruct VTAB-1k's exact splits from the keys of the examples alone.
 
-TFDS stores a split sorted by the md5 hash of the split's name followed by the example's key, and VTAB slices that
-order. So the keys are enough: neither TensorFlow nor a TFDS download is needed.
+TFDS sorts a split by the md5 hash of the split name followed by the example key, and VTAB slices that order. The keys
+therefore suffice; neither TensorFlow nor a TFDS download is needed.
 """
 
 import hashlib
@@ -21,36 +21,36 @@ _CALTECH_PER_CLASS = 30
 
 
 def tfds_order(keys: Iterable[Key], split: str) -> list[Key]:
-    """Sorts the keys of a whole split as TFDS stores them.
+    """Sort the keys of a whole split in the order in which TFDS stores them.
 
     Args:
         keys: Keys of all examples of the split, in any order.
-        split: Original split name: "train", "validation" or "test". It salts the hash.
+        split: Original split name, "train", "validation" or "test", which is part of the hash.
     """
     return sorted(keys, key=lambda key: hashlib.md5(f"{split}{key}".encode(), usedforsecurity=False).digest())
 
 
 def split_keys(task: str, keys: Mapping[str, Iterable[Key]]) -> dict[str, list[Key]]:
-    """The keys of VTAB-1k's train800, val200 and test, each in the order that VTAB uses.
+    """Select the keys of VTAB-1k's train800, val200 and test, each in VTAB's order.
 
     Args:
         task: Name of one of the 19 tasks, such as "cifar" or "clevr_dist".
         keys: Original split name ("train", "validation", "test") -> TFDS keys of ALL its examples, in any order.
             eurosat, resisc45 and dsprites have one original split, "train". Splits that VTAB does not use are
-            ignored. Row numbers may be int or str; they come back as they were given.
+            ignored. Row numbers may be int or str and are returned unchanged.
 
     Returns:
-        "train800", "val200" and "test", with 800, 200 and `TASKS[task].test_size` keys.
+        800 keys under "train800", 200 under "val200" and `TASKS[task].test_size` under "test".
 
     Raises:
-        DataError: The task is unknown; a split is missing or its name unknown; a split has the wrong number of keys,
-            duplicates, or keys of another form than TFDS's. For caltech101 also: the lists cannot be TFDS's own.
+        DataError: The task or a split is unknown, a split is missing, or its keys are too few, too many, duplicated or
+            not in TFDS's form. For caltech101 also: the lists are not TFDS's own.
     """
     spec = find_task(task)
     unknown = sorted(set(keys) - _ORIGINAL_SPLITS)
     missing = [name for name in spec.sizes if name not in keys]
     if unknown or missing:
-        fault = f"no split {unknown[0]!r} is known" if unknown else f"split {missing[0]!r} is missing"
+        fault = f"unknown split {unknown[0]!r}" if unknown else f"split {missing[0]!r} is missing"
         raise DataError(f"{task}: {fault}; expected {_expected_splits(spec)}.{_caltech_advice(spec)}")
     lists = {name: list(keys[name]) for name in spec.sizes}
     for name, split in lists.items():
@@ -72,9 +72,9 @@ def _caltech_advice(spec: VtabTask) -> str:
     if spec.name != "caltech101":
         return ""
     return (
-        " caltech101 cannot be rebuilt from file names alone: its split draws 30 images per class in the order in"
-        " which a directory was once listed. Use the 'vtab-1k' folder layout, or give the exact key lists of a TFDS"
-        " export of caltech101 3.0.1 ('train' with 3059 and 'test' with 6085 keys), which are sufficient."
+        " caltech101 cannot be reconstructed from file names alone: its split draws 30 images per class in the order"
+        " of a directory listing that is lost. Use the 'vtab-1k' folder layout, or give the exact key lists of a TFDS"
+        " export of caltech101 3.0.1 ('train' with 3059 and 'test' with 6085 keys)."
     )
 
 
@@ -88,7 +88,7 @@ def _check_keys(spec: VtabTask, split: str, keys: list[Key]) -> None:
     names = [str(key) for key in keys]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise DataError(f"{spec.name}: split {split!r} holds {repeated[0]!r} twice; keys must be unique.")
+        raise DataError(f"{spec.name}: split {split!r} contains {repeated[0]!r} twice; keys must be unique.")
     if spec.key_of_row is not None:
         form = spec.key_of_row[split]
         wrong = next(iter(set(names) - {form.format(row) for row in range(size)}), None)
@@ -99,8 +99,8 @@ def _check_keys(spec: VtabTask, split: str, keys: list[Key]) -> None:
         expected = f"the form of {spec.key_example!r}"
     if wrong is not None:
         raise DataError(
-            f"{spec.name}: split {split!r} holds the key {wrong!r}, expected {expected}. Any other spelling hashes to"
-            " another order."
+            f"{spec.name}: split {split!r} contains the key {wrong!r}, expected {expected}. Any other spelling changes"
+            " the hash order."
         )
 
 
@@ -111,7 +111,7 @@ def _check_disjoint(spec: VtabTask, lists: Mapping[str, list[Key]]) -> None:
     for split, keys in lists.items():
         for name in map(str, keys):
             if name in seen:
-                raise DataError(f"{spec.name}: {name!r} is in {seen[name]!r} and in {split!r}; splits are disjoint.")
+                raise DataError(f"{spec.name}: {name!r} is in {seen[name]!r} and {split!r}; splits must be disjoint.")
             seen[name] = split
     if spec.name == "caltech101":
         folder, count = Counter(str(key).split("/")[0] for key in lists["train"]).most_common(1)[0]

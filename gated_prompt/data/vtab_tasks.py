@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The 19 VTAB-1k tasks as a table: classes, original split sizes, and which slices make train800, val200 and test.
+"""The 19 VTAB-1k tasks as a table: classes, original split sizes, and the slices for train800, val200 and test.
 
 VTAB (Zhai et al., https://arxiv.org/abs/1910.04867) takes its 1000 training images by slicing the TensorFlow
 Datasets (TFDS) splits. `vtab_splits` turns this table into lists of examples.
@@ -25,18 +25,18 @@ class Slice:
 
 @dataclass(frozen=True)
 class VtabTask:
-    """One task.
+    """One VTAB-1k task.
 
     Attributes:
         name: Folder name of the task in the "vtab-1k" layout.
         group: "natural", "specialized" or "structured"; VTAB averages per group.
-        num_classes: Number of classes of the task, which a small split may not show in full.
+        num_classes: Number of classes of the task; a small split may not contain all of them.
         sizes: Original split name -> number of its examples, for the splits that VTAB uses.
-        val200, test: Where VTAB takes them from. train800 is always the head of "train".
-        key_example: One key, for messages.
-        key_pattern: Regular expression that every TFDS key matches; None where `key_of_row` says more.
-        key_of_row: Original split name -> format string that makes the key of row i, where the keys are row numbers
-            in some dress. Then the whole set of keys is known and checked.
+        val200, test: Slices that VTAB takes. train800 is always the beginning of "train".
+        key_example: One key, for error messages.
+        key_pattern: Regular expression that every TFDS key matches; None if `key_of_row` is set.
+        key_of_row: Original split name -> format string that turns a row number into its key, if keys are formatted
+            row numbers. The whole set of keys is then known and checked.
     """
 
     name: str
@@ -53,12 +53,12 @@ class VtabTask:
 
     @property
     def test_size(self) -> int:
-        """Number of test examples."""
+        """The number of test examples."""
         stop = self.sizes[self.test.split] if self.test.stop is None else self.test.stop
         return stop - self.test.start
 
     def size_of(self, split: str) -> int:
-        """Number of examples of a VTAB split."""
+        """Return the number of examples in a VTAB split."""
         return {"train800": 800, "val200": 200, "train800val200": 1000, "test": self.test_size}[split]
 
 
@@ -83,7 +83,7 @@ def _named(
     val: Slice = _VALIDATION,
     test: Slice = _TEST,
 ) -> VtabTask:
-    """A task whose keys are file names or the like."""
+    """Define a task whose keys are file names or similar strings."""
     return VtabTask(name, group, num_classes, sizes, val, test, example, key_pattern=pattern)
 
 
@@ -97,7 +97,7 @@ def _numbered(
     val: Slice = _VALIDATION,
     test: Slice = _TEST,
 ) -> VtabTask:
-    """A task whose keys are row numbers in some dress."""
+    """Define a task whose keys are formatted row numbers."""
     return VtabTask(name, group, num_classes, sizes, val, test, rows["train"].format(0), key_of_row=rows)
 
 
@@ -118,7 +118,7 @@ _ROWS = {"train": "{}", "test": "{}"}
 # The original test scenes have no labels, so VTAB tests on the original validation split.
 _CLEVR_CUT = {"val": _train_from(63000), "test": Slice("validation")}
 _DSPRITES_CUT = {"val": _train_from(589824), "test": Slice("train", 663552)}
-# Validation images come from the original test split: its first half validates, its second half tests.
+# Both come from the original test split: val200 from its first half; its second half is the test set.
 _NORB_CUT = {"val": Slice("test", 0, 200), "test": Slice("test", 12150)}
 
 _NATURAL = (
@@ -185,10 +185,10 @@ TASKS: Mapping[str, VtabTask] = {task.name: task for task in _NATURAL + _SPECIAL
 
 
 def find_task(name: str) -> VtabTask:
-    """The task of that name.
+    """Return the task with this name.
 
     Raises:
-        DataError: There is no such task; the message lists the names.
+        DataError: The task is unknown; the message lists the known ones.
     """
     if name not in TASKS:
         raise DataError(f"{name!r} is not a VTAB-1k task. The tasks are: {', '.join(TASKS)}.")
@@ -196,8 +196,10 @@ def find_task(name: str) -> VtabTask:
 
 
 def check_split(split: str) -> None:
-    """Raises:
-    DataError: `split` is not one of `SPLITS`.
+    """Check the name of a VTAB split.
+
+    Raises:
+        DataError: `split` is not one of `SPLITS`.
     """
     if split not in SPLITS:
         raise DataError(f"{split!r} is not a VTAB-1k split. The splits are: {', '.join(SPLITS)}.")

@@ -19,9 +19,9 @@ from ..errors import GatedPromptError
 from ..files.folder import locked, replace_text
 from ..inspect.readouts import gates, selection_ratios, temperatures
 from .quoting import code_span, line, markdown
-from .usage import usage
+from .usage import usage, usage_by_predictor
 
-PLACE = "path/or/hub-id/of/this/adapter"
+FOLDER, PLACE = "path/of/this/adapter", "path/or/hub-id/of/this/adapter"
 ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address; all others are written as %XX
 CARD_NAME = "README.md"
 PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
@@ -51,6 +51,7 @@ def model_card(
     license: str | None = None,
     picture: str | None = None,
     notes: str | None = None,
+    predictor: bool = False,
 ) -> ModelCard:
     """Describe one adapter in the form that the Hub reads; nothing is written and nothing is asked of the Hub.
 
@@ -69,6 +70,8 @@ def model_card(
         license: the Hub's name of the adapter's licence, such as `apache-2.0`.
         picture: name of an image file that will stand beside the card.
         notes: Markdown for the end of the card.
+        predictor: whether `predictor.json` will stand beside the card (`sharing.predictor`); the lines that load the
+            adapter then go by it.
 
     Raises:
         GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, or is not finite.
@@ -108,9 +111,12 @@ def model_card(
         about.append("- Classes: " + ", ".join(map(markdown, names)))
     if license:
         about.append(f"- Licence: {markdown(license)}")
+    place, base_place = hub_id(repo_id), base_id or f"path/of/{base_name}"
     parts = [
         f"# {markdown(title)}",
-        usage(base, config, base_id or f"path/of/{base_name}", base_id is not None, hub_id(repo_id) or PLACE, names),
+        usage_by_predictor(base_place, base_id is not None, place or FOLDER, place is not None)
+        if predictor
+        else usage(base, config, base_place, base_id is not None, place or PLACE, names),
         "\n".join(about),
         "## What the prompts have learned",
         *(

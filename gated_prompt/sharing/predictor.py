@@ -15,13 +15,20 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 from torch import Tensor
+from transformers import AutoModelForImageClassification
 
 from ..data.preprocess import FgvcTransform, VtabTransform
-from ..errors import DamagedAdapterError, DataError
+from ..errors import DamagedAdapterError, DataError, GatedPromptError
 from ..files.folder import replace_text
 from ..files.header import read_config, shown
+from ..heads import Reads, TokenClassifier, load_backbone
 
 Problem = Literal["classes", "labels", "numbers"]
+PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
+    "classes": "single_label_classification",
+    "labels": "multi_label_classification",
+    "numbers": "regression",
+}
 FILE = "predictor.json"
 MOST_PIXELS = 4096  # a side; a file that asks for more is damaged or hostile
 CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "antialias"}
@@ -37,7 +44,9 @@ class Predictor:
             (`FgvcTransform`) or size and antialias (`VtabTransform`); sides in pixels.
         problem: "classes" (one of them is right), "labels" (any number is) or "numbers" (values are predicted).
         backbone: Hub id or name of the model that the adapter was trained on.
-        base: settings of the backbone's config that differ from those published, such as num_hidden_layers.
+        base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
+        reads: what the head reads, as `heads.TokenClassifier` calls it; None: what the head of the backbone's own
+            class for image classification reads.
 
     Raises:
         DataError: a value is not what it should be.
@@ -48,19 +57,49 @@ class Predictor:
     problem: Problem = "classes"
     backbone: str | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
+    reads: Reads | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
             raise DataError(f"names is {shown(self.names)}; a list of names, one for each logit, is needed")
         if self.problem not in get_args(Problem):
             raise DataError(f"problem is {shown(self.problem)}; known are {', '.join(get_args(Problem))}")
-        if not isinstance(self.backbone, str | None) or not isinstance(self.base, Mapping):
+        if not isinstance(self.backbone, str | None) or not _is_base(self.base):
             raise DataError(
-                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}; text and settings needed"
+                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}; text, and a number of blocks as "
+                "num_hidden_layers or nothing, are needed"
             )
+        if self.reads not in (None, *get_args(Reads)):
+            raise DataError(f"reads is {shown(self.reads)}; known are null, {', '.join(get_args(Reads))}")
         fault = _fault_of(self.preparation)
         if fault:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
+
+    def load_base(self, backbone: str | os.PathLike[str] | None = None) -> Any:
+        """The model that the adapter was trained on, in float32 and eval mode, with a head that knows nothing yet.
+
+        Args:
+            backbone: where it lies now, Hub id or folder; None: where it lay in training.
+
+        Raises:
+            GatedPromptError: it cannot be loaded, or nothing says where it lies.
+        """
+        source = os.fspath(backbone or self.backbone or "")
+        if not source:
+            raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
+        if self.reads is not None:
+            model: Any = TokenClassifier(load_backbone(source, **self.base), self.names, self.reads)
+        else:
+            try:
+                model = AutoModelForImageClassification.from_pretrained(
+                    source, num_labels=len(self.names), ignore_mismatched_sizes=True, dtype="float32", **self.base
+                )
+            except (OSError, ValueError) as error:
+                raise GatedPromptError(
+                    f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
+                ) from error
+        model.config.problem_type = PROBLEM_TYPES[self.problem]
+        return model.eval()
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """RGB picture -> float (3, height, width), as in evaluation."""
@@ -101,6 +140,11 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
         raise DamagedAdapterError(f"{path}: {error}; correct it, or train or download the adapter again") from error
 
 
+def preparation_of(transform: Any) -> dict[str, Any]:
+    """The settings of an `FgvcTransform` or `VtabTransform`, as a `Predictor` has them."""
+    return {name: value for name, value in asdict(transform).items() if name != "train"}
+
+
 def _fault_of(preparation: Mapping[str, Any]) -> str | None:
     if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE):
         return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}"
@@ -116,6 +160,12 @@ def _fault_of(preparation: Mapping[str, Any]) -> str | None:
     if len(sides) == 2 and sides[1] > sides[0]:
         return f"crops {sides[1]} pixels of {sides[0]}"
     return None
+
+
+def _is_base(value: object) -> bool:
+    """Nothing else goes to `from_pretrained`: a file that was downloaded could ask for code to be run."""
+    counts = list(value.values()) if isinstance(value, Mapping) and set(value) <= {"num_hidden_layers"} else [0]
+    return all(type(count) is int and count > 0 for count in counts)
 
 
 def _is_number(value: object) -> bool:

@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 
 from ..config import GatedPromptConfig
+from ..heads import TokenClassifier
 from .quoting import line, python
 
 MOST_NAMES = 30  # that the code of a card repeats; more would hide it
@@ -28,16 +29,26 @@ def usage(
         place: where the adapter will live.
         names: of the classes or values in the order of the logits; empty: unknown.
     """
-    cls = type(base).__name__
-    known = getattr(transformers, cls, None) is type(base)
-    count = getattr(getattr(base, "config", None), "num_labels", None)
+    inner = base.backbone if isinstance(base, TokenClassifier) else base
+    cls = type(inner).__name__
+    known = getattr(transformers, cls, None) is type(inner)
+    count = int(getattr(getattr(base, "config", None), "num_labels", None) or 0)
     # The adapter brings its head: a base that was published with another one loses nothing.
-    head = f", num_labels={int(count)}, ignore_mismatched_sizes=True" if config.modules_to_save and count else ""
-    made = f"{cls}.from_pretrained({python(source)}{head})" + ("" if is_on_hub else "  # your copy of it")
-    code = ["", f"base = {made}" if known else f"base = ...  # the {line(cls)} that the prompts were trained on"]
+    takes_count = inner is base and config.modules_to_save and count
+    head = f", num_labels={count}, ignore_mismatched_sizes=True" if takes_count else ""
+    made = f"{cls}.from_pretrained({python(source)}{head})"
+    if isinstance(base, TokenClassifier):
+        made = f'TokenClassifier({made}, {count}, reads="{base.reads}")'
+    made += "" if is_on_hub else "  # your copy of it"
+    if not known:
+        made = f"...  # the {line(type(base).__name__)} that the prompts were trained on"
+    code = ["", f"base = {made}"]
     code.append(f"model = PeftModel.from_pretrained(base, {python(place)}).eval()")
     imports = ["import gated_prompt  # without this line PEFT ends in KeyError: 'GATED_PROMPT'"]
-    answer = _answer(base, names) if known and cls.endswith("ForImageClassification") else []
+    if known and inner is not base:
+        imports.append("from gated_prompt.heads import TokenClassifier")
+    classifies = inner is not base or cls.endswith("ForImageClassification")
+    answer = _answer(base, names) if known and classifies else []
     if answer:
         imports += ["import torch", "from peft import PeftModel", "from PIL import Image, ImageOps"]
         imports.append(f"from transformers import AutoImageProcessor, {cls}")
@@ -53,6 +64,26 @@ def usage(
         ]
     else:
         imports += ["from peft import PeftModel", *([f"from transformers import {cls}"] if known else [])]
+    return "\n".join(["```python", *imports, *code, "```"])
+
+
+def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub: bool) -> str:
+    """A block of Python for an adapter that has `predictor.json` beside it; arguments as for `usage`."""
+    imports = ["import gated_prompt", "import torch", "from gated_prompt.data.images import decode"]
+    imports.append("from gated_prompt.sharing.predictor import read_predictor")
+    imports += ["from huggingface_hub import snapshot_download"] if place_is_on_hub else []
+    code = [
+        "",
+        f"folder = snapshot_download({python(place)})" if place_is_on_hub else f"folder = {python(place)}",
+        "predictor = read_predictor(folder)  # the backbone, how pictures become pixels, and what the logits mean",
+        f"base = predictor.load_base({python(source)})" + ("" if is_on_hub else "  # your copy of it"),
+        "model = gated_prompt.load(base, folder).eval()",
+        "",
+        'pixels = predictor.transform()(decode("photo.jpg"))',
+        "with torch.no_grad():",
+        "    logits = model(pixels[None]).logits[0]",
+        "print(predictor.answer(logits, top=3))",
+    ]
     return "\n".join(["```python", *imports, *code, "```"])
 
 

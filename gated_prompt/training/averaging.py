@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""An exponential moving average of what is trained, by torch's `AveragedModel`."""
+"""An exponential moving average of the trainable parameters, built on torch's `AveragedModel`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from ..errors import GatedPromptError, UnsupportedOperationError
 
 
 class AveragedAdapter:
-    """Averages the trainable parameters of a model; the frozen base is neither copied nor looked at.
+    """Exponential moving average of a model's trainable parameters; the frozen base is neither copied nor read.
 
     ```python
     average = AveragedAdapter(model, decay=0.999)
@@ -22,17 +22,16 @@ class AveragedAdapter:
         ...
         optimizer.step()
         average.update()
-    with average.applied():  # evaluate and save what was averaged
+    with average.applied():  # evaluate and save the averaged parameters
         gated_prompt.save(model, folder)
     ```
 
-    With p_1, p_2, ... the parameters at each update the average is a_1 = p_1, a_t = decay a_{t-1} + (1 - decay) p_t
-    (SPT, arXiv 2402.02382, trains prompts with decay 0.9999). It can be given to accelerate's
-    `register_for_checkpointing`.
+    If p_t are the parameters at update t, the average is a_1 = p_1, a_t = decay a_{t-1} + (1 - decay) p_t (SPT, arXiv
+    2402.02382, trains prompts with decay 0.9999). Works with accelerate's `register_for_checkpointing`.
 
     Args:
-        model: with at least one trainable parameter; kept, and looked at in each update.
-        decay: in [0, 1). 1 / (1 - decay) updates is about as far as it looks back.
+        model: has at least one trainable parameter; read at each update.
+        decay: in [0, 1); the average spans about 1 / (1 - decay) updates.
 
     Raises:
         GatedPromptError: nothing is trainable, or the decay is outside its range.
@@ -45,17 +44,17 @@ class AveragedAdapter:
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not self._names:
             raise GatedPromptError("no parameter of the model is trainable, so there is nothing to average")
-        self._average = AveragedModel(nn.ParameterList(self._live()), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self._average = AveragedModel(nn.ParameterList(self._current()), multi_avg_fn=get_ema_multi_avg_fn(decay))
         self._average.requires_grad_(False)
 
     def update(self) -> None:
-        """Take in the parameters as they are now; call it after each step of the optimizer."""
-        self._average.update_parameters(nn.ParameterList(self._live()))
+        """Add the current parameters to the average; call it after each optimizer step."""
+        self._average.update_parameters(nn.ParameterList(self._current()))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While open, the model has the averaged parameters; on leaving, its own again, bit for bit."""
-        own = [parameter.detach().clone() for parameter in self._live()]
+        """Use the averaged parameters inside the `with` block; restore the model's own, bit for bit, at its end."""
+        own = [parameter.detach().clone() for parameter in self._current()]
         self.copy_to_model()
         try:
             yield
@@ -63,19 +62,19 @@ class AveragedAdapter:
             self._fill(own)
 
     def copy_to_model(self) -> None:
-        """Give the model the averaged parameters for good."""
+        """Replace the model's parameters with the averaged ones permanently."""
         self._fill(list(self._average.module.parameters()))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averaged parameters by name, and under "n_averaged" the number of updates."""
+        """Return the averaged parameters by name, and the number of updates as "n_averaged"."""
         values = (parameter.detach() for parameter in self._average.module.parameters())
         return {"n_averaged": self._average.n_averaged, **dict(zip(self._names, values, strict=True))}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a `state_dict`.
+        """Restore the average from a `state_dict`.
 
         Raises:
-            GatedPromptError: it belongs to other parameters.
+            GatedPromptError: names or shapes of its parameters differ from the model's.
         """
         own = self.state_dict()
         wrong = sorted(
@@ -83,31 +82,31 @@ class AveragedAdapter:
             if name not in own or name not in state or own[name].shape != state[name].shape
         )  # fmt: skip
         if wrong:
-            raise GatedPromptError(f"the saved average has other parameters than the model: {', '.join(wrong[:5])}")
+            raise GatedPromptError(f"the saved average and the model differ in parameters: {', '.join(wrong[:5])}")
         for name, value in own.items():
             value.copy_(state[name])
 
-    def _live(self) -> list[nn.Parameter]:
-        """The parameters that are averaged, looked up each time: PEFT makes new ones when it moves or casts them."""
+    def _current(self) -> list[nn.Parameter]:
+        """Look up the averaged parameters anew: PEFT replaces them when it moves or casts them."""
         found = dict(self._model.named_parameters())
         return [found[name] for name in self._names]
 
     def _fill(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
-            for parameter, value in zip(self._live(), values, strict=True):
+            for parameter, value in zip(self._current(), values, strict=True):
                 parameter.copy_(value)
 
 
 class AveragingCallback(TrainerCallback):
-    """For transformers' Trainer: averages after each step, and gives the model the average when training ends.
+    """Callback for transformers' Trainer: averages after each step, and copies the average to the model at the end.
 
-    Evaluations and checkpoints during training are of the parameters themselves. A resumed run starts a new average.
+    Evaluations and checkpoints during training use the original parameters. A resumed run starts a new average.
 
     Args:
-        decay: as for `AveragedAdapter`, which is in `average` once training has begun.
+        decay: as for `AveragedAdapter`, which is in `average` once training has started.
 
     Raises:
-        UnsupportedOperationError: when training begins with `load_best_model_at_end`, which asks for another model.
+        UnsupportedOperationError: training starts with `load_best_model_at_end`, which would end with another model.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -115,19 +114,19 @@ class AveragingCallback(TrainerCallback):
         self.average: AveragedAdapter | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        """Start from the parameters as they are."""
+        """Start the average from the current parameters."""
         if args.load_best_model_at_end:
             raise UnsupportedOperationError(
-                "AveragingCallback and load_best_model_at_end name two models to end with; use one of them"
+                "AveragingCallback and load_best_model_at_end would end training with different models; use only one"
             )
         self.average = AveragedAdapter(model, self.decay)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Take in one step."""
+        """Update the average."""
         if self.average is not None:
             self.average.update()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Leave the average in the model."""
+        """Copy the average to the model."""
         if self.average is not None:
             self.average.copy_to_model()

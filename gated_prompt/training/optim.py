@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Learning rates and weight decays for prompts, gates, temperatures and head apart: `parameter_groups`."""
+"""Separate learning rates and weight decays for prompts, gates, temperatures and head: `parameter_groups`."""
 
 import math
 from collections.abc import Mapping
@@ -31,27 +31,27 @@ def parameter_groups(
     temperatures: Settings | None = None,
     head: Settings | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer that hold every trainable parameter of `model` once.
+    """Return groups for a torch optimizer that contain each trainable parameter of `model` once.
 
-    Prompts are often trained with a rate of their own, and heads with a far larger weight decay (SPT: 1e-2 for
-    prompts, 0.5 for the head). `SGD(parameter_groups(model, lr=0.1, head={"weight_decay": 0.5}), momentum=0.9)`.
+    Prompts often use their own learning rate, and heads a far larger weight decay (SPT: 1e-2 for prompts, 0.5 for the
+    head). Example: `SGD(parameter_groups(model, lr=0.1, head={"weight_decay": 0.5}), momentum=0.9)`.
 
     Args:
-        model: what `get_peft_model` returned, or anything that holds it.
-        lr: learning rate of groups that have none of their own.
-        weight_decay: likewise.
-        prompts: `{"lr": ..., "weight_decay": ...}`, either may be missing; so are the next three.
-        gates: of the gate logits.
-        temperatures: of the attention temperatures.
-        head: of the modules that are saved with the adapter.
+        model: the result of `get_peft_model`, or a module that contains it.
+        lr: learning rate of groups without their own.
+        weight_decay: weight decay of groups without their own.
+        prompts: `{"lr": ..., "weight_decay": ...}`, both optional; the next three take the same form.
+        gates: for the gate logits.
+        temperatures: for the attention temperatures.
+        head: for the modules saved with the adapter.
 
     Returns:
         Dicts with "name", "params", "lr" and "weight_decay", in the order "prompts", "gates", "temperatures", "head",
-        "other" (whatever else is trainable, such as LoRA layers below the prompts). Empty ones are left out.
+        "other" (all other trainable parameters, such as LoRA layers below the prompts). Empty groups are left out.
 
     Raises:
-        GatedPromptError: no adapter, no trainable parameters, a setting other than the two, one that is negative or
-            not finite, or settings of a group that is empty.
+        GatedPromptError: the model has no adapter or no trainable parameters, a setting is unknown, negative or not
+            finite, or an empty group has settings.
     """
     bank, _ = find_adapter(model, None)
     names = {id(p): group for group, keys in GROUPS.items() for key in keys for p in getattr(bank, key).values()}
@@ -74,19 +74,17 @@ def _check(members: Mapping[str, list[nn.Parameter]], asked: Mapping[str, Settin
     faults = [] if any(members.values()) else ["no parameter of the model is trainable; load with is_trainable=True"]
     for name, settings in {"": general, **asked}.items():
         faults += [
-            f"{name} has the setting {key!r}; known are {', '.join(SETTINGS)}"
+            f"{name} has the setting {key!r}; expected {' or '.join(SETTINGS)}"
             for key in settings or {}
             if key not in SETTINGS
         ]
         faults += [
-            f"{name} {key}={value!r}; a finite number, at least 0, is needed".lstrip()
+            f"{name} {key}={value!r}; expected a finite number of at least 0".lstrip()
             for key, value in (settings or {}).items()
             if key in SETTINGS and not _is_rate(value)
         ]
         if settings and name and not members[name]:
-            faults.append(
-                f"{name}={dict(settings)} is given, but nothing trainable belongs to this group; leave it out"
-            )
+            faults.append(f"{name}={dict(settings)} is given, but the group has no trainable parameters; leave it out")
     if faults:
         raise GatedPromptError(f"parameter_groups: {'; '.join(faults)}")
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One result on all processes of a run, from what each of them has."""
+"""Combine values from all processes of a run into one result on each."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,20 +13,20 @@ Result = TypeVar("Result")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Index of this process and number of processes; (0, 1) outside of torch.distributed."""
+    """Return the rank of this process and the world size; (0, 1) outside torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def combine(local: Callable[[], Local], finish: Callable[[list[Local]], Result]) -> Result:
-    """`finish` of the values of `local` on all processes, computed on process 0 and handed to all.
+    """Gather the values of `local` from all processes, apply `finish` on process 0, and return its result on all.
 
-    Both values are pickled. What goes wrong on one process is raised on all of them: if only one raised, the others
-    would wait for it forever.
+    All values are pickled. An error on one process is raised on all of them, since the others would wait for it
+    forever.
 
     Raises:
-        GatedPromptError: another process failed; this one's own errors are raised as they are.
+        GatedPromptError: another process failed; this one's own errors are raised unchanged.
     """
     rank, world = rank_and_world()
     if world == 1:

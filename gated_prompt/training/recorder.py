@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How gates, temperatures and selection ratios move while training: `GateRecorder`."""
+"""Record gates, temperatures and selection ratios during training: `GateRecorder`."""
 
 import json
 import os
@@ -16,17 +16,17 @@ CURVES = ("gates", "temperatures", "selection_ratios")
 
 
 class GateRecorder(TrainerCallback):
-    """Notes the read-outs of the active adapter by training step.
+    """Records gates, temperatures and selection ratios of the active adapter during training.
 
-    With transformers' Trainer: `Trainer(..., callbacks=[recorder])` records before the first step and after every
-    `every`th. In a loop of your own: `recorder.record(model, step)`, as often as you like, with the model wrapped
-    (DDP, accelerate) or not.
+    With transformers' Trainer, `Trainer(..., callbacks=[recorder])` records before the first step and then every
+    `every` steps. In your own loop, call `recorder.record(model, step)` as often as you like; the model may be wrapped
+    (DDP, accelerate).
 
-    After it, `steps` (T,) are the steps; `gates` (T, G), `selection_ratios` (T, G) and `temperatures` (T, L - k) the
-    values, as lists; `gated_blocks` (G,) and `blocks` (L - k,) the indices of their blocks.
+    Lists with the results: `steps` (T,); values `gates` (T, G), `selection_ratios` (T, G) and `temperatures`
+    (T, L - k); block indices `gated_blocks` (G,) and `blocks` (L - k,).
 
     Args:
-        every: steps between two records, for the Trainer. On a GPU each record waits for the step to finish.
+        every: steps between two records with the Trainer. On a GPU, each record waits for the step to finish.
 
     Raises:
         GatedPromptError: `every` is below 1.
@@ -34,7 +34,7 @@ class GateRecorder(TrainerCallback):
 
     def __init__(self, every: int = 10) -> None:
         if every < 1:
-            raise GatedPromptError(f"every is {every}; at least 1 is needed")
+            raise GatedPromptError(f"every is {every}; expected at least 1")
         self.every = every
         self.gated_blocks: list[int] = []
         self.blocks: list[int] = []
@@ -44,20 +44,20 @@ class GateRecorder(TrainerCallback):
         self.selection_ratios: list[list[float]] = []
 
     def record(self, model: nn.Module, step: int) -> None:
-        """Note the values of this step.
+        """Record the values of this step.
 
-        Records of this step or later ones are dropped first: a run that is resumed goes through them again.
+        First drops records of this and later steps, since a resumed run repeats them.
 
         Raises:
-            GatedPromptError: the model has no adapter, or one with other blocks than those recorded so far.
+            GatedPromptError: the model has no adapter, or its blocks differ from those recorded so far.
         """
         _, plan = find_adapter(model, None)
         gated, blocks = list(plan.gate_rows), list(plan.blocks)
         kept = sum(earlier < step for earlier in self.steps)
         if kept and (gated, blocks) != (self.gated_blocks, self.blocks):
             raise GatedPromptError(
-                f"this adapter has gates at blocks {gated} and prompts at {blocks}, and those recorded so far at "
-                f"{self.gated_blocks} and {self.blocks}; use a GateRecorder for each adapter"
+                f"this adapter has gates at blocks {gated} and prompts at {blocks}, but those recorded so far at "
+                f"{self.gated_blocks} and {self.blocks}; use one GateRecorder per adapter"
             )
         self.gated_blocks, self.blocks = gated, blocks
         values = (gates(model), temperatures(model), selection_ratios(model))
@@ -66,20 +66,20 @@ class GateRecorder(TrainerCallback):
         self.steps[kept:] = [step]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        """Record where training starts."""
+        """Record the initial values."""
         self.record(model, state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        """Record every `every`th step."""
+        """Record every `every` steps."""
         if state.global_step % self.every == 0:
             self.record(model, state.global_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything recorded, as lists by name."""
+        """Return everything recorded, as lists by name."""
         return {name: getattr(self, name) for name in ("every", "gated_blocks", "blocks", "steps", *CURVES)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict()` as JSON, atomically. With several processes call it in one."""
+        """Write `to_dict()` as JSON, atomically. With several processes, call it in one only."""
         target = Path(path)
         partial = target.with_name(f".{target.name}.partial")
         try:
@@ -93,7 +93,7 @@ class GateRecorder(TrainerCallback):
         """Read what `save` wrote.
 
         Raises:
-            GatedPromptError: the file is no such record.
+            GatedPromptError: the file is missing or is not such a recording.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -104,9 +104,9 @@ class GateRecorder(TrainerCallback):
             for name, blocks in widths.items():
                 rows, width = values[name], len(values[blocks])
                 if len(rows) != len(values["steps"]) or any(len(row) != width for row in rows):
-                    raise ValueError(f"{name} has not one row of {width} values for each step")
+                    raise ValueError(f"{name} must have one row of {width} values per step")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise GatedPromptError(
-                f"{path} is no record of gates ({error!r}); give a file that save() wrote"
+                f"{path} is not a recording of gates ({error!r}); give a file that save() wrote"
             ) from error
         return recorder

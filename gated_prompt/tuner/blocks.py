@@ -120,6 +120,11 @@ class LeaveBlock:
                 f"{type(block).__name__} {self.index} did not compute its attention through AttentionInterface, where "
                 "prompts and temperatures act; load the model with attn_implementation='sdpa' or 'eager'"
             )
+        if forward.depth and forward.attended != self.index and self._has_temperature(forward):
+            raise ArchitectureError(
+                f"{type(block).__name__} {self.index} did not call its query projection, behind which the temperature "
+                "acts; use prompts without one: GatedPromptConfig(temperature=False)"
+            )
         step = forward.steps[self.index - forward.plans[0].first]
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
         if self.index == forward.plans[0].last:
@@ -134,6 +139,9 @@ class LeaveBlock:
         if left is tokens:
             return None
         return (left, *output[1:]) if isinstance(output, tuple) else left
+
+    def _has_temperature(self, forward: Forward) -> bool:
+        return any(self.bank.inverse_temperature(plan, self.index) is not None for plan in forward.plans)
 
     def _leave(self, forward: Forward, step: Step, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
         """What follows a block that had the prompts among its tokens; `entered` are those before the block."""
@@ -188,6 +196,7 @@ class ScaleQueries:
                 f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
                 "put there after the prompts; the temperature would miss what it adds: inject LoRA first, then prompts"
             )
+        forward.attended = self.index
         return scale_queries(forward, self.index, output, self.parts.fused_output)
 
 

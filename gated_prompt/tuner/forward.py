@@ -45,7 +45,7 @@ class Forward:
         self.depth = 0  # of the modules around the blocks that were entered and not left
         self.next_block = 0
         self.length = -1  # tokens without prompts
-        self.attended = -1  # the last block whose attention passed through `attention.py`
+        self.attended = -1  # the last block whose temperature was applied
         self.skipped = -1  # the last block that `skip.py` did not run
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that hold prompts
 

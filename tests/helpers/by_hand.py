@@ -37,6 +37,14 @@ def prompts_by_hand(
         # BEiT's bias (1, H, N, N): none for prompts
         handles.append(module.register_forward_hook(lambda _, args, out: F.pad(out, (len(tokens), 0, len(tokens), 0))))
 
+    divided: list[tuple[nn.Parameter, torch.Tensor]] = []
+    for block, tau in zip(blocks, temperatures, strict=True):
+        for module in (m for m in block.modules() if getattr(m, "q_bias", None) is not None):
+            # transformers' VideoMAE before 5.6 never calls `query`, it takes the weights out of it
+            for parameter in (module.query.weight, module.q_bias):
+                divided.append((parameter, parameter.data))
+                parameter.data = parameter.data / tau
+
     def wrap(block: nn.Module, index: int) -> None:
         plain = block.forward
 
@@ -45,7 +53,9 @@ def prompts_by_hand(
             if index == 0:
                 prompts[:] = [tokens.expand(len(hidden), -1, -1)]
             before, count = prompts[0], len(tokens)
-            output = plain(torch.cat((before, hidden), dim=1), *args[1:], **kwargs)
+            rest = [_widen(value, hidden.shape[1], count) for value in args[1:]]
+            named = {name: _widen(value, hidden.shape[1], count) for name, value in kwargs.items()}
+            output = plain(torch.cat((before, hidden), dim=1), *rest, **named)
             row = output[0] if isinstance(output, tuple) else output
             if index < len(gates):
                 prompts[0] = gates[index] * row[:, :count] + (1 - gates[index]) * before
@@ -72,6 +82,8 @@ def prompts_by_hand(
     finally:
         for handle in handles:
             handle.remove()
+        for parameter, value in divided:
+            parameter.data = value
         for block in (*blocks, *left_out):
             del block.forward
 
@@ -80,3 +92,10 @@ def _divide(queries: torch.Tensor, tau: torch.Tensor, width: int) -> torch.Tenso
     if queries.shape[-1] != 3 * width:
         return queries / tau
     return torch.cat((queries[..., :width] / tau, queries[..., width:]), dim=-1)
+
+
+def _widen(value: Any, length: int, count: int) -> Any:
+    """A mask (B, 1, N, N) with room for `count` prompts in front, none of them masked; other arguments as they are."""
+    if not isinstance(value, torch.Tensor) or value.ndim != 4 or value.shape[-2:] != (length, length):
+        return value
+    return F.pad(value, (count, 0, count, 0), value=value.dtype == torch.bool)

@@ -197,6 +197,7 @@ def _registers(name: str, config: str, prefix: int) -> list[Case]:
 def _beit(family: str, name: str, config: str) -> list[Case]:
     common = {"family": family, "config": config, "prefix": 1}
     cls = {"use_mean_pooling": False}
+    pyramid = ("fpn",) if name == "Beit" and VERSION >= (5, 9) else ("fpn1", "fpn2")
     # Data2VecVisionModel has no pooler unless asked for at construction.
     mean, token = (POOLED | {"reads": PATCHES}, POOLED | {"reads": SLOT0}) if name == "Beit" else (STATE, STATE)
     return [
@@ -218,7 +219,7 @@ def _beit(family: str, name: str, config: str) -> list[Case]:
             name=f"{name}ForSemanticSegmentation",
             settings=IN_BLOCK | FOUR,
             reads=PATCHES,
-            head=(*(("fpn",) if name == "Beit" else ("fpn1", "fpn2")), "decode_head", "auxiliary_head"),
+            head=(*pyramid, "decode_head", "auxiliary_head"),
             last=DEPTH - 2,
             larger=None,
             **common,

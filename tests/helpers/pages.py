@@ -17,5 +17,5 @@ pages = pytest.mark.parametrize("name", PAGES)
 def blocks(name: str, *languages: str) -> list[tuple[int, str]]:
     """Line number and text of every fenced block of a page in one of these languages."""
     text = PAGES[name].read_text()
-    found = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = re.finditer(r"^```([\w{}]+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [(text[: m.start(2)].count("\n"), m[2]) for m in found if m[1] in languages]

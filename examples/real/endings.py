@@ -1,0 +1,80 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""How a run from a fitted head should end: after its last epoch, at its best one, or with the head fitted again.
+
+The recommended recipe takes the best epoch where that beats the frozen probe on the validation images, and the probe
+elsewhere: it decides on validation alone, as `train_images.py` does.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from . import grid, images
+from .cells import Found, best_block, markdown
+
+Ending = Callable[[dict[str, Any], tuple[float, float]], tuple[float, float]]  # cell, probe -> validation, test
+ROWS = {
+    "gated_start_sample_best": 'gated, "sample" start',
+    "gated_start_sample_half_best": 'gated, "sample" start, from half-way on',
+    "deep_start_sample_best": 'VPT-deep, "sample" start',
+    "lora8_start_best": "LoRA, rank 8",
+}
+
+
+def _best_epoch(cell: dict[str, Any], _probe: tuple[float, float]) -> tuple[float, float]:
+    return cell["best_epoch"]["val"], cell["best_epoch"]["test"]
+
+
+def _recommended(cell: dict[str, Any], probe: tuple[float, float]) -> tuple[float, float]:
+    return max(probe, _best_epoch(cell, probe), key=lambda scores: scores[0])  # the probe comes first among equals
+
+
+ENDINGS: dict[str, Ending] = {
+    "last epoch": lambda cell, _: (cell["val"], cell["test"]),
+    "best epoch": _best_epoch,
+    "last epoch, head fitted again": lambda cell, _: (cell["refitted"]["val"], cell["refitted"]["test"]),
+    "best epoch, or the probe": _recommended,
+}
+
+
+def probe_of(task: str, found: Found) -> tuple[float, float]:
+    """Validation and test accuracy of the frozen probe on the chosen block."""
+    block = best_block(task, found) - 1
+    return found[task, "probe"]["val"][block], found[task, "probe"]["test"][block]
+
+
+def ended(task: str, row: str, ending: str, found: Found) -> list[tuple[float, float]]:
+    """Validation and test accuracy in percent of the seeds that have run, with this ending."""
+    cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
+    runs = [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
+    scores = [ENDINGS[ending](run, probe_of(task, found)) for run in runs if "best_epoch" in run]
+    return [(100 * val, 100 * test) for val, test in scores]
+
+
+def table(found: Found) -> str:
+    """Validation / test accuracy of each ending, by task, and its mean over the tasks where every task has run."""
+    rows = [["", "end", *images.TASKS, "mean"]]
+    probes = [probe_of(task, found) for task in images.TASKS if (task, "probe") in found]
+    rows.append(["probe of the chosen block, frozen", "", *(f"{100 * v:.1f} / {100 * t:.1f}" for v, t in probes)])
+    rows[-1].append(" / ".join(f"{100 * mean(column):.1f}" for column in zip(*probes, strict=True)))
+    for row, name in ROWS.items():
+        for ending in ENDINGS:
+            scores = [ended(task, row, ending, found) for task in images.TASKS]
+            if any(scores):
+                rows.append([name, ending, *map(_text, scores), _mean(scores)])
+    return markdown(rows)
+
+
+def _text(scores: Sequence[tuple[float, float]]) -> str:
+    if not scores:
+        return "not run"
+    val, test = zip(*scores, strict=True)
+    spread = f" ± {stdev(test):.1f}" if len(test) > 1 else ""
+    return f"{mean(val):.1f} / {mean(test):.1f}{spread}" + ("" if len(test) == len(grid.SEEDS) else f" ({len(test)})")
+
+
+def _mean(scores: Sequence[Sequence[tuple[float, float]]]) -> str:
+    if not all(scores):
+        return "not run"
+    tasks = [[mean(column) for column in zip(*task, strict=True)] for task in scores]
+    return " / ".join(f"{mean(column):.1f}" for column in zip(*tasks, strict=True))
