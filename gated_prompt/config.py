@@ -45,6 +45,10 @@ class GatedPromptConfig(PeftConfig):
         default=50, metadata={"help": "P, the number of prompt tokens (of every block when deep)"}
     )
     insert_at: int = field(default=0, metadata={"help": "index of the first block whose input holds the prompts"})
+    read_from: int | None = field(
+        default=None,
+        metadata={"help": "index of the block whose output goes to the head; those above are not run. None: the last"},
+    )
     deep: bool = field(
         default=False, metadata={"help": "VPT-deep: fresh prompts at every block from insert_at on, no gates"}
     )
@@ -53,7 +57,7 @@ class GatedPromptConfig(PeftConfig):
         default=-5.0, metadata={"help": "initial gate logit; the paper's table value v means logit -v"}
     )
     gated_blocks: list[int] | None = field(
-        default=None, metadata={"help": "indices of the gated blocks; None: all from insert_at but the last"}
+        default=None, metadata={"help": "indices of the gated blocks; None: all that prompts pass, but the last"}
     )
     hard_gates: bool = field(
         default=False,
@@ -148,6 +152,11 @@ class GatedPromptConfig(PeftConfig):
             faults.append(f"modules_to_save names {names}; each is a module of the base, named once")
         if self.insert_at < 0:
             faults.append(f"insert_at is {self.insert_at}; blocks are counted from 0")
+        if self.read_from is not None and self.read_from < max(0, self.insert_at):
+            faults.append(
+                f"read_from is {self.read_from}; prompts leave at or after the block that they enter, insert_at="
+                f"{self.insert_at}"
+            )
         if not 0 <= self.prompt_dropout < 1:
             faults.append(f"prompt_dropout is {self.prompt_dropout}; it must lie in [0, 1)")
         if self.pooling is not None and self.pooling not in POOLINGS:
@@ -175,6 +184,9 @@ class GatedPromptConfig(PeftConfig):
         below = [b for b in self.gated_blocks if b < self.insert_at]
         if below:
             faults.append(f"gated_blocks {below} lie below insert_at={self.insert_at}: no prompts are there yet")
+        above = [b for b in self.gated_blocks if self.read_from is not None and b > self.read_from]
+        if above:
+            faults.append(f"gated_blocks {above} lie above read_from={self.read_from}: these blocks are not run")
         return faults
 
     def _temperature_faults(self) -> list[str]:
@@ -188,18 +200,22 @@ class GatedPromptConfig(PeftConfig):
             faults.append(f"temperature_init is {self.temperature_init}; attention logits are divided by it, so > 0")
         return faults
 
+    def last_block(self, num_layers: int) -> int:
+        """Index of the last block that runs: `read_from`, or the last of all."""
+        return num_layers - 1 if self.read_from is None else self.read_from
+
     def gated_block_indices(self, num_layers: int) -> Sequence[int]:
-        """Indices of the gated blocks: those asked for, or all from `insert_at` but the last."""
+        """Indices of the gated blocks: those asked for, or all from `insert_at` but the last that runs."""
         if self.deep or not self.gates:
             return []
-        return self.gated_blocks if self.gated_blocks is not None else range(self.insert_at, num_layers - 1)
+        every = range(self.insert_at, self.last_block(num_layers))
+        return self.gated_blocks if self.gated_blocks is not None else every
 
     def parameter_shapes(self, num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of this adapter's parameters on a base of this depth and width, without the head."""
         return parameter_shapes(
-            num_layers=num_layers,
+            steps=self.last_block(num_layers) - self.insert_at + 1,
             hidden_size=hidden_size,
-            insert_at=self.insert_at,
             num_tokens=self.num_virtual_tokens,
             deep=self.deep,
             rank=self.prompt_rank,

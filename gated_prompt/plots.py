@@ -84,7 +84,7 @@ def plot_temperatures(
         values = temperatures(each, name).tolist()
         starts.add(plan.config.temperature_init)
         note = label if plan.config.temperature else f"{label} (fixed)"
-        _line(ax, count, list(range(plan.config.insert_at, plan.num_layers)), values, note)
+        _line(ax, count, list(plan.blocks), values, note)
     _start_lines(ax, starts)
     return _label(ax, "temperature")
 

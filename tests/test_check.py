@@ -33,9 +33,13 @@ def faults(model: PeftModel) -> str:
     return "\n".join(caught.value.faults)
 
 
-@pytest.mark.parametrize("settings", [{}, {"deep": True}], ids=["gated", "deep"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"deep": True}, {"insert_at": 1, "read_from": 2}], ids=["gated", "deep", "read"]
+)
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.id)
 def test_right_in_every_family(case: Case, settings: dict) -> None:
+    if "read_from" in settings and case.name.endswith(("Backbone", "ForSemanticSegmentation")):
+        pytest.skip("reads several blocks, so read_from is refused (test_read_from.py)")
     inputs = case.inputs()
     model = prompted(case, **settings)
     case.run(model)  # transformers installs hooks of its own in a first forward
@@ -48,7 +52,10 @@ def test_right_in_every_family(case: Case, settings: dict) -> None:
 
 
 @pytest.mark.parametrize("pooling", [None, "prompts", "patches", "prompts_and_patches"])
-@pytest.mark.parametrize("settings", [{}, {"insert_at": 2}, {"deep": True}, {"gates": False}, {"hard_gates": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"insert_at": 2}, {"deep": True}, {"gates": False}, {"hard_gates": True}, {"insert_at": 1, "read_from": 2}],
+)
 def test_right_with_every_setting(settings: dict, pooling: str | None) -> None:
     gated_prompt.check(adapted(pooling=pooling, **settings), pixel_values=images())
 

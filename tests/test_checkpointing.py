@@ -17,6 +17,7 @@ SETTINGS = {
     "last_block": dict(insert_at=3, gated_blocks=[3], pooling="prompts"),
     "deep": dict(deep=True),
     "deep_insert_at_2": dict(deep=True, insert_at=2),
+    "read_from_1": dict(read_from=1),
     "pooled": dict(pooling="prompts_and_patches"),
     "shallow": dict(gates=False, temperature=False),
     "dropout": dict(prompt_dropout=0.5),

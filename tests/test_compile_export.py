@@ -10,13 +10,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from gated_prompt import GatedPromptConfig
 from helpers.models import bank_of, dinov2, images, vit
 
-SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}}
+SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}, "read": {"read_from": 1}}
 
 
 def make(base=vit, **settings: object) -> PeftModel:
     torch.manual_seed(0)
     model = get_peft_model(
-        base(num_hidden_layers=2), GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, **settings)
+        base(num_hidden_layers=3), GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, **settings)
     )
     for parameter in bank_of(model).parameters():
         parameter.data.uniform_(0.5, 1.5)
@@ -54,7 +54,7 @@ def test_one_graph_equal_to_eager_with_temperatures_outside_their_range(settings
 
 def test_switching_and_disabling_are_seen_by_the_compiled_model() -> None:
     model = make().eval()
-    model.add_adapter("other", GatedPromptConfig(num_virtual_tokens=2))
+    model.add_adapter("other", GatedPromptConfig(num_virtual_tokens=2, read_from=0))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_switching_and_disabling_are_seen_by_the_compiled_model() -> None:
             torch.testing.assert_close(compiled(pixel_values=images()).logits, model(pixel_values=images()).logits)
         with model.disable_adapter():
             torch.testing.assert_close(
-                compiled(pixel_values=images()).logits, vit(num_hidden_layers=2)(pixel_values=images()).logits
+                compiled(pixel_values=images()).logits, vit(num_hidden_layers=3)(pixel_values=images()).logits
             )
 
 
@@ -87,11 +87,12 @@ def test_export_with_a_free_batch_size(base) -> None:
         torch.testing.assert_close(program.module()(images(3)), wanted)
 
 
-def test_onnx(tmp_path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"read_from": 1}], ids=["gated", "read"])
+def test_onnx(settings: dict, tmp_path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is needed for the ONNX export")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is needed to run the ONNX file")
-    model, file = make().eval(), tmp_path / "model.onnx"
-    torch.onnx.export(
+    model, file = make(**settings).eval(), tmp_path / "model.onnx"
+    exported = torch.onnx.export(
         Logits(model).eval(),
         (images(2, seed=9),),
         file,
@@ -105,3 +106,5 @@ def test_onnx(tmp_path) -> None:
     with torch.no_grad():
         wanted = model(pixel_values=images(3)).logits
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-5)
+    blocks = {int(part) for name in exported.model.graph.initializers for part in name.split(".") if part.isdigit()}
+    assert blocks == set(range(settings.get("read_from", 2) + 1))  # what does not run is not in the file

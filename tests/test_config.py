@@ -25,6 +25,7 @@ def test_defaults_are_the_contract() -> None:
     assert found == {
         "num_virtual_tokens": 50,
         "insert_at": 0,
+        "read_from": None,
         "deep": False,
         "gates": True,
         "gate_init": -5.0,
@@ -61,6 +62,10 @@ def test_defaults_are_the_contract() -> None:
         ({"hard_gates": True, "deep": True}, "hard_gates=True needs gates"),
         ({"hard_gates": True, "gates": False}, "hard_gates=True needs gates"),
         ({"insert_at": -1}, "insert_at is -1"),
+        ({"read_from": -1}, "read_from is -1; prompts leave at or after the block that they enter, insert_at=0"),
+        ({"read_from": 2, "insert_at": 3}, "read_from is 2; prompts leave at or after the block"),
+        ({"read_from": True}, "read_from is True; None or an integer"),
+        ({"read_from": 2, "gated_blocks": [1, 3]}, "gated_blocks [3] lie above read_from=2"),
         ({"deep": 1}, "deep is 1; True or False"),
         ({"deep": True, "gated_blocks": [1]}, "deep=True has no gates"),
         ({"gates": False, "gated_blocks": [1]}, "gates=False contradicts gated_blocks"),
@@ -105,6 +110,8 @@ def test_all_faults_are_reported_together() -> None:
     ("settings", "words"),
     [
         ({"insert_at": 4}, "insert_at is 4; the last block of this ViTForImageClassification is 3"),
+        ({"read_from": 4}, "read_from is 4; the last block of this ViTForImageClassification is 3"),
+        ({"read_from": 1, "modules_to_save": ["2.layernorm_before"]}, "in a block that read_from=1 leaves out"),
         ({"gated_blocks": [0, 4]}, "gated_blocks [4] lie beyond the last block, 3"),
         ({"prompt_rank": 33}, "prompt_rank is 33; the width of this ViTForImageClassification is 32"),
         ({"modules_to_save": ["pooler"]}, "modules_to_save names 'pooler'"),

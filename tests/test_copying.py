@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize("duplicate", COPIES, ids=lambda f: f.__name
 def two_adapters() -> PeftModel:
     torch.manual_seed(0)
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gate_init=0.0))
-    model.add_adapter("second", GatedPromptConfig(num_virtual_tokens=2, deep=True, temperature_init=2.0))
+    model.add_adapter("second", GatedPromptConfig(num_virtual_tokens=2, deep=True, read_from=1, temperature_init=2.0))
     return model.eval()
 
 

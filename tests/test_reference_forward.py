@@ -25,7 +25,11 @@ SETTINGS = [
     {"deep": True},
     {"deep": True, "insert_at": 2, "temperature": False, "temperature_init": 1.7},
     {"pooling": "prompts_and_patches"},
+    {"read_from": 2},
+    {"insert_at": 1, "read_from": 1, "pooling": "prompts_and_patches"},
+    {"deep": True, "insert_at": 1, "read_from": 2},
 ]
+IDS = ["gated", "later", "deep", "deep-later", "pooled", "read-at-2", "block-1-alone", "deep-read-at-2"]
 
 
 def pick(block: nn.Module, *names: str) -> nn.Module:
@@ -119,8 +123,9 @@ class Reference:
         x, front, k = self.embed(pixels), self.case.prefix, config.insert_at if config else len(self.blocks)
         tables = {n: p for n, p in self.named.items() if n.endswith("relative_position_bias_table")}
         shared = next((p for n, p in tables.items() if not any(part.isdigit() for part in n.split("."))), None)
-        gated = [] if config is None or config.deep else config.gated_blocks or list(range(k, len(self.blocks) - 1))
-        for index, block in enumerate(self.blocks):
+        last = len(self.blocks) - 1 if config is None or config.read_from is None else config.read_from
+        gated = [] if config is None or config.deep else config.gated_blocks or list(range(k, last))
+        for index, block in enumerate(self.blocks[: last + 1]):
             if index == k or (index > k and config.deep):
                 tokens = bank["tokens"][index - k if config.deep else 0].expand(len(x), -1, -1)
                 x = torch.cat((x[:, :front], tokens, x[:, front + (P if index > k else 0) :]), dim=1)
@@ -156,7 +161,7 @@ def test_reference_without_prompts_is_the_base(case: Case) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", SETTINGS, ids=["gated", "later", "deep", "deep-later", "pooled"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
 def test_prompts_as_written_by_hand(case: Case, settings: dict[str, Any]) -> None:
     config = GatedPromptConfig(num_virtual_tokens=P, prompt_dropout=0.0, **settings)
     model = get_peft_model(case.build(), config).eval()

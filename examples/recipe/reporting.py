@@ -76,7 +76,7 @@ def write_results(
         results |= {"before": before, "after": read_out(model)}
         results["blocks"] = {
             "gates": list(config.gated_block_indices(config.num_layers)),
-            "temperatures": list(range(config.insert_at, config.num_layers)),
+            "temperatures": list(range(config.insert_at, config.last_block(config.num_layers) + 1)),
         }
         model.save_pretrained(output / "adapter")
         plot_gates(output / "gates.png", model)

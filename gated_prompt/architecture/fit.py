@@ -8,7 +8,7 @@ from torch import nn
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, ArchitectureError, ConfigError
 from ..files.layout import BANK, PREFIX
-from .heads import find_head_names, left_out, pooling_obstacle, resolve
+from .heads import find_head_names, left_out, pooling_obstacle, reads_between, resolve
 from .vision_transformer import VisionTransformer
 
 
@@ -19,7 +19,8 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
         AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
         ConfigError: block indices beyond the model's depth, or modules to save that it does not have.
         DamagedAdapterError: the config is meant for inference and came without weights.
-        ArchitectureError: `pooling` is asked for and the model's head does not read token 0.
+        ArchitectureError: `pooling` is asked for and the model's head does not read token 0; or `read_from` is, and
+            the model reads more than the last of its blocks.
     """
     config.check()  # once more: its fields can be set after it was made
     if config.inference_mode:
@@ -43,6 +44,12 @@ def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransform
     obstacle = pooling_obstacle(model, vit, config.num_prefix_tokens) if config.pooling else None
     if obstacle:
         raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}; use pooling=None")
+    read = config.last_block(len(vit.blocks))
+    if reads_between(model, vit, read):
+        raise ArchitectureError(
+            f"read_from={read} leaves out the blocks above {read}, and {type(model).__name__} reads what several of "
+            "them return, as for feature maps; use read_from=None"
+        )
     _warn_of_what_is_left_out(config, model, vit)
     return config
 
@@ -80,6 +87,8 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     faults = []
     if config.insert_at > last:
         faults.append(f"insert_at is {config.insert_at}; the last block of this {type(model).__name__} is {last}")
+    if config.last_block(len(vit.blocks)) > last:
+        faults.append(f"read_from is {config.read_from}; the last block of this {type(model).__name__} is {last}")
     beyond = [block for block in config.gated_blocks or [] if block > last]
     if beyond:
         faults.append(f"gated_blocks {beyond} lie beyond the last block, {last}")
@@ -91,7 +100,10 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     for wanted in config.modules_to_save or []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
             faults.append(f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have")
+    skipped = [m for block in vit.blocks[config.last_block(len(vit.blocks)) + 1 :] for m in block.modules()]
     for path in resolve(model, config.modules_to_save or []):
+        if any(model.get_submodule(path) is module for module in skipped):
+            faults.append(f"modules_to_save names {path}, in a block that read_from={config.read_from} leaves out")
         if any(map(_is_quantized, model.get_submodule(path).parameters())):
             faults.append(
                 f"{path} is to be trained and is quantized; load the base with llm_int8_skip_modules=[{path!r}] "

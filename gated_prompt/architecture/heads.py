@@ -168,6 +168,56 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
     return any(map(bool, changes)) if changes else None
 
 
+def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool | None:
+    """Whether the output depends on a block above `block` other than through the last block; None if unknown.
+
+    Measured: those between return something else than before, and the last what it returned before.
+    """
+    between, last = vit.blocks[block + 1 : -1], vit.blocks[-1]
+    images = made_up_images(vit.tower) if between else None
+    if images is None:
+        return None
+    own, kept = threading.get_ident(), list[Any]()
+
+    def keep(module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != own:
+            return None
+        kept.append(output)
+        return kept[0]
+
+    def change(module: nn.Module, args: Any, output: Any) -> Any:
+        if threading.get_ident() != own or not kept:
+            return None
+        tokens = output[0] if isinstance(output, tuple) else output
+        tokens = tokens + torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
+        return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
+
+    # First among the hooks of a block: transformers 5 captures hidden states in a hook of its own.
+    handles = [last.register_forward_hook(keep, prepend=True)]
+    handles += [module.register_forward_hook(change, prepend=True) for module in between]
+    outputs = []
+    try:
+        for _ in range(2):
+            with undisturbed(root):  # with the same random numbers each time
+                outputs.append(_values(root(images[1:])))
+    except Exception:  # whatever a model does that wants more than images
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = list(zip(*outputs, strict=True))
+    return any(bool((one - two).abs().max() > 1e-4 * one.abs().max()) for one, two in pairs) if pairs else None
+
+
+def _values(output: Any) -> list[torch.Tensor]:
+    """The numbers in an output, but for what is reported block by block."""
+    if isinstance(output, torch.Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, dict):
+        output = [part for name, part in output.items() if name not in ("hidden_states", "attentions")]
+    return [value for part in output for value in _values(part)] if isinstance(output, (tuple, list)) else []
+
+
 def _classifiers(holder: nn.Module) -> list[nn.Module]:
     """What timm's models say that their classifier is; distilled ones have two."""
     found = _asked(holder, "get_classifier")

@@ -14,9 +14,8 @@ TOKENS, TOKENS_A, TOKENS_B, GATE_LOGITS, TEMPERATURES = PARAMETERS = (
 
 def parameter_shapes(
     *,
-    num_layers: int,
+    steps: int,
     hidden_size: int,
-    insert_at: int,
     num_tokens: int,
     deep: bool,
     rank: int | None,
@@ -25,12 +24,11 @@ def parameter_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters of one adapter, without the head.
 
-    L = `num_layers`, D = `hidden_size`, k = `insert_at`, P = `num_tokens`: `gated_prompt_tokens` (S, P, D) with
-    S = L - k when deep, else 1; with a `rank` r in its place `gated_prompt_tokens_a` (S, P, r) and
-    `gated_prompt_tokens_b` (S, r, D); `gated_prompt_gate_logits` (`num_gates`,); `gated_prompt_temperatures` (L - k,).
+    K = `steps`, the blocks that the prompts pass, D = `hidden_size`, P = `num_tokens`: `gated_prompt_tokens` (S, P, D)
+    with S = K when deep, else 1; with a `rank` r in its place `gated_prompt_tokens_a` (S, P, r) and
+    `gated_prompt_tokens_b` (S, r, D); `gated_prompt_gate_logits` (`num_gates`,); `gated_prompt_temperatures` (K,).
     What is not learned is not there.
     """
-    steps = num_layers - insert_at
     sets = steps if deep else 1
     shapes: dict[str, tuple[int, ...]] = {TOKENS: (sets, num_tokens, hidden_size)}
     if rank is not None:

@@ -25,7 +25,7 @@ class PromptAttention:
     the prompts.
 
     Attributes:
-        blocks: the K = L - k blocks that hold prompts, `insert_at` = k first.
+        blocks: the K blocks that hold prompts, `insert_at` first.
         chosen: the C prompts that were asked for, counted from 0.
         prompts: (B, K, C, h, w), the rows of these prompts on the grid of h x w patches.
         cls: (B, K, h, w), the row of token 0; None where nothing stands before the prompts.
@@ -82,8 +82,8 @@ def prompt_attention(
     with _eager(root), requested(Request(bank, plans=(plan,))):
         output = model(pixel_values=pixel_values, output_attentions=True, **inputs)
     maps = _attentions(output)
-    blocks = list(range(plan.config.insert_at, plan.num_layers))
-    if maps is None or len(maps) < plan.num_layers or any(m is None for m in maps):
+    blocks = list(plan.blocks)
+    if maps is None or len(maps) <= plan.last or any(m is None for m in maps[: plan.last + 1]):
         raise UnsupportedOperationError(
             f"{type(root).__name__} reports no attention weights; load it with attn_implementation='eager'"
         )

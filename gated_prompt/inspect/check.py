@@ -217,13 +217,14 @@ def _by_hand(vit: VisionTransformer, bank: PromptBank, plan: Plan, temperatures:
 
 @contextmanager
 def _replaced(vit: VisionTransformer, plan: Plan, outputs: list[torch.Tensor]) -> Iterator[None]:
-    """While open, the prompted blocks return `outputs`."""
+    """While open, the prompted blocks return `outputs`, and those above them what the last of them does."""
 
     def put(tokens: torch.Tensor) -> Callable[..., Any]:
         return lambda _m, _a, output: (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
     with ExitStack() as stack:
-        for block, tokens in zip(plan.blocks, outputs, strict=True):
+        for block in range(plan.first, plan.num_layers):
+            tokens = outputs[min(block, plan.last) - plan.first]
             stack.callback(vit.blocks[block].register_forward_hook(put(tokens), prepend=True).remove)
         yield
 

@@ -28,7 +28,7 @@ def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Attention temperatures, shape (L - k,), of the blocks from `insert_at` = k on; constants when fixed.
+    """Attention temperatures, shape (K,), of the K blocks that the prompts pass; constants when fixed.
 
     These are the values that a forward uses, inside `temperature_range`.
 

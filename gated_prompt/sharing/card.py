@@ -98,7 +98,9 @@ def model_card(
         f"- Base model: {_link(base_id, '') if base_id else f'{code_span(base_name)} (no Hub id known)'}",
         f"- Prompts: {config.num_virtual_tokens} tokens"
         + (f" at each block from {config.insert_at}" if config.deep else f", inserted at block {config.insert_at}")
-        + f" of {config.num_layers}; pooling: {config.pooling or 'as in the base'}",
+        + f" of {config.num_layers}"
+        + (f", read from block {config.read_from}" if config.read_from is not None else "")
+        + f"; pooling: {config.pooling or 'as in the base'}",
     ]
     if dataset:
         about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or markdown(dataset)}")
@@ -220,13 +222,12 @@ def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
     """One row for each block that the prompts pass; the read-outs are those of `gated_prompt.gates` and so on."""
     gate, ratio, tau = (read(model, adapter_name).tolist() for read in (gates, selection_ratios, temperatures))
     config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
-    num_layers = config.insert_at + len(tau)
+    num_layers = config.num_layers or 0
     gated = {
         block: f"{g:.4g} | {r:.3f}"
         for block, g, r in zip(config.gated_block_indices(num_layers), gate, ratio, strict=True)
     }
     rows = [
-        f"| {block} | {gated.get(block, '- | -')} | {tau[block - config.insert_at]:.4g} |"
-        for block in range(config.insert_at, num_layers)
+        f"| {block} | {gated.get(block, '- | -')} | {t:.4g} |" for block, t in enumerate(tau, start=config.insert_at)
     ]
     return "\n".join(["| block | gate | selection ratio | temperature |", "|---|---|---|---|", *rows])

@@ -84,7 +84,7 @@ def initialize_prompts(
         )
     root = next(module for module in model.modules() if getattr(module, BANK, None) is bank)
     vit = find_vision_transformer(root, plan.config.target_modules)
-    blocks = range(plan.config.insert_at, plan.num_layers if plan.config.deep else plan.config.insert_at + 1)
+    blocks = plan.blocks if plan.config.deep else range(plan.first, plan.first + 1)
     count = plan.config.num_virtual_tokens
 
     def look_at_images() -> dict[int, Start]:

@@ -52,7 +52,7 @@ class GateRecorder(TrainerCallback):
             GatedPromptError: the model has no adapter, or its blocks differ from those recorded so far.
         """
         _, plan = find_adapter(model, None)
-        gated, blocks = list(plan.gate_rows), list(range(plan.config.insert_at, plan.num_layers))
+        gated, blocks = list(plan.gate_rows), list(plan.blocks)
         kept = sum(earlier < step for earlier in self.steps)
         if kept and (gated, blocks) != (self.gated_blocks, self.blocks):
             raise GatedPromptError(

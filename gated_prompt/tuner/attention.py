@@ -93,7 +93,7 @@ def attend(
     """
     route: Any = module.config
     forward, index = running(route.bank), route.index
-    if forward is not None and index >= forward.plans[0].first:
+    if forward is not None and forward.plans[0].first <= index <= forward.plans[0].last:
         forward.attended = index
         query = scale_queries(forward, index, query)
         plan = forward.plans[0]

@@ -31,13 +31,19 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
+class Fitted(Protocol):
+    """What has to follow when adapters come and go (`skip.py`)."""
+
+    def fit(self) -> None: ...
+
+
 class PromptBank(nn.Module, BaseTunerLayer):
     """Holds, for each adapter name:
 
-    - `gated_prompt_tokens` (S, P, D), S = 1, or L - k when deep; with a `prompt_rank` r instead
+    - `gated_prompt_tokens` (S, P, D), S = 1, or K when deep; with a `prompt_rank` r instead
       `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
     - `gated_prompt_gate_logits` (G,), one for each gated block, where gates are learned;
-    - `gated_prompt_temperatures` (L - k,), one for each block from k on, where temperatures are learned.
+    - `gated_prompt_temperatures` (K,), one for each of the K blocks that the prompts pass, where they are learned.
     """
 
     adapter_layer_names = PARAMETERS
@@ -53,6 +59,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.plans: dict[str, Plan] = {}
         self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the prompts as they started
         self.handles: list[Removable] = []
+        self.skips: Fitted | None = None
         self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are put on
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
@@ -89,7 +96,18 @@ class PromptBank(nn.Module, BaseTunerLayer):
             getattr(self, name)[adapter_name] = nn.Parameter(start)
         self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
         self.plans[adapter_name] = plan  # last: whoever finds a plan finds its tensors
+        self.fit_skips()
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Forget one adapter (see `peft.BaseTuner`)."""
+        super().delete_adapter(adapter_name)
+        self.fit_skips()
+
+    def fit_skips(self) -> None:
+        """Let blocks be skipped above the lowest `read_from` of the adapters that there are."""
+        if self.skips is not None:
+            self.skips.fit()
 
     @property
     def active_names(self) -> list[str]:

@@ -1,8 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What happens to the tokens on their way through the blocks.
 
-                   block k                 blocks k .. L-2                    block L-1
+                   block k                 blocks k .. r-1                    block r
     [prefix, patches] -> [prefix, PROMPTS, patches] -> gate -> ... -> [prefix, patches]
+
+with k = `insert_at` and r = `read_from`, the last block if that is None; blocks above r do not run (`skip.py`).
 
 The prompts travel inside the hidden states, which keeps activation checkpointing correct; only inside a passive block
 (`plan.py`) are they held separately, for its attention (`attention.py`).
@@ -20,6 +22,7 @@ from .bank import PromptBank
 from .forward import LOCAL, Forward, Inputs, running
 from .masks import widen_arguments
 from .plan import Plan, Step
+from .skip import check_skipped
 
 
 class EnterBlock:
@@ -37,7 +40,7 @@ class EnterBlock:
             block, forward, kwargs["hidden_states"] if by_name else args[0] if len(args) > 0 else None
         )
         plan = forward.plans[0]
-        if self.index < plan.first:
+        if not plan.first <= self.index <= plan.last:
             return None
         if self.index == plan.first:
             for each in forward.plans:
@@ -81,7 +84,8 @@ class EnterBlock:
             )
         plan = forward.plans[0]
         place = self.index - plan.first
-        held = plan.config.num_virtual_tokens if place > 0 and forward.steps[place].arrive else 0
+        arrive = 0 <= place < len(forward.steps) and forward.steps[place].arrive
+        held = plan.config.num_virtual_tokens if arrive else 0
         if self.index == 0:
             forward.length = hidden.shape[1]
         elif hidden.shape[1] - held != forward.length:
@@ -99,7 +103,7 @@ class EnterBlock:
 
 
 class LeaveBlock:
-    """After a block: gate the prompts; after the last block pool and take the prompts out."""
+    """After a block: gate the prompts; after the last one that runs pool and take the prompts out."""
 
     def __init__(self, bank: PromptBank, index: int, asks_interface: bool) -> None:
         self.bank, self.index, self.asks_interface = bank, index, asks_interface
@@ -107,6 +111,9 @@ class LeaveBlock:
     def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         forward = running(self.bank)
         if forward is None or self.index < forward.plans[0].first:
+            return None
+        if self.index > forward.plans[0].last:
+            check_skipped(forward, self.index, block)
             return None
         if self.asks_interface and forward.depth and forward.attended != self.index:
             raise ArchitectureError(
@@ -120,6 +127,8 @@ class LeaveBlock:
             )
         step = forward.steps[self.index - forward.plans[0].first]
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if self.index == forward.plans[0].last:
+            LOCAL.beside = len(output) - 1 if isinstance(output, tuple) else None
         entered: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         if step.passive:
             left = self._leave_passive(forward, step, tokens)
@@ -153,7 +162,7 @@ class LeaveBlock:
         """What follows a block that saw the prompts as keys and values only; they leave it as they came."""
         plan = forward.plans[0]
         aside, LOCAL.aside = LOCAL.aside, None
-        pools = self.index == plan.num_layers - 1 and plan.config.pooling is not None
+        pools = self.index == plan.last and plan.config.pooling is not None
         if not (step.stay or pools):
             return tokens
         prompts = aside if aside is not None else entering_prompts(forward, self.index, tokens, tokens.shape[0])
@@ -163,9 +172,9 @@ class LeaveBlock:
     def _pooled(
         self, plan: Plan, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Prefix and patches; after the last block with the mean that `pooling` names in the place of token 0."""
+        """Prefix and patches; at last with the mean that `pooling` names in the place of token 0."""
         pooling = plan.config.pooling
-        if pooling is None or self.index < plan.num_layers - 1:
+        if pooling is None or self.index < plan.last:
             return prefix, patches
         parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
         mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
@@ -180,7 +189,7 @@ class ScaleQueries:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         forward = running(self.bank)
-        if forward is None or self.index < forward.plans[0].first:
+        if forward is None or not forward.plans[0].first <= self.index <= forward.plans[0].last:
             return None
         if module is not self.parts.query_output:
             raise UnsupportedOperationError(

@@ -46,6 +46,7 @@ class Forward:
         self.next_block = 0
         self.length = -1  # tokens without prompts
         self.attended = -1  # the last block whose temperature was applied
+        self.skipped = -1  # the last block that `skip.py` did not run
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that hold prompts
 
     def choose_steps(self, in_band: bool) -> None:
@@ -101,6 +102,7 @@ class _Local(threading.local):
         self.forward: Forward | None = None
         self.request: Request | None = None
         self.aside: torch.Tensor | None = None  # prompts (B, P, D) that the running block took out of its tokens
+        self.beside: int | None = None  # values that the last block returned behind its tokens; None: no tuple
 
 
 LOCAL = _Local()
@@ -183,6 +185,8 @@ class EnterModel:
             asked = getattr(getattr(module, "config", None), "output_attentions", False)
         if asked and not forward.in_band:  # attention maps have rows for the prompts
             forward.choose_steps(in_band=True)
+        if forward.plans and forward.plans[0].last < forward.plans[0].num_layers - 1:
+            _refuse_skipped_states(module, kwargs, forward.plans[0])
         if self.innermost:
             forward.next_block, forward.length = 0, -1
         return changed
@@ -202,6 +206,26 @@ class EnterModel:
         return _asked(self.bank), None
 
 
+def _refuse_skipped_states(module: nn.Module, kwargs: dict[str, Any], plan: Plan) -> None:
+    """Refuse to report states of blocks that do not run: whoever asked would get one state again and again.
+
+    What is asked for is all hidden states or none, or some of the L + 1 by index (transformers 5.2x). The last alone
+    is what the head reads.
+    """
+    asked = kwargs.get("output_hidden_states")
+    if asked is None:
+        asked = getattr(getattr(module, "config", None), "output_hidden_states", False)
+    count = plan.num_layers + 1
+    indices = range(count if asked else 0) if isinstance(asked, bool) else [asked] if isinstance(asked, int) else asked
+    chosen = {index % count for index in indices}
+    if chosen != {count - 1} and max(chosen, default=0) > plan.last + 1:
+        raise UnsupportedOperationError(
+            f"{type(module).__name__} is asked for hidden states above block {plan.last}, which read_from={plan.last} "
+            f"of adapter {plan.name!r} leaves out; read blocks 0 to {plan.last} with forward hooks, or use "
+            "read_from=None"
+        )
+
+
 class LeaveModel:
     """After a module that holds the blocks, also by an exception: take the prompts out of what it reports."""
 
@@ -218,10 +242,11 @@ class LeaveModel:
         if output is None:  # an exception is on its way
             return None
         if forward.plans:
-            if self.innermost and 0 < forward.next_block < forward.plans[0].num_layers:
+            last = forward.plans[0].last
+            if self.innermost and 0 < forward.next_block <= last:
                 raise ArchitectureError(
                     f"{type(module).__name__} ran {forward.next_block} of its {forward.plans[0].num_layers} blocks; "
-                    "prompts leave after the last one, so all of them are needed"
+                    f"prompts leave after block {last}, so all blocks up to it are needed"
                 )
             output = _without_prompts(output, forward, self.innermost)
         if forward.depth == 0 and forward.images is not None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Put the hooks on a model; what they do is in `forward.py`, `blocks.py`, `attention.py` and `masks.py`.
+"""Put the hooks on a model; what they do is in the files beside this one.
 
 Hooks are instances of module-level classes that hold the bank and a block index, so that models with hooks can be
 copied and pickled.
@@ -16,11 +16,13 @@ from .bank import PromptBank
 from .blocks import EnterBlock, LeaveBlock, RequireInputGradient, ScaleQueries
 from .forward import EnterModel, LeaveModel, running
 from .masks import KeepBiasSize, WidenBias
+from .skip import Skips
 
 
 def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
     """Register all hooks; their handles are kept in `bank.handles`."""
-    handles = bank.handles
+    handles, bank.skips = bank.handles, Skips(bank)
+    handles.append(bank.skips)
     bank.can_be_passive = frozenset(i for i, parts in enumerate(vit.attentions) if parts.can_be_passive)
     handles.append(vit.embeddings.register_forward_hook(RequireInputGradient(bank)))
     for index, (block, parts) in enumerate(zip(vit.blocks, vit.attentions, strict=True)):

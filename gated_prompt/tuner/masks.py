@@ -49,7 +49,7 @@ class WidenBias:
         forward = running(self.bank)
         if (
             forward is None
-            or self.index < forward.plans[0].first
+            or not forward.plans[0].first <= self.index <= forward.plans[0].last
             or forward.steps[self.index - forward.plans[0].first].passive
         ):
             return None

@@ -59,7 +59,7 @@ class MixedImages:
         for row, plan in enumerate(plans):
             shape = None
             if plan is not None:
-                where = (plan.first, plan.prompts.start, plan.prompts.stop)
+                where = (plan.first, plan.last, plan.prompts.start, plan.prompts.stop)
                 shape = (where, plan.config.deep, plan.config.pooling, plan.evaluation)
             groups.setdefault(shape, []).append(row)
         self.groups = list(groups.values())

@@ -109,6 +109,7 @@ class GatedPromptModel(BaseTuner):
                     head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
         except Exception:
             bank.plans.pop(adapter_name, None)
+            bank.fit_skips()
             if not bank.plans:
                 self._detach(model)
             raise

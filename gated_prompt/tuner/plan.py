@@ -2,8 +2,8 @@
 """What one adapter does on one model, block by block; decided once, when the adapter is added or pruned.
 
 In most blocks the prompts stand among the tokens. A block is passive where nothing reads what it makes of them: fresh
-prompts follow (deep), or it is the last block and no pooling reads them. There the prompts are keys and values only:
-queries, output projection and MLP run on the other tokens alone.
+prompts follow (deep), or it is the last that runs and no pooling reads them. There the prompts are keys and values
+only: queries, output projection and MLP run on the other tokens alone.
 """
 
 from collections.abc import Collection
@@ -30,15 +30,17 @@ class Step(NamedTuple):
 class Plan:
     """Constants of one adapter; its tensors are in the bank.
 
-    `first`: the block that prompts enter; `prompts`: the slice of the token axis that holds them; `gate_rows`: row of
-    `gate_logits` by block. Steps are those of the blocks from `first` on: `in_band` without passive blocks, `training`
-    with those of the method, `evaluation` with those that were pruned too.
+    `first`: the block that prompts enter; `last`: the last block that runs, which they leave; `prompts`: the slice of
+    the token axis that holds them; `gate_rows`: row of `gate_logits` by block. Steps are those of the blocks from
+    `first` to `last`: `in_band` without passive blocks, `training` with those of the method, `evaluation` with those
+    that were pruned too.
     """
 
     name: str
     config: GatedPromptConfig
     num_layers: int
     first: int
+    last: int
     prompts: slice
     gate_rows: dict[int, int]
     in_band: tuple[Step, ...]
@@ -48,7 +50,7 @@ class Plan:
     @property
     def blocks(self) -> range:
         """The blocks that the prompts pass."""
-        return range(self.first, self.num_layers)
+        return range(self.first, self.last + 1)
 
     @property
     def passive_blocks(self) -> list[int]:
@@ -58,7 +60,7 @@ class Plan:
     def pruned(self, blocks: Collection[int]) -> "Plan":
         """The plan with these blocks passive in eval mode, beside those that always are."""
         always = {block for block, step in zip(self.blocks, self.training, strict=True) if step.passive}
-        return replace(self, evaluation=_steps(self.config, self.num_layers, self.gate_rows, always | set(blocks)))
+        return replace(self, evaluation=_steps(self.config, self.last, self.gate_rows, always | set(blocks)))
 
 
 def make_plan(adapter_name: str, config: GatedPromptConfig, num_layers: int, can_be_passive: Collection[int]) -> Plan:
@@ -66,32 +68,33 @@ def make_plan(adapter_name: str, config: GatedPromptConfig, num_layers: int, can
 
     `can_be_passive`: blocks whose attention takes prompts as keys and values alone (`attention.py`).
     """
-    start, last = config.num_prefix_tokens or 0, num_layers - 1
+    start, last = config.num_prefix_tokens or 0, config.last_block(num_layers)
     gate_rows = {block: row for row, block in enumerate(config.gated_block_indices(num_layers))}
-    unread = set(range(config.insert_at, num_layers)) if config.deep else {last}
+    unread = set(range(config.insert_at, last + 1)) if config.deep else {last}
     if config.pooling in ("prompts", "prompts_and_patches"):
         unread -= {last}
-    steps = _steps(config, num_layers, gate_rows, unread & set(can_be_passive))
+    steps = _steps(config, last, gate_rows, unread & set(can_be_passive))
     return Plan(
         name=adapter_name,
         config=config,
         num_layers=num_layers,
         first=config.insert_at,
+        last=last,
         prompts=slice(start, start + config.num_virtual_tokens),
         gate_rows=gate_rows,
-        in_band=_steps(config, num_layers, gate_rows, ()),
+        in_band=_steps(config, last, gate_rows, ()),
         training=steps,
         evaluation=steps,
     )
 
 
 def _steps(
-    config: GatedPromptConfig, num_layers: int, gate_rows: dict[int, int], passive: Collection[int]
+    config: GatedPromptConfig, last: int, gate_rows: dict[int, int], passive: Collection[int]
 ) -> tuple[Step, ...]:
     steps, held = [], False
-    for block in range(config.insert_at, num_layers):
+    for block in range(config.insert_at, last + 1):
         # Behind a passive block that took its prompts from the bank they are still those of the bank.
-        stay = not config.deep and block < num_layers - 1 and (held or block not in passive)
+        stay = not config.deep and block < last and (held or block not in passive)
         steps.append(Step(arrive=held, passive=block in passive, stay=stay, gate=gate_rows.get(block)))
         held = stay
     return tuple(steps)

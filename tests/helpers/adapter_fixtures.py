@@ -23,6 +23,7 @@ CASES = {
     "shallow_at_2": {"insert_at": 2, "gates": False, "temperature": False},
     "low_rank": {"prompt_rank": 2},
     "hard_gates": {"hard_gates": True, "gated_blocks": [0, 1, 2, 3], "pooling": "prompts"},
+    "read_from_1": {"read_from": 1, "modules_to_save": []},
     "no_head": {"modules_to_save": [], "gated_blocks": [0, 2], "pooling": "prompts_and_patches"},
 }
 

@@ -5,7 +5,7 @@ The prompts stay outside of the hidden states: each block is called with them in
 stand in the row makes no difference to a block that is told no positions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,12 @@ def prompts_by_hand(
     tokens: torch.Tensor,
     gates: torch.Tensor,
     temperatures: torch.Tensor,
+    left_out: Sequence[nn.Module] = (),
 ) -> Iterator[None]:
-    """While open, `blocks` see `tokens` (P, D), gated after each block but the last (paper, Section 4)."""
+    """While open, `blocks` see `tokens` (P, D), gated after each block but the last (paper, Section 4).
+
+    The blocks `left_out` return what they are given.
+    """
     prompts: list[torch.Tensor] = []
     handles = [
         query(block).register_forward_hook(lambda _, args, out, tau=tau: _divide(out, tau, tokens.shape[-1]))
@@ -59,8 +63,20 @@ def prompts_by_hand(
 
         block.forward = forward  # type: ignore[method-assign]
 
+    forms: list[Any] = []
+
+    def leave_out(block: nn.Module) -> None:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return (hidden, *forms[-1][1:]) if isinstance(forms[-1], tuple) else hidden
+
+        block.forward = forward  # type: ignore[method-assign]
+
     for index, block in enumerate(blocks):
         wrap(block, index)
+    handles.append(blocks[-1].register_forward_hook(lambda _, args, out: forms.append(out)))
+    for block in left_out:
+        leave_out(block)
     try:
         yield
     finally:
@@ -68,7 +84,7 @@ def prompts_by_hand(
             handle.remove()
         for parameter, value in divided:
             parameter.data = value
-        for block in blocks:
+        for block in (*blocks, *left_out):
             del block.forward
 
 

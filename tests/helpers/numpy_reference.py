@@ -1,7 +1,7 @@
 """The method in NumPy and float64, written from the paper's equations; shares no code with the package.
 
 Weights come under the official names (golden_cases.Case.state). Reference for what the golden files do not cover:
-`insert_at`, chosen gated blocks, temperatures of some blocks.
+`insert_at`, `read_from`, chosen gated blocks, temperatures of some blocks.
 """
 
 import math
@@ -58,11 +58,12 @@ def logits(
     insert_at: int = 0,
     heads: int = 4,
     patch: int = 8,
+    read_from: int | None = None,
 ) -> np.ndarray:
     """Class scores (C,) of one image, CLS read-out; gates and temperatures by block index, absent ones 1."""
     tokens = embed(image, state, patch)
     count, num_blocks = len(prompts), 1 + max(int(k.split(".")[2]) for k in state if k.startswith("enc.blocks."))
-    for i in range(num_blocks):
+    for i in range(num_blocks if read_from is None else read_from + 1):
         weights = {k.split(".", 3)[3]: v for k, v in state.items() if k.startswith(f"enc.blocks.{i}.")}
         if i == insert_at:
             tokens = np.concatenate((tokens[:1], prompts, tokens[1:]))
