@@ -36,7 +36,7 @@ def test_it_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "words"), [(True, "error: The image .* cannot be decoded"), (False, "has 1 subfolders with pictures")]
+    ("broken", "words"), [(True, "error: The image .* cannot be decoded"), (False, "has 1 subfolders with images")]
 )
 def test_faults(tmp_path: Path, backbone: Path, broken: bool, words: str) -> None:
     for name in ("cat", "dog")[: 1 + broken]:

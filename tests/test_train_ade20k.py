@@ -89,7 +89,7 @@ def test_what_a_run_leaves_behind(backbone, rooms, tmp_path) -> None:
     assert "pipeline_tag: image-segmentation" in card
     assert "split: validation" in card
     assert f"mean_iou on the validation part: **{results['single_scale']['mean_iou']:.4f}**" in card
-    assert f"it is {results['multi_scale']['mean_iou']:.4f}" in card
+    assert f"the mean IoU is {results['multi_scale']['mean_iou']:.4f}" in card
     assert str(tmp_path) not in card and str(rooms) not in card
 
     base = SetrPupForSemanticSegmentation(str(backbone), 3, [1, 2], channels=4)

@@ -54,7 +54,7 @@ def adapter_bytes(output: Path) -> bytes:
 
 
 def test_what_a_run_leaves_behind(backbone: Path, flowers: Path, tmp_path: Path) -> None:
-    with pytest.warns(InexactDataWarning, match=r"train.json lists 102, expected 1020"):
+    with pytest.warns(InexactDataWarning, match=r"train.json lists 102 images, expected 1020"):
         results = run(backbone, flowers, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     assert (results["num_train"], results["num_eval"], results["steps"]) == (102, 3, 4)  # batches of 64
