@@ -54,7 +54,10 @@ def test_the_16_bit_scale_rounds() -> None:
 )
 def test_pixels_without_a_known_white_are_refused(pixels: np.ndarray) -> None:
     data = stored(Image.fromarray(pixels), "TIFF")
-    with pytest.raises(DataError, match=r"The image scan\.tif has .* pixels .* so the value of white is unknown. Save it with 8 or 16 bits"):
+    with pytest.raises(
+        DataError,
+        match=r"The image scan\.tif has .* pixels .* so the value of white is unknown. Save it with 8 or 16 bits",
+    ):
         decode(data, "scan.tif")
 
 
