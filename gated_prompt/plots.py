@@ -126,7 +126,7 @@ def plot_training(
 
     Args:
         recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`: `steps` (T,); `gates` and
-            `selection_ratios` (T, G) of the `gated_blocks` (G,); `temperatures` (T, L - k) of the `blocks` (L - k,).
+            `selection_ratios` (T, G) of the `gated_blocks` (G,); `temperatures` (T, K) of the `blocks` (K,).
         what: "gates", "temperatures" or "selection_ratios".
         ax: Axes to draw on; None: a new figure.
 

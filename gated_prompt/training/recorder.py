@@ -23,7 +23,7 @@ class GateRecorder(TrainerCallback):
     (DDP, accelerate).
 
     Lists with the results: `steps` (T,); values `gates` (T, G), `selection_ratios` (T, G) and `temperatures`
-    (T, L - k); block indices `gated_blocks` (G,) and `blocks` (L - k,).
+    (T, K); block indices `gated_blocks` (G,) and `blocks` (K,).
 
     Args:
         every: steps between two records with the Trainer. On a GPU, each record waits for the step to finish.
