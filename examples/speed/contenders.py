@@ -86,6 +86,12 @@ def pruned(size: str, prompts: int) -> nn.Module:
     return model
 
 
+def half(size: str, prompts: int) -> nn.Module:
+    """Gated prompts that leave after the first half of the blocks; the others do not run."""
+    depth = ViTConfig(**SIZES[size]).num_hidden_layers
+    return prompted(size, prompts, read_from=(depth + 1) // 2 - 1)
+
+
 def deep(size: str, prompts: int) -> nn.Module:
     """VPT-deep, P prompts in every block."""
     return prompted(size, prompts, deep=True, temperature=False)
@@ -171,6 +177,7 @@ CONTENDERS: dict[str, Callable[[str, int], nn.Module]] = {
     "lora": lora,
     "gated": gated,
     "pruned": pruned,
+    "half": half,
     "research_deep": research_deep,
     "deep": deep,
     "deep_dropout": deep_dropout,

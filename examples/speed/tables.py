@@ -12,6 +12,7 @@ LABELS = {
     "lora": "(d) LoRA, rank 8, q and v",
     "gated": "gated prompts, gates at sigmoid(-5)",
     "pruned": "gated prompts, all gates closed, pruned (eval mode)",
+    "half": "gated prompts, half of the blocks (`read_from`)",
     "research_deep": "(c-deep) usual research code of VPT-deep",
     "deep": "VPT-deep, P per block",
     "deep_dropout": "VPT-deep, P per block, prompt dropout 0.1",
