@@ -3,6 +3,8 @@
 
 import dataclasses
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ K = 1  # the block that is read, of four
 MAPS = ("Backbone", "ForSemanticSegmentation", "ForPoseEstimation", "ForDepthEstimation")  # of several blocks' tokens
 READ = [case for case in HERE if not case.name.endswith(MAPS)]
 SHORTENED = [case for case in READ if case.config]
+# transformers 5.2x reports single hidden states, by index.
+SELECTS = bool(find_spec("transformers.utils.output_capturing")) and hasattr(
+    import_module("transformers.utils.output_capturing"), "select_hidden_states"
+)
 # What the loop by hand does not know: hidden padding, rotations, norms of queries. `check` does (test_check.py).
 UNKNOWN = ("Siglip2", "qk-norm", "rotary")
 EVERY = [*HERE, *(case for case in MORE if case.here)]
@@ -99,6 +105,8 @@ def compared(case: Case | More, model: nn.Module) -> torch.Tensor:
 
 @cases(BY_HAND)
 def test_every_family_against_a_loop_by_hand(case: Case | More) -> None:
+    if "Llava" in case.id and not SELECTS:
+        pytest.skip("asks this version of transformers for all hidden states, to take the last; that is refused")
     base, model = case.build(), tuned(case.build(), read_from=2, num_virtual_tokens=P)
     plain, runs = compared(case, base), runs_of(model)
     found, bank = compared(case, model), bank_of(model)
@@ -368,7 +376,7 @@ def test_single_hidden_states(asked: int | list[int], fine: bool) -> None:
         with pytest.raises(UnsupportedOperationError, match="above block 1"):
             model(pixel_values=images(), output_hidden_states=asked)
         return
-    if not hasattr(pytest.importorskip("transformers.utils.output_capturing"), "select_hidden_states"):
+    if not SELECTS:
         pytest.skip("this transformers reports all hidden states or none")
     found = model(pixel_values=images(), output_hidden_states=asked)
     short = build("ViTModel", "ViTConfig", num_hidden_layers=2)
