@@ -9,8 +9,7 @@ from collections.abc import Callable
 from miniature import pages as miniature_pages
 from miniature.grid import Records
 from real import grid, images
-from real.cells import Found, best_block, finals, markdown
-from real.tables import spread
+from real.cells import Found, best_block, finals, markdown, spread
 from recipe import grids
 
 RECOMMENDED = "gated_start_sample_best"

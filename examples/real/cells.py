@@ -2,6 +2,7 @@
 """Numbers out of the cells, for tables and checks."""
 
 from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from . import grid
@@ -17,8 +18,21 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def finals(task: str, row: str, found: Found, what: str = "test") -> list[float]:
     """Percent of the final cells of a row that are there, by seed."""
+    return [100 * run[what] for run in final_runs(task, row, found)]
+
+
+def final_runs(task: str, row: str, found: Found) -> list[dict[str, Any]]:
+    """The final cells of a row that are there, by seed."""
     cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
-    return [100 * found[task, cell.name][what] for cell in cells if cell is not None and (task, cell.name) in found]
+    return [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
+
+
+def spread(values: Sequence[float]) -> str:
+    """'91.2 ± 0.3'; one seed '91.2 (1)', two '91.2 ± 0.3 (2)'; none: 'not run'."""
+    if not values:
+        return "not run"
+    text = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return text if len(values) == len(grid.SEEDS) else f"{text} ({len(values)})"
 
 
 def best_block(task: str, found: Found) -> int:

@@ -6,11 +6,11 @@ elsewhere: it decides on validation alone, as `train_images.py` does.
 """
 
 from collections.abc import Callable, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from . import grid, images
-from .cells import Found, best_block, markdown
+from . import images
+from .cells import Found, best_block, final_runs, markdown, spread
 
 Ending = Callable[[dict[str, Any], tuple[float, float]], tuple[float, float]]  # cell, probe -> validation, test
 ROWS = {
@@ -45,14 +45,13 @@ def probe_of(task: str, found: Found) -> tuple[float, float]:
 
 def ended(task: str, row: str, ending: str, found: Found) -> list[tuple[float, float]]:
     """Validation and test accuracy in percent of the seeds that have run, with this ending."""
-    cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
-    runs = [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
+    runs = final_runs(task, row, found)
     scores = [ENDINGS[ending](run, probe_of(task, found)) for run in runs if "best_epoch" in run]
     return [(100 * val, 100 * test) for val, test in scores]
 
 
 def table(found: Found) -> str:
-    """Validation / test accuracy of each ending, by task, and its mean over the tasks where every task has run."""
+    """Validation / test accuracy of each ending by task, and their mean over the tasks if all of them have run."""
     rows = [["", "end", *images.TASKS, "mean"]]
     probes = [probe_of(task, found) for task in images.TASKS if (task, "probe") in found]
     rows.append(["probe of the chosen block, frozen", "", *(f"{100 * v:.1f} / {100 * t:.1f}" for v, t in probes)])
@@ -69,8 +68,7 @@ def _text(scores: Sequence[tuple[float, float]]) -> str:
     if not scores:
         return "not run"
     val, test = zip(*scores, strict=True)
-    spread = f" ± {stdev(test):.1f}" if len(test) > 1 else ""
-    return f"{mean(val):.1f} / {mean(test):.1f}{spread}" + ("" if len(test) == len(grid.SEEDS) else f" ({len(test)})")
+    return f"{mean(val):.1f} / {spread(test)}"
 
 
 def _mean(scores: Sequence[Sequence[tuple[float, float]]]) -> str:

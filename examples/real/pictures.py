@@ -3,9 +3,9 @@
 
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from . import grid, images
+from .cells import Found, final_runs
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 CURVES = {
@@ -14,7 +14,6 @@ CURVES = {
     "zero_start": "zero-start prompts",
     "lora8_start": "LoRA, rank 8",
 }
-Found = dict[tuple[str, str], dict[str, Any]]
 
 
 def draw(found: Found) -> None:
@@ -57,6 +56,5 @@ def draw(found: Found) -> None:
 
 def mean_curve(task: str, row: str, found: Found) -> list[float]:
     """Validation accuracy by epoch in percent, mean over the seeds that are there."""
-    cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
-    curves = [found[task, cell.name]["curve"] for cell in cells if cell is not None and (task, cell.name) in found]
+    curves = [run["curve"] for run in final_runs(task, row, found)]
     return [100 * mean(values) for values in zip(*curves, strict=True)]

@@ -7,13 +7,13 @@ python examples/real_backbone.py tables
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from gated_prompt import GatedPromptError
 
 from . import endings, grid, images, miniature, pictures, records
-from .cells import Found, best_block, finals, head_scores, markdown
+from .cells import Found, best_block, final_runs, finals, head_scores, markdown, spread
 from .decisions import differences
 
 PAGE = Path(__file__).parents[2] / "docs" / "real.md"
@@ -51,14 +51,6 @@ HEADS = {
 def label(row: str) -> str:
     """What a row of the grid is called."""
     return f"{NAMES[row.removesuffix('_best')]}, {'chosen' if grid.ROWS[row].best_block else 'last'} block"
-
-
-def spread(values: Sequence[float]) -> str:
-    """'91.20 ± 0.30'; one seed '91.20 (1)', two '91.20 ± 0.30 (2)'; none: 'not run'."""
-    if not values:
-        return "not run"
-    text = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-    return text if len(values) == len(grid.SEEDS) else f"{text} ({len(values)})"
 
 
 def tasks_there(found: Found) -> list[str]:
@@ -143,8 +135,7 @@ def learned(found: Found) -> str:
         for row, spec in grid.ROWS.items():
             if spec.method not in ("gated", "gate_only", "temperature_only"):
                 continue
-            cells = [grid.final(task, row, seed, found) for seed in grid.SEEDS]
-            runs = [found[task, cell.name] for cell in cells if cell is not None and (task, cell.name) in found]
+            runs = final_runs(task, row, found)
             if runs:
                 rows.append(
                     [task, label(row), *(_means([run[what] for run in runs]) for what in ("gates", "temperatures"))]

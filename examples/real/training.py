@@ -144,7 +144,7 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     if row.head_start:
         start_head(model, bench)
     train, val = bench.task.parts["train"], bench.task.parts["val"]
-    entry = row.entry(bench.read) if row.method in METHODS else 0
+    entry = row.entry(bench.read)
     start, kept = StartAtBlock(model, entry), {}
     if entry:
         kept = {name: keep_prefix(model, start, bench.task.parts[name]) for name in ("train", "val")}
@@ -157,10 +157,11 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
     schedule = get_cosine_schedule_with_warmup(optimizer, steps, cell.epochs * steps)
     draw = torch.Generator().manual_seed(cell.seed)
     losses, curve, spent = [], [], 0.0
-    best = Best()
+    best = Best() if row.head_start and cell.is_final else None
     if row.head_start:
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
-        best.keep(model, 0, *curve[-1])
+    if best is not None:
+        best.keep(model, 0, curve[-1][0])
     for _ in range(cell.epochs):
         model.train()
         begin, total = time.process_time(), 0.0
@@ -176,13 +177,14 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         spent += time.process_time() - begin
         losses.append(round(total, 4))
         curve.append(scores(predict(model, val, kept.get("val")), val.labels))
-        best.keep(model, len(losses), *curve[-1])
+        if best is not None:
+            best.keep(model, len(losses), curve[-1][0])
     results["val"], results["val_loss"] = curve[-1]
     start.close()
     if cell.is_final:
         test = bench.task.parts["test"]
         results["test"], results["test_loss"] = scores(predict(model, test), test.labels)
-        if row.head_start:
+        if best is not None:
             results |= ends(model, bench, best)
     results |= {"curve": [accuracy for accuracy, _ in curve], "losses": losses, **learned(model, row)}
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -197,7 +199,7 @@ class Best:
         self.epoch, self.accuracy = -1, -1.0
         self.tensors: dict[str, torch.Tensor] = {}
 
-    def keep(self, model: nn.Module, epoch: int, accuracy: float, _loss: float) -> None:
+    def keep(self, model: nn.Module, epoch: int, accuracy: float) -> None:
         """Copy what is trained where this epoch is better than those before."""
         if accuracy > self.accuracy:
             self.epoch, self.accuracy = epoch, accuracy
