@@ -4,7 +4,7 @@
 import inspect
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -145,16 +145,12 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
     if images is None:
         return None
 
-    own = threading.get_ident()  # other threads may run the model meanwhile
-
-    def change(module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != own:
-            return None
+    def change(output: Any) -> Any:
         tokens = (output[0] if isinstance(output, tuple) else output).clone()
         tokens[1, 0] += torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-    handle = vit.blocks[-1].register_forward_hook(change)
+    handle = vit.blocks[-1].register_forward_hook(_in_this_thread(change))
     try:
         with undisturbed(root):
             output: Any = root(images[1:].expand(2, -1, -1, -1))
@@ -177,24 +173,22 @@ def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool |
     images = made_up_images(vit.tower) if between else None
     if images is None:
         return None
-    own, kept = threading.get_ident(), list[Any]()
+    kept: list[Any] = []
 
-    def keep(module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != own:
-            return None
+    def keep(output: Any) -> Any:
         kept.append(output)
         return kept[0]
 
-    def change(module: nn.Module, args: Any, output: Any) -> Any:
-        if threading.get_ident() != own or not kept:
+    def change(output: Any) -> Any:
+        if not kept:
             return None
         tokens = output[0] if isinstance(output, tuple) else output
         tokens = tokens + torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
     # First among the hooks of a block: transformers 5 captures hidden states in a hook of its own.
-    handles = [last.register_forward_hook(keep, prepend=True)]
-    handles += [module.register_forward_hook(change, prepend=True) for module in between]
+    handles = [last.register_forward_hook(_in_this_thread(keep), prepend=True)]
+    handles += [module.register_forward_hook(_in_this_thread(change), prepend=True) for module in between]
     outputs = []
     try:
         for _ in range(2):
@@ -207,6 +201,12 @@ def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool |
             handle.remove()
     pairs = list(zip(*outputs, strict=True))
     return any(bool((one - two).abs().max() > 1e-4 * one.abs().max()) for one, two in pairs) if pairs else None
+
+
+def _in_this_thread(hook: Callable[[Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
+    """A forward hook that sees the outputs of this thread alone: others may run the model meanwhile."""
+    own = threading.get_ident()
+    return lambda _module, _args, output: hook(output) if threading.get_ident() == own else None
 
 
 def _values(output: Any) -> list[torch.Tensor]:
