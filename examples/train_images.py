@@ -41,7 +41,7 @@ from own_images.race import race
 from own_images.reading import read_parts
 from own_images.report import write_report
 from own_images.results import assemble, test_result
-from own_images.runs import Run, run
+from own_images.runs import Run, finished, run
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
@@ -97,16 +97,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         rates: Rates | None = None
         for seed in args.seeds:
             folder = output / "runs" / f"{method}-seed{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            begin = bench.beginning(method, seed, folder)
-            if rates is None and args.learning_rate == "auto":
-                rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
-            elif rates is None:
-                rate = float(args.learning_rate)
-                rates = Rates(rate, rate, rate / 10)
-            if args.head_learning_rate is not None:
-                rates = Rates(rates.main, rates.gates, args.head_learning_rate)
-            runs.append(run(bench, method, seed, rates, begin, batches, folder))
+            done = finished(folder)
+            if done is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                begin = bench.beginning(method, seed, folder)
+                if rates is None and args.learning_rate == "auto":
+                    rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
+                elif rates is None:
+                    rate = float(args.learning_rate)
+                    rates = Rates(rate, rate, rate / 10)
+                if args.head_learning_rate is not None:
+                    rates = Rates(rates.main, rates.gates, args.head_learning_rate)
+                done = run(bench, method, seed, rates, begin, batches, folder)
+            runs.append(done)
             accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
 
     # What to use, and how good it is on pictures that chose nothing.

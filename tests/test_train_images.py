@@ -230,6 +230,10 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
     for name in ("adapter/adapter_model.safetensors", "probe/trained.safetensors", "runs/gated-race.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     fresh()
+    with monkeypatch.context() as patch:  # what is finished is read: prompts and head are not started once more
+        patch.delattr(Bench, "beginning")
+        run(backbone, photos, tmp_path / "killed", *more)
+    fresh()
     with pytest.raises(
         GatedPromptError, match=r"holds a run with other settings \(seeds; seeds was \[0\], now \[3\]\)"
     ):

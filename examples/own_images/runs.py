@@ -40,28 +40,36 @@ class Run:
 def run(
     bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, folder: Path
 ) -> Run:
-    """Train, or read what an earlier call trained."""
-    if not (folder / RECORD).is_file():
-        fitted = fit(bench, method, seed, rates, begin, batches, folder)
-        if fitted.accelerator.is_main_process:
-            save_trained(fitted.model, folder / kept_in(method), bench.predictor)
-            save_file({"scores": fitted.watch.scores}, folder / SCORES)
-            record = {
-                "method": method,
-                "seed": seed,
-                "rates": vars(rates),
-                "best_epoch": fitted.watch.best,
-                "gain": fitted.watch.gain,
-                "curve": fitted.watch.curve,
-                "trained_parameters": fitted.trained_parameters,
-                "seconds": round(fitted.seconds, 1),
-                "learned": read_out(fitted.model),
-            }
-            write_json(folder / RECORD, record)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        fitted.accelerator.wait_for_everyone()
-        for tracker in fitted.accelerator.trackers:  # end_training would take the other processes away as well
-            tracker.finish()
+    """Train, and leave in `folder` what `finished` reads."""
+    fitted = fit(bench, method, seed, rates, begin, batches, folder)
+    if fitted.accelerator.is_main_process:
+        save_trained(fitted.model, folder / kept_in(method), bench.predictor)
+        save_file({"scores": fitted.watch.scores}, folder / SCORES)
+        record = {
+            "method": method,
+            "seed": seed,
+            "rates": vars(rates),
+            "best_epoch": fitted.watch.best,
+            "gain": fitted.watch.gain,
+            "curve": fitted.watch.curve,
+            "trained_parameters": fitted.trained_parameters,
+            "seconds": round(fitted.seconds, 1),
+            "learned": read_out(fitted.model),
+        }
+        write_json(folder / RECORD, record)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    fitted.accelerator.wait_for_everyone()
+    for tracker in fitted.accelerator.trackers:  # end_training would take the other processes away as well
+        tracker.finish()
+    return _read(folder)
+
+
+def finished(folder: Path) -> Run | None:
+    """What an earlier call trained and left in this folder; None: it was not finished."""
+    return _read(folder) if (folder / RECORD).is_file() else None
+
+
+def _read(folder: Path) -> Run:
     return Run(folder, json.loads((folder / RECORD).read_text()), load_file(folder / SCORES)["scores"])
 
 
