@@ -90,22 +90,22 @@ def read_tokens(tokens: torch.Tensor, prefix: int, reads: Reads, mask: torch.Ten
 
 
 def load_backbone(source: str, **settings: Any) -> Any:
-    """The Vision Transformer of a Hub id or folder, without pooler and head, in float32 and eval mode.
+    """Load the Vision Transformer of a Hub id or folder, without pooler and head, in float32 and eval mode.
 
-    `settings`: of its config that differ from what is published, such as num_hidden_layers.
+    `settings` override its published config, such as num_hidden_layers.
 
     Raises:
         GatedPromptError: it cannot be loaded, or transformers has no model without a head for it.
     """
     try:
         config = AutoConfig.from_pretrained(source)
-        # ViTMAEModel hides most patches and shuffles the rest; what it encodes with is a plain ViT.
+        # ViTMAEModel masks most patches and shuffles the rest; its encoder is a plain ViT.
         kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             settings["add_pooling_layer"] = False
         return kind.from_pretrained(source, dtype="float32", **settings)
     except (OSError, KeyError, ValueError) as error:
         raise GatedPromptError(
-            f"cannot load the backbone {source!r}; give a folder with a ViT of transformers or a Hub id that can be "
-            f"reached ({str(error).splitlines()[0]})"
+            f"cannot load the backbone {source!r}; give a folder with a transformers ViT or a reachable Hub "
+            f"id ({str(error).splitlines()[0]})"
         ) from error

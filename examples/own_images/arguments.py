@@ -50,10 +50,12 @@ class RunArguments:
     methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
     output_dir: str = _help(
-        "where everything is written; a second call goes on where the first was stopped", "runs/images"
+        "where everything is written; repeat the command to resume a run that was stopped", "runs/images"
     )
     cache_dir: str = _help("where features are kept from run to run", "runs/features")
-    prompt_start: str = _help(f"prompts start from pictures by one of {', '.join(STARTS)}; or random", "sample")
+    prompt_start: str = _help(
+        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random", "sample"
+    )
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
     class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
     num_train_epochs: int = _help("passes over the training pictures", 20)

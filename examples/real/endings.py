@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """How a run from a fitted head should end: after its last epoch, at its best one, or with the head fitted again.
 
-The recommended recipe takes the best epoch where that beats the frozen probe on the validation images, and the probe
-elsewhere: it decides on validation alone, as `train_images.py` does.
+"Best epoch, or the probe" keeps the frozen probe unless the best epoch beats it on the validation images. It decides
+on validation alone, as `train_images.py` does.
 """
 
 from collections.abc import Callable, Sequence

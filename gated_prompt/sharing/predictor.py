@@ -76,13 +76,13 @@ class Predictor:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
 
     def load_base(self, backbone: str | os.PathLike[str] | None = None) -> Any:
-        """The model that the adapter was trained on, in float32 and eval mode, with a head that knows nothing yet.
+        """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
-            backbone: where it lies now, Hub id or folder; None: where it lay in training.
+            backbone: Hub id or folder to load it from; None: the one used in training.
 
         Raises:
-            GatedPromptError: it cannot be loaded, or nothing says where it lies.
+            GatedPromptError: it cannot be loaded, or its location is unknown.
         """
         source = os.fspath(backbone or self.backbone or "")
         if not source:
