@@ -1,4 +1,4 @@
-"""`python -m gated_prompt.convert`, and folders that are written whole or not at all."""
+"""`python -m gated_prompt.convert`, and output folders that are written atomically."""
 
 import os
 import subprocess
