@@ -1,4 +1,4 @@
-"""The supervised pre-training script: it learns, a resumed run ends with the same encoder, transformers can load it."""
+"""The supervised pre-training script: it learns, a resumed run ends with the same encoder, transformers loads it."""
 
 import json
 from pathlib import Path
