@@ -40,7 +40,7 @@ from recipe.checkpoints import prepare_output_dir
 
 @dataclass
 class Arguments:
-    """The defaults are the recipe of the included backbone."""
+    """The defaults are the recipe of the shipped backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
     output_dir: str = field(default="runs/mae", metadata={"help": "folder for all results"})

@@ -36,7 +36,7 @@ from recipe.tasks import image_settings
 
 @dataclass
 class Arguments:
-    """The defaults are the recipe of the included backbone."""
+    """The defaults are the recipe of the shipped backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
     start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of the ViT to start from"})

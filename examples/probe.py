@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Linear probe of a frozen backbone: a logistic regression on its mean patch token.
 
-    python examples/probe.py --dataset uoft-cs/cifar10            # the included backbone
+    python examples/probe.py --dataset uoft-cs/cifar10            # the shipped backbone
 
 Prints the accuracy on the data set's test split, and that of the same architecture with random weights.
 """

@@ -11,7 +11,7 @@ every seed on all 1000 images, and evaluates on the test split. All other settin
 (recipe/presets.py). Arguments after `--` are passed to every run: `-- --num_train_epochs 20`.
 
 Ray Tune schedules the runs, on this machine or on a cluster (`--address auto`; --output_dir, data and code must then
-be on a shared file system). `--scheduler serial` runs them one by one. Each is an `accelerate launch` of
+be on a shared file system). `--scheduler serial` runs them one by one. Each run is an `accelerate launch` of
 train_vtab.py, train_fgvc.py or train_ade20k.py. If interrupted, repeat the command: finished runs are skipped, and
 unfinished ones resume from their checkpoints. `--scheduler none` only writes the table.
 

@@ -1,4 +1,4 @@
-"""The moving average against its closed form, and where it goes: into evaluation, files, checkpoints, Trainer."""
+"""The moving average against its closed form, and its use in evaluation, files, checkpoints and Trainer."""
 
 import copy
 

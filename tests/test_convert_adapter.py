@@ -1,4 +1,4 @@
-"""Runs of the official code, as backbone and adapter, give the official code's own logits."""
+"""Runs of the official code, converted to backbone and adapter, reproduce the official code's logits."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from gated_prompt.convert import convert_adapter, convert_backbone
 from helpers.converted_base import load_base
 from helpers.golden_cases import NAMES, Case
 
-POOLING = {  # the official class and its pooling, which the file does not hold
+POOLING = {  # the official class and its pooling, which the file does not record
     "mae_deep": "prompts_and_patches",
     "mae_gated_temp": "prompts_and_patches",
     "mae_img_pool": "patches",
@@ -100,7 +100,7 @@ def test_gates_of_some_blocks_and_of_too_many(tmp_path) -> None:
 
 
 def test_deep_prompts_leave_gates_and_temperatures_out(tmp_path) -> None:
-    """The official code makes them where they are configured, and does not use them."""
+    """The official code creates them if configured, but does not use them."""
     case = Case("moco_deep", torch.float32)
     case.state.update({"enc.gate_logit": torch.zeros(3), "enc.temp": torch.full((4,), 0.5)})
     path = save(case.state, tmp_path)

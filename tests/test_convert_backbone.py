@@ -1,4 +1,4 @@
-"""Checkpoints of every published layout become transformers' ViT with the same outputs; every other is refused."""
+"""Checkpoints of every published layout become transformers' ViT with the same outputs; others are refused."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ MOCO_SSL = {
     **noise("module.predictor.0.weight", "module.momentum_encoder.head.0.weight"),
 }
 DINO_HEAD = ("head.mlp.0.weight", "head.last_layer.weight_g", "head.last_layer.weight_v")
-# What the published code saves beside the weights: command lines, and learning rates as NumPy numbers.
+# What the published code saves in addition to the weights: command lines, and learning rates as NumPy numbers.
 RUN = {
     "epoch": 300,
     "args": argparse.Namespace(arch="vit_base", lr=1e-4),
@@ -82,7 +82,7 @@ def run_of_official_code(state: State) -> object:
 
 
 LAYOUTS = [
-    (mae, None, "timm", 0),  # a published MAE file is an encoder with timm's names, and nothing tells it from timm's
+    (mae, None, "timm", 0),  # a published MAE file is an encoder with timm's names, indistinguishable from timm's
     (mae, "mae", "mae", 0),
     (mae_with_decoder, None, "mae", 3),
     (moco_ssl, None, "moco", len(MOCO_SSL)),
@@ -106,7 +106,7 @@ def pixels(size: int = 12, channels: int = 3) -> torch.Tensor:
 
 
 def load(cls, folder: Path, dtype: torch.dtype = torch.float64):
-    """The model, read strictly: transformers would start what is missing at random."""
+    """Load the model strictly: transformers would initialize missing weights at random."""
     kwargs = {"add_pooling_layer": False} if cls is ViTModel else {}
     model, info = cls.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **kwargs
@@ -222,7 +222,7 @@ def test_the_number_of_heads(width, layout, kind, heads, tmp_path) -> None:
         (16, 0, "num_attention_heads is 0, expected a divisor"),
     ],
 )
-def test_heads_that_cannot_be_told(width, asked, words, tmp_path) -> None:
+def test_unknown_numbers_of_heads(width, asked, words, tmp_path) -> None:
     state = random_state(width=width, depth=1, mlp_width=8, dtype=torch.float32)
     with pytest.raises(ConversionError, match=words):
         convert_backbone(save(state, tmp_path), tmp_path / "vit", num_attention_heads=asked)
@@ -311,7 +311,7 @@ def test_image_means_must_fit_the_channels(tmp_path) -> None:
 
 
 class Code:
-    """Runs a command when a pickle of it is opened carelessly."""
+    """Runs a command when it is unpickled without protection."""
 
     def __init__(self, call, *args: object) -> None:
         self.call, self.args = call, args

@@ -1,4 +1,4 @@
-"""`python -m gated_prompt.convert`, and folders that are written atomically."""
+"""`python -m gated_prompt.convert`, and output folders that are written atomically."""
 
 import os
 import subprocess

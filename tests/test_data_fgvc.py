@@ -1,4 +1,4 @@
-"""Fine-grained data sets: VPT's lists, official lists, the seeded validation part, Hub copies."""
+"""Fine-grained data sets: VPT's lists, official lists, the seeded validation split, Hub copies."""
 
 import json
 import warnings
@@ -36,7 +36,7 @@ def test_sizes_are_those_of_vpts_lists(name, sizes):
 
 
 def write_cub(folder, rows=range(5994 + 5794)):
-    """Image i is of class i % 200 + 1 and trains when i < 5994."""
+    """Image i has class i % 200 + 1 and is a training image if i < 5994."""
     folder.mkdir(exist_ok=True)
     (folder / "images.txt").write_text("".join(f"{i + 1} {i % 200 + 1:03d}.Bird/{i:05d}.jpg\n" for i in rows))
     (folder / "image_class_labels.txt").write_text("".join(f"{i + 1} {i % 200 + 1}\n" for i in rows))

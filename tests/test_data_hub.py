@@ -1,4 +1,4 @@
-"""Reading from the Hub: commits, the cache and offline mode, against a stand-in server; and what is imported when."""
+"""Reading from the Hub: commits, the cache and offline mode, against a stand-in server; and lazy imports."""
 
 import json
 import os
@@ -32,7 +32,7 @@ print(json.dumps(answers))
 
 
 def read(asked: list[tuple[str, str | None]], endpoint: str, home, **environment: str) -> list:
-    """Asks in a process of its own: the endpoint and the cache are fixed when `datasets` is imported."""
+    """Reads in a separate process: the endpoint and the cache are fixed when `datasets` is imported."""
     settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     settings |= {"HF_HUB_OFFLINE": "0", **environment}
     done = subprocess.run(

@@ -58,7 +58,7 @@ def test_short_side(size, expected):
 
 
 def columns(width=40, height=20) -> Image.Image:
-    """Column x has the grey value x, so a crop tells where it was taken; resizing to 20 keeps the size."""
+    """Column x has the grey value x, so a crop shows where it was taken; resizing to 20 keeps the size."""
     return image_of([list(range(width))] * height)
 
 

@@ -197,7 +197,7 @@ def test_kitti_is_split_by_video(tmp_path):
     assert sorted(file for files in splits.values() for file in files) == [f"{i:06d}.png" for i in range(141 * 53)]
     assert [len(videos[name]) for name in ("train", "validation", "test")] == [113, 14, 14]
     assert not videos["train"] & videos["test"]
-    # The draws of numpy's legacy generator with seed 123, made once by hand with numpy alone.
+    # The same samples, drawn with NumPy alone from its legacy generator with seed 123.
     draw = np.random.RandomState(123)
     test = set(draw.choice(141, 14, replace=False).tolist())
     rest = [v for v in range(141) if v not in test]

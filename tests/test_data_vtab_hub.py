@@ -1,4 +1,4 @@
-"""VTAB tasks from local copies of their Hub data sets: the right rows, the right labels, honest provenance."""
+"""VTAB tasks from local copies of their Hub data sets: the right rows, the right labels, the right provenance."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Data sets as their authors ship them: made ones of full size in rows and names, and the published lists."""
+"""Original data sets: generated ones with all rows and names, and the published lists."""
 
 import json
 import pickle
@@ -56,7 +56,7 @@ def test_resisc45_is_the_published_list(resisc, published) -> None:
 
 
 def test_eurosat_is_what_real_files_of_the_benchmark_say(tmp_path) -> None:
-    """Labels in the order of VTAB's images agree with those of the real data, which were made by another program."""
+    """Labels in the order of VTAB's images agree with those of the real data, which another program generated."""
     counts = {"AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500, "Industrial": 2500}
     counts |= {"Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000, "River": 2500, "SeaLake": 3000}
     touch(tmp_path / "2750", [f"{c}/{c}_{i}.jpg" for c, count in counts.items() for i in range(1, count + 1)])
@@ -143,11 +143,11 @@ def test_sun397_needs_the_lists_of_tfds(tmp_path) -> None:
     assert [f"/{data.class_names[k]}" for k in data.labels] == [key.rsplit("/", 1)[0] for key in wanted]
 
 
-# Arrays. The first pixels of a made image hold its row number.
+# Arrays. The first pixels of a generated image hold its row number.
 
 
 def numbered(count: int, *shape: int) -> np.ndarray:
-    """Images (count, *shape) whose first three values are the digits of their row to the base 256."""
+    """Images (count, *shape) whose first three values are their row number in base 256."""
     images = np.zeros((count, *shape), dtype=np.uint8)
     flat, rows = images.reshape(count, -1), np.arange(count)
     for digit in range(3):
@@ -156,7 +156,7 @@ def numbered(count: int, *shape: int) -> np.ndarray:
 
 
 def rows_of(data) -> list[int]:
-    """The numbers that the pixels tell."""
+    """The row numbers that the pixels encode."""
     return [int(v[0]) + (int(v[1]) << 8) + (int(v[2]) << 16) for v in data.images.pixels.reshape(len(data), -1)]
 
 

@@ -74,7 +74,7 @@ def test_resisc45_is_the_published_list(published):
 def test_validation_is_the_head_of_the_hash_order(published, task):
     val = published[task]["val"]
     assert tfds_order(val, "validation") == val
-    # The last of the 200 lies where the 200th of all examples must lie, and likewise for the 800.
+    # The last of the 200 has the position of the 200th of all examples, and likewise for the 800.
     expected = 200 / TASKS[task].sizes["validation"]
     assert max(position(key, "validation") for key in val) == pytest.approx(expected, rel=0.25)
     expected = 800 / TASKS[task].sizes["train"]

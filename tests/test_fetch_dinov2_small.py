@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The script that takes a DINOv2 out of an ONNX graph: names, transposed matrices, positions, the checksum."""
+"""The script that extracts a DINOv2 from an ONNX graph: names, transposed matrices, positions, the checksum."""
 
 from pathlib import Path
 

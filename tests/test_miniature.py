@@ -1,4 +1,4 @@
-"""The miniature: its pictures, its plan, its records, its runner on a tiny recipe, its page and its check."""
+"""The miniature: its images, its grid, its records, its runner on a tiny recipe, its page and its check."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from miniature.grid import MiniRun
 SHORT = {**miniature.RECIPE, "epochs": 2, "batch_size": 100, "num_virtual_tokens": 2}
 
 
-# Pictures.
+# Images.
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_labels_by_hand(index: int, position: int, orientation: int) -> None:
 
 
 def ink(index: int) -> np.ndarray:
-    """How much of each pixel the sprite covers, (32, 32), seen in the picture alone."""
+    """How much of each pixel the sprite covers, (32, 32), measured in the image alone."""
     picture = sprites.draw(index).astype(float)
     ground = np.median(picture, (0, 1))
     off = np.abs(picture - ground).sum(2)
@@ -61,7 +61,7 @@ def test_pictures_show_their_orientation() -> None:
 
 def test_pictures_are_the_same_everywhere() -> None:
     np.testing.assert_array_equal(sprites.draw(5), sprites.draw(5))
-    assert not np.array_equal(sprites.draw(5), sprites.draw(69))  # same labels, another picture
+    assert not np.array_equal(sprites.draw(5), sprites.draw(69))  # same labels, another image
     assert sprites.draw(0).shape == (32, 32, 3)
     assert [int(sprites.draw(i).astype(int).sum()) for i in (0, 1, 63)] == SUMS
 
@@ -94,7 +94,7 @@ def test_a_task_without_its_folder_says_so(tmp_path: Path) -> None:
         miniature_data.load("dtd10", tmp_path)
 
 
-# Plan and records.
+# Grid and records.
 
 
 def made(run: MiniRun, val: float, test: float = 0.5) -> dict:
@@ -203,7 +203,7 @@ def test_a_run_can_be_repeated_and_depends_on_its_seed(short) -> None:
 
 @pytest.mark.parametrize("variant", ["linear", "shallow_at_6"])
 def test_starting_late_changes_nothing(short, variant: str) -> None:
-    """Trained from tokens that were computed once, or from pixels: the same model."""
+    """Training from precomputed tokens or from pixels results in the same model."""
     run = MiniRun("mae", "digits", variant, 0.05, 0)
     task = miniature._task("digits", None)
     late, whole = (miniature.build(run, task, SHORT) for _ in range(2))
@@ -256,7 +256,7 @@ def test_tables_of_made_up_records() -> None:
 
 
 def test_check_allows_the_spread_and_no_more() -> None:
-    """Deviations 3 and 1: their pooled one is sqrt(5) = 2.236; a fourth run lies off by sqrt(4/3) deviations."""
+    """Deviations 3 and 1: their pooled one is sqrt(5) = 2.236; a fourth run deviates by sqrt(4/3) times that."""
     assert check.pooled_deviation([[47.0, 50.0, 53.0], [49.0, 50.0, 51.0], [30.0]]) == pytest.approx(5**0.5)
     assert check.tolerance([49.0, 50.0, 51.0], 5**0.5) == pytest.approx(7.746, abs=1e-3)
     assert check.tolerance([47.0, 50.0, 53.0], 5**0.5) == pytest.approx(10.392, abs=1e-3)
@@ -271,7 +271,7 @@ def test_check_runs_a_new_seed_and_compares(short, tmp_path: Path, monkeypatch, 
     for rate, seed, accuracy in ((0.03, 0, 0.9), (0.03, 1, 0.91), (0.03, 2, 0.89), (0.1, 0, 0.1)):
         run = MiniRun("mae", "digits", "linear", rate, seed)
         records.append(committed, run, SHORT, {"val_accuracy": accuracy, "test_accuracy": accuracy})
-    assert check.main(new) == 1  # 90 % cannot be had in two steps
+    assert check.main(new) == 1  # two steps cannot reach 90 %
     assert "OUT  mae digits linear" in capsys.readouterr().out
     (line,) = (tmp_path / "new" / "mae-digits.jsonl").read_text().splitlines()
     assert (json.loads(line)["seed"], json.loads(line)["learning_rate"]) == (3, 0.03)

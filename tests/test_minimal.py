@@ -1,4 +1,4 @@
-"""The script that can be read alone: what it prints is what it saved, and it needs no sibling."""
+"""The self-contained script: it prints the accuracy of what it saved, and imports no other script."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "minimal.py"
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A copy outside of examples/, so that no sibling can be imported."""
+    """A copy outside examples/, so that no other script can be imported."""
     copy = tmp_path / "minimal.py"
     copy.write_text(SCRIPT.read_text())
     command = [sys.executable, str(copy), "--output", str(tmp_path / "adapter"), "--epochs", "2", *arguments]

@@ -1,4 +1,4 @@
-"""Parameter groups: every trainable parameter once, each under its own settings."""
+"""Parameter groups: every trainable parameter once, each with its group's settings."""
 
 import pytest
 import torch

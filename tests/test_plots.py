@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Pictures: the numbers in them, and that a reader sees something in the rendered image."""
+"""Plots: their numbers, and that the rendered image shows them to a reader."""
 
 import subprocess
 import sys
@@ -66,7 +66,7 @@ def count(ax: plt.Axes, colour: str) -> int:
 
 
 def assert_readable(ax: plt.Axes) -> None:
-    """Labelled axes, text of at least 10 pixels and inside of the figure, at the size of a model card's picture."""
+    """Labelled axes, text of at least 10 pixels inside the figure, at the size of a model card's image."""
     assert ax.get_xlabel() and ax.get_ylabel()
     ax.figure.set_dpi(120)
     ax.figure.canvas.draw()

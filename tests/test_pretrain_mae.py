@@ -1,4 +1,4 @@
-"""The pre-training script: position embeddings, resuming to the same encoder, an encoder that others can load."""
+"""The pre-training script: position embeddings, resuming to the same encoder, loading the encoder."""
 
 import json
 from pathlib import Path

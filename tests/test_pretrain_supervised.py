@@ -1,4 +1,4 @@
-"""The supervised pre-training script: it learns, a stopped run ends with the same encoder, others can load it."""
+"""The supervised pre-training script: it learns, a resumed run ends with the same encoder, transformers loads it."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def _fresh_accelerate():
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Dark and bright pictures, eight of each."""
+    """Dark and bright images, eight of each."""
     rng = np.random.default_rng(0)
     for label, low in (("dark", 0), ("bright", 200)):
         folder = tmp_path / "pictures" / "train" / label

@@ -63,7 +63,7 @@ def test_a_resumed_run_replaces_what_it_does_again(tmp_path) -> None:
     run.add_callback(straight)
     run.train()
     assert straight.steps == [0, 1, 2, 3, 4]
-    for model_step in (0, 1, 2, 3):  # as a run that was killed after its third step had left it
+    for model_step in (0, 1, 2, 3):  # as left by a run that was killed after its third step
         for name in ("steps", "gates", "temperatures", "selection_ratios"):
             getattr(resumed, name).append(getattr(straight, name)[model_step])
     resumed.gated_blocks, resumed.blocks = straight.gated_blocks, straight.blocks

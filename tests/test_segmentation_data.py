@@ -1,4 +1,4 @@
-"""Segmentation tasks by name, and training crops: aligned with their labels, the same ones after resuming."""
+"""Segmentation tasks by name, and training crops: aligned with their labels, identical after resuming."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_crops_with_more_than_one_class_are_preferred() -> None:
         _, mask = random_crop(*pair, 64, 24, np.random.default_rng(seed))
         counts = np.bincount(np.asarray(mask).ravel(), minlength=256)[:255]
         shares.append(counts.max() / max(1, counts.sum()))
-    assert np.mean(np.array(shares) < 0.75) > 0.8  # one crop in five, were each the first that is drawn
+    assert np.mean(np.array(shares) < 0.75) > 0.8  # without drawing again, one crop in five
 
 
 def test_crops_are_padded_and_ignored_there() -> None:
@@ -103,7 +103,7 @@ def test_crops_depend_on_seed_epoch_and_index_alone() -> None:
     for index in (0, 1):
         assert all(torch.equal(a, b) for a, b in zip(one[index], two[index], strict=True))
     first = one[0][0]
-    assert not torch.equal(first, one[1][0])  # the same picture, another crop
+    assert not torch.equal(first, one[1][0])  # the same image, another crop
     one.epoch = 1
     assert not torch.equal(first, one[0][0])
     other = TrainingCrops(data, 2, 40, 24, (0.5,) * 3, (0.5,) * 3, seed=4)

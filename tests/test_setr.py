@@ -53,7 +53,7 @@ def test_parameters_of_the_papers_heads() -> None:
 
 
 def test_head_is_norm_convs_upsamplings_classifier() -> None:
-    """Against the order in which the method is described: upsampling after every convolution, then the classifier."""
+    """Compare with the order described in the paper: upsampling after every convolution, then the classifier."""
     torch.manual_seed(0)
     head = UpHead(6, 5, 4, 4, channels=4).double().eval()
     for conv in head.convs:
@@ -183,7 +183,7 @@ def test_mae_encoder_neither_hides_nor_shuffles_patches(tmp_path) -> None:
     assert first.shape == (2, 17, 32)
     own = mae.vit
     own.config.mask_ratio = 0.0
-    output = own(images(), noise=torch.arange(16.0).expand(2, 16)).last_hidden_state  # in order, none hidden
+    output = own(images(), noise=torch.arange(16.0).expand(2, 16)).last_hidden_state  # in order, none masked
     torch.testing.assert_close(first, output)
 
 

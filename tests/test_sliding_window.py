@@ -54,7 +54,7 @@ def test_one_window_is_the_whole_image(backbone) -> None:
 
 
 def test_overlaps_are_averaged() -> None:
-    """Windows of 4 at 0, 2 and 3 of a row of 7; each pixel gets the mean of the means of those that hold it."""
+    """Windows of 4 at 0, 2 and 3 of a row of 7; each pixel gets the mean over the windows that contain it."""
     row = torch.tensor([0.0, 1, 2, 3, 4, 5, 6])
     logits = window_logits(Answer(mean_of_window), row.expand(3, 4, 7), 4, 2, batch_size=8)
     a, b, c = 1.5, 3.5, 4.5

@@ -1,4 +1,4 @@
-"""Sweeps that are killed: nothing is lost, nothing is done twice."""
+"""Sweeps that are killed: no run is lost or repeated."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
     (folder / "results" / "any.json").write_text(json.dumps({"settings": run.settings, "results": {"accuracy": 1}}))
     run_all([run], folder, "serial", Resources())
     assert starts(folder, run) == []
-    other = Run(stub, {"seconds": 0.0})  # other settings under the name of the record that is looked for
+    other = Run(stub, {"seconds": 0.0})  # other settings under the name of the expected record
     (folder / "results" / f"{other.name}.json").write_text(json.dumps({"settings": {}, "results": {"accuracy": 1}}))
     run_all([other], folder, "serial", Resources())
     assert len(starts(folder, other)) == 1
@@ -108,7 +108,7 @@ def listening() -> set[str]:
 def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None:
     ray = pytest.importorskip("ray")
     before = listening()
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a cluster that was not asked for
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a cluster that was not requested
     connect(ray, None)
     try:
         assert ray.get(ray.remote(lambda: 41).remote()) == 41
@@ -157,7 +157,7 @@ def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> No
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The vtab-1k layout of dtd with made images."""
+    """The vtab-1k layout of dtd with generated images."""
     root = tmp_path_factory.mktemp("vtab") / "vtab-1k"
     draw = np.random.default_rng(0)
     for split, count in {"train800": 24, "val200": 6, "train800val200": 30, "test": 9}.items():
@@ -171,7 +171,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path) -> None:
-    """The whole sweep is killed in its last run; the same command then makes the table and repeats no run."""
+    """The whole sweep is killed in its last run; the same command then writes the table without repeating a run."""
     command = [sys.executable, str(EXAMPLES / "reproduce_tables.py"), "--scheduler", "serial", "--tasks", "dtd"]
     command += ["--methods", "gated", "--seeds", "42", "--learning_rates", "0.05", "0.5", "--vtab_dir", "$LAYOUT"]
     command += ["--backbone", str(backbone), "--backbone_kind", "mae", "--output_dir", str(tmp_path), "--"]

@@ -1,4 +1,4 @@
-"""Tables of the paper: their grids, the published numbers, both averages, choosing rates, finding records again."""
+"""Tables of the paper: their grids, the published numbers, both averages, choosing learning rates, finding records."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The segmentation script: what it leaves behind, resuming to the same bytes, rates, scores, faults of users."""
+"""The segmentation script: output files, bit-exact resuming, learning rates, scores, user errors."""
 
 import json
 from functools import partial
@@ -31,7 +31,7 @@ from segmentation.sliding_window import predict
 
 QUICK = ["--crop_size", "32", "--head_channels", "4", "--auxiliary_blocks", "1", "2", "--num_virtual_tokens", "3"]
 QUICK += ["--max_train_steps", "6", "--per_device_train_batch_size", "2", "--dataloader_num_workers", "0"]
-QUICK += ["--learning_rate", "0.02", "--gate_init", "-1", "--multi_scale", "false"]  # three steps an epoch
+QUICK += ["--learning_rate", "0.02", "--gate_init", "-1", "--multi_scale", "false"]  # three steps per epoch
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +235,7 @@ def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> N
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None:
-    """Three test images for two processes: neither left out nor scored twice to make them even."""
+    """Three test images for two processes: each is scored once, without omissions or padding."""
     wanted = run(backbone, rooms, tmp_path / "one", "--max_train_steps", "1")["majority_class"]
     where = ["--backbone", str(backbone), "--task", "rooms", "--num_classes", "3", "--data_dir", str(rooms)]
     script = [train_ade20k.__file__, *where, "--output_dir", str(tmp_path / "two"), *QUICK, "--max_train_steps", "2"]
