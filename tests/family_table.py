@@ -34,8 +34,7 @@ def more() -> str:
     """One row for each class of `families_more.MORE`."""
     rows = [["family", "class tested", "prefix tokens", "head", "trained"], ["---"] * 5]
     for case in MORE:
-        heads = ", ".join(f"`{head}`" for head in case.head) or "-"
-        rows.append([case.family, f"`{case.name}`", str(case.prefix), case.kind, heads])
+        rows.append([case.family, f"`{case.name}`", str(case.prefix), case.kind, _names(case.head)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -58,6 +57,10 @@ def _row(case: Case, family: str) -> list[str]:
     if case.read_before:
         (major, minor), reads = case.read_before
         depends += f"; before transformers {major}.{minor}: {_tokens(reads)}"
+    trained = _names(case.head)
+    if case.head_before:
+        (major, minor), head = case.head_before
+        trained += f"; before transformers {major}.{minor}: {_names(head)}"
     return [
         family,
         name + (f" ({', '.join(notes)})" if notes else ""),
@@ -65,8 +68,12 @@ def _row(case: Case, family: str) -> list[str]:
         f"`{case.read_from}`",
         depends,
         "yes" if case.pools else "refused",
-        ", ".join(f"`{head}`" for head in case.head) or "-",
+        trained,
     ]
+
+
+def _names(head: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in head) or "-"
 
 
 def _tokens(reads: tuple[str, ...]) -> str:

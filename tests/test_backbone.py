@@ -1,7 +1,9 @@
 """A backbone that cannot be had is refused at once, with what was looked for."""
 
 import time
+from collections.abc import Iterator
 
+import huggingface_hub
 import pytest
 import torch
 from transformers import ViTConfig, ViTModel
@@ -46,7 +48,16 @@ def test_names_that_are_none(no_network, name: str, words: str) -> None:
         check_backbone(name)
 
 
-def test_offline_by_setting(monkeypatch) -> None:
+@pytest.fixture
+def new_sessions() -> Iterator[None]:
+    """huggingface_hub before 1.0 keeps sessions, with the setting that they were made under."""
+    reset = getattr(huggingface_hub.utils, "reset_sessions", lambda: None)
+    reset()
+    yield
+    reset()
+
+
+def test_offline_by_setting(monkeypatch, new_sessions) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(GatedPromptError, match="offline mode is enabled"):
         check_backbone("no/such-model")

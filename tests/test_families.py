@@ -79,7 +79,7 @@ def test_detection(case: Case) -> None:
     vit = find_vision_transformer(model)
     assert (len(vit.blocks), len(vit.attentions), vit.hidden_size) == (DEPTH, DEPTH, WIDTH)
     assert (vit.num_prefix_tokens, vit.patch_values) == (case.prefix, 3 * PATCH * PATCH)
-    assert tuple(find_head_names(model)) == case.head
+    assert tuple(find_head_names(model)) == case.head_here
     assert not any("decoder" in n or "text" in n for n, m in model.named_modules() if m in vit.blocks)
 
 
@@ -238,7 +238,7 @@ def test_every_parameter_is_trained(case: Case, deep: bool) -> None:
     if not deep:
         assert gradients["gate_logits"].shape == (DEPTH - 1,)
         assert (gradients["gate_logits"][: case.last] != 0).all()
-    for head in case.head:
+    for head in case.head_here:
         if head != "auxiliary_head":  # read by the loss alone
             assert all((g != 0).any() for n, g in gradients.items() if n.startswith(head)), head
 

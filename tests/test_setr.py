@@ -117,8 +117,8 @@ def test_heads_read_patch_tokens_without_prompts(family, deep, tmp_path) -> None
     for head in ("decode_head", "auxiliary_head"):
         getattr(base, head).register_forward_pre_hook(lambda m, args, h=head: read.update({h: args[0]}))
     model(images(size=32))
-    # The block itself has the prompts among its tokens; deep, they are keys and values only.
-    assert blocks[0].shape[1] == base.num_prefix_tokens + (0 if deep and base.gated_prompt.can_be_passive else 4) + 16
+    # Gated, the prompts leave the block among its tokens; deep, each block has its own.
+    assert blocks[0].shape[1] == base.num_prefix_tokens + (0 if deep else 4) + 16
     for block, tokens in zip((1, 3), read["auxiliary_head"], strict=True):  # counted from 1
         assert torch.equal(tokens, blocks[block - 1][:, -16:])
     assert read["decode_head"].shape == (2, 16, 32)

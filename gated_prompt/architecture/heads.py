@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a model does with its last tokens: which modules are its head, and whether that head reads token 0."""
 
-import inspect
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -89,20 +88,7 @@ def wrap_heads(root: nn.Module, paths: list[str], adapter_name: str, inference_m
         else:
             wrapper = ModulesToSaveWrapper(module, adapter_name)
             wrapper.set_adapter(adapter_name if active else [], inference_mode=inference_mode)
-            if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
-                wrapper.register_forward_pre_hook(_pass_first_by_position, with_kwargs=True)
             setattr(root.get_submodule(parent), name, wrapper)
-
-
-def _pass_first_by_position(
-    head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """PEFT before 0.20 takes a head's first argument by position only; ZoeDepth passes all of them by name."""
-    original: Any = head.original_module
-    name = next(iter(inspect.signature(original.forward).parameters), None)
-    if args or name not in kwargs:
-        return None
-    return (kwargs[name],), {other: value for other, value in kwargs.items() if other != name}
 
 
 def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ call one model. A block that runs without that model around it - called alone, o
 gets a new one, made from the active adapter.
 """
 
+import inspect
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
@@ -270,6 +271,14 @@ class SwitchHead:
         if forward.rows is None or forward.images is None:
             return (heads[0] if heads else head.original_module)(*args, **kwargs)
         return forward.images.through(heads, forward.rows, (args, kwargs))
+
+
+def first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+    """Before a trained head: PEFT before 0.20 takes its first argument by position only, and ZoeDepth names all."""
+    name = None if args else next(iter(inspect.signature(head.original_module.forward).parameters), None)
+    if name not in kwargs:
+        return None
+    return (kwargs[name],), {other: value for other, value in kwargs.items() if other != name}
 
 
 def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:

@@ -75,7 +75,7 @@ def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> 
     """An argument of a block, made for `length` tokens without prompts, with room for the prompts."""
     if name == "rope" and isinstance(value, torch.Tensor):
         return widen_rotations(value, prompts)
-    if isinstance(value, tuple) and len(value) == 2 and all(_is_table(part, length) for part in value):
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_table(part, length) for part in value):
         return tuple(
             _insert(part, part.new_full((*part.shape[:-2], 1, part.shape[-1]), one), prompts, -2)
             for part, one in zip(value, (1, 0), strict=True)

@@ -2,6 +2,7 @@
 """The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
 
 import copy
+import inspect
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
-from .forward import SwitchHead, forward_context
+from .forward import SwitchHead, first_by_position, forward_context
 from .hooks import attach_hooks
 from .incoming import CheckIncoming, check_can_be_filled, fill
 from .mixed_batch import mixed_batch
@@ -107,6 +108,8 @@ class GatedPromptModel(BaseTuner):
             for head in map(model.get_submodule, heads):
                 if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
                     head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
+                    if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
+                        head.register_forward_pre_hook(first_by_position, with_kwargs=True)
         except Exception:
             bank.plans.pop(adapter_name, None)
             bank.fit_skips()

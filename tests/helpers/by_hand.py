@@ -95,7 +95,12 @@ def _divide(queries: torch.Tensor, tau: torch.Tensor, width: int) -> torch.Tenso
 
 
 def _widen(value: Any, length: int, count: int) -> Any:
-    """A mask (B, 1, N, N) with room for `count` prompts in front, none of them masked; other arguments as they are."""
+    """A mask (B, 1, N, N) or a pair (cosines, sines), each (N, d), with room for `count` prompts in front.
+
+    None of the prompts is masked or rotated. Other arguments stay as they are.
+    """
+    if isinstance(value, (tuple, list)) and [getattr(part, "shape", [0])[0] for part in value] == [length, length]:
+        return tuple(F.pad(part, (0, 0, count, 0), value=one) for part, one in zip(value, (1.0, 0.0), strict=True))
     if not isinstance(value, torch.Tensor) or value.ndim != 4 or value.shape[-2:] != (length, length):
         return value
     return F.pad(value, (count, 0, count, 0), value=value.dtype == torch.bool)

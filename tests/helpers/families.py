@@ -66,8 +66,8 @@ class Case:
     """One model class of one family.
 
     `prefix`: tokens before the patches; `reads`: tokens after the last block that its output depends on, "all" or
-    slots and "patches" (see `test_what_the_output_reads`); `read_before`: a version of transformers and what was read
-    before it; `read_from`: name of the output that this is about;
+    slots and "patches" (see `test_what_the_output_reads`); `read_before`, `head_before`: a version of transformers and
+    what was read and trained before it; `read_from`: name of the output that this is about;
     `pools`: whether `pooling` is allowed; `head`: what is trained beside the prompts; `larger`: keyword arguments
     with which it takes larger images, None where it does not; `keeps`: fraction of the patches that reach the blocks;
     `last`: the last block whose output is used (BEiT's segmentation skips the very last); `since`: the first version
@@ -93,6 +93,7 @@ class Case:
     since: tuple[int, int] = (4, 57)
     silent: tuple[tuple[int, int], tuple[int, int]] | None = None
     read_before: tuple[tuple[int, int], tuple[str, ...]] | None = None
+    head_before: tuple[tuple[int, int], tuple[str, ...]] | None = None
 
     @property
     def id(self) -> str:
@@ -105,6 +106,10 @@ class Case:
     @property
     def reads_here(self) -> set[str]:
         return set(self.read_before[1] if self.read_before and self.read_before[0] > VERSION else self.reads)
+
+    @property
+    def head_here(self) -> tuple[str, ...]:
+        return self.head_before[1] if self.head_before and self.head_before[0] > VERSION else self.head
 
     @property
     def reports(self) -> bool:
@@ -197,7 +202,7 @@ def _registers(name: str, config: str, prefix: int) -> list[Case]:
 def _beit(family: str, name: str, config: str) -> list[Case]:
     common = {"family": family, "config": config, "prefix": 1}
     cls = {"use_mean_pooling": False}
-    pyramid = ("fpn",) if name == "Beit" and VERSION >= (5, 9) else ("fpn1", "fpn2")
+    heads, before = ("decode_head", "auxiliary_head"), ("fpn1", "fpn2", "decode_head", "auxiliary_head")
     # Data2VecVisionModel has no pooler unless asked for at construction.
     mean, token = (POOLED | {"reads": PATCHES}, POOLED | {"reads": SLOT0}) if name == "Beit" else (STATE, STATE)
     return [
@@ -219,7 +224,8 @@ def _beit(family: str, name: str, config: str) -> list[Case]:
             name=f"{name}ForSemanticSegmentation",
             settings=IN_BLOCK | FOUR,
             reads=PATCHES,
-            head=(*pyramid, "decode_head", "auxiliary_head"),
+            head=("fpn", *heads) if name == "Beit" else before,
+            head_before=((5, 9), before) if name == "Beit" else None,
             last=DEPTH - 2,
             larger=None,
             **common,

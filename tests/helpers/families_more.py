@@ -249,6 +249,7 @@ MORE: list[More] = [
     ),
     More("AIMv2", "Aimv2VisionModel", lambda: VISION, 0, "pooler_output", "none: attention pool"),
     More("RADIO", "RadioModel", lambda: VISION, 10, "last_hidden_state", "none"),
+    More("MLCD", "MLCDVisionModel", lambda: VISION, 1, "pooler_output", "none"),
     More("TIPSv2", "Tipsv2VisionModel", lambda: VISION, 2, "last_hidden_state", "none"),
     More(
         "LLaVA-OneVision",
