@@ -129,7 +129,7 @@ def test_attentive_head_against_numpy():
 
 
 @pytest.mark.parametrize(
-    "row", ["gated_rate", "deep_start", "zero", "lora4", "gated_attentive", "shallow_at_2", "gated_start_sample"]
+    "row", ["gated_rate", "deep_start", "zero", "lora4_start", "gated_attentive", "shallow_at_2", "gated_start_sample"]
 )
 def test_a_cell_trains_what_it_says(backbone, task, row, monkeypatch):
     monkeypatch.setattr(training, "START_IMAGES", 12)

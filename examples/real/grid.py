@@ -65,7 +65,6 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("gate_only"): Row("gate_only", best_block=best_block, like=like("gated")),
         like("temperature_only"): Row("temperature_only", best_block=best_block, like=like("gated")),
         like("lora8"): Row("lora", (0.001, 0.003, 0.01), best_block, rank=8),
-        like("lora4"): Row("lora", (), best_block, rank=4, like=like("lora8")),
         like("zero"): Row("zero", best_block=best_block),
         like("gated_attentive"): Row("gated", best_block=best_block, attentive=8, like=like("gated")),
         like("shallow_start"): Row("shallow", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
@@ -80,6 +79,7 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("zero_start_rate"): Row("zero", gate_rates=(0.03, 0.1), like=like("zero_start"), **fitted),
         like("lora8_start"): Row("lora", (0.0001, 0.0003, 0.001, 0.003), rank=8, **fitted),
+        like("lora4_start"): Row("lora", rank=4, like=like("lora8_start"), **fitted),
     }
 
 

@@ -4,7 +4,7 @@
     python examples/real_backbone.py miniature --data_dir FOLDER
 
 For each backbone and task: the probe of every block, and trained linear and attentive heads on the chosen block. The
-token before the patches is the CLS token, as on the real backbone.
+token before the patches is the CLS token, as on the real backbone. Then the runs of `miniature_runs`.
 """
 
 from argparse import Namespace
@@ -20,7 +20,7 @@ from transformers import ViTModel
 from miniature.data import TASKS, MiniTask, load
 from miniature.grid import BACKBONES
 
-from . import grid, probes, records
+from . import grid, miniature_runs, probes, records
 from .cells import Found, markdown
 from .features import head_input
 from .heads import head_race, standardised_race
@@ -72,21 +72,28 @@ def table(found: Found) -> str:
         cell = found.get(("miniature", f"{backbone}-{task}"))
         if cell is None:
             continue
-        last, chosen = (_pair(cell["val"][k - 1], cell["test"][k - 1]) for k in (grid.LAST, cell["chosen_block"]))
-        heads = [_pair(mean(cell[head]["val"]), mean(cell[head]["test"])) for head in HEADS]
+        pairs = [(cell["val"][k - 1], cell["test"][k - 1]) for k in (grid.LAST, cell["chosen_block"])]
+        last, chosen = map(miniature_runs.text, pairs)
+        heads = [miniature_runs.text((mean(cell[head]["val"]), mean(cell[head]["test"]))) for head in HEADS]
         rows.append([f"{backbone}, {task}", last, f"{chosen} ({cell['chosen_block']})", *heads])
     return markdown(rows)
 
 
-def _pair(val: float, test: float) -> str:
-    return f"{100 * val:.1f} / {100 * test:.1f}"
-
-
 def main(args: Namespace) -> None:
-    """Measure what has no record."""
-    for backbone, folder in BACKBONES.items():
-        for name in TASKS:
-            file = records.path_of(args.results, "miniature", f"{backbone}-{name}")
-            if not file.is_file():
-                records.write(file, measure(FOLDER / folder, load(name, args.data_dir)))
-                print(backbone, name, flush=True)
+    """Measure what has no record, seed by seed."""
+    for seed, backbone, task in product(grid.SEEDS, BACKBONES, TASKS):
+        name, folder = f"{backbone}-{task}", FOLDER / BACKBONES[backbone]
+        file = records.path_of(args.results, "miniature", name)
+        if not file.is_file():
+            records.write(file, measure(folder, load(task, args.data_dir)))
+            print(name, flush=True)
+        found = records.read(args.results)
+        cells = [grid.final(name, row, seed, found) for row in miniature_runs.TRAINED]
+        open_cells = [cell for cell in cells if cell is not None and (name, cell.name) not in found]
+        if open_cells:
+            frozen, data = found["miniature", name], load(task, args.data_dir)
+            tokens = block_tokens(folder, data, frozen["chosen_block"])
+        for cell in open_cells:
+            result = miniature_runs.train(name, folder, data, frozen, tokens, cell)
+            records.write(records.path_of(args.results, name, cell.name), result)
+            print(f"{name} {cell.name}: val {result['val']:.3f}, test {result['test']:.3f}", flush=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 
-from . import endings, grid, images, miniature, pictures, records
+from . import endings, grid, images, miniature, miniature_runs, pictures, records
 from .cells import Found, best_block, final_runs, finals, head_scores, markdown, spread
 from .decisions import differences
 
@@ -26,7 +26,7 @@ NAMES = {
     "gated_rate": "gated, gates with their own rate",
     "gated_attentive": "gated, attentive head",
     "zero": "zero-start prompts",
-    "lora4": "LoRA, rank 4",
+    "lora4_start": "fitted head: LoRA, rank 4",
     "lora8": "LoRA, rank 8",
     "full": "full fine-tuning",
     **{f"shallow_at_{k}": f"VPT-shallow from block {k}" for k in (2, 4, 6, 8, 10)},
@@ -198,6 +198,7 @@ def filled(page: str, found: Found) -> str:
     }
     if any(task == "miniature" for task, _ in found):
         parts["miniature"] = miniature.table(found)
+        parts["miniature, trained"] = miniature_runs.table(found)
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
     for name, text in parts.items():
