@@ -24,7 +24,7 @@ from recipe.prefix_cache import StartAtBlock
 
 from . import images, records
 from .grid import LAST, ROWS
-from .training import BATCH, Bench, autocast, build, keep_prefix
+from .training import BATCH, Bench, build, keep_prefix
 
 STEPS = 5
 BEST = 6
@@ -45,8 +45,8 @@ def kept_bytes(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> 
             held.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast():
-        F.cross_entropy(model(inputs).float(), labels)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        F.cross_entropy(model(inputs), labels)
     return sum(kept.values())
 
 
@@ -65,9 +65,7 @@ def measure(row: str, read: int, backbone: Path) -> dict[str, Any]:
     seconds = []
     for _ in range(STEPS + 1):
         begin = time.process_time()
-        with autocast():
-            logits = model(inputs)
-        F.cross_entropy(logits.float(), part.labels).backward()
+        F.cross_entropy(model(inputs), part.labels).backward()
         seconds.append(time.process_time() - begin)
         model.zero_grad()
     return {

@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 from .grid import EPOCHS, SEEDS
 from .images import Part, Task
 from .reader import AttentiveHead, LinearHead, Reader
-from .training import BATCH, autocast, scores
+from .training import BATCH, scores
 
 HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
 QUERIES = 8
@@ -27,7 +27,7 @@ def last_tokens(task: Task, backbone: Path, block: int) -> dict[str, torch.Tenso
     def tokens(part: Part) -> torch.Tensor:
         batches = []
         for index in torch.arange(len(part.labels)).split(100):
-            with autocast():
+            with model.autocast():
                 states = model.backbone(part.batch(index)).last_hidden_state
             batches.append(states.half())
         return torch.cat(batches)

@@ -1,7 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The rows that decide, trained on the miniature's small backbones, on the block that the probe chooses there.
 
-Rates, epochs and batches are those of the real backbone: a recipe has to do without a race for each task.
+Rates, epochs and batches are those of the real backbone: a recipe has to do without a race for each task. All is
+computed in float32: the MAE's features hardly vary beside their mean, and bfloat16 would round their differences away.
 """
 
 from itertools import product
@@ -45,7 +46,8 @@ def train(
     strength, _ = probes.choose_strength(splits["train"], splits["val"])
     parts: dict[str, Part] = {part: Prepared(*values) for part, values in task.parts.items()}
     task_of_cell = Task(name, parts, len(task.class_names))
-    return execute(cell, Bench(task_of_cell, backbone, frozen["chosen_block"], frozen["linear"]["rate"], strength))
+    block, rate = frozen["chosen_block"], frozen["linear"]["rate"]
+    return execute(cell, Bench(task_of_cell, backbone, block, rate, strength, in_bfloat16=False))
 
 
 def table(found: Found) -> str:
