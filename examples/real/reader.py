@@ -52,7 +52,9 @@ class Reader(nn.Module):
     their mean, such as MAE's: their differences are smaller than bfloat16's rounding.
     """
 
-    def __init__(self, backbone: Path, depth: int, num_classes: int, queries: int = 0, in_bfloat16: bool = True) -> None:
+    def __init__(
+        self, backbone: Path, depth: int, num_classes: int, queries: int = 0, in_bfloat16: bool = True
+    ) -> None:
         super().__init__()
         self.in_bfloat16 = in_bfloat16
         self.backbone = AutoModel.from_pretrained(backbone, num_hidden_layers=depth, dtype=torch.float32)
