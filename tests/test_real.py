@@ -145,9 +145,14 @@ def test_a_cell_trains_what_it_says(backbone, task, row, monkeypatch):
         assert max(abs(gate - start) for gate in result["gates"]) > 0.01
 
 
-def test_the_head_starts_as_the_probe(backbone, task):
-    bench = training.Bench(task, backbone, DEPTH, head_rate=0.01, strength=10.0)
+@pytest.mark.parametrize("in_bfloat16", [True, False])
+def test_the_head_starts_as_the_probe(backbone, task, in_bfloat16):
+    bench = training.Bench(task, backbone, DEPTH, head_rate=0.01, strength=10.0, in_bfloat16=in_bfloat16)
     model = training.build(grid.ROWS["gated_start"], bench, seed=0)
+    norm = model.base_model.model.backbone.layernorm
+    with torch.no_grad():  # features that vary little beside their mean: large weights, large biases
+        norm.weight.fill_(0.1)
+        norm.bias.fill_(2.0)
     train = task.parts["train"]
     loss_before = training.scores(training.predict(model, train), train.labels)[1]
     training.start_head(model, bench)

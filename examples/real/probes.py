@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 Split = tuple[np.ndarray, np.ndarray]  # features (N, F), classes (N,)
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # inverse regularisation C, chosen on the validation images
+NEVER = -1e4  # bias of a class without training images
 NEIGHBOURS = (1, 3, 5, 10, 20)
 
 
@@ -21,7 +22,7 @@ def fit_probe(train: Split, strength: float) -> tuple[np.ndarray, np.ndarray]:
     if len(model.classes_) == 2 and model.coef_.shape[0] == 1:
         raise ValueError("two classes: this probe is written for more")
     weights = np.zeros((int(y.max()) + 1, x.shape[1]))
-    biases = np.full(len(weights), -1e4)  # a class without training images is never predicted
+    biases = np.full(len(weights), NEVER)
     weights[model.classes_] = model.coef_ / std
     biases[model.classes_] = model.intercept_ - model.coef_ @ (mean / std)
     return weights, biases

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
@@ -21,7 +20,7 @@ from recipe.prefix_cache import StartAtBlock, prefix_tokens
 from .features import head_input
 from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task
-from .probes import fit_probe
+from .probes import NEVER, fit_probe
 from .reader import LinearHead, Reader
 from .zero_start import add_zero_start
 
@@ -105,14 +104,10 @@ def start_head(model: nn.Module, bench: Bench) -> None:
     features = torch.cat(seen).double().numpy()
     weights, biases = fit_probe((features, bench.task.parts["train"].labels.numpy()), bench.strength)
     for head in heads:
-        head.weight.copy_(torch.from_numpy(_fill(weights, head.out_features)))
-        head.bias.copy_(torch.from_numpy(_fill(biases, head.out_features)))
-
-
-def _fill(values: np.ndarray, rows: int) -> np.ndarray:
-    filled = np.full((rows, *values.shape[1:]), -10.0 if values.ndim == 1 else 0.0)
-    filled[: len(values)] = np.maximum(values, -10.0) if values.ndim == 1 else values
-    return filled
+        head.weight.zero_()
+        head.bias.fill_(NEVER)
+        head.weight[: len(weights)] = torch.from_numpy(weights)
+        head.bias[: len(biases)] = torch.from_numpy(biases)
 
 
 @torch.no_grad()
