@@ -77,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     finally:
         family += process.children(recursive=True)
         started.terminate()
-        started.wait(30)
+        assert started.wait(30) == 0  # it took its processes with it
         _, left = psutil.wait_procs(family, timeout=15)
         names = [(one.name(), one.status(), one.ppid()) for one in left if one.is_running()]
         for one in left:
