@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "serve" / "results"
+CONTENDERS = ("one", "gated", "lora", "full")  # one: the server with one adapter; gated asks some of 64
 
 
 def main(argv: list[str]) -> None:
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("grid", "steady", "tables"))
     parser.add_argument("--kind", choices=("tiny", "small"), default="tiny", help="the backbone")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="what is compared")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 16, 64], help="numbers of tasks")
     parser.add_argument("--users", type=int, nargs="+", default=[1, 8, 32], help="numbers of clients")
     parser.add_argument("--seconds", type=float, default=4, help="of each cell")

@@ -41,7 +41,7 @@ class Started:
 
 @contextmanager
 def started(contender: str, log: Path, options: dict[str, object]) -> Iterator[Started]:
-    """Serve with one of `measure.CONTENDERS` until this is closed.
+    """Serve with one of the contenders of measure_server.py until this is closed.
 
     Raises:
         GatedPromptError: it ends before it serves, or takes too long.
