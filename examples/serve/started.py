@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -27,8 +27,12 @@ class Started:
 
     def replicas(self) -> list[psutil.Process]:
         """Processes with a backbone."""
-        family = self.process.children(recursive=True)
-        return [one for one in family if "ServeReplica" in " ".join(one.cmdline())]
+        found = []
+        for one in self.process.children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if "ServeReplica" in " ".join(one.cmdline()):
+                    found.append(one)
+        return found
 
     def megabytes(self) -> float:
         """Resident memory of the first replica."""
