@@ -160,6 +160,16 @@ def test_another_backbone_is_refused(folders: dict[str, Path]) -> None:
     assert deeper.nbytes == 0
 
 
+def test_a_backbone_with_other_settings_is_refused(folders: dict[str, Path]) -> None:
+    """Prompts alone fit a shortened backbone and the whole one alike; the answers would be wrong."""
+    layers = pool().model.get_base_model().config.num_hidden_layers
+    Predictor(["a", "b", "c"], SQUARE, base={"num_hidden_layers": layers}).write(folders["pets"])
+    ask(pool(), [folders["pets"]], images(1))
+    Predictor(["a", "b", "c"], SQUARE, base={"num_hidden_layers": layers - 1}).write(folders["pets"])
+    with pytest.raises(AdapterMismatchError, match=f"num_hidden_layers={layers - 1}"), pool().hold(folders["pets"]):
+        pass
+
+
 def test_a_size_that_the_backbone_does_not_take_is_refused(folders: dict[str, Path]) -> None:
     Predictor(["a", "b", "c"], SQUARE | {"size": 40}).write(folders["pets"])
     with pytest.raises(AdapterMismatchError, match="does not compute on this backbone"), pool().hold(folders["pets"]):

@@ -1,5 +1,6 @@
 """A real server on loopback: right answers from mixed batches, and refusals that name the fault."""
 
+import importlib
 import importlib.util
 import io
 import ipaddress
@@ -17,11 +18,13 @@ import psutil
 import pytest
 import requests
 import torch
+import yaml
 from PIL import Image
 
 import gated_prompt
 from gated_prompt.data.images import decode
 from gated_prompt.sharing.predictor import read_predictor
+from helpers.hub_stand_in import HubStandIn
 from helpers.pages import blocks
 
 MISSING = [n for n in ("ray", "fastapi", "prometheus_client", "python_multipart") if not importlib.util.find_spec(n)]
@@ -52,16 +55,25 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def hub() -> Iterator[HubStandIn]:
+    with HubStandIn() as one:
+        one.add("someone/shapes", ADAPTERS / "shapes")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def server(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two replicas, which share nothing but the folder of adapters."""
     root, port = tmp_path_factory.mktemp("served"), free_port()
     for name in NAMES:
         shutil.copytree(ADAPTERS / name, root / "adapters" / name)
     shutil.copytree(ADAPTERS, root / "allowed")
-    options = {"backbone": BACKBONE, "adapters": root / "adapters", "allow": root / "allowed", "port": port}
-    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 24, "batch_wait_ms": 20}
-    command = [sys.executable, str(EXAMPLES / "serve" / "app.py")]
+    options = {"backbone": BACKBONE, "adapters": root / "adapters", "port": port, "replicas": 2, "cpus": 0.5}
+    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 12, "batch_wait_ms": 20}
+    command = [sys.executable, str(EXAMPLES / "serve" / "app.py"), "--allow", str(root / "allowed"), "someone/shapes"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     environment = os.environ | {"GATED_PROMPT_TOKEN": "open sesame", "PYTHONPATH": str(EXAMPLES.parent)}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hub"), "HF_HUB_OFFLINE": "0"}
     log = root / "log"
     with open(log, "w") as file:
         started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -77,7 +89,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     finally:
         family += process.children(recursive=True)
         started.terminate()
-        started.wait(30)
+        assert started.wait(30) == 0  # it took its processes with it
         _, left = psutil.wait_procs(family, timeout=15)
         names = [(one.name(), one.status(), one.ppid()) for one in left if one.is_running()]
         for one in left:
@@ -210,6 +222,18 @@ def test_adapters_come_and_go(server: Running) -> None:
     assert [path.name for path in (server.root / "adapters").iterdir() if path.name.startswith(".")] == []
 
 
+def test_an_adapter_from_the_hub(server: Running) -> None:
+    url = f"{server.url}/v1/adapters/from-the-hub"
+    answer = requests.put(url, json={"source": "someone/shapes"}, timeout=30, headers=TOKEN)
+    assert (answer.status_code, answer.json().get("name")) == (200, "from-the-hub"), answer.text
+    assert scores(server.ask("from-the-hub", PICTURES[0])) == pytest.approx(alone("shapes", PICTURES[0]), abs=1e-5)
+    wrong = {"source": "someone/shapes", "revision": "no-such-branch"}
+    answer = requests.put(url, json=wrong, timeout=30, headers=TOKEN)
+    assert (answer.status_code, "no adapter at 'someone/shapes'" in answer.text) == (422, True), answer.text
+    scores(server.ask("from-the-hub", PICTURES[0]))
+    assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 204
+
+
 def test_a_damaged_adapter_is_refused_in_the_words_of_the_package(server: Running) -> None:
     bad = shutil.copytree(ADAPTERS / "digits", server.root / "allowed" / "bad")
     weights = bad / "adapter_model.safetensors"
@@ -258,6 +282,23 @@ def test_a_killed_replica_comes_back(server: Running) -> None:
     assert scores(server.ask("shapes", PICTURES[0], params={"top_k": 10})) == pytest.approx(
         alone("shapes", PICTURES[0]), abs=1e-5
     )
+
+
+def test_the_config_for_a_cluster_is_one_that_serve_takes() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve.settings import Settings
+
+    config = ServeDeploySchema(**yaml.safe_load((EXAMPLES / "serve" / "serve_config.yaml").read_text()))
+    (application,) = config.applications
+    settings = Settings(**application.args)
+    module, _, name = application.import_path.partition(":")
+    graph = getattr(importlib.import_module(module), name)(application.args)
+    (deployment,) = application.deployments
+    assert deployment.name == graph._bound_deployment.name
+    assert deployment.max_ongoing_requests == 2 * settings.queue
+    assert (EXAMPLES.parent / settings.adapters).is_dir()
+    assert (EXAMPLES.parent / settings.backbone).is_dir()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import hmac
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -76,13 +77,13 @@ class Item:
 class Server:
     """A replica."""
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], load: Callable[[str, int], Any] = load_pool) -> None:
         self.settings = Settings(**values)
         if self.settings.address is None:
             keep_to_loopback()
         torch.set_num_threads(max(1, int(self.settings.cpus)))
         self.store = Store(self.settings.adapters, self.settings.allow)
-        self.pool = load_pool(self.settings.backbone, int(self.settings.memory_mb * 1e6))
+        self.pool = load(self.settings.backbone, int(self.settings.memory_mb * 1e6))
         self.computing = ThreadPoolExecutor(1)  # apart from the threads that decode and load, which may all be busy
         self.uploads, self.tasks = 0, set[asyncio.Task[Answer]]()
         self.changing = asyncio.Lock()

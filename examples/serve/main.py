@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ from gated_prompt import GatedPromptError
 from recipe.backbone import check_backbone
 from recipe.schedulers import connect
 
+from .backbone import load_pool
 from .settings import TOKEN, Settings
 from .store import Store
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_pool) -> None:
+    """Run with these arguments; None: those of the command line. `load` makes what computes."""
     try:
         (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses(argv)
-        run(settings)
+        run(settings, load)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
     """Serve until a signal comes.
 
     Raises:
@@ -54,9 +56,9 @@ def run(settings: Settings) -> None:
     settings = absolute(settings)
     check(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     connect(ray, settings.address)
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts the process 3 s after a signal
+        signal.signal(number, lambda *_: stop.set())
     started = descendants()  # now, as those whose parent ends are found no more
     try:
         serve.start(
@@ -69,7 +71,7 @@ def run(settings: Settings) -> None:
             max_ongoing_requests=2 * settings.queue,  # so that a replica itself answers 503, with Retry-After
             ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
         )
-        serve.run(server.bind(dataclasses.asdict(settings)))
+        serve.run(server.bind(dataclasses.asdict(settings), load))
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
     finally:

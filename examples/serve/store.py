@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
@@ -61,7 +62,7 @@ class Store:
             DamagedAdapterError: there is none, or a file of it is too large.
         """
         if source in self.hub_ids:
-            found = Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+            found = download(source, revision)
         elif any(Path(source).resolve().is_relative_to(folder) for folder in self.folders):
             found = Path(source).resolve()
         else:
@@ -107,6 +108,21 @@ class Store:
         if folder.exists():
             os.rename(folder, old)
         return old
+
+
+def download(source: str, revision: str | None) -> Path:
+    """The files of an adapter on the Hub, in its cache.
+
+    Raises:
+        DamagedAdapterError: the Hub gave none.
+    """
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DamagedAdapterError(
+            f"no adapter at {source!r}, revision {revision or 'main'!r}: the Hub says {str(error).splitlines()[0]!r}; "
+            "check the names and the connection"
+        ) from error
 
 
 def describe(folder: Path) -> AdapterInfo:

@@ -26,7 +26,7 @@ from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..files.layout import BANK, PREFIX
 from ..sharing.card import last_part
 from ..sharing.loading import checked
-from ..sharing.predictor import FILE, read_predictor
+from ..sharing.predictor import FILE, Predictor, read_predictor
 from .resident import Resident, Stamp, head_of, memory_of, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT wants one on the model at all times
@@ -149,7 +149,7 @@ class AdapterPool:
     def _load(self, folder: Path, stamp: Stamp) -> Resident:
         predictor = read_predictor(folder)
         with checked(str(folder)) as (config, _):
-            self._check_backbone(folder, config)
+            self._check_backbone(folder, config, predictor)
             nbytes = memory_of(config._file)
             if nbytes > self.memory:
                 raise GatedPromptError(
@@ -180,13 +180,20 @@ class AdapterPool:
         self.nbytes += nbytes
         return resident
 
-    def _check_backbone(self, folder: Path, config: GatedPromptConfig) -> None:
+    def _check_backbone(self, folder: Path, config: GatedPromptConfig, predictor: Predictor) -> None:
         trained_on = last_part(config.base_model_name_or_path)
         if self.backbone_name is not None and trained_on not in ("", last_part(self.backbone_name)):
             raise AdapterMismatchError(
                 f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
                 f"{last_part(self.backbone_name)!r}; if it is the same model under another name, change "
                 f"base_model_name_or_path in its {CONFIG_NAME}"
+            )
+        here = self.model.get_base_model().config
+        other = [f"{name}={value}" for name, value in predictor.base.items() if getattr(here, name, None) != value]
+        if other:
+            raise AdapterMismatchError(
+                f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, which "
+                "the one here has not; serve it apart"
             )
 
     def _try(self, resident: Resident) -> None:
