@@ -117,7 +117,7 @@ def scores(response: requests.Response) -> dict[str, float]:
 
 def test_requests_of_different_tasks_share_batches_and_say_what_each_says_alone(server: Running) -> None:
     pairs = [(name, data) for data in PICTURES for name in NAMES]
-    with ThreadPoolExecutor(16) as threads:
+    with ThreadPoolExecutor(12) as threads:  # as many as the queue of one replica, which may get them all
         found = list(threads.map(lambda pair: scores(server.ask(*pair, params={"top_k": 10})), pairs))
     for pair, said in zip(pairs, found, strict=True):
         assert said == pytest.approx(alone(*pair), abs=1e-5)

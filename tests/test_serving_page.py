@@ -1,31 +1,16 @@
-"""The page on serving shows what was measured; what the server is compared with answers each picture by its task."""
+"""The page on serving shows what was measured; what the server is compared with answers each image by its task."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from measure_server import RESULTS
-from serve import made, tables
-from serve.contenders import FullModels, LoraAdapters, Tasks
-
-
-def test_the_page_shows_what_is_committed() -> None:
-    text = tables.page(tables.read(RESULTS))
-    assert tables.PAGE.read_text() == text, "docs/serving.md is old: python examples/measure_server.py tables"
-
-
-def test_the_picture_shows_what_is_committed(tmp_path: Path) -> None:
-    tables.draw(tables.read(RESULTS), tmp_path / "drawn.png")
-    drawn, committed = (np.asarray(Image.open(file), float) for file in (tmp_path / "drawn.png", tables.PICTURE))
-    assert drawn.shape == committed.shape
-    assert np.abs(drawn - committed).mean() < 1, "docs/images/serving.png is old"
+from serve.measure import made, summary
+from serve.measure.contenders import FullModels, LoraAdapters, Tasks
 
 
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])
-def test_contenders_answer_each_picture_by_its_task(kind: type[Tasks], tmp_path: Path) -> None:
+def test_contenders_answer_each_image_by_its_task(kind: type[Tasks], tmp_path: Path) -> None:
     folders = sorted(made.adapters("tiny", 3, tmp_path).iterdir())
     shared = kind(str(made.backbone("tiny", tmp_path)), 0)
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -43,4 +28,4 @@ def test_contenders_answer_each_picture_by_its_task(kind: type[Tasks], tmp_path:
 
 def test_a_ratio_is_taken_within_a_round() -> None:
     cells = {"one 1 8": [{"mean_ms": 10.0}, {"mean_ms": 40.0}], "gated 64 8": [{"mean_ms": 11.0}, {"mean_ms": 44.0}]}
-    assert tables.ratio({"cells": cells}, "gated", 8) == pytest.approx(1.1)
+    assert summary.ratio({"cells": cells}, "gated", 8) == pytest.approx(1.1)

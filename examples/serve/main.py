@@ -57,7 +57,7 @@ def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
     check(settings)
     stop = threading.Event()
     connect(ray, settings.address)
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts the process 3 s after a signal
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
         signal.signal(number, lambda *_: stop.set())
     started = descendants()  # now, as those whose parent ends are found no more
     try:

@@ -192,8 +192,8 @@ class AdapterPool:
         other = [f"{name}={value}" for name, value in predictor.base.items() if getattr(here, name, None) != value]
         if other:
             raise AdapterMismatchError(
-                f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, which "
-                "the one here has not; serve it apart"
+                f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, "
+                "unlike the one here; serve it separately"
             )
 
     def _try(self, resident: Resident) -> None:

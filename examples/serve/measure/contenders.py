@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What many tasks are usually served with, in the place of `AdapterPool`: measured, not meant for use.
+"""Two usual ways to serve many tasks, in place of `AdapterPool`; for measurements only.
 
-Both take the tasks of a folder of gated adapters, and for each of them weights by chance: what is measured is time and
-memory, and that answers stay what they were.
+Both take the tasks of a folder of gated adapters but give each task random weights: time and memory are measured, not
+accuracy.
 """
 
 import copy
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 
-from .backbone import load_backbone
+from ..backbone import load_backbone
 
 
 @dataclass(eq=False)
 class Task:
-    """A task in memory: its place among the models or adapters, its head, and the names of its classes."""
+    """A task in memory: the name of its model or adapter, its head and its class names."""
 
     key: str
     head: nn.Linear
@@ -33,9 +33,9 @@ class Task:
 
 
 class Tasks:
-    """What `Server` needs of a pool; a task is made when it is first asked for, and stays."""
+    """The part of `AdapterPool` that `Server` uses; a task is created at its first request and stays."""
 
-    nbytes = 0
+    nbytes = 0  # not counted here: the measurement reads the memory of the process
 
     def __init__(self, backbone: str, memory: int) -> None:
         self.base = load_backbone(backbone).eval().requires_grad_(False)
@@ -54,43 +54,43 @@ class Tasks:
                 predictor = read_predictor(folder)
                 head = nn.Linear(self.width, len(predictor.names)).requires_grad_(False)
                 task = Task(f"t{len(self.found)}", head, predictor)
-                self.make(task.key)
+                self.create(task.key)
                 self.found[folder] = task
         yield self.found[folder]
 
     def forget(self, folder: Path) -> None:
-        """Nothing: tasks stay."""
+        """Do nothing: tasks stay."""
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, tasks: Sequence[Task]) -> list[Tensor]:
-        """Logits (K_i,) of each picture of `pixels` (B, 3, H, W) by its own task."""
+        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own task."""
         features = self.features(pixels, [task.key for task in tasks])
         return [task.head(row) for row, task in zip(features, tasks, strict=True)]
 
-    def make(self, key: str) -> None:
+    def create(self, key: str) -> None:
         """Weights of one more task."""
         raise NotImplementedError
 
     def features(self, pixels: Tensor, keys: list[str]) -> list[Tensor]:
-        """Features (D,) of each picture."""
+        """Features (D,) of each image."""
         raise NotImplementedError
 
 
 class FullModels(Tasks):
-    """One full model for each task: pictures of one task share a batch."""
+    """One full model per task: only images of the same task share a batch."""
 
     def __init__(self, backbone: str, memory: int) -> None:
         super().__init__(backbone, memory)
         self.models: dict[str, Any] = {}
 
-    def make(self, key: str) -> None:
-        """A copy of the backbone whose weights have moved a little, as in fine-tuning."""
+    def create(self, key: str) -> None:
+        """A copy of the backbone with slightly different weights, as after fine-tuning."""
         self.models[key] = copy.deepcopy(self.base)
         for parameter in self.models[key].parameters():
             parameter.add_(torch.randn_like(parameter), alpha=1e-3)
 
     def features(self, pixels: Tensor, keys: list[str]) -> list[Tensor]:
-        """One call of each model that is asked."""
+        """One call of each model that the batch needs."""
         rows: dict[int, Tensor] = {}
         for key in dict.fromkeys(keys):
             places = [place for place, one in enumerate(keys) if one == key]
@@ -106,8 +106,8 @@ class LoraAdapters(Tasks):
         self.config = LoraConfig(r=8, target_modules=r".*\.(query|value|q_proj|v_proj)", init_lora_weights=False)
         self.model: Any = None
 
-    def make(self, key: str) -> None:
-        """An adapter by chance, small enough to leave the features what they are."""
+    def create(self, key: str) -> None:
+        """A random adapter, small enough to keep the features in their usual range."""
         if self.model is None:
             self.model = get_peft_model(self.base, self.config, adapter_name=key)
         else:

@@ -1,16 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Many requests while adapters come and go, and while a replica is killed: every answer is compared.
+"""Many requests while adapters come and go, and while a replica is killed; every answer is compared.
 
-What is right is what each adapter says when it is loaded alone, without a server.
+The expected answer is that of each adapter loaded alone, without a server.
 """
 
 import io
-import json
 import os
 import secrets
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +17,48 @@ import gevent
 import torch
 from locust.env import Environment
 from PIL import Image
-from transformers import AutoModelForImageClassification
 
 import gated_prompt
 from gated_prompt.sharing.predictor import read_predictor
 
-from . import load, made, measured
-from .settings import TOKEN
+from .. import load
+from ..settings import TOKEN
+from . import made, records
 from .started import Started, started
 
 TASKS, REQUESTS, CLIENTS = 16, 10_000, 8
-MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again whenever they are asked for
+MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request
 BEFORE, AFTER = 5.0, 10.0  # seconds before a replica is killed, and after another has taken its place
+Options = Mapping[str, object]
 
 
 def main(args: Namespace) -> None:
     """Do what is missing of both and note what happened."""
     os.environ[TOKEN] = secrets.token_hex()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    options: dict[str, object] = {
+    options = {
         "backbone": made.backbone("tiny", args.output_dir),
         "adapters": made.adapters("tiny", TASKS, args.output_dir),
         "allow": made.adapters("tiny", 1, args.output_dir),
     }
     path = args.results / "steady.json"
-    found: measured.Results = json.loads(path.read_text()) if path.is_file() else {"machine": measured.machine()}
-    parts: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, object]]] = {
+    found = records.read(path)
+    parts: dict[str, tuple[Callable[[Started, Options], dict[str, Any]], Options]] = {
         "churn": (churn, {"memory_mb": MEMORY}),
         "killed": (killed, {"replicas": 2, "cpus": 0.5}),
     }
     for name, (measure, special) in parts.items():
         if name not in found:
-            with started("gated", args.output_dir / f"{name}.log", options | special) as server:
+            found["machine"] = records.machine()
+            with started("gated", args.output_dir / f"{name}.log", {**options, **special}) as server:
                 found[name] = measure(server, options)
             print(name, found[name], flush=True)
-            measured.save(path, found)
+            records.save(path, found)
 
 
-def churn(server: Started, options: dict[str, object]) -> dict[str, Any]:
-    """Adapters are put up, evicted, loaded and deleted while clients ask."""
-    remember_right_answers(server.url, options)
+def churn(server: Started, options: Options) -> dict[str, Any]:
+    """Add, evict, load and delete adapters while clients ask."""
+    remember_expected_answers(server.url, options)
     source = next(Path(str(options["allow"])).iterdir())
     environment = Environment(
         user_classes=[load.Client, load.Churner],
@@ -75,9 +76,9 @@ def churn(server: Started, options: dict[str, object]) -> dict[str, Any]:
     return counts(environment) | {"seconds": round(seconds, 1), "adapters": TASKS, "clients": CLIENTS}
 
 
-def killed(server: Started, options: dict[str, object]) -> dict[str, Any]:
-    """One of two replicas is killed; clients send again what was in its hands."""
-    remember_right_answers(server.url, options)
+def killed(server: Started, options: Options) -> dict[str, Any]:
+    """Kill one of two replicas; clients repeat the requests that it had in hand."""
+    remember_expected_answers(server.url, options)
     environment = Environment(
         user_classes=[load.Client], host=server.url, parsed_options=Namespace(tasks=0, churn=""), stop_timeout=60
     )
@@ -102,15 +103,12 @@ def counts(environment: Environment) -> dict[str, int]:
 
 
 @torch.no_grad()
-def remember_right_answers(url: str, options: dict[str, object]) -> None:
-    """Scores of each picture by each adapter alone, as `load` compares them."""
+def remember_expected_answers(url: str, options: Options) -> None:
+    """Scores of each image by each adapter alone, as `load` compares them."""
     for folder in sorted(Path(str(options["adapters"])).iterdir()):
         predictor = read_predictor(folder)
-        base: Any = AutoModelForImageClassification.from_pretrained(
-            options["backbone"], num_labels=len(predictor.names), ignore_mismatched_sizes=True, dtype="float32"
-        )
-        model = gated_prompt.load(base, folder).eval()
-        for place, data in enumerate(load.PICTURES):
+        model = gated_prompt.load(predictor.load_base(str(options["backbone"])), folder).eval()
+        for place, data in enumerate(load.IMAGES):
             pixels = predictor.transform()(Image.open(io.BytesIO(data)).convert("RGB"))[None]
             logits = model(pixel_values=pixels).logits[0]
-            load.FIRST[url, folder.name, place] = dict(predictor.answer(logits, 1000))
+            load.EXPECTED[url, folder.name, place] = dict(predictor.answer(logits, 1000))

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import requests
 
 from gated_prompt import GatedPromptError
 
-SCRIPT = Path(__file__).parents[1] / "measure_server.py"
+from ..load import IMAGES
+
+SCRIPT = Path(__file__).parents[2] / "measure_server.py"
 SECONDS = 180  # to start, and to stop
 
 
 class Started:
-    """Where it answers, and the processes that compute."""
+    """The address of a server, and its processes."""
 
     def __init__(self, url: str, process: psutil.Process) -> None:
         self.url, self.process = url, process
@@ -42,10 +44,16 @@ class Started:
         """Adapters that are served."""
         return [one["name"] for one in requests.get(f"{self.url}/v1/adapters", timeout=SECONDS).json()]
 
+    def load(self, count: int) -> None:
+        """Let it load its first `count` adapters: each is loaded at its first request."""
+        for name in self.names()[:count]:
+            url = f"{self.url}/v1/classify/{name}"
+            requests.post(url, data=IMAGES[0], timeout=SECONDS).raise_for_status()
+
 
 @contextmanager
-def started(contender: str, log: Path, options: dict[str, object]) -> Iterator[Started]:
-    """Serve with one of the contenders of measure_server.py until this is closed.
+def started(contender: str, log: Path, options: Mapping[str, object]) -> Iterator[Started]:
+    """Serve with this contender of measure_server.py until the context is left.
 
     Raises:
         GatedPromptError: it ends before it serves, or takes too long.
@@ -54,7 +62,7 @@ def started(contender: str, log: Path, options: dict[str, object]) -> Iterator[S
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     command = [sys.executable, str(SCRIPT), "serve", contender]
-    for name, value in (options | {"port": port}).items():
+    for name, value in {**options, "port": port}.items():
         command += [f"--{name}", str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
