@@ -43,8 +43,8 @@ class AdapterPool:
     """A backbone and the most recently used adapters.
 
     Args:
-        backbone: a classifier of transformers made with `num_labels=0`, or a model without a head (see `Features`). It
-            is frozen, put in eval mode and changed in place.
+        backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
+            which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
         backbone_name: Hub id or folder; adapters trained on another one are refused. None: not compared.
 
