@@ -214,7 +214,7 @@ class GatedPromptConfig(PeftConfig):
     def parameter_shapes(self, num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of this adapter's parameters on a base of this depth and width, without the head."""
         return parameter_shapes(
-            steps=self.last_block(num_layers) - self.insert_at + 1,
+            num_blocks=self.last_block(num_layers) - self.insert_at + 1,
             hidden_size=hidden_size,
             num_tokens=self.num_virtual_tokens,
             deep=self.deep,

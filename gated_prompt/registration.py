@@ -8,7 +8,7 @@ One PEFT method is wrapped. When transformers' `load_adapter` calls `PeftConfig.
 PEFT creates a config of the right class without calling that class's own reader. This would bypass the checks of our
 files and lose the location of the weights. Checking the tensors on loading is not enough: transformers fills the model
 with its own loader, which no hook sees. Without the wrapper, that path does not refuse 25 of the damaged files in
-`tests/attacks/damage.py` as the others do (`tests/test_incoming.py`). Configs of other methods are passed through.
+`tests/attacks/damage.py` as the others do (`tests/test_load_adapter.py`). Configs of other methods are passed through.
 """
 
 import functools

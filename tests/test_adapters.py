@@ -246,7 +246,7 @@ def test_the_mode_follows_the_switch() -> None:
     """`eval_backbone` belongs to one adapter; after switching, train() applies that of the active one."""
     model = get_peft_model(vit(), config(), adapter_name="a")
     model.add_adapter("b", config(eval_backbone=False))
-    inside = bank_of(model)._frozen[-1]
+    inside = bank_of(model)._frozen_modules[-1]
     for name, training in {"a": False, "b": True}.items():
         model.set_adapter(name)
         assert model.train() and inside.training is training

@@ -219,5 +219,5 @@ def test_names_that_are_a_folder(tmp_path, name: str) -> None:
 
 def test_weighted_adapters_are_refused() -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2))
-    with pytest.raises(UnsupportedOperationError, match="add_weighted_adapter has no meaning"):
+    with pytest.raises(UnsupportedOperationError, match="add_weighted_adapter is not defined"):
         model.add_weighted_adapter(["default"], [1.0], "mean")

@@ -16,7 +16,7 @@ import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, find_head_names, find_vision_transformer
 from helpers import timm_like
 from helpers.families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
-from helpers.models import bank_of, in_band
+from helpers.models import bank_of, in_sequence
 from helpers.prompted import P, prompted, read, tensors, trained
 
 transformers.logging.set_verbosity_error()
@@ -218,7 +218,7 @@ def test_hooks_that_were_there_before_see_gated_tokens(case: Case) -> None:
         block.register_forward_hook(lambda _, args, out: left.append(out[0] if isinstance(out, tuple) else out))
     model = prompted(case, base)
     seen = block_inputs(model, blocks)
-    with in_band(model):  # what leaves a block is then what enters the next
+    with in_sequence(model):  # what leaves a block is then what enters the next
         case.run(model)
     assert len(left) == DEPTH
     for block in range(DEPTH - 1):
@@ -362,9 +362,9 @@ def test_pooling_writes_the_mean_into_token_0(case: Case, pooling: str) -> None:
     reference.register_forward_hook(
         lambda _, args, out: inner.append(out[0] if isinstance(out, tuple) else out), prepend=True
     )
-    with in_band(model):  # prompts among the tokens of the last block
+    with in_sequence(model):  # prompts among the tokens of the last block
         found = case.run(model)
-    with in_band(plain):
+    with in_sequence(plain):
         unpooled = case.run(plain)
     assert not torch.equal(read(case, found), read(case, unpooled))
     tokens, start = inner[0], case.prefix

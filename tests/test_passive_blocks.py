@@ -11,7 +11,7 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
-from helpers.models import bank_of, images, in_band, vit
+from helpers.models import bank_of, images, in_sequence, vit
 from helpers.prompted import P, prompted, read, trained
 
 CLOSED, OPEN = -200.0, 0.3
@@ -60,19 +60,19 @@ def watch(model: PeftModel) -> list[int]:
     return seen
 
 
-def plan(model: PeftModel):
-    return bank(model).active_plans[0]
+def adapter(model: PeftModel):
+    return bank(model).adapters_in_use[0]
 
 
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.id)
 @torch.no_grad()
-def test_pruned_is_in_band_in_every_family(case: Case) -> None:
+def test_pruned_equals_prompts_in_the_sequence_in_every_family(case: Case) -> None:
     model = make(case, logits=PRUNED["up to block 1"][0])
     exact = read(case, case.run(model))
     passive = gated_prompt.prune(model, 0.0)
     assert passive == [block for block in (0, 1, 3) if block in bank(model).can_be_passive]
     found = read(case, case.run(model))
-    with in_band(model):
+    with in_sequence(model):
         wanted = read(case, case.run(model))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=2e-5)
@@ -97,9 +97,9 @@ def test_outputs_and_gradients_of_training(way: str, attention: str) -> None:
     found = trained(case, model)
     model = make(case, attention, **WAYS[way])
     torch.manual_seed(3)
-    with in_band(model):
+    with in_sequence(model):
         wanted = trained(case, model)
-    assert any(step.passive for step in plan(model).training)
+    assert any(step.passive for step in adapter(model).training)
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5), name
@@ -114,12 +114,12 @@ def test_float64(way: str, pooling: str | None) -> None:
         model = make(case, pooling=pooling, **WAYS[way]).double()
         pixels, loss = images().double(), torch.nn.functional.cross_entropy
         torch.manual_seed(3)
-        with in_band(model) if plain else torch.enable_grad():
+        with in_sequence(model) if plain else torch.enable_grad():
             logits = model.train()(pixel_values=pixels).logits
             loss(logits, torch.tensor([1, 2])).backward()
         results.append([logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
         read_at_the_end = pooling in ("prompts", "prompts_and_patches")
-        assert plan(model).training[-1].passive == (not read_at_the_end)
+        assert adapter(model).training[-1].passive == (not read_at_the_end)
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
@@ -213,9 +213,9 @@ def test_another_adapter_is_pruned_by_its_name_and_loading_takes_it_back(tmp_pat
     model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED))
     model.eval().save_pretrained(tmp_path)
     assert gated_prompt.prune(model, 0.0, "b") == [0, 1, 2, 3]
-    assert plan(model).passive_blocks == [3]
+    assert adapter(model).passive_blocks == [3]
     model.load_adapter(tmp_path / "b", "b")
-    assert bank(model).plans["b"].passive_blocks == [3]
+    assert bank(model).adapters["b"].passive_blocks == [3]
 
 
 @torch.no_grad()

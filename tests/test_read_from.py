@@ -322,7 +322,7 @@ def test_maps_of_several_blocks_are_refused(case: Case | More) -> None:
     with pytest.raises(GatedPromptError, match=r"reads what several of them return|hidden states above block 0"):
         case.run(get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3, read_from=0)).eval())
     if gated_prompt.has_prompts(base):
-        with requested(Request(base.gated_prompt, plans=(), own_heads=True)):
+        with requested(Request(base.gated_prompt, adapters=(), own_heads=True)):
             assert all(map(torch.equal, tensors(compared(case, base)).values(), wanted.values()))
         return
     assert covered(base) == []

@@ -133,5 +133,5 @@ def _root(model: nn.Module) -> nn.Module:
 
 def _first_block(model: nn.Module) -> int:
     bank = find_bank(model)
-    plan = bank.active_plans[0] if bank is not None and bank.active_plans else None
-    return plan.first if plan is not None else 0
+    adapter = bank.adapters_in_use[0] if bank is not None and bank.adapters_in_use else None
+    return adapter.first if adapter is not None else 0

@@ -49,7 +49,7 @@ class AttentionParts:
     eager: Callable[..., Any] | None
 
     @property
-    def asks_interface(self) -> bool:
+    def uses_interface(self) -> bool:
         """Whether `attention.py` sees the queries, keys and values of this block."""
         return self.eager is not None
 
@@ -62,7 +62,7 @@ class AttentionParts:
             if name not in known and any(True for _ in child.parameters()) and not hasattr(child, BIAS_TABLE)
         ]  # fmt: skip
         own = list(self.attention.parameters(recurse=False))
-        return self.asks_interface and None not in (self.norm, self.key, self.value) and not others and not own
+        return self.uses_interface and None not in (self.norm, self.key, self.value) and not others and not own
 
     @property
     def query_output(self) -> nn.Module:

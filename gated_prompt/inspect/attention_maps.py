@@ -65,9 +65,9 @@ def prompt_attention(
             blocks are not the whole grid in its order (ViT-MAE), or the grids of a batch differ (SigLIP 2).
         UnsupportedOperationError: the model reports no attention weights (timm), or cannot be switched to eager.
     """
-    bank, plan = find_adapter(model, adapter_name)
+    bank, adapter = find_adapter(model, adapter_name)
     root = next(module for module in model.modules() if bank in module.children())
-    chosen = _chosen(prompts, plan.config.num_virtual_tokens)
+    chosen = _chosen(prompts, adapter.config.num_virtual_tokens)
     inputs = dict(inputs or {})
     if model.training:
         raise GatedPromptError("the model is in training mode, where prompts are dropped at random; call model.eval()")
@@ -78,29 +78,29 @@ def prompt_attention(
             f"{type(root).__name__} drops and shuffles patches, so there is no grid; load the weights with "
             "ViTForImageClassification or ViTModel"
         )
-    height, width = _grid(root, plan.config.target_modules, pixel_values, inputs)
-    with _eager(root), requested(Request(bank, plans=(plan,))):
+    height, width = _grid(root, adapter.config.target_modules, pixel_values, inputs)
+    with _eager(root), requested(Request(bank, adapters=(adapter,))):
         output = model(pixel_values=pixel_values, output_attentions=True, **inputs)
     maps = _attentions(output)
-    blocks = list(plan.blocks)
-    if maps is None or len(maps) <= plan.last or any(m is None for m in maps[: plan.last + 1]):
+    blocks = list(adapter.blocks)
+    if maps is None or len(maps) <= adapter.last or any(m is None for m in maps[: adapter.last + 1]):
         raise UnsupportedOperationError(
             f"{type(root).__name__} reports no attention weights; load it with attn_implementation='eager'"
         )
-    found = maps[plan.config.insert_at].shape[-1] - plan.prompts.stop
+    found = maps[adapter.config.insert_at].shape[-1] - adapter.prompts.stop
     if found != height * width and "spatial_shapes" not in inputs:  # SigLIP 2 pads behind the patches
         raise GatedPromptError(
             f"{type(root).__name__} has {found} patches in its blocks, expected {height} x {width} square ones; "
             "there is no map of others"
         )
-    patches = slice(plan.prompts.stop, plan.prompts.stop + height * width)
+    patches = slice(adapter.prompts.stop, adapter.prompts.stop + height * width)
     rows = torch.stack([maps[block].float().mean(dim=1)[..., patches] for block in blocks], dim=1)
     rows = rows.unflatten(-1, (height, width)).cpu()  # (B, K, tokens, h, w)
     return PromptAttention(
         blocks=blocks,
         chosen=chosen,
-        prompts=rows[:, :, [plan.prompts.start + index for index in chosen]],
-        cls=rows[:, :, 0] if plan.prompts.start else None,
+        prompts=rows[:, :, [adapter.prompts.start + index for index in chosen]],
+        cls=rows[:, :, 0] if adapter.prompts.start else None,
     )
 
 

@@ -19,10 +19,10 @@ from torch.overrides import TorchFunctionMode
 from ..architecture import VisionTransformer, find_vision_transformer
 from ..errors import GatedPromptError
 from ..files.layout import GATE_LOGITS
+from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
 from ..tuner.forward import Inputs, Request, requested
 from ..tuner.masks import widen_argument, widen_mask
-from ..tuner.plan import Plan
 from .readouts import find_adapter
 
 TOLERANCE = 5.0  # times epsilon ** 0.75
@@ -55,18 +55,18 @@ def check(model: nn.Module, *args: Any, **inputs: Any) -> None:
         CheckError: what fails, in words.
         GatedPromptError: the model carries no gated prompts, or is in training mode.
     """
-    bank, plan = find_adapter(model, None)
+    bank, adapter = find_adapter(model, None)
     if model.training:
         raise GatedPromptError("the model is in training mode, where dropout makes outputs random; call model.eval()")
     root = next(module for module in model.modules() if bank in module.children())
-    faults = list(_faults(root, bank, plan, (args, inputs)))
+    faults = list(_faults(root, bank, adapter, (args, inputs)))
     if faults:
         raise CheckError(type(root).__name__, faults)
 
 
-def _faults(root: nn.Module, bank: PromptBank, plan: Plan, inputs: Inputs) -> Iterator[str]:
-    vit = find_vision_transformer(root, plan.config.target_modules)
-    base, own = Request(bank, plans=(), own_heads=True), Request(bank, plans=(plan,))
+def _faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs) -> Iterator[str]:
+    vit = find_vision_transformer(root, adapter.config.target_modules)
+    base, own = Request(bank, adapters=(), own_heads=True), Request(bank, adapters=(adapter,))
     with torch.no_grad():
         found = _run(root, own, inputs)
         with _recorded(vit) as calls:
@@ -79,44 +79,46 @@ def _faults(root: nn.Module, bank: PromptBank, plan: Plan, inputs: Inputs) -> It
             if not torch.equal(call[2], _tokens(following)):
                 yield f"the model changes the tokens between blocks {block} and {block + 1}"
         with requested(base):
-            yield from _attention_faults(vit, bank, plan, calls)
-        with requested(base), _by_hand(vit, bank, plan):
-            outputs, flipped = (_loop(vit, bank, plan, calls, flip) for flip in (False, True))
+            yield from _attention_faults(vit, bank, adapter, calls)
+        with requested(base), _by_hand(vit, bank, adapter):
+            outputs, flipped = (_loop(vit, bank, adapter, calls, flip) for flip in (False, True))
         if not _close(outputs[-1], flipped[-1]):
             yield "the order of the prompts changes the output: the model gives tokens a position by their place"
-        with _replaced(vit, plan, outputs):
+        with _replaced(vit, adapter, outputs):
             wanted = _run(root, base, inputs)
-        in_band = _run(root, own._replace(in_band=True), inputs)
+        in_sequence = _run(root, own._replace(in_sequence=True), inputs)
     for name, value in _values(wanted).items():
         if not _close(_values(found).get(name), value):
             yield f"{name or 'the output'} is not that of the blocks run by hand ({_difference(found, name, value)})"
-        if not _close(_values(in_band).get(name), _values(found)[name]):
+        if not _close(_values(in_sequence).get(name), _values(found)[name]):
             yield f"{name or 'the output'} depends on whether prompts stand among the tokens of passive blocks"
     if all(torch.equal(value, _values(plain)[name]) for name, value in _values(found).items()):
         yield "the prompts have no effect: with and without them the output is the same"
-    yield from _gradient_faults(root, bank, plan, inputs)
+    yield from _gradient_faults(root, bank, adapter, inputs)
 
 
-def _loop(vit: VisionTransformer, bank: PromptBank, plan: Plan, calls: list[Call], flip: bool) -> list[torch.Tensor]:
+def _loop(
+    vit: VisionTransformer, bank: PromptBank, adapter: Adapter, calls: list[Call], flip: bool
+) -> list[torch.Tensor]:
     """The tokens (B, N, D) that leave each block from the first prompted one on, without prompts (paper, Eq. 5, 9)."""
-    hidden, outputs = _tokens(calls[plan.first]), []
-    start, stop, length = plan.prompts.start, plan.prompts.stop, hidden.shape[1]
+    hidden, outputs = _tokens(calls[adapter.first]), []
+    start, stop, length = adapter.prompts.start, adapter.prompts.stop, hidden.shape[1]
     prompts = None
-    for block in plan.blocks:
-        if plan.config.deep or prompts is None:
-            fresh = bank.tokens(plan, block).to(hidden)
+    for block in adapter.blocks:
+        if adapter.config.deep or prompts is None:
+            fresh = bank.tokens(adapter, block).to(hidden)
             prompts = (fresh.flip(0) if flip else fresh).expand(len(hidden), -1, -1)
         row = torch.cat((hidden[:, :start], prompts, hidden[:, start:]), dim=1)
         args, kwargs, _ = calls[block]
-        named = {k: widen_argument(k, v, plan.prompts, length) for k, v in kwargs.items() if k != "hidden_states"}
-        rest = [widen_argument(place, v, plan.prompts, length) for place, v in enumerate(args[1:], start=1)]
+        named = {k: widen_argument(k, v, adapter.prompts, length) for k, v in kwargs.items() if k != "hidden_states"}
+        rest = [widen_argument(place, v, adapter.prompts, length) for place, v in enumerate(args[1:], start=1)]
         output = vit.blocks[block](row, *rest, **named)
         row = output[0] if isinstance(output, tuple) else output
-        gate = bank.gate(plan, plan.gate_rows[block]).to(row) if block in plan.gate_rows else 1.0
+        gate = bank.gate(adapter, adapter.gate_rows[block]).to(row) if block in adapter.gate_rows else 1.0
         prompts = gate * row[:, start:stop] + (1 - gate) * prompts
         hidden = torch.cat((row[:, :start], row[:, stop:]), dim=1)
         outputs.append(hidden)
-    pooling, parts = plan.config.pooling, []
+    pooling, parts = adapter.config.pooling, []
     parts += [prompts] if prompts is not None and pooling in ("prompts", "prompts_and_patches") else []
     parts += [hidden[:, start:]] if pooling in ("patches", "prompts_and_patches") else []
     if parts:
@@ -125,37 +127,37 @@ def _loop(vit: VisionTransformer, bank: PromptBank, plan: Plan, calls: list[Call
     return outputs
 
 
-def _attention_faults(vit: VisionTransformer, bank: PromptBank, plan: Plan, calls: list[Call]) -> Iterator[str]:
+def _attention_faults(vit: VisionTransformer, bank: PromptBank, adapter: Adapter, calls: list[Call]) -> Iterator[str]:
     """Compare queries and keys of the first prompted block with and without prompts, where attention is seen."""
-    args, kwargs, _ = calls[plan.first]
-    hidden, block = _tokens(calls[plan.first]), vit.blocks[plan.first]
+    args, kwargs, _ = calls[adapter.first]
+    hidden, block = _tokens(calls[adapter.first]), vit.blocks[adapter.first]
     named = {k: v for k, v in kwargs.items() if k != "hidden_states"}
     with _SeeAttention() as without:
         block(hidden, *args[1:], **named)
-    fresh = bank.tokens(plan, plan.first).to(hidden).expand(len(hidden), -1, -1)
-    start, length = plan.prompts.start, hidden.shape[1]
+    fresh = bank.tokens(adapter, adapter.first).to(hidden).expand(len(hidden), -1, -1)
+    start, length = adapter.prompts.start, hidden.shape[1]
     row = torch.cat((hidden[:, :start], fresh, hidden[:, start:]), dim=1)
-    rest = [widen_argument(place, v, plan.prompts, length) for place, v in enumerate(args[1:], start=1)]
-    with _by_hand(vit, bank, plan, temperatures=False), _SeeAttention() as beside:
-        block(row, *rest, **{k: widen_argument(k, v, plan.prompts, length) for k, v in named.items()})
+    rest = [widen_argument(place, v, adapter.prompts, length) for place, v in enumerate(args[1:], start=1)]
+    with _by_hand(vit, bank, adapter, temperatures=False), _SeeAttention() as beside:
+        block(row, *rest, **{k: widen_argument(k, v, adapter.prompts, length) for k, v in named.items()})
     for name, alone, together in zip(("queries", "keys"), without.seen, beside.seen, strict=False):
-        others = torch.cat((together[:, :, :start], together[:, :, plan.prompts.stop :]), dim=2)
+        others = torch.cat((together[:, :, :start], together[:, :, adapter.prompts.stop :]), dim=2)
         if not _close(others, alone):
-            yield f"prompts change the {name} of the other tokens in block {plan.first}, as by moving their positions"
+            yield f"prompts change the {name} of other tokens in block {adapter.first}; do they shift positions?"
 
 
-def _gradient_faults(root: nn.Module, bank: PromptBank, plan: Plan, inputs: Inputs) -> Iterator[str]:
+def _gradient_faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs) -> Iterator[str]:
     trained = {
-        kind: tensors[plan.name]
+        kind: tensors[adapter.name]
         for kind in bank.adapter_layer_names
-        if plan.name in (tensors := getattr(bank, kind))
-        and tensors[plan.name].requires_grad
-        and not (plan.config.hard_gates and kind == GATE_LOGITS)  # steps, in eval mode
+        if adapter.name in (tensors := getattr(bank, kind))
+        and tensors[adapter.name].requires_grad
+        and not (adapter.config.hard_gates and kind == GATE_LOGITS)  # steps, in eval mode
     }
     if not trained or torch.is_inference_mode_enabled():
         return
     with torch.enable_grad():
-        values = _values(_run(root, Request(bank, plans=(plan,)), inputs))
+        values = _values(_run(root, Request(bank, adapters=(adapter,)), inputs))
         noise = torch.Generator().manual_seed(0)
         loss = sum((v * torch.randn(v.shape, generator=noise).to(v)).sum() for v in values.values() if v.requires_grad)
         gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)  # type: ignore[arg-type]
@@ -188,11 +190,11 @@ def _recorded(vit: VisionTransformer) -> Iterator[list[Call]]:
 
 
 @contextmanager
-def _by_hand(vit: VisionTransformer, bank: PromptBank, plan: Plan, temperatures: bool = True) -> Iterator[None]:
+def _by_hand(vit: VisionTransformer, bank: PromptBank, adapter: Adapter, temperatures: bool = True) -> Iterator[None]:
     """While open, blocks that are called by hand have the temperatures, and room for prompts in their own biases."""
 
     def divide(index: int) -> Callable[..., torch.Tensor]:
-        parts, scale = vit.attentions[index], bank.inverse_temperature(plan, index)
+        parts, scale = vit.attentions[index], bank.inverse_temperature(adapter, index)
 
         def hook(_: nn.Module, args: Any, queries: torch.Tensor) -> torch.Tensor:
             rows = queries.new_ones(queries.shape[-1])
@@ -202,11 +204,11 @@ def _by_hand(vit: VisionTransformer, bank: PromptBank, plan: Plan, temperatures:
         return hook
 
     def widen(_: nn.Module, args: Any, bias: torch.Tensor) -> torch.Tensor:
-        widened: torch.Tensor = widen_mask(bias, plan.prompts, bias.shape[-1])
+        widened: torch.Tensor = widen_mask(bias, adapter.prompts, bias.shape[-1])
         return widened
 
     with ExitStack() as stack:
-        for index in plan.blocks if temperatures else ():
+        for index in adapter.blocks if temperatures else ():
             handle = vit.attentions[index].query_output.register_forward_hook(divide(index))
             stack.callback(handle.remove)
         for bias in vit.position_biases:
@@ -216,15 +218,15 @@ def _by_hand(vit: VisionTransformer, bank: PromptBank, plan: Plan, temperatures:
 
 
 @contextmanager
-def _replaced(vit: VisionTransformer, plan: Plan, outputs: list[torch.Tensor]) -> Iterator[None]:
+def _replaced(vit: VisionTransformer, adapter: Adapter, outputs: list[torch.Tensor]) -> Iterator[None]:
     """While open, the prompted blocks return `outputs`, and those above them what the last of them does."""
 
     def put(tokens: torch.Tensor) -> Callable[..., Any]:
         return lambda _m, _a, output: (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
     with ExitStack() as stack:
-        for block in range(plan.first, plan.num_layers):
-            tokens = outputs[min(block, plan.last) - plan.first]
+        for block in range(adapter.first, adapter.num_layers):
+            tokens = outputs[min(block, adapter.last) - adapter.first]
             stack.callback(vit.blocks[block].register_forward_hook(put(tokens), prepend=True).remove)
         yield
 

@@ -2,7 +2,7 @@
 """Skip what closed gates discard: prune an adapter, or find out beforehand what that would save and cost.
 
 Behind a closed gate the prompts leave a block as they came, so nothing reads what the block made of them. Pruned, such
-a block is passive in eval mode: its prompts are keys and values only (see `tuner/plan.py`).
+a block is passive in eval mode: its prompts are keys and values only (see `tuner/adapter.py`).
 """
 
 from typing import NamedTuple
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..errors import GatedPromptError
+from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
 from ..tuner.forward import Request, requested
-from ..tuner.plan import Plan
 from .readouts import find_adapter
 
 
@@ -48,9 +48,9 @@ def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | No
         GatedPromptError: the model carries no gated prompts, no adapter of that name, or the tolerance is not in
             [0, 1).
     """
-    bank, plan = find_adapter(model, adapter_name)
-    pruned = _pruned(bank, plan, gate_tolerance)
-    bank.plans[plan.name] = pruned
+    bank, adapter = find_adapter(model, adapter_name)
+    pruned = _pruned(bank, adapter, gate_tolerance)
+    bank.adapters[adapter.name] = pruned
     return pruned.passive_blocks
 
 
@@ -69,12 +69,12 @@ def pruning(
     Raises:
         GatedPromptError: as for `prune`; or the model is in training mode or returns no logits.
     """
-    bank, plan = find_adapter(model, adapter_name)
+    bank, adapter = find_adapter(model, adapter_name)
     if model.training:
         raise GatedPromptError("pruning acts in eval mode only; call model.eval() first")
-    pruned, results = _pruned(bank, plan, gate_tolerance), []
-    for each in (_pruned(bank, plan, None), pruned):
-        with requested(Request(bank, plans=(each,))):
+    pruned, results = _pruned(bank, adapter, gate_tolerance), []
+    for each in (_pruned(bank, adapter, None), pruned):
+        with requested(Request(bank, adapters=(each,))):
             results.append(getattr(model(pixel_values=pixel_values), "logits", None))
     exact, cheaper = results
     if exact is None or cheaper is None:
@@ -83,14 +83,14 @@ def pruning(
     return Pruning(pruned.passive_blocks, change, float(exact.abs().max()))
 
 
-def _pruned(bank: PromptBank, plan: Plan, gate_tolerance: float | None) -> Plan:
+def _pruned(bank: PromptBank, adapter: Adapter, gate_tolerance: float | None) -> Adapter:
     if gate_tolerance is None:
-        return plan.pruned(())
+        return adapter.pruned(())
     if not 0 <= gate_tolerance < 1:
         raise GatedPromptError(f"gate_tolerance is {gate_tolerance}; it is a gate value and must lie in [0, 1)")
-    if not plan.gate_rows:
-        return plan.pruned(())
-    logits = bank.gated_prompt_gate_logits[plan.name].detach().cpu()
-    values = ((logits > 0).float() if plan.config.hard_gates else torch.sigmoid(logits)).tolist()
-    closed = {block for block, row in plan.gate_rows.items() if values[row] <= gate_tolerance}
-    return plan.pruned(closed & bank.can_be_passive)
+    if not adapter.gate_rows:
+        return adapter.pruned(())
+    logits = bank.gated_prompt_gate_logits[adapter.name].detach().cpu()
+    values = ((logits > 0).float() if adapter.config.hard_gates else torch.sigmoid(logits)).tolist()
+    closed = {block for block, row in adapter.gate_rows.items() if values[row] <= gate_tolerance}
+    return adapter.pruned(closed & bank.can_be_passive)

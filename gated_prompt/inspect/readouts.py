@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import GatedPromptError
+from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank, find_bank
-from ..tuner.plan import Plan
 
 
 def has_prompts(model: nn.Module) -> bool:
@@ -35,11 +35,11 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
     Raises:
         GatedPromptError: as for `gates`.
     """
-    bank, plan = find_adapter(model, adapter_name)
-    config = plan.config
+    bank, adapter = find_adapter(model, adapter_name)
+    config = adapter.config
     if not config.temperature:
-        return torch.full((len(plan.blocks),), config.temperature_init)
-    return bank.gated_prompt_temperatures[plan.name].detach().cpu().clamp(*config.temperature_range)
+        return torch.full((len(adapter.blocks),), config.temperature_init)
+    return bank.gated_prompt_temperatures[adapter.name].detach().cpu().clamp(*config.temperature_range)
 
 
 def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
@@ -53,24 +53,24 @@ def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch
     Raises:
         GatedPromptError: as for `gates`.
     """
-    bank, plan = find_adapter(model, adapter_name)
-    logits = _gate_logits(bank, plan).double()
+    bank, adapter = find_adapter(model, adapter_name)
+    logits = _gate_logits(bank, adapter).double()
     # The last block's output is no input of another: without a gate it replaces nothing that is read.
-    replaced = [block for block in plan.blocks[:-1] if block not in plan.gate_rows]
-    reaches = torch.tensor([block > max(replaced, default=-1) for block in plan.gate_rows], dtype=torch.bool)
+    replaced = [block for block in adapter.blocks[:-1] if block not in adapter.gate_rows]
+    reaches = torch.tensor([block > max(replaced, default=-1) for block in adapter.gate_rows], dtype=torch.bool)
     log_closed = F.logsigmoid(-logits)
     log_closed_later = log_closed.flip(0).cumsum(0).flip(0) - log_closed
     weights = (F.logsigmoid(logits) + log_closed_later).masked_fill(~reaches, -torch.inf)
     return torch.softmax(weights, dim=0).nan_to_num(0.0).float()
 
 
-def _gate_logits(bank: PromptBank, plan: Plan) -> torch.Tensor:
+def _gate_logits(bank: PromptBank, adapter: Adapter) -> torch.Tensor:
     """On the CPU: not every accelerator has float64, which the readouts compute with."""
-    return bank.gated_prompt_gate_logits[plan.name].detach().cpu().clone() if plan.gate_rows else torch.empty(0)
+    return bank.gated_prompt_gate_logits[adapter.name].detach().cpu().clone() if adapter.gate_rows else torch.empty(0)
 
 
-def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Plan]:
-    """The bank and the plan of one adapter, None meaning the active one.
+def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Adapter]:
+    """The bank and the adapter of one adapter, None meaning the active one.
 
     Raises:
         GatedPromptError: the model carries no gated prompts, or no adapter of that name.
@@ -82,6 +82,6 @@ def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank
             "get_peft_model(model, GatedPromptConfig(...)) or load an adapter first"
         )
     name = adapter_name if adapter_name is not None else next(iter(bank.active_names), None)
-    if name not in bank.plans:
-        raise GatedPromptError(f"no adapter {name!r} here; there are: {', '.join(bank.plans) or 'none'}")
-    return bank, bank.plans[name]
+    if name not in bank.adapters:
+        raise GatedPromptError(f"no adapter {name!r} here; there are: {', '.join(bank.adapters) or 'none'}")
+    return bank, bank.adapters[name]

@@ -135,7 +135,7 @@ def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int)
     """
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
-    with seeded(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
+    with seeded(root, device, seed), requested(Request(getattr(root, BANK), adapters=())):
         look = FrozenPass(root, vit, prefix)
         try:
             yield look

@@ -153,7 +153,7 @@ REFUSED: list[Refused] = [
         one_row,
     ),
     Refused(
-        "images packed into one row",
+        "images packed into one sequence",
         "PixtralVisionModel",
         VISION,
         lambda: images() | {"image_sizes": torch.tensor([[SIZE, SIZE]] * 2)},

@@ -16,7 +16,7 @@ from attacks.damage import ATTACKS
 from attacks.random_bytes import SMALL, damage
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
-from gated_prompt.tuner.incoming import LOSES_ADAPTERS
+from gated_prompt.tuner.load_adapter import LOSES_ADAPTERS
 from helpers.models import bank_of, images, vit
 
 HERE = f"transformers {transformers.__version__}"
@@ -95,14 +95,14 @@ def test_a_new_adapter_with_the_settings_of_a_saved_one_starts_anew(saved: Path)
 IN_USE = {  # what of the attacks is in the tensors, with the error and words that a name in use gives
     "no-tokens": (
         DamagedAdapterError,
-        r"lacks base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
+        r"lack base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
     ),
     "prompts": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 4, 32\)"),
     "width": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 3, 16\)"),
     "integers": (AdapterMismatchError, "gated_prompt_tokens.default has .* type torch.int32"),
-    "nan": (DamagedAdapterError, "gated_prompt_tokens.default holds NaN or infinite"),
-    "inf": (DamagedAdapterError, "gated_prompt_tokens.default holds NaN or infinite"),
-    "nan-head": (DamagedAdapterError, "bias holds NaN or infinite"),
+    "nan": (DamagedAdapterError, "gated_prompt_tokens.default has NaN or infinite"),
+    "inf": (DamagedAdapterError, "gated_prompt_tokens.default has NaN or infinite"),
+    "nan-head": (DamagedAdapterError, "bias has NaN or infinite"),
     "labels": (AdapterMismatchError, r"shape \(5,\), .* shape \(7,\)"),
     "integer-head": (AdapterMismatchError, r"type torch.int32"),
 }
@@ -111,7 +111,7 @@ UNREADABLE = ("truncated", "header-only", "empty", "zeros", "garbage", "no-weigh
 
 @pytest.mark.parametrize("name", [*IN_USE, *UNREADABLE])
 def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> None:
-    """PEFT opens the file itself here: what it cannot read, or lacks a head, is refused in its own words."""
+    """PEFT opens the file itself here: what it cannot read, or lacks a head, fails with its own error."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3))
     before = state(model)
@@ -127,7 +127,7 @@ def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> No
 def test_an_adapter_with_other_parts_is_refused_for_a_name_in_use(saved: Path) -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gates=False))
     before = state(model)
-    with pytest.raises(AdapterMismatchError, match=r"holds .*gate_logits.*, which this adapter does not have"):
+    with pytest.raises(AdapterMismatchError, match=r"include .*gate_logits.*, which this adapter does not have"):
         model.load_adapter(saved, "default")
     assert_state(model, before)
 

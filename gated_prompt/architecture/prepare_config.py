@@ -12,7 +12,7 @@ from .heads import find_head_names, left_out, pooling_obstacle, reads_between, r
 from .vision_transformer import VisionTransformer
 
 
-def fit_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
+def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
     """Return `config` with head, prefix tokens, depth and width of `model` filled in.
 
     Raises:
