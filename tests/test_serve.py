@@ -105,8 +105,9 @@ def server(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         started.terminate()
         assert started.wait(30) == 0  # it took its processes with it
         _, left = psutil.wait_procs(family, timeout=15)
-        names = [(one.name(), one.status(), one.ppid()) for one in left if one.is_running()]
-        for one in left:
+        alive = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        names = [(one.name(), one.status(), one.ppid()) for one in alive]
+        for one in alive:
             one.kill()
         assert names == []
 

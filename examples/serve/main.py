@@ -92,6 +92,7 @@ def end(processes: set[psutil.Process]) -> None:
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
+    psutil.wait_procs(left, timeout=3)
 
 
 def absolute(settings: Settings) -> Settings:

@@ -4,6 +4,8 @@
 from argparse import Namespace
 from contextlib import ExitStack
 
+from gated_prompt import GatedPromptError
+
 from . import made, plan, records
 from .clients import under_load
 from .started import started
@@ -16,7 +18,11 @@ def main(args: Namespace) -> None:
 
 
 def measure(backbone: str, args: Namespace) -> None:
-    """Measure what is missing with this backbone, every server running all the time."""
+    """Measure what is missing with this backbone, every server running all the time.
+
+    Raises:
+        GatedPromptError: requests failed.
+    """
     path = args.results / f"{backbone}.json"
     results = records.read(path)
     found = results.setdefault("cells", {})
@@ -33,6 +39,8 @@ def measure(backbone: str, args: Namespace) -> None:
             servers[name].load(max(plan.COUNTS))
         for number, cell in left:
             row = under_load(servers[cell.contender].url, cell.tasks, cell.clients, plan.SECONDS[backbone])
+            if row["failures"] or not row["requests"]:
+                raise GatedPromptError(f"{cell.key}: requests failed ({row}); {args.output_dir} has the servers' logs")
             found.setdefault(cell.key, []).append(row)
             print(number, cell.key, row, flush=True)
             records.save(path, results)
