@@ -37,8 +37,8 @@ class GatedPromptModel(BaseTuner):
         state_dict: keys of an adapter, from PEFT; only passed on to `BaseTuner`.
 
     Raises:
-        UnsupportedOperationError: the base already carries gated prompts, or transformers would lose the tensors of this
-            adapter (see `load_adapter.py`).
+        UnsupportedOperationError: the base already carries gated prompts, or transformers would lose the tensors of
+            this adapter (see `load_adapter.py`).
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not match.
         AdapterNameError: PEFT could not save or load an adapter of this name.
     """
