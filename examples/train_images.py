@@ -25,7 +25,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from gated_prompt import GatedPromptError
-from gated_prompt.sharing.predictor import Predictor
+from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images import pictures
 from own_images.arguments import parse
 from own_images.backbone import Backbone, quiet_loading
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args=args,
         prompts=prompts,
         parts=parts,
-        predictor=backbone.up_to(read.block),
+        predictor=backbone.predictor,
+        read=None if read.block == len(blocks) - 1 else read.block,
         measure=measure,
         l2=1 / read.probe.c,
         class_weights=class_weights,
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # What to use, and how good it is on pictures that chose nothing.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
-    model = None if best is None else load_trained(best.kept, bench.predictor).to(accelerator.device)
+    model = None if best is None else load_trained(best.kept, read_predictor(best.kept)).to(accelerator.device)
     test_scores = None
     if parts.test is not None and (choice.run is None or model is None):
         features = backbone.features(parts.test, parts.keys["test"])[read.block]

@@ -88,6 +88,10 @@ def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
     faults = []
     if len(sources) != 1:
         faults.append(f"give one of --train_dir, --train_file and --dataset, not {' and '.join(sources) or 'none'}")
+    if prompts.read_from is not None:
+        faults.append(
+            f"--read_from is {prompts.read_from}; give --read_block {prompts.read_from}, which holds for every method"
+        )
     for method in run.methods:
         check_method(method)
     least = {

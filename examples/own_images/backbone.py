@@ -34,15 +34,11 @@ class Backbone:
     """
 
     def __init__(self, args: RunArguments, predictor: Predictor, accelerator: Accelerator) -> None:
-        self.args, self.predictor, self.accelerator = args, predictor, accelerator
+        self.args, self.accelerator = args, accelerator
         self.model = load_backbone(args.backbone)
-        self.vit = find_vision_transformer(self.model)
+        prefix = find_vision_transformer(self.model).num_prefix_tokens
+        self.predictor = replace(predictor, reads=reads_of(prefix))
         self.key = backbone_key(self.model)
-
-    def up_to(self, block: int) -> Predictor:
-        """The predictor of a head that reads after this block; the blocks above it are left out."""
-        base = {} if block == len(self.vit.blocks) - 1 else {"num_hidden_layers": block + 1}
-        return replace(self.predictor, base=base, reads=reads_of(self.vit.num_prefix_tokens))
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
         """Features of every block; `data_key` is a fingerprint of the pictures."""
