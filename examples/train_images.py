@@ -45,6 +45,7 @@ from own_images.runs import Run, finished, run
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
+from recipe.presets import RECOMMENDED
 from recipe.reporting import write_json
 
 
@@ -87,7 +88,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         prompts=prompts,
         parts=parts,
         predictor=backbone.predictor,
-        read=None if read.block == len(blocks) - 1 else read.block,
+        read=read.block,
+        blocks=len(blocks),
         measure=measure,
         l2=1 / read.probe.c,
         class_weights=class_weights,
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
                 elif rates is None:
                     rate = float(args.learning_rate)
-                    rates = Rates(rate, rate, rate / 10)
+                    rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
                 if args.head_learning_rate is not None:
                     rates = Rates(rates.main, rates.gates, args.head_learning_rate)
                 done = run(bench, method, seed, rates, begin, batches, folder)

@@ -339,13 +339,14 @@ def test_prompts_start_as_tokens_of_the_pictures(finished: Path, backbone: Path)
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
     measure = main_measure(CLASSES, "auto", 3)
-    bench = Bench(args, prompts, Parts(train, validation, None, {}), predictor, None, measure, 1.0, None)
+    bench = Bench(args, prompts, Parts(train, validation, None, {}), predictor, 1, 4, measure, 1.0, None)
     begin = bench.beginning("gated", 0, finished)
     fresh()
     (prompt,) = (tensor for name, tensor in begin.items() if "classifier" not in name)
     base = AutoModel.from_pretrained(backbone).eval()
-    with torch.no_grad():
-        tokens = base.embeddings(torch.stack([p for p, _ in Pixels(train, predictor)]))[:, 1:].flatten(0, 1)
+    pixels = torch.stack([p for p, _ in Pixels(train, predictor)])
+    with torch.no_grad():  # they enter block 1, half-way to the one that is read
+        tokens = base(pixels, output_hidden_states=True).hidden_states[1][:, 1:].flatten(0, 1)
     assert float(torch.cdist(prompt.reshape(3, -1), tokens).amin(1).max()) < 1e-4
 
 

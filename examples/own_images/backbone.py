@@ -14,9 +14,10 @@ from transformers.utils import logging
 from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.sharing.predictor import Predictor
 from recipe.backbone import load_backbone
+from recipe.block_features import reads_of
 
 from .arguments import RunArguments
-from .features import BlockFeatures, backbone_key, block_features, reads_of
+from .features import BlockFeatures, backbone_key, kept_features
 from .image_set import ImageSet
 from .measures import Measure
 from .pixels import Pixels
@@ -43,7 +44,7 @@ class Backbone:
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
         """Features of every block; `data_key` is a fingerprint of the pictures."""
         named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
-        return block_features(
+        return kept_features(
             self.model,
             Pixels(data, self.predictor),
             hashlib.sha256(named.encode()).hexdigest()[:32],
