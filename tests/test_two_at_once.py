@@ -131,7 +131,7 @@ def test_looking_again_has_an_end(tmp_path: Path, monkeypatch) -> None:
         return found(*args)
 
     monkeypatch.setattr("gated_prompt.config.read_settings", read_and_replace)
-    with pytest.raises(DamagedAdapterError, match="was replaced again and again"):
+    with pytest.raises(DamagedAdapterError, match="was replaced repeatedly"):
         gated_prompt.load(vit(), tmp_path)
 
 

@@ -65,15 +65,17 @@ ATTACKS = {
     "config-of-spaces": Attack(write(CONFIG, SPACES), DamagedAdapterError, "is longer than", False),
     "long-name": Attack(long_config(base_model_name_or_path="x" * 2**20), DamagedAdapterError, "is longer than", True),
     "many-blocks": Attack(
-        settings(gated_blocks=list(range(1001))), ConfigError, r"gated_blocks is \[0, .*\.\.\.; None or a list of at"
+        settings(gated_blocks=list(range(1001))),
+        ConfigError,
+        r"gated_blocks is \[0, .*\.\.\.; expected None or a list of at",
     ),
     "many-heads": Attack(settings(modules_to_save=["classifier"] * 1001), ConfigError, "modules_to_save is"),
     "a-million-blocks": Attack(
-        settings(num_layers=2**20 - 1), DamagedAdapterError, "has shape .* but its adapter_config.json means"
+        settings(num_layers=2**20 - 1), DamagedAdapterError, "has shape .* but its adapter_config.json requires"
     ),
     "a-million-deep": Attack(
         settings(num_layers=2**20 - 1, deep=True, num_virtual_tokens=2**20 - 1, temperature=False),
         DamagedAdapterError,
-        r"means \(1048575, 1048575, 32\)",
+        r"requires \(1048575, 1048575, 32\)",
     ),
 }
