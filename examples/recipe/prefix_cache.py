@@ -122,7 +122,7 @@ def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: 
     if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise GatedPromptError(
             f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
-            "something beside them from the pixels, such as rotations); leave out --cache_prefix"
+            "something beside them from the pixels, such as rotations); give --cache_prefix false"
         )
 
 
