@@ -1,4 +1,4 @@
-"""Settings that nobody writes by accident: names that reach elsewhere, types of other models, files that are none."""
+"""Settings that nobody writes by accident: names that reach elsewhere, other task types, special files."""
 
 import os
 from pathlib import Path

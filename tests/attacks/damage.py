@@ -1,4 +1,4 @@
-"""What happens to files: cut, mixed, edited by hand, of another base or another method."""
+"""What happens to files: truncated, mixed up, edited by hand, from another base or another method."""
 
 from pathlib import Path
 
