@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Where prompts and CLS look: against the model's own attention weights, for every family."""
+"""`prompt_attention` against the model's own attention weights, for every family."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def call(case: Case) -> tuple[torch.Tensor, dict[str, Any]]:
 
 
 def own_attentions(case: Case) -> list[torch.Tensor]:
-    """What the model reports when it was loaded with eager attention."""
+    """The attention weights of the model loaded with eager attention."""
     with torch.no_grad():
         found = tensors(case.run(prompted(case, attention="eager", insert_at=1), output_attentions=True))
     names = [n for n in found if "attentions." in n and "text" not in n]
@@ -36,7 +36,7 @@ def own_attentions(case: Case) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("case", SHOWN, ids=[case.id for case in SHOWN])
 def test_rows_of_the_models_own_attention(case: Case) -> None:
-    """The model is loaded with sdpa where it can be switched; afterwards it has sdpa again."""
+    """Load the model with sdpa if it can be switched; afterwards it must have sdpa again."""
     loaded = "eager" if case.family in FIXED else "sdpa"
     model = prompted(case, attention=loaded, insert_at=1)
     pixels, inputs = call(case)

@@ -1,4 +1,4 @@
-"""`gated_prompt.check` accepts what is right in every family, and says in words what is wrong with a model."""
+"""`gated_prompt.check` passes correct models of every family, and describes what is wrong with others."""
 
 from types import MethodType
 
@@ -61,7 +61,7 @@ def test_right_with_every_setting(settings: dict, pooling: str | None) -> None:
 
 
 class PositionsByPlace(nn.Module):
-    """An attention norm that adds a position by a token's place in its row, as V-JEPA 2's rotation does."""
+    """A norm before the attention that adds a position by sequence index, as V-JEPA 2's rotation does."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()

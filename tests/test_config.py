@@ -160,7 +160,7 @@ def test_one_config_serves_several_bases() -> None:
 
 
 def test_a_new_field_is_one_edit(tmp_path) -> None:
-    """Its type is checked, and it goes through JSON, from the annotation alone."""
+    """Its annotation alone makes a new field type-checked and saved as JSON."""
 
     @dataclass
     class Later(GatedPromptConfig):

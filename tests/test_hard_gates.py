@@ -1,4 +1,4 @@
-"""Hard gates: open or shut, drawn while training with probability sigmoid(logit), with a straight-through gradient."""
+"""Hard gates: sampled as 0 or 1 in training with probability sigmoid(logit), with a straight-through gradient."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_checkpointing_draws_the_same_gates_again(reentrant: bool) -> None:
 
 
 def test_a_gate_that_helps_opens() -> None:
-    """Target: the output with the first gate open and the others shut; all gates start undecided."""
+    """Target: the output with the first gate open and the others closed; all gates start at 0.5."""
     torch.manual_seed(0)
     model = make([0.0, 0.0, 0.0], modules_to_save=[]).train()
     target = logits(make([9.0, -9.0, -9.0], modules_to_save=[]))

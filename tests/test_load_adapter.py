@@ -1,4 +1,4 @@
-"""Adapters that come in by transformers' `load_adapter`, or into a name in use: checked like any other."""
+"""Adapters loaded by transformers' `load_adapter`, or into a name in use, are checked like any other."""
 
 import json
 import random
@@ -34,7 +34,7 @@ def assert_state(model: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> Non
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_transformers_load_adapter_refuses_damage(adapter: Path, saved: Path, name: str, monkeypatch) -> None:
-    """What is wrong before PEFT knows the method is refused by PEFT or transformers, the rest by us."""
+    """PEFT or transformers refuse what is wrong before PEFT knows the method; we refuse the rest."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     attack = ATTACKS[name]
     if name == "lora":
@@ -144,7 +144,7 @@ def test_state_dicts_of_other_kinds_pass() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
-    """As in `test_fuzz.py`: refused and nothing has changed, or loaded as the file says."""
+    """As in `test_fuzz.py`: refused without any change, or loaded exactly."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     random_, outcomes = random.Random(11), set()
     get_peft_model(vit(**SMALL), GatedPromptConfig(num_virtual_tokens=2)).save_pretrained(tmp_path)
@@ -172,7 +172,7 @@ def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_peft_config_reads_through_the_class_of_the_method(adapter: Path) -> None:
-    """What transformers relies on; other methods are handed through."""
+    """What transformers relies on; configs of other methods pass unchanged."""
     ATTACKS["nan"].change(adapter)
     with pytest.raises(DamagedAdapterError, match="holds NaN"):
         PeftConfig.from_pretrained(adapter)

@@ -1,4 +1,4 @@
-"""Prompts of low rank: their start, their gradients, their file, and what full prompts they come nearest to."""
+"""Low-rank prompts: initial values, gradients, files, and the best approximation of full-rank prompts."""
 
 import math
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
 
 
 def full(low: PeftModel) -> PeftModel:
-    """A model with the same prompts at full rank, and all else the same."""
+    """A model with the same prompts at full rank, and otherwise equal."""
     bank = bank_of(low)
     adapter = bank.adapters_in_use[0]
     model = make(prompt_rank=None, deep=adapter.config.deep, prompt_dropout=adapter.config.prompt_dropout)

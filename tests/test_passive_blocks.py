@@ -1,4 +1,4 @@
-"""Prompts as keys and values only give what prompts among the tokens give: outputs, gradients, and who may use it."""
+"""Passive blocks give the same outputs and gradients as prompts in the token sequence; which blocks can be passive."""
 
 import copy
 import pickle
@@ -52,7 +52,7 @@ def tiny(logits: list[float] | None = None, **settings) -> PeftModel:
 
 
 def watch(model: PeftModel) -> list[int]:
-    """Filled by forwards: the number of tokens that each block's MLP works on."""
+    """A list that forwards fill with the number of tokens in each block's MLP."""
     seen: list[int] = []
     for block in find_vision_transformer(model.base_model.model).blocks:
         mlp = [m for m in block.modules() if isinstance(m, torch.nn.Linear)][-1]
@@ -81,7 +81,7 @@ def test_pruned_equals_prompts_in_the_sequence_in_every_family(case: Case) -> No
 
 
 def test_which_families_have_no_short_way() -> None:
-    """Those that do not ask transformers' `AttentionInterface`; transformers before 5.11 has more of them."""
+    """Families without transformers' `AttentionInterface`; before transformers 5.11 there are more of them."""
     without = {case.family for case in HERE if not bank(make(case)).can_be_passive}
     assert "timm" in without
     assert not without & {"ViT", "DeiT", "ViT-MAE", "ViT-MSN", "DINOv2", "DINOv2 with registers", "DINOv3 ViT"}
@@ -274,8 +274,8 @@ def test_adapters_with_other_first_blocks_do_not_mix() -> None:
 
 
 def test_blocks_that_are_computed_again_without_their_hooks() -> None:
-    """As a checkpoint around `forward` does. Prompts of the bank are found again; those that came with the tokens are
-    not, and that is an error. transformers' own checkpointing is seen and keeps the prompts among the tokens."""
+    """As a checkpoint around `forward` does. Prompts from the bank are found again; those that came with the tokens
+    are lost, which is an error. transformers' own checkpointing is detected and keeps them in the sequence."""
     from torch.utils.checkpoint import checkpoint
 
     def gradient(wrapped: bool, **settings) -> torch.Tensor:

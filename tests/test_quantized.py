@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Bases in 8 and 4 bits, on CPU: prompts and head are trained on them, saved, loaded and taken off."""
+"""Bases in 8 and 4 bits, on CPU: train prompts and head on them, save, load and unload."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Bad input gets a clear error before anything is changed."""
+"""Bad input raises a clear error before anything changes."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ def crowd() -> PeftModel:
 
 
 def together(work: list[Callable[[], None]], rounds: int) -> list[str]:
-    """Run each piece of work in a thread of its own, `rounds` times; what went wrong."""
+    """Run each piece of work in its own thread, `rounds` times; return the errors."""
     faults: list[str] = []
     start = threading.Barrier(len(work))
 
@@ -54,7 +54,7 @@ def together(work: list[Callable[[], None]], rounds: int) -> list[str]:
 
 
 def call(model: PeftModel, pixels: torch.Tensor, **options: object) -> Callable[[], None]:
-    """A call that must give what it gives now."""
+    """A call that must always return the same as now."""
     with torch.no_grad():
         wanted = model(pixel_values=pixels, **options).logits
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""timm itself, where it can be imported; `timm_like.py` stands in for it everywhere else."""
+"""Tests with timm, if it is installed; other tests use `timm_like.py` instead."""
 
 from typing import Any
 

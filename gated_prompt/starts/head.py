@@ -19,7 +19,7 @@ from ..architecture import find_head_names
 from ..errors import GatedPromptError
 from ..inspect.readouts import has_prompts
 from ..training.processes import combine, rank_and_world
-from .frozen import Batch, model_inputs
+from .hooked_base import Batch, model_inputs
 from .linear_fit import PROBLEMS, Fit, fit_linear, problem_of
 from .seeded import seeded
 

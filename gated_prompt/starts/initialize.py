@@ -17,7 +17,7 @@ from ..files.layout import BANK
 from ..inspect.readouts import find_adapter
 from ..training.processes import combine, rank_and_world
 from ..tuner.adapter import Adapter
-from .frozen import Batch, frozen_pass
+from .hooked_base import Batch, hooked_base
 from .matched import match_tokens
 from .tokens import ClusteredTokens, SampledTokens, max_of_windows, mean_of_windows, mini_batch_kmeans
 
@@ -90,7 +90,7 @@ def initialize_prompts(
     def look_at_images() -> dict[int, Start]:
         # Not tqdm.auto: it starts a loader, which then draws from the caller's random numbers, before this one does.
         shown = tqdm(batches, desc="initialize prompts", leave=False, disable=rank_and_world()[0] != 0)
-        with frozen_pass(root, vit, adapter.prompts.start, seed) as look:
+        with hooked_base(root, vit, adapter.prompts.start, seed) as look:
             if method == "match":
                 randoms = _random_prompts(vit, seed, count, blocks)
                 return dict(match_tokens(look, vit, randoms, shown, neighbours, orthogonal))

@@ -1,4 +1,4 @@
-"""Tiny random models, one line each, made from configs without any download."""
+"""Tiny random models, one line each, built from configs without any download."""
 
 from contextlib import AbstractContextManager
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models and images that prompts start from."""
+"""Models and images for prompts that start from images."""
 
 import torch
 from peft import PeftModel, get_peft_model
