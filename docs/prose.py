@@ -40,6 +40,9 @@ VOCABULARY = {
     r"is right": "is expected, or is correct",
     r"takes? it back": "undoes it",
     r"taken? off": "unload",
+    r"(?:go|goes|went) on": "continue",
+    r"by (?:its|their) place": "by its index in the sequence",
+    r"(?:is|are) no (?:layer|model|file|size|config|pickle|number)s?(?: of)?": "is not a ...",
 }
 ACCEPTED = {"saliency"}  # the field's word
 OFF = ("typography", "spelling", "dates_times")  # pages are ASCII; both spellings of -ise; CIFAR-10's is no decade

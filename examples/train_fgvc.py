@@ -26,6 +26,7 @@ from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
+from recipe.read_block import settle_blocks
 from recipe.tasks import fgvc_transform_for, load_fgvc_task
 
 
@@ -70,11 +71,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_fgvc_task(args.task, args.data_dir, args.eval_split)
     accelerator = start(args.seed, args.report_to, output)
+    centre = fgvc_transform_for(args.backbone, train=False)
+
+    def chosen_on() -> tuple[TransformedImages, TransformedImages]:
+        known = task if args.eval_split == "val" else load_fgvc_task(args.task, args.data_dir, "val")
+        return TransformedImages(known.train, centre), TransformedImages(known.eval, centre)
+
+    l2 = settle_blocks(args, prompts, chosen_on, accelerator)
     model = build(args, prompts, task)
     train = AugmentedImages(TransformedImages(task.train, fgvc_transform_for(args.backbone, train=True)), args.seed)
-    centre = fgvc_transform_for(args.backbone, train=False)
     probed, scored = TransformedImages(task.train, centre), TransformedImages(task.eval, centre)
-    return train_and_score(args, prompts, accelerator, output, task, model, train, probed, scored)
+    return train_and_score(args, prompts, accelerator, output, task, model, train, probed, scored, l2)
 
 
 if __name__ == "__main__":

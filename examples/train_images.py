@@ -25,7 +25,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from gated_prompt import GatedPromptError
-from gated_prompt.sharing.predictor import Predictor
+from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images import pictures
 from own_images.arguments import parse
 from own_images.backbone import Backbone, quiet_loading
@@ -45,6 +45,7 @@ from own_images.runs import Run, finished, run
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
+from recipe.presets import RECOMMENDED
 from recipe.reporting import write_json
 
 
@@ -86,7 +87,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args=args,
         prompts=prompts,
         parts=parts,
-        predictor=backbone.up_to(read.block),
+        predictor=backbone.predictor,
+        read=read.block,
+        blocks=len(blocks),
         measure=measure,
         l2=1 / read.probe.c,
         class_weights=class_weights,
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
                 elif rates is None:
                     rate = float(args.learning_rate)
-                    rates = Rates(rate, rate, rate / 10)
+                    rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
                 if args.head_learning_rate is not None:
                     rates = Rates(rates.main, rates.gates, args.head_learning_rate)
                 done = run(bench, method, seed, rates, begin, batches, folder)
@@ -115,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # What to use, and how good it is on pictures that chose nothing.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
-    model = None if best is None else load_trained(best.kept, bench.predictor).to(accelerator.device)
+    model = None if best is None else load_trained(best.kept, read_predictor(best.kept)).to(accelerator.device)
     test_scores = None
     if parts.test is not None and (choice.run is None or model is None):
         features = backbone.features(parts.test, parts.keys["test"])[read.block]

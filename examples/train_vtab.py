@@ -4,14 +4,16 @@
     accelerate launch examples/train_vtab.py                          # the shipped backbone on scanned digits
     accelerate launch examples/train_vtab.py --backbone facebook/dinov2-base --num_virtual_tokens 10
     accelerate launch examples/train_vtab.py --task dtd --backbone backbones/mae-vit-b --preset paper
+    accelerate launch examples/train_vtab.py --task dtd --backbone facebook/dinov2-small --preset recommended
 
 The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) and in mixed precision
 (`accelerate launch --mixed_precision bf16`). It trains on the 800 + 200 images, scores the test part once, and
 leaves in `--output_dir`: `adapter/` (weights, config, model card), `results.json` and `gates.png`.
 
-VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`. Images are resized straight to the
+VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`; `--read_block best` chooses the
+block on these 200 images, also where the final run trains on all 1000. Images are resized straight to the
 model's size, without augmentation. In recipe/: arguments.py has recipe and arguments, methods.py the methods,
-presets.py the paper's settings. reproduce_tables.py runs whole tables.
+presets.py the named settings. reproduce_tables.py runs whole tables.
 """
 
 import sys
@@ -27,6 +29,7 @@ from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
 from recipe.prefix_cache import cache_prefix
+from recipe.read_block import settle_blocks
 from recipe.tasks import KNOWN, load_task, transform_for
 
 
@@ -48,13 +51,19 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
     accelerator = start(args.seed, args.report_to, output)
-    model = build(args, prompts, task)
     transform = transform_for(args.backbone)
+
+    def chosen_on() -> tuple[TransformedImages, TransformedImages]:
+        known = load_task(args.task, args.data_dir, "train800", "val200")
+        return TransformedImages(known.train, transform), TransformedImages(known.eval, transform)
+
+    l2 = settle_blocks(args, prompts, chosen_on, accelerator)
+    model = build(args, prompts, task)
     images, scored = CachedImages(task.train, transform), TransformedImages(task.eval, transform)
     train: Dataset[Any] = images
-    if args.cache_prefix:
+    if args.cache_prefix and prompts.insert_at:
         train = cache_prefix(model.to(accelerator.device), images, output / "prefix.safetensors", accelerator)
-    return train_and_score(args, prompts, accelerator, output, task, model, train, images, scored)
+    return train_and_score(args, prompts, accelerator, output, task, model, train, images, scored, l2)
 
 
 if __name__ == "__main__":

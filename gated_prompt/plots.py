@@ -61,11 +61,11 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
     ax = ax or _new_axes()
     starts = set()
     for count, (label, each, name) in enumerate(_adapters(model, adapter_names)):
-        _, plan = find_adapter(each, name)
+        _, adapter = find_adapter(each, name)
         values = gates(each, name).tolist()
         if values:
-            starts.add(1 / (1 + math.exp(-plan.config.gate_init)))
-        _line(ax, count, list(plan.gate_rows), values, label)
+            starts.add(1 / (1 + math.exp(-adapter.config.gate_init)))
+        _line(ax, count, list(adapter.gate_rows), values, label)
     _start_lines(ax, starts)
     return _label(ax, "gate", empty=not starts)
 
@@ -80,11 +80,11 @@ def plot_temperatures(
     ax = ax or _new_axes()
     starts = set()
     for count, (label, each, name) in enumerate(_adapters(model, adapter_names)):
-        _, plan = find_adapter(each, name)
+        _, adapter = find_adapter(each, name)
         values = temperatures(each, name).tolist()
-        starts.add(plan.config.temperature_init)
-        note = label if plan.config.temperature else f"{label} (fixed)"
-        _line(ax, count, list(plan.blocks), values, note)
+        starts.add(adapter.config.temperature_init)
+        note = label if adapter.config.temperature else f"{label} (fixed)"
+        _line(ax, count, list(adapter.blocks), values, note)
     _start_lines(ax, starts)
     return _label(ax, "temperature")
 
@@ -100,7 +100,7 @@ def plot_selection_ratios(
     shown = _adapters(model, adapter_names)
     width, drawn = 0.8 / len(shown), False
     for count, (label, each, name) in enumerate(shown):
-        _, plan = find_adapter(each, name)
+        _, adapter = find_adapter(each, name)
         values = selection_ratios(each, name).tolist()
         drawn = drawn or bool(values)
         offset = (count - (len(shown) - 1) / 2) * width
@@ -108,7 +108,7 @@ def plot_selection_ratios(
             _legend_only(ax, label)
             continue
         ax.bar(
-            [block + offset for block in plan.gate_rows],
+            [block + offset for block in adapter.gate_rows],
             values,
             width,
             color=COLOURS[count % len(COLOURS)],

@@ -2,7 +2,7 @@
 
     python tests/readme_tables.py
 
-writes them anew, and the pictures of gates and of the token flow; `test_readme_tables.py` compares.
+rewrites them and the figures of `docs/figures/`; `test_readme_tables.py` compares.
 """
 
 import json
@@ -15,8 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
 import measured_tables
 import real.records
-from demo.adapters import load_collection
-from gated_prompt import GatedPromptConfig, plots
+from gated_prompt import GatedPromptConfig
 from miniature import records
 from miniature.runs import RECIPE
 from recipe.generated import fill
@@ -24,21 +23,7 @@ from speed.tables import summary, tables
 
 ROOT = Path(__file__).parents[1]
 README, DOCS, TIMES = ROOT / "README.md", ROOT / "docs", ROOT / "examples" / "speed" / "README.md"
-GATES = DOCS / "images" / "gates.png"
-
-
-def draw_gates(target: Path) -> None:
-    """The gates of the demo page's adapters by block, as a picture for the README."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    collection = load_collection()
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    plots.plot_gates(collection.model, list(collection.adapters), ax=axes)
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
+FIGURES = [DOCS / "figures" / name for name in ("token_flow.py", "charts.py")]
 
 
 def settings() -> str:
@@ -69,5 +54,5 @@ def new_pages() -> dict[Path, str]:
 if __name__ == "__main__":
     for page, text in new_pages().items():
         page.write_text(text)
-    draw_gates(GATES)
-    runpy.run_path(str(DOCS / "figures" / "token_flow.py"), run_name="__main__")
+    for script in FIGURES:
+        runpy.run_path(str(script), run_name="__main__")

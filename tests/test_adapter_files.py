@@ -117,7 +117,7 @@ def test_token_and_revision_reach_the_hub(monkeypatch) -> None:
 @pytest.mark.parametrize("load", [gated_prompt.load, PeftModel.from_pretrained, GatedPromptConfig.from_pretrained])
 @pytest.mark.parametrize("value", [0.0, 0, 0.01, "much"])
 def test_files_that_hold_gate_tolerance_are_read(adapter, load, value: object, recwarn) -> None:
-    """A field of version 0.1.0: not told from 0, and an adapter with it may lack another field or have a new one."""
+    """A field of version 0.1.0: it counts as 0, and an adapter with it may lack another field or have a new one."""
     settings(gate_tolerance=value)(adapter)
     load(adapter) if "Config" in str(load) else load(vit(), adapter)
     told = [str(warning.message) for warning in recwarn if "gate_tolerance" in str(warning.message)]

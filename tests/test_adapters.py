@@ -1,4 +1,4 @@
-"""Several adapters on one base: names, switching, deleting, replacing, and what an optimizer gets to see."""
+"""Several adapters on one base: names, switching, deleting, replacing, and what an optimizer sees."""
 
 import warnings
 
@@ -17,7 +17,7 @@ def config(**settings: object) -> GatedPromptConfig:
 
 
 def randomise(model: PeftModel, name: str, seed: int) -> None:
-    """Other prompts, gates, temperatures and head for this adapter."""
+    """Give this adapter other prompts, gates, temperatures and head."""
     generator = torch.Generator().manual_seed(seed)
     for key, parameter in model.named_parameters():
         if f".{name}." in f"{key}." and ("gated_prompt" in key or "modules_to_save" in key):
@@ -32,7 +32,7 @@ def logits(model: torch.nn.Module, name: str | None = None) -> torch.Tensor:
 
 
 def alone(name: str, seed: int, **settings: object) -> torch.Tensor:
-    """Logits of a model that carries this adapter only."""
+    """Logits of a model with this adapter only."""
     model = get_peft_model(vit(), config(**settings), adapter_name=name)
     randomise(model, name, seed)
     return logits(model)
@@ -85,7 +85,7 @@ def test_each_of_several_adapters_is_saved_and_loaded_alone(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["prompt", "gate", "default", "a", "d", "ab", "temperatures", "vit", "0", "a b", "é"])
 def test_names_that_work(tmp_path, name: str) -> None:
-    """Also with another adapter whose name is a part of this one or the other way round."""
+    """Also if the name of another adapter is part of this one, or vice versa."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of names that are part of its prefix
         model = get_peft_model(vit(), config(), adapter_name=name)
@@ -186,7 +186,7 @@ def test_deleting_an_unknown_adapter_is_refused() -> None:
 
 
 def test_adding_under_a_taken_name(tmp_path) -> None:
-    """PEFT replaces the adapter (0.18) or refuses (0.21); a mixture of both adapters must never come out."""
+    """PEFT replaces the adapter (0.18) or refuses (0.21); it must never mix both adapters."""
     model = get_peft_model(vit(), config(), adapter_name="a")
     model.add_adapter("b", config())
     try:
@@ -246,7 +246,7 @@ def test_the_mode_follows_the_switch() -> None:
     """`eval_backbone` belongs to one adapter; after switching, train() applies that of the active one."""
     model = get_peft_model(vit(), config(), adapter_name="a")
     model.add_adapter("b", config(eval_backbone=False))
-    inside = bank_of(model)._frozen[-1]
+    inside = bank_of(model)._frozen_modules[-1]
     for name, training in {"a": False, "b": True}.items():
         model.set_adapter(name)
         assert model.train() and inside.training is training

@@ -1,4 +1,4 @@
-"""Every adapter of `attacks/` is refused by name, before the base is touched, without time or memory being spent."""
+"""Every adapter of `attacks/` is refused with the right error, before the base changes, at little cost."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ MOST = 64  # MiB that a refusal may take
 
 
 def peak() -> float:
-    """MiB of memory that this process has held at most; 0 where the system does not say."""
+    """Peak memory of this process in MiB; 0 if the system does not report it."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)

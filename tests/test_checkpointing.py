@@ -84,7 +84,7 @@ def test_gradients_are_those_without_checkpointing(
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "nonreentrant"])
 def test_blocks_are_computed_again(reentrant: bool) -> None:
-    """The comparison above is empty if checkpointing is silently off: count the runs of a block's query."""
+    """The comparison above proves nothing if checkpointing is silently off: count the calls of a query projection."""
     runs = {}
     for checkpointing in ("never", "after"):
         model, calls = peft_model("vit", checkpointing, reentrant), []
@@ -102,7 +102,7 @@ def test_under_bfloat16_autocast(reentrant: bool) -> None:
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "nonreentrant"])
 def test_two_forwards_of_different_sizes_before_one_backward(reentrant: bool) -> None:
-    """What is computed again must not depend on what ran in between."""
+    """Recomputation must not depend on what ran in between."""
     found = []
     for checkpointing in ("never", "after"):
         model = peft_model("dinov2", checkpointing, reentrant).train()

@@ -1,4 +1,4 @@
-"""Copies by deepcopy and pickle are whole and independent: hooks, parameters and heads belong to the copy."""
+"""Copies by deepcopy and pickle are complete and independent: hooks, parameters and heads belong to the copy."""
 
 import copy
 import io

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The same promises, kept by every Vision Transformer family (`families.py`)."""
+"""What every Vision Transformer family must satisfy (`families.py`)."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import gated_prompt
 from gated_prompt import ArchitectureError, GatedPromptConfig, find_head_names, find_vision_transformer
 from helpers import timm_like
 from helpers.families import CASES, DEPTH, HERE, PATCH, SIZE, WIDTH, Case
-from helpers.models import bank_of, in_band
+from helpers.models import bank_of, in_sequence
 from helpers.prompted import P, prompted, read, tensors, trained
 
 transformers.logging.set_verbosity_error()
@@ -28,7 +28,7 @@ def cases(chosen: list[Case]) -> Any:
 
 
 def trained_a_little(model: PeftModel) -> PeftModel:
-    """Prompts, gates, temperatures and head moved away from where they started."""
+    """Move prompts, gates, temperatures and head away from their initial values."""
     noise = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -45,7 +45,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 
 
 def block_inputs(model: nn.Module, blocks: list[nn.Module]) -> list[list[torch.Tensor]]:
-    """Filled by forwards: what reaches the first norm inside each block, i.e. the tokens that it works on."""
+    """A list that forwards fill with the input of the first norm in each block: the tokens that the block sees."""
     seen: list[list[torch.Tensor]] = [[] for _ in blocks]
     for block, into in zip(blocks, seen, strict=True):
         norm = next(m for m in block.modules() if isinstance(m, nn.LayerNorm))
@@ -68,7 +68,7 @@ def no_gradients() -> Iterator[None]:
 def test_a_class_that_holds_its_blocks_and_cuts_its_maps_itself_is_refused(case: Case) -> None:
     base = case.build()
     keys = list(base.state_dict())
-    with pytest.raises(ArchitectureError, match=f"{case.name} .*cuts feature maps from them, prompts included"):
+    with pytest.raises(ArchitectureError, match=f"{case.name} .*makes feature maps of their output, prompts included"):
         get_peft_model(base, GatedPromptConfig())
     assert list(base.state_dict()) == keys
 
@@ -108,7 +108,7 @@ def test_prompts_stand_between_prefix_and_patches(case: Case, insert_at: int) ->
 
 @cases(HERE)
 def test_prompts_have_no_order(case: Case) -> None:
-    """No position reaches the prompts, be it by rotation or by bias: shuffled prompts do the same."""
+    """Prompts have no position, neither by rotation nor by bias: shuffling them changes nothing."""
     model, shuffled = prompted(case), prompted(case)
     tokens = bank_of(shuffled).gated_prompt_tokens["default"]
     tokens.data = tokens.data.flip(1)
@@ -218,7 +218,7 @@ def test_hooks_that_were_there_before_see_gated_tokens(case: Case) -> None:
         block.register_forward_hook(lambda _, args, out: left.append(out[0] if isinstance(out, tuple) else out))
     model = prompted(case, base)
     seen = block_inputs(model, blocks)
-    with in_band(model):  # what leaves a block is then what enters the next
+    with in_sequence(model):  # what leaves a block is then what enters the next
         case.run(model)
     assert len(left) == DEPTH
     for block in range(DEPTH - 1):
@@ -270,7 +270,7 @@ def test_sdpa_is_eager(case: Case) -> None:
 @cases([case for case in HERE if case.takes_larger and case.larger and case.family in ("BEiT", "Data2Vec-Vision")])
 @pytest.mark.parametrize("size", [SIZE, 48])
 def test_position_bias_is_not_stretched_over_prompts(case: Case, size: int) -> None:
-    """`interpolate_pos_encoding` stretches the bias to the length of the tokens: a no-op, but for prompts in it."""
+    """`interpolate_pos_encoding` resizes the bias to the number of tokens: a no-op without prompts."""
     for model in (case.build(), prompted(case)):
         assert_same(case.run(model, size, interpolate_pos_encoding=True), case.run(model, size))
 
@@ -278,7 +278,7 @@ def test_position_bias_is_not_stretched_over_prompts(case: Case, size: int) -> N
 @cases([case for case in HERE if case.family == "SigLIP 2"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])  # with a boolean mask and with an additive one
 def test_padding_stays_unseen(case: Case, attention: str) -> None:
-    """What stands in the padding of the smaller image reaches nothing, not through the prompts either."""
+    """Values in the padding of the smaller image have no effect, not even through the prompts."""
     for model in (case.build(attention), prompted(case, attention=attention)):
         inputs = case.inputs()
         wanted = model(**inputs)[case.read_from]
@@ -317,14 +317,14 @@ def test_temperature_divides_the_logits(case: Case, monkeypatch: pytest.MonkeyPa
 
 @cases(HERE)
 def test_what_the_output_reads(case: Case) -> None:
-    """Which of the tokens that leave the last block reach the output: those that the base reads, no others."""
+    """The output depends on the same final tokens as that of the base, and on no others."""
     for model in (case.build(), prompted(case)):
         assert slots_read(case, model) == case.reads_here
 
 
 @torch.enable_grad()
 def slots_read(case: Case, model: nn.Module) -> set[str]:
-    """Slots of prefix tokens with a gradient, "patches" or "some patches", "all" for all tokens."""
+    """Indices of prefix tokens with a gradient, "patches" or "some patches", "all" for all tokens."""
     root = model.base_model.model if isinstance(model, PeftModel) else model
     kept = []
 
@@ -362,9 +362,9 @@ def test_pooling_writes_the_mean_into_token_0(case: Case, pooling: str) -> None:
     reference.register_forward_hook(
         lambda _, args, out: inner.append(out[0] if isinstance(out, tuple) else out), prepend=True
     )
-    with in_band(model):  # prompts among the tokens of the last block
+    with in_sequence(model):  # prompts among the tokens of the last block
         found = case.run(model)
-    with in_band(plain):
+    with in_sequence(plain):
         unpooled = case.run(plain)
     assert not torch.equal(read(case, found), read(case, unpooled))
     tokens, start = inner[0], case.prefix

@@ -28,7 +28,7 @@ def cases(chosen: list[More]) -> Any:
 
 
 def prompted(case: More) -> PeftModel:
-    """The case with every trained tensor well away from where it starts."""
+    """The case with every trained tensor far from its initial value."""
     config = GatedPromptConfig(num_virtual_tokens=P, prompt_dropout=0.0, gate_init=0.0)
     model = get_peft_model(case.build(), config).eval()
     generator = torch.Generator().manual_seed(4)

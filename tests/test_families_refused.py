@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Models that prompts cannot be put into are refused, with the reason, before anything is changed."""
+"""Models that cannot hold prompts are refused, with the reason, before anything changes."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ def classes(case: Refused) -> set[str]:
 
 @cases
 def test_the_reason_is_given_before_anything_is_wrong(case: Refused) -> None:
-    """The message itself stands in docs/refused.md, and `test_family_table.py` compares."""
+    """docs/refused.md shows the message, and `test_family_table.py` compares."""
     message = case.message()
     assert case.name in message or case.name == TIMM or any(n in message for n in classes(case)), message
 
@@ -49,7 +49,7 @@ class Wrapper(nn.Module):
 
 @torch.no_grad()
 def test_maps_of_timm_are_not_cut_from_prompted_tokens() -> None:
-    """With 16 prompts on 16 patches the reshape to maps would go through, and be wrong."""
+    """With 16 prompts and 16 patches, the reshape to maps would succeed and be wrong."""
     pixels, base = images()["pixel_values"], Wrapper()
     wanted = base(pixels)
     model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=16))
@@ -66,7 +66,7 @@ def test_maps_of_timm_are_not_cut_from_prompted_tokens() -> None:
 
 
 class NoCalls(Attention):
-    """Makes queries, keys and values of the weights in `qkv`, without calling it."""
+    """Computes queries, keys and values from the weights in `qkv`, without calling it."""
 
     def forward(self, x: torch.Tensor, rope: torch.Tensor | None = None) -> torch.Tensor:
         parts = F.linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.heads, -1))
@@ -88,7 +88,7 @@ def test_a_temperature_that_would_reach_nothing() -> None:
 
 @torch.no_grad()
 def test_text_of_the_length_of_the_prompted_image_is_left_alone() -> None:
-    """CLIP's outputs as plain tuples hold the text's tokens beside the image's: 17 + 5 of them are no prompts."""
+    """CLIP's outputs as plain tuples also contain text tokens: 17 + 5 of them are not prompts."""
     case = next(case for case in CASES if case.name == "CLIPModel")
     config = case.build().config
     config.text_config.max_position_embeddings = 22
@@ -101,7 +101,7 @@ def test_text_of_the_length_of_the_prompted_image_is_left_alone() -> None:
 
 
 def test_the_stand_in_is_what_it_says() -> None:
-    """The refusals above are about the parameters that were added to it, so without them it must pass."""
+    """The refusals above are caused by the added parameters, so without them the model must be accepted."""
     assert isinstance(timm_like().blocks[0], Block)
     assert isinstance(timm_like().blocks[0].attn, Attention)
     get_peft_model(timm_like(), GatedPromptConfig())

@@ -1,4 +1,4 @@
-"""Random damage to the bytes of an adapter: refused by one of our errors, or loaded as the file says."""
+"""Random damage to the bytes of an adapter: refused with one of our errors, or loaded exactly."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Hard gates: open or shut, drawn while training with probability sigmoid(logit), with a straight-through gradient."""
+"""Hard gates: sampled as 0 or 1 in training with probability sigmoid(logit), with a straight-through gradient."""
 
 import pytest
 import torch
@@ -32,7 +32,9 @@ def test_in_eval_mode_the_sign_of_the_logit_decides() -> None:
 def test_training_draws_open_gates_with_the_probability_that_gates_gives() -> None:
     model = make([-1.0, 0.0, 1.5]).train()
     bank = bank_of(model)
-    draws = torch.tensor([[bank.gate(bank.active_plans[0], block).item() for block in range(3)] for _ in range(4000)])
+    draws = torch.tensor(
+        [[bank.gate(bank.adapters_in_use[0], block).item() for block in range(3)] for _ in range(4000)]
+    )
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(draws.mean(0), gates(model), atol=0.03, rtol=0)
     torch.testing.assert_close(gates(model), torch.sigmoid(torch.tensor([-1.0, 0.0, 1.5])))
@@ -47,7 +49,7 @@ def test_the_gradient_is_that_of_the_soft_draw() -> None:
         u = torch.rand(())
         soft = torch.sigmoid(logit + torch.log(u / (1 - u)))
         torch.manual_seed(5)
-        gate = bank.gate(bank.active_plans[0], block)
+        gate = bank.gate(bank.adapters_in_use[0], block)
         assert gate.item() == float(soft > 0.5)
         (gradient,) = torch.autograd.grad(gate, raw)
         wanted = torch.zeros(3)
@@ -71,7 +73,7 @@ def test_checkpointing_draws_the_same_gates_again(reentrant: bool) -> None:
 
 
 def test_a_gate_that_helps_opens() -> None:
-    """Target: the output with the first gate open and the others shut; all gates start undecided."""
+    """Target: the output with the first gate open and the others closed; all gates start at 0.5."""
     torch.manual_seed(0)
     model = make([0.0, 0.0, 0.0], modules_to_save=[]).train()
     target = logits(make([9.0, -9.0, -9.0], modules_to_save=[]))

@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig
-from helpers.models import bank_of, dinov2, images, in_band, vit
+from helpers.models import bank_of, dinov2, images, in_sequence, vit
 
 BASES = {"vit": vit, "dinov2": dinov2}
 
@@ -129,7 +129,7 @@ def test_pooling_is_the_mean_before_the_final_norm() -> None:
         block = next(m for m in reversed(list(model.modules())) if type(m).__name__ == "ViTLayer")
         block.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out), prepend=True)
         pixels, _ = case.batch(0)
-        with torch.no_grad(), in_band(model):  # so that the last block has the prompts in its output
+        with torch.no_grad(), in_sequence(model):  # so that the last block has the prompts in its output
             features = vit_model(pixels).last_hidden_state[:, 0]
             tokens = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
             wanted = vit_model.layernorm(tokens[:, first:last].mean(1))

@@ -8,7 +8,7 @@ from torch import nn
 
 from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer, initialize_prompts
 from helpers.families import DEPTH, HERE, WIDTH, Case
-from helpers.models import bank_of, in_band
+from helpers.models import bank_of, in_sequence
 
 IDS = (
     "ViTForImageClassification", "Dinov2WithRegistersForImageClassification", "Dinov2Backbone", "DINOv3ViTModel",
@@ -136,7 +136,7 @@ def test_matched_prompts_from_keys_as_the_adapter_itself_would_make_them(case: C
     model = make(case, count)
     prompts(model).copy_(random)
     there = find_vision_transformer(model.base_model.model).blocks
-    with in_band(model):  # keys of all tokens come out of one call
+    with in_sequence(model):  # keys of all tokens come out of one call
         prompted = seen(case, model, [key_of(block)[0] for block in there], output=True)
     random_keys = [
         k[0, case.prefix : case.prefix + count, c].double() for k, c in zip(prompted, channels, strict=True)

@@ -48,7 +48,7 @@ def test_an_error_leaves_everything_as_it_was(after: int) -> None:
     with pytest.raises(RuntimeError, match="the disk is gone"):
         initialize_prompts(model, broken(after))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert model.training and base.gated_prompt.active_plans and base.gated_prompt.active_names == ["default"]
+    assert model.training and base.gated_prompt.adapters_in_use and base.gated_prompt.active_names == ["default"]
     assert torch.is_grad_enabled()
     model(BATCHES[0]).logits.sum().backward()
     assert base.gated_prompt.gated_prompt_tokens["default"].grad.abs().sum() > 0
@@ -66,7 +66,7 @@ def test_trained_prompts_are_kept_unless_told(tmp_path) -> None:
     initialize_prompts(model, BATCHES, method="mean")  # a fresh start may be changed
     nudge(model)
     before = prompts(model)
-    with pytest.raises(UnsupportedOperationError, match=r"no longer as they started.* overwrite=True"):
+    with pytest.raises(UnsupportedOperationError, match=r"differ from their initial values.* overwrite=True"):
         initialize_prompts(model, BATCHES)
     assert torch.equal(prompts(model), before)
     gated_prompt.save(model, tmp_path)

@@ -1,4 +1,4 @@
-"""Prompts of low rank: their start, their gradients, their file, and what full prompts they come nearest to."""
+"""Low-rank prompts: initial values, gradients, files, and the best approximation of full-rank prompts."""
 
 import math
 from pathlib import Path
@@ -46,22 +46,23 @@ def test_a_fresh_adapter_starts_at_the_scale_of_full_prompts() -> None:
         make(num_virtual_tokens=32, prompt_rank=None, deep=True),
     )
     low, full = (
-        torch.stack([bank.tokens(bank.active_plans[0], b) for b in range(4)]) for bank in (bank_of(m) for m in models)
+        torch.stack([bank.tokens(bank.adapters_in_use[0], b) for b in range(4)])
+        for bank in (bank_of(m) for m in models)
     )
     assert low.std().item() == pytest.approx(full.std().item(), rel=0.08)
     assert abs(low.mean().item()) < 0.1 * low.std().item()
 
 
 def full(low: PeftModel) -> PeftModel:
-    """A model with the same prompts at full rank, and all else the same."""
+    """A model with the same prompts at full rank, and otherwise equal."""
     bank = bank_of(low)
-    plan = bank.active_plans[0]
-    model = make(prompt_rank=None, deep=plan.config.deep, prompt_dropout=plan.config.prompt_dropout)
+    adapter = bank.adapters_in_use[0]
+    model = make(prompt_rank=None, deep=adapter.config.deep, prompt_dropout=adapter.config.prompt_dropout)
     others = {name: value for name, value in low.named_parameters() if "tokens" not in name}
     for name, value in others.items():
         model.get_parameter(name).data.copy_(value)
     tokens = bank_of(model).gated_prompt_tokens["default"]
-    tokens.data.copy_(torch.stack([bank.tokens(plan, block) for block in range(4 if plan.config.deep else 1)]))
+    tokens.data.copy_(torch.stack([bank.tokens(adapter, block) for block in range(4 if adapter.config.deep else 1)]))
     return model
 
 
@@ -135,7 +136,7 @@ def test_a_start_from_images_is_cut_to_the_rank() -> None:
         model = make(prompt_rank=rank, deep=True)
         initialize_prompts(model, [images(4)], seed=3)
         bank = bank_of(model)
-        both.append(torch.stack([bank.tokens(bank.active_plans[0], block) for block in range(4)]).detach())
+        both.append(torch.stack([bank.tokens(bank.adapters_in_use[0], block) for block in range(4)]).detach())
     left, sizes, right = torch.linalg.svd(both[1], full_matrices=False)
     torch.testing.assert_close(both[0], left[..., :3] * sizes[:, None, :3] @ right[:, :3], atol=1e-4, rtol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Images of one batch through different adapters give what each gives by itself."""
+"""Images of one batch with different adapters give the same outputs as each alone."""
 
 import copy
 

@@ -13,7 +13,7 @@ import train_images
 from gated_prompt.heads import read_tokens
 from gated_prompt.sharing.predictor import Predictor
 from helpers.data_files import real_data
-from own_images.features import block_features
+from own_images.features import kept_features
 from own_images.folder import read_folder
 from own_images.pixels import Pixels, preparation
 
@@ -60,12 +60,12 @@ def test_features_of_a_block_are_those_of_a_model_that_ends_there(eurosat: Path,
     data = read_folder(eurosat / "validation").take(range(0, 40, 5))
     pixels = Pixels(data, Predictor(list(data.names), preparation(str(backbone), 56)))
     model = AutoModel.from_pretrained(backbone, dtype="float32")
-    found = block_features(model, pixels, "key", tmp_path, Accelerator(), batch_size=3)
+    found = kept_features(model, pixels, "key", tmp_path, Accelerator(), batch_size=3)
     assert found.num_blocks == 12 and found[6].shape == (8, 2 * 384)
     short = AutoModel.from_pretrained(backbone, dtype="float32", num_hidden_layers=7).eval()
     with torch.no_grad():
         wanted = read_tokens(short(torch.stack([one for one, _ in pixels])).last_hidden_state, 1, "both")
     torch.testing.assert_close(found[6], wanted, atol=1e-4, rtol=1e-4)
     # From now on they are read, not computed: a model without blocks gives the same.
-    again = block_features(torch.nn.Identity(), pixels, "key", tmp_path, Accelerator())
+    again = kept_features(torch.nn.Identity(), pixels, "key", tmp_path, Accelerator())
     assert torch.equal(again[6], found[6])

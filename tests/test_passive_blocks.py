@@ -1,4 +1,4 @@
-"""Prompts as keys and values only give what prompts among the tokens give: outputs, gradients, and who may use it."""
+"""Passive blocks give the same outputs and gradients as prompts in the token sequence; which blocks can be passive."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import HERE, Case
-from helpers.models import bank_of, images, in_band, vit
+from helpers.models import bank_of, images, in_sequence, vit
 from helpers.prompted import P, prompted, read, trained
 
 CLOSED, OPEN = -200.0, 0.3
@@ -52,7 +52,7 @@ def tiny(logits: list[float] | None = None, **settings) -> PeftModel:
 
 
 def watch(model: PeftModel) -> list[int]:
-    """Filled by forwards: the number of tokens that each block's MLP works on."""
+    """A list that forwards fill with the number of tokens in each block's MLP."""
     seen: list[int] = []
     for block in find_vision_transformer(model.base_model.model).blocks:
         mlp = [m for m in block.modules() if isinstance(m, torch.nn.Linear)][-1]
@@ -60,19 +60,19 @@ def watch(model: PeftModel) -> list[int]:
     return seen
 
 
-def plan(model: PeftModel):
-    return bank(model).active_plans[0]
+def adapter(model: PeftModel):
+    return bank(model).adapters_in_use[0]
 
 
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.id)
 @torch.no_grad()
-def test_pruned_is_in_band_in_every_family(case: Case) -> None:
+def test_pruned_equals_prompts_in_the_sequence_in_every_family(case: Case) -> None:
     model = make(case, logits=PRUNED["up to block 1"][0])
     exact = read(case, case.run(model))
     passive = gated_prompt.prune(model, 0.0)
     assert passive == [block for block in (0, 1, 3) if block in bank(model).can_be_passive]
     found = read(case, case.run(model))
-    with in_band(model):
+    with in_sequence(model):
         wanted = read(case, case.run(model))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(found, exact, rtol=1e-4, atol=2e-5)
@@ -81,7 +81,7 @@ def test_pruned_is_in_band_in_every_family(case: Case) -> None:
 
 
 def test_which_families_have_no_short_way() -> None:
-    """Those that do not ask transformers' `AttentionInterface`; transformers before 5.11 has more of them."""
+    """Families without transformers' `AttentionInterface`; before transformers 5.11 there are more of them."""
     without = {case.family for case in HERE if not bank(make(case)).can_be_passive}
     assert "timm" in without
     assert not without & {"ViT", "DeiT", "ViT-MAE", "ViT-MSN", "DINOv2", "DINOv2 with registers", "DINOv3 ViT"}
@@ -97,9 +97,9 @@ def test_outputs_and_gradients_of_training(way: str, attention: str) -> None:
     found = trained(case, model)
     model = make(case, attention, **WAYS[way])
     torch.manual_seed(3)
-    with in_band(model):
+    with in_sequence(model):
         wanted = trained(case, model)
-    assert any(step.passive for step in plan(model).training)
+    assert any(step.passive for step in adapter(model).training)
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5), name
@@ -114,12 +114,12 @@ def test_float64(way: str, pooling: str | None) -> None:
         model = make(case, pooling=pooling, **WAYS[way]).double()
         pixels, loss = images().double(), torch.nn.functional.cross_entropy
         torch.manual_seed(3)
-        with in_band(model) if plain else torch.enable_grad():
+        with in_sequence(model) if plain else torch.enable_grad():
             logits = model.train()(pixel_values=pixels).logits
             loss(logits, torch.tensor([1, 2])).backward()
         results.append([logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
         read_at_the_end = pooling in ("prompts", "prompts_and_patches")
-        assert plan(model).training[-1].passive == (not read_at_the_end)
+        assert adapter(model).training[-1].passive == (not read_at_the_end)
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
@@ -213,9 +213,9 @@ def test_another_adapter_is_pruned_by_its_name_and_loading_takes_it_back(tmp_pat
     model.add_adapter("b", GatedPromptConfig(num_virtual_tokens=P, gate_init=CLOSED))
     model.eval().save_pretrained(tmp_path)
     assert gated_prompt.prune(model, 0.0, "b") == [0, 1, 2, 3]
-    assert plan(model).passive_blocks == [3]
+    assert adapter(model).passive_blocks == [3]
     model.load_adapter(tmp_path / "b", "b")
-    assert bank(model).plans["b"].passive_blocks == [3]
+    assert bank(model).adapters["b"].passive_blocks == [3]
 
 
 @torch.no_grad()
@@ -274,8 +274,8 @@ def test_adapters_with_other_first_blocks_do_not_mix() -> None:
 
 
 def test_blocks_that_are_computed_again_without_their_hooks() -> None:
-    """As a checkpoint around `forward` does. Prompts of the bank are found again; those that came with the tokens are
-    not, and that is an error. transformers' own checkpointing is seen and keeps the prompts among the tokens."""
+    """As a checkpoint around `forward` does. Prompts from the bank are found again; those that came with the tokens
+    are lost, which is an error. transformers' own checkpointing is detected and keeps them in the sequence."""
     from torch.utils.checkpoint import checkpoint
 
     def gradient(wrapped: bool, **settings) -> torch.Tensor:

@@ -242,5 +242,5 @@ def test_failure_inside_peft_leaves_no_bank(monkeypatch) -> None:
 
 def test_forward_of_the_bank_is_refused() -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=4))
-    with pytest.raises(GatedPromptError, match="no layer"):
+    with pytest.raises(GatedPromptError, match="not a layer"):
         bank_of(model)(images())

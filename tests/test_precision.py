@@ -1,4 +1,4 @@
-"""Half-precision bases, autocast, and adapters made on the meta device."""
+"""Half-precision bases, autocast, and adapters created on the meta device."""
 
 import peft
 import pytest
@@ -22,7 +22,7 @@ def bank(model: PeftModel) -> torch.nn.Module:
 
 
 def adapter(model: PeftModel, name: str = "default") -> dict[str, torch.Tensor]:
-    """The bank's parameters of one adapter, by the name of their kind."""
+    """The parameters of one adapter in the bank, by name."""
     kinds = {kind: getattr(bank(model), kind) for kind in bank(model).adapter_layer_names}
     return {kind: tensors[name] for kind, tensors in kinds.items() if name in tensors}
 

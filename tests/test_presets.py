@@ -11,6 +11,8 @@ from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
 from helpers.models import dinov2, vit
+from own_images import arguments as image_arguments
+from own_images.race import grid
 from recipe import arguments
 from recipe.methods import (
     METHODS,
@@ -21,7 +23,7 @@ from recipe.methods import (
     build_model,
 )
 from recipe.optimizer import parameter_groups
-from recipe.presets import TABLE_5, Preset, paper_preset
+from recipe.presets import RECOMMENDED, TABLE_5, Preset, paper_preset
 from recipe.tasks import load_task
 from train_fgvc import Arguments as FgvcArguments
 from train_vtab import Arguments
@@ -87,12 +89,43 @@ def test_batches_of_the_preset_are_shared_between_processes(monkeypatch) -> None
     monkeypatch.setattr(arguments, "PartialState", lambda: type("State", (), {"num_processes": 3}))
     with pytest.raises(GatedPromptError, match="batches of 128 images, which 3 processes cannot share"):
         parse("--task", "dtd", "--preset", "paper")
+    given = ("--per_device_train_batch_size", "40")
+    assert parse("--task", "dtd", "--preset", "paper", *given)[0].per_device_train_batch_size == 40
+
+
+def test_the_recommended_recipe_is_the_default_of_train_images() -> None:
+    args, prompts = parse("--preset", "recommended")
+    _, own, own_prompts = image_arguments.parse(["--train_dir", "unused"])
+    for name in ("num_train_epochs", "per_device_train_batch_size", "prompt_start", "read_block", "weight_decay"):
+        assert getattr(args, name) == getattr(own, name), name
+    assert prompts == own_prompts
+    assert (prompts.num_virtual_tokens, prompts.gate_init, prompts.insert_at) == (10, -3.0, None)
+    assert (args.num_train_epochs, args.per_device_train_batch_size) == (10, 20)
+    assert args.warmup_epochs / args.num_train_epochs == own.warmup_ratio == 0.1
+    assert (args.optimizer, args.schedule_by, args.head_init, args.cache_prefix) == ("adamw", "step", "probe", True)
+    assert (args.learning_rate, args.head_learning_rate) == (0.003, pytest.approx(0.0003))
+    assert vars(grid("gated")[0]) == {"main": 0.003, "gates": 0.003, "head": pytest.approx(0.0003)}
+
+
+def test_what_is_given_wins_over_the_recommended_recipe() -> None:
+    args, prompts = parse("--preset", "recommended", "--read_from", "2", "--insert_at", "0", "--optimizer", "sgd")
+    assert (args.read_block, prompts.read_from, prompts.insert_at, args.optimizer) == ("last", 2, 0, "sgd")
+    assert not hasattr(parse("--preset", "recommended", kind=FgvcArguments)[0], "cache_prefix")
+
+
+def test_prompts_enter_half_way() -> None:
+    """As measured: of 5 blocks that run, at block 2; of 12 at block 6."""
+    assert [RECOMMENDED.entry("gated", read) for read in (0, 4, 5, 11)] == [0, 2, 3, 6]
+    assert RECOMMENDED.entry("deep", 11) == RECOMMENDED.entry("shallow", 11) == 0
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--preset", "best"], "unknown --preset 'best'; known presets: none, paper"),
+        (["--preset", "best"], "unknown --preset 'best'; known: none, paper, recommended"),
+        (["--preset", "recommended", "--method", "lora"], "recommended is for prompts, and --method lora has none"),
+        (["--read_block", "-1"], "--read_block is '-1'; known: best, last, numbers from 0"),
+        (["--schedule_by", "day"], "unknown --schedule_by 'day'; known: epoch, step"),
         (["--preset", "paper"], "no settings for task 'digits'; it has: caltech101, cifar"),
         (
             ["--preset", "paper", "--task", "dtd", "--backbone", "a/vit"],

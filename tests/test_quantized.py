@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Bases in 8 and 4 bits, on CPU: prompts and head are trained on them, saved, loaded and taken off."""
+"""Bases in 8 and 4 bits, on CPU: train prompts and head on them, save, load and unload."""
 
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,6 @@ def test_a_quantized_head_is_refused_with_the_option_that_keeps_it(kind: Any, fo
     if type(base.classifier.weight) is nn.Parameter:
         pytest.skip("this transformers keeps classifiers as they are")
     with pytest.raises(
-        ConfigError, match=r"classifier is to be trained and is quantized; load .*skip_modules=\['classif"
+        ConfigError, match=r"classifier is to be trained but is quantized; load .*skip_modules=\['classif"
     ):
         get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3))

@@ -61,7 +61,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def runs_of(model: nn.Module) -> list[int]:
-    """Filled by forwards: the blocks that compute, told by the last Linear inside each."""
+    """A list that forwards fill with the blocks that compute, recognized by their last Linear."""
     runs: list[int] = []
     for index, block in enumerate(blocks_of(model)):
         linear = [m for m in block.modules() if isinstance(m, nn.Linear)][-1]
@@ -70,7 +70,7 @@ def runs_of(model: nn.Module) -> list[int]:
 
 
 def covered(model: nn.Module) -> list[int]:
-    """The blocks with a `forward` of their own."""
+    """The blocks with a replaced `forward`."""
     return [index for index, block in enumerate(blocks_of(model)) if "forward" in vars(block)]
 
 
@@ -124,7 +124,7 @@ def test_every_family_against_a_loop_by_hand(case: Case | More) -> None:
 
 
 def shortened(case: Case) -> nn.Module:
-    """The case with K + 1 blocks, the same weights in them."""
+    """The case with K + 1 blocks only, and the same weights in them."""
     short = dataclasses.replace(case, settings=case.settings | {"num_hidden_layers": K + 1}).build()
     state = case.build().state_dict()
     assert short.state_dict().keys() < state.keys()
@@ -266,13 +266,13 @@ def test_names_are_those_without_it() -> None:
 
 
 def test_an_adapter_deleted_in_the_middle_of_a_forward_is_an_error() -> None:
-    """Its blocks would run again, from the one after the deletion on, without a sign of it."""
+    """Without the check, all blocks after the deletion would silently run again."""
     model = tuned(read_from=1)
     model.add_adapter("other", GatedPromptConfig(num_virtual_tokens=3))
     handle = blocks_of(model)[1].register_forward_hook(lambda *_: model.delete_adapter("default"))
     with (
         pytest.warns(UserWarning, match="was active which is now deleted"),
-        pytest.raises(UnsupportedOperationError, match="2 ran, though read_from=1"),
+        pytest.raises(UnsupportedOperationError, match="2 ran, although it lies above read_from=1"),
     ):
         model.base_model.model(pixel_values=images())
     handle.remove()
@@ -281,7 +281,7 @@ def test_an_adapter_deleted_in_the_middle_of_a_forward_is_an_error() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_beside_hooks_of_accelerate(when: str) -> None:
-    """accelerate, too, puts a `forward` on modules; whoever came last, both go and the base is back."""
+    """accelerate also sets a `forward` on modules; in either order, both can be removed and the base is restored."""
     base = vit()
     plain, model = logits(base), None
     if when == "after":
@@ -300,7 +300,7 @@ def test_beside_hooks_of_accelerate(when: str) -> None:
 
 
 def test_blocks_that_are_called_without_the_model_around_them() -> None:
-    """As by timm's `forward_features`: no hook of the model is called, those of the blocks are."""
+    """As by timm's `forward_features`: the hooks of the blocks are called, but not those of the model."""
     case = next(case for case in HERE if case.id == "timm-like-cls")
     model = prompted(case, read_from=1)
     root, runs = model.base_model.model, runs_of(model)
@@ -316,13 +316,13 @@ def test_blocks_that_are_called_without_the_model_around_them() -> None:
 
 @cases(REFUSED)
 def test_maps_of_several_blocks_are_refused(case: Case | More) -> None:
-    """At once where the model can be tried with images alone, or by the first forward; then the base is as it was."""
+    """At once if the model runs on images alone, else by the first forward; the base is then unchanged."""
     base = case.build().requires_grad_(False)
     wanted = tensors(compared(case, base))
-    with pytest.raises(GatedPromptError, match=r"reads what several of them return|hidden states above block 0"):
+    with pytest.raises(GatedPromptError, match=r"reads the output of several|hidden states above block 0"):
         case.run(get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3, read_from=0)).eval())
     if gated_prompt.has_prompts(base):
-        with requested(Request(base.gated_prompt, plans=(), own_heads=True)):
+        with requested(Request(base.gated_prompt, adapters=(), own_heads=True)):
             assert all(map(torch.equal, tensors(compared(case, base)).values(), wanted.values()))
         return
     assert covered(base) == []
@@ -348,7 +348,7 @@ def test_a_model_that_reads_blocks_without_asking_for_states_is_refused() -> Non
                 handle.remove()
             return self.head(sum(state[0] if isinstance(state, tuple) else state for state in states)[:, 0])
 
-    with pytest.raises(ArchitectureError, match="read_from=1 leaves out the blocks above 1, and Sums reads what"):
+    with pytest.raises(ArchitectureError, match="read_from=1 skips the blocks above 1, but Sums reads the output"):
         get_peft_model(Sums(), GatedPromptConfig(read_from=1, modules_to_save=["head"]))
     get_peft_model(Sums(), GatedPromptConfig(read_from=3, modules_to_save=["head"]))
 
@@ -356,7 +356,7 @@ def test_a_model_that_reads_blocks_without_asking_for_states_is_refused() -> Non
 def test_hidden_states_above_the_block_are_refused() -> None:
     model = tuned(build("ViTModel", "ViTConfig", attn_implementation="eager"), read_from=1)
     wanted = model(pixel_values=images()).last_hidden_state
-    with pytest.raises(UnsupportedOperationError, match=r"above block 1, which read_from=1 of adapter 'default'"):
+    with pytest.raises(UnsupportedOperationError, match=r"above block 1, but adapter 'default' has read_from=1"):
         model(pixel_values=images(), output_hidden_states=True)
     assert torch.equal(model(pixel_values=images()).last_hidden_state, wanted)
     with model.disable_adapter():

@@ -5,12 +5,10 @@ import runpy
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from gated_prompt import GatedPromptError
-from readme_tables import DOCS, GATES, README, ROOT, draw_gates, new_pages
+from readme_tables import FIGURES, README, ROOT, new_pages
 from recipe.generated import fill
 
 
@@ -26,16 +24,10 @@ def test_the_readme_counts_what_it_trains() -> None:
     assert f"{trained:,} of 22 million" in text and f"a file of {4 * trained / 1000:.0f} kB" in text
 
 
-def test_the_picture_shows_the_gates_of_the_committed_adapters(tmp_path: Path) -> None:
-    draw_gates(tmp_path / "gates.png")
-    drawn, committed = (np.asarray(Image.open(file), float) for file in (tmp_path / "gates.png", GATES))
-    assert drawn.shape == committed.shape
-    assert np.abs(drawn - committed).mean() < 1, "docs/images/gates.png is old: python tests/readme_tables.py"
-
-
-def test_the_drawing_is_what_its_script_draws() -> None:
-    for file, svg in runpy.run_path(str(DOCS / "figures" / "token_flow.py"))["pictures"]().items():
-        assert file.read_text() == svg, f"{file.name} is old: python docs/figures/token_flow.py"
+@pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
+def test_the_figures_show_what_is_committed(script: Path) -> None:
+    for file, svg in runpy.run_path(str(script))["pictures"]().items():
+        assert file.read_text() == svg, f"{file.name} is old: python docs/figures/{script.name}"
         ElementTree.fromstring(svg)
 
 

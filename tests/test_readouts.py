@@ -1,4 +1,4 @@
-"""gates, temperatures and selection ratios, by hand-computed numbers."""
+"""Gates, temperatures and selection ratios against numbers computed by hand."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_who_cannot_be_read_is_told() -> None:
 
 
 def test_blocks_without_a_gate_replace_the_prompts() -> None:
-    """Gates of 1/2 at blocks 0 and 3 of 5: behind the ungated blocks 1 and 2 nothing of block 0 is left."""
+    """Gates of 1/2 at blocks 0 and 3 of 5: after the ungated blocks 1 and 2 nothing of block 0 is left."""
     for gated, wanted in (
         ([0, 3], [0.0, 1.0]),
         ([2, 3], [1 / 3, 2 / 3]),

@@ -60,7 +60,7 @@ def run_block(block: nn.Module, x: torch.Tensor, tau: float, bias: Any, rotate: 
 
 
 class Reference:
-    """The base model taken apart, and put together again with prompts in it."""
+    """The parts of the base model, reassembled with prompts."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.model = case, case.build()

@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.forward import LOCAL
-from helpers.models import bank_of, dinov2, images, in_band, vit
+from helpers.models import bank_of, dinov2, images, in_sequence, vit
 
 PACKAGE = str(Path(gated_prompt.__file__).parent)
 
@@ -28,7 +28,7 @@ def crowd() -> PeftModel:
 
 
 def together(work: list[Callable[[], None]], rounds: int) -> list[str]:
-    """Run each piece of work in a thread of its own, `rounds` times; what went wrong."""
+    """Run each piece of work in its own thread, `rounds` times; return the errors."""
     faults: list[str] = []
     start = threading.Barrier(len(work))
 
@@ -54,7 +54,7 @@ def together(work: list[Callable[[], None]], rounds: int) -> list[str]:
 
 
 def call(model: PeftModel, pixels: torch.Tensor, **options: object) -> Callable[[], None]:
-    """A call that must give what it gives now."""
+    """A call that must always return the same as now."""
     with torch.no_grad():
         wanted = model(pixel_values=pixels, **options).logits
 
@@ -102,7 +102,7 @@ def test_an_error_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError):
         model(pixel_values=images(2))
     handle.remove()
-    assert LOCAL.forward is LOCAL.request is LOCAL.aside is None
+    assert LOCAL.forward is LOCAL.request is LOCAL.held_prompts is None
     again()
 
 
@@ -173,5 +173,5 @@ def test_hidden_states_by_keyword() -> None:
 
         block.__class__ = ByKeyword
     assert torch.equal(model(pixel_values=images(2)).logits, wanted)
-    with in_band(model):
+    with in_sequence(model):
         torch.testing.assert_close(model(pixel_values=images(2)).logits, wanted)

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 import train_fgvc
+from gated_prompt import GatedPromptConfig
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.data.preprocess import TransformedImages
 from gated_prompt.errors import DataError
@@ -68,6 +69,16 @@ def test_settings_are_chosen_on_the_validation_part(backbone, flowers, tmp_path)
     results = run(backbone, flowers, tmp_path, "--eval_split", "val")
     assert results["num_eval"] == 2
     assert results["data"][1]["split"] == "val"
+
+
+@pytest.mark.parametrize("block", ["best", "2"])
+def test_the_recommended_recipe(backbone, flowers, tmp_path, block) -> None:
+    """The block is chosen on the validation part, before the run that is scored on the test part."""
+    results = run(backbone, flowers, tmp_path, "--preset", "recommended", "--read_block", block)
+    config = GatedPromptConfig.from_pretrained(str(tmp_path / "adapter"))
+    read = 3 if config.read_from is None else config.read_from
+    assert config.insert_at == (read + 1) // 2 and (block == "best" or read == 2)
+    assert ([part["split"] for part in results["data"]], results["num_eval"]) == (["train", "test"], 3)
 
 
 def test_killed_inside_an_epoch_and_resumed_ends_with_the_same_bytes(backbone, flowers, tmp_path) -> None:

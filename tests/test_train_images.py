@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from peft import get_peft_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
@@ -23,7 +25,7 @@ from transformers import AutoModel, ViTImageProcessor
 import gated_prompt
 import predict
 import train_images
-from gated_prompt import GatedPromptError
+from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.sharing.predictor import read_predictor
 from helpers import two_processes
 from helpers.families import CASES
@@ -105,7 +107,8 @@ def test_the_adapter_is_that_of_the_best_epoch(finished: Path) -> None:
     """Loaded as a user loads it, it gives the measure that the table has for it."""
     results = results_of(finished)
     predictor = read_predictor(finished / "adapter")
-    assert (predictor.base, predictor.reads) == ({"num_hidden_layers": 2}, "both")
+    assert (predictor.base, predictor.reads) == ({}, "both")
+    assert GatedPromptConfig.from_pretrained(str(finished / "adapter")).read_from == 1
     model = gated_prompt.load(predictor.load_base(), finished / "adapter").eval()
     _, held = parts_of(finished)
     with torch.no_grad():
@@ -115,6 +118,20 @@ def test_the_adapter_is_that_of_the_best_epoch(finished: Path) -> None:
     torch.testing.assert_close(found, stored, atol=1e-5, rtol=1e-5)
     assert float((found.argmax(1) == held.targets).double().mean()) == pytest.approx(best)
     assert results["comparison"][1]["measures"]["accuracy"] == pytest.approx(best)
+
+
+def test_reading_after_a_block_is_a_backbone_that_ends_there(finished: Path) -> None:
+    """The adapter on the whole backbone, against the same tensors on one shortened as for LoRA and the probe."""
+    whole, short = read_predictor(finished / "adapter"), read_predictor(finished / "probe")
+    assert short.base == {"num_hidden_layers": 2}
+    model = gated_prompt.load(whole.load_base(), finished / "adapter").eval()
+    config = GatedPromptConfig.from_pretrained(str(finished / "adapter"))
+    other = get_peft_model(short.load_base(), replace(config, read_from=None, num_layers=None))
+    set_peft_model_state_dict(other, load_file(finished / "adapter" / "adapter_model.safetensors"))
+    _, held = parts_of(finished)
+    pixels = torch.stack([one for one, _ in Pixels(held, whole)])
+    with torch.no_grad():
+        assert torch.equal(model(pixels).logits, other.eval()(pixels).logits)
 
 
 def test_the_code_of_the_card_says_what_predict_says(
@@ -176,9 +193,10 @@ def test_predictions_are_those_of_the_run_and_go_on_after_a_stop(finished: Path,
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 
 
-def test_adapters_of_one_backbone_share_a_pass(finished: Path, photos: Path, tmp_path: Path) -> None:
-    """Rows of a mixed batch are those of each adapter alone."""
-    second = shutil.copytree(finished / "adapter", tmp_path / "second")
+def test_adapters_of_one_backbone_share_a_pass(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
+    """Rows of a mixed batch are those of each adapter alone, whatever block each of them reads."""
+    run(backbone, photos, tmp_path / "run", "--read_block", "2", "--learning_rate", "0.003", "--num_train_epochs", "1")
+    second = tmp_path / "run" / "adapter"
     calls = []
     handle = torch.nn.modules.module.register_module_forward_hook(
         lambda module, *_: calls.append(1) if type(module).__name__ == "Scorer" else None
@@ -189,8 +207,12 @@ def test_adapters_of_one_backbone_share_a_pass(finished: Path, photos: Path, tmp
     handle.remove()
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(calls) == 1 and len(rows) == 24
-    by_adapter = [[row["scores"] for row in rows if row["adapter"] == name] for name in names]
-    np.testing.assert_allclose(*by_adapter, atol=1e-5)
+    for name in names:
+        alone = tmp_path / "alone.jsonl"
+        alone.unlink(missing_ok=True)
+        predict.main(["--images", str(photos / "gul"), "--adapters", name, "--output", str(alone)])
+        wanted = [json.loads(line)["scores"] for line in alone.read_text().splitlines()]
+        np.testing.assert_allclose([row["scores"] for row in rows if row["adapter"] == name], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "probe"])
@@ -317,13 +339,14 @@ def test_prompts_start_as_tokens_of_the_pictures(finished: Path, backbone: Path)
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
     measure = main_measure(CLASSES, "auto", 3)
-    bench = Bench(args, prompts, Parts(train, validation, None, {}), predictor, measure, 1.0, None)
+    bench = Bench(args, prompts, Parts(train, validation, None, {}), predictor, 1, 4, measure, 1.0, None)
     begin = bench.beginning("gated", 0, finished)
     fresh()
     (prompt,) = (tensor for name, tensor in begin.items() if "classifier" not in name)
-    base = AutoModel.from_pretrained(backbone, num_hidden_layers=2).eval()
-    with torch.no_grad():
-        tokens = base.embeddings(torch.stack([p for p, _ in Pixels(train, predictor)]))[:, 1:].flatten(0, 1)
+    base = AutoModel.from_pretrained(backbone).eval()
+    pixels = torch.stack([p for p, _ in Pixels(train, predictor)])
+    with torch.no_grad():  # they enter block 1, half-way to the one that is read
+        tokens = base(pixels, output_hidden_states=True).hidden_states[1][:, 1:].flatten(0, 1)
     assert float(torch.cdist(prompt.reshape(3, -1), tokens).amin(1).max()) < 1e-4
 
 

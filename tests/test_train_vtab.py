@@ -223,7 +223,7 @@ def test_digits_are_split_like_vtab() -> None:
     [
         (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
         (["--method", "adapter"], GatedPromptError, "unknown method 'adapter'; known methods: gated, gate_only"),
-        (["--optimizer", "lion"], GatedPromptError, "unknown --optimizer 'lion'; known optimizers: sgd, adamw"),
+        (["--optimizer", "lion"], GatedPromptError, "unknown --optimizer 'lion'; known: sgd, adamw"),
         (["--checkpointing_steps", "0"], GatedPromptError, "--checkpointing_steps is '0'; give 'epoch' or a number"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--pooling", "max"], ConfigError, r"2 fault\(s\)"),

@@ -130,7 +130,7 @@ def test_get_peft_model_after_add_adapter_is_refused() -> None:
 
 @own_methods
 def test_from_pretrained_of_an_adapter_folder(tmp_path, base_folder: Path) -> None:
-    """transformers reads the base's place from the adapter's config."""
+    """transformers reads the location of the base from the adapter's config."""
     model = transformers.ViTForImageClassification.from_pretrained(base_folder)
     model.add_adapter(config())
     randomise(model, "default")

@@ -1,4 +1,4 @@
-"""Processes that save into one folder, and readers beside them: never a mixture, never a false alarm."""
+"""Processes that save into one folder while others read it: never a mixture, never a false alarm."""
 
 import multiprocessing
 import os
@@ -65,7 +65,7 @@ def test_two_savers_and_a_reader(tmp_path: Path) -> None:
 
 
 def test_threads_that_save_wait_for_each_other(tmp_path: Path) -> None:
-    """A thread that saves meanwhile would find the staging folder of the other."""
+    """Without a lock, a second thread would find the staging folder of the first."""
     faults = []
 
     def save(value: float) -> None:
@@ -103,7 +103,7 @@ def test_waiting_has_an_end(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_reader_looks_again(tmp_path: Path, monkeypatch) -> None:
-    """The weights are replaced after the config was read; the next look finds both."""
+    """The weights are replaced after the config was read; the next attempt finds both."""
     old, new = make(1.0), make(2.0, pooling="patches")
     gated_prompt.save(old, tmp_path)
     found, looks = folders.read_settings, []
@@ -131,12 +131,12 @@ def test_looking_again_has_an_end(tmp_path: Path, monkeypatch) -> None:
         return found(*args)
 
     monkeypatch.setattr("gated_prompt.config.read_settings", read_and_replace)
-    with pytest.raises(DamagedAdapterError, match="was replaced again and again"):
+    with pytest.raises(DamagedAdapterError, match="was replaced repeatedly"):
         gated_prompt.load(vit(), tmp_path)
 
 
 def test_replaced_while_pefts_own_loader_reads(tmp_path: Path, monkeypatch) -> None:
-    """It opens the weights after they were checked; ours loads from a copy of those that were."""
+    """PEFT's loader opens the weights after the check; ours loads a copy of the checked file."""
     old, new = make(1.0), make(2.0, pooling="patches")
     gated_prompt.save(old, tmp_path)
     found = PeftModel.load_adapter
@@ -153,7 +153,7 @@ def test_replaced_while_pefts_own_loader_reads(tmp_path: Path, monkeypatch) -> N
 
 
 def test_a_reader_writes_nothing_into_the_folder(tmp_path: Path) -> None:
-    """So a folder that may only be read can be read."""
+    """So it also works in a read-only folder."""
     gated_prompt.save(make(1.0), tmp_path / "adapter")
     folder, touched, watching = str(tmp_path / "adapter"), [], [True]
 

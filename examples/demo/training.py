@@ -19,6 +19,7 @@ from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
+from recipe.read_block import settle_blocks
 from recipe.tasks import Task, transform_for
 
 
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     train, scored = (load_part(args.task, Path(args.data_dir), split) for split in (args.train_split, args.eval_split))
     task = Task(args.task, list(train.class_names or ()), train, scored)
     accelerator = start(args.seed, args.report_to, output)
+    l2 = settle_blocks(args, prompts, None, accelerator)
     model = build(args, prompts, task)
     transform = transform_for(args.backbone)
     images, tests = CachedImages(train, transform), TransformedImages(scored, transform)
-    return train_and_score(args, prompts, accelerator, output, task, model, images, images, tests)
+    return train_and_score(args, prompts, accelerator, output, task, model, images, images, tests, l2)

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser
 from gated_prompt import GatedPromptError
 from gated_prompt.starts.initialize import METHODS as STARTS
 from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
+from recipe.presets import RECOMMENDED
 
 
 def _help(text: str, default: Any) -> Any:
@@ -46,7 +47,9 @@ class RunArguments:
     """What is tried on them, and how."""
 
     backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
-    read_block: str = _help("block after which the head reads, from 0; 'best': of the best probe; or 'last'", "best")
+    read_block: str = _help(
+        "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
+    )
     methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
     output_dir: str = _help(
@@ -54,13 +57,17 @@ class RunArguments:
     )
     cache_dir: str = _help("where features are kept from run to run", "runs/features")
     prompt_start: str = _help(
-        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random", "sample"
+        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random",
+        RECOMMENDED.prompt_start,
     )
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
     class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
-    num_train_epochs: int = _help("passes over the training pictures", 20)
-    warmup_ratio: float = _help("part of the steps with a rising rate, before the cosine", 0.1)
-    per_device_train_batch_size: int = _help("pictures per process and step", 32)
+    num_train_epochs: int = _help("passes over the training images", RECOMMENDED.num_train_epochs)
+    warmup_ratio: float = _help(
+        "part of the steps with a rising rate, before the cosine",
+        RECOMMENDED.warmup_epochs / RECOMMENDED.num_train_epochs,
+    )
+    per_device_train_batch_size: int = _help("images per process and step", RECOMMENDED.batch_size)
     per_device_eval_batch_size: int = _help("pictures per process and step", 64)
     gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
     dataloader_num_workers: int = _help("processes that decode pictures", 0)
@@ -69,7 +76,7 @@ class RunArguments:
     weight_decay: float = _help("on everything that is trained", 0.0)
     label_smoothing: float = _help("for classes, in [0, 1)", 0.0)
     augment: bool = _help("crop and flip at random while training", True)
-    patience: int = _help("epochs without a better validation measure before a run ends", 8)
+    patience: int = _help("epochs without a better validation measure before a run ends", 10)
     ema_decay: float | None = _help("score and keep a moving average of what is trained, such as 0.99", None)
     lora_r: int = _help("rank of --methods lora", 8)
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...", None)
@@ -82,12 +89,20 @@ def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
         GatedPromptError: something is unknown, outside its range or contradicts something else; all of it is listed.
     """
     parser = HfArgumentParser((DataArguments, RunArguments, PromptArguments), description=__doc__)
-    parser.set_defaults(num_virtual_tokens=10, gate_init=-3.0)  # few pictures and few epochs: few prompts, open gates
+    parser.set_defaults(
+        num_virtual_tokens=RECOMMENDED.num_virtual_tokens,
+        gate_init=RECOMMENDED.gate_init,
+        insert_at=None,  # by the block that is read
+    )
     data, run, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
     faults = []
     if len(sources) != 1:
         faults.append(f"give one of --train_dir, --train_file and --dataset, not {' and '.join(sources) or 'none'}")
+    if prompts.read_from is not None:
+        faults.append(
+            f"--read_from is {prompts.read_from}; give --read_block {prompts.read_from}, which holds for every method"
+        )
     for method in run.methods:
         check_method(method)
     least = {

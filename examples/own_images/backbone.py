@@ -14,9 +14,10 @@ from transformers.utils import logging
 from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.sharing.predictor import Predictor
 from recipe.backbone import load_backbone
+from recipe.block_features import reads_of
 
 from .arguments import RunArguments
-from .features import BlockFeatures, backbone_key, block_features, reads_of
+from .features import BlockFeatures, backbone_key, kept_features
 from .image_set import ImageSet
 from .measures import Measure
 from .pixels import Pixels
@@ -34,20 +35,16 @@ class Backbone:
     """
 
     def __init__(self, args: RunArguments, predictor: Predictor, accelerator: Accelerator) -> None:
-        self.args, self.predictor, self.accelerator = args, predictor, accelerator
+        self.args, self.accelerator = args, accelerator
         self.model = load_backbone(args.backbone)
-        self.vit = find_vision_transformer(self.model)
+        prefix = find_vision_transformer(self.model).num_prefix_tokens
+        self.predictor = replace(predictor, reads=reads_of(prefix))
         self.key = backbone_key(self.model)
-
-    def up_to(self, block: int) -> Predictor:
-        """The predictor of a head that reads after this block; the blocks above it are left out."""
-        base = {} if block == len(self.vit.blocks) - 1 else {"num_hidden_layers": block + 1}
-        return replace(self.predictor, base=base, reads=reads_of(self.vit.num_prefix_tokens))
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
         """Features of every block; `data_key` is a fingerprint of the pictures."""
         named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
-        return block_features(
+        return kept_features(
             self.model,
             Pixels(data, self.predictor),
             hashlib.sha256(named.encode()).hexdigest()[:32],

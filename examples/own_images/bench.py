@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What all runs of one command share: data, backbone, the block that is read, and how a model of a method is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gated_prompt.sharing.predictor import PROBLEM_TYPES, Predictor
 from recipe.checkpoints import trained_tensors
 from recipe.loop import start
 from recipe.methods import PROMPT_METHODS, adapt, prompt_config
+from recipe.presets import RECOMMENDED
 
 from .arguments import RunArguments
 from .image_set import CLASSES, LABELS
@@ -32,8 +33,10 @@ class Bench:
     Attributes:
         args: of the run.
         prompts: of the prompts.
-        parts: the pictures.
-        predictor: the backbone up to the block that is read, what the head reads, and how pictures become pixels.
+        parts: the images.
+        predictor: the whole backbone, what the head reads, and how images become pixels.
+        read: the block whose output the head reads.
+        blocks: of the backbone.
         measure: what decides.
         l2: strength of the penalty with which heads start, that of the best probe.
         class_weights: (K,), or None.
@@ -43,6 +46,8 @@ class Bench:
     prompts: Any
     parts: Parts
     predictor: Predictor
+    read: int
+    blocks: int
     measure: Measure
     l2: float
     class_weights: list[float] | None
@@ -54,9 +59,29 @@ class Bench:
         together = self.args.gradient_accumulation_steps
         accelerator = start(seed, self.args.report_to, output, unused, accumulation=together)
         # The head reads the patches beside CLS: there is no need to pool them into its place.
-        config = prompt_config(method, self.prompts, mae_backbone=False)
-        model = adapt(self.predictor.load_base(), method, config, self.args.lora_r)
+        config = prompt_config(method, self.prompts_of(method), mae_backbone=False)
+        model = adapt(self.predictor_of(method).load_base(), method, config, self.args.lora_r)
         return accelerator, model.to(accelerator.device)
+
+    def prompts_of(self, method: str) -> Any:
+        """The settings of a method's prompts: as given, and by the block that is read."""
+        entry = RECOMMENDED.entry(method, self.read) if self.prompts.insert_at is None else self.prompts.insert_at
+        return replace(self.prompts, read_from=None if self.reads_last else self.read, insert_at=entry)
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether the whole backbone runs."""
+        return self.read == self.blocks - 1
+
+    def predictor_of(self, method: str | None) -> Predictor:
+        """What is written beside the result of a method, or of the probe (None).
+
+        Prompts record the block that is read themselves, as `read_from`, so adapters with different blocks share one
+        backbone. Everything else needs a backbone that ends there.
+        """
+        if self.reads_last or method in PROMPT_METHODS:
+            return self.predictor
+        return replace(self.predictor, base={"num_hidden_layers": self.read + 1})
 
     def beginning(self, method: str, seed: int, output: Path) -> dict[str, Tensor]:
         """The trained tensors that pictures decide, by name, as training begins: prompts, then the head.

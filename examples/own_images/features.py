@@ -1,13 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What every block of a backbone makes of every picture, in one pass, kept on disk.
-
-The features of a block are its CLS token, where there is one, and the mean of its patch tokens, both after the final
-norm: what a model that ends after this block would give to its head.
-"""
+"""The features of every block (`recipe.block_features`), kept on disk."""
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +11,9 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from gated_prompt import GatedPromptError, find_vision_transformer
-from gated_prompt.heads import Reads, read_tokens
+from recipe.block_features import block_features
 
 NOT_SETTINGS = ("_name_or_path", "transformers_version")
 BLOCK = "block_{:03d}"
@@ -51,7 +44,7 @@ def backbone_key(model: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def block_features(
+def kept_features(
     backbone: nn.Module,
     data: Dataset[Any],
     key: str,
@@ -62,69 +55,19 @@ def block_features(
 ) -> BlockFeatures:
     """The features of all pixels of `data` (pairs of pixels and labels), from the file of this key if there is one.
 
-    `key` has to name everything that they depend on: weights, preparation of the pictures, and the pictures. The
+    `key` has to name everything that they depend on: weights, preparation of the images, and the images. The
     processes of a run share the work.
 
     Raises:
-        GatedPromptError: the backbone refuses the pictures.
+        GatedPromptError: the backbone refuses the images.
     """
     file = folder / f"{key}.safetensors"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        loader = accelerator.prepare(DataLoader(data, batch_size, num_workers=workers))
-        rows: list[list[Tensor]] = []
-        for features in _passes(backbone.eval().to(accelerator.device), loader, accelerator.is_main_process):
-            gathered = accelerator.gather_for_metrics(features)  # (B, L, F)
-            rows.append([part.cpu() for part in gathered.unbind(1)])
+        features = block_features(backbone, data, accelerator, batch_size, workers)
         if accelerator.is_main_process:
             partial = file.with_suffix(".partial")
-            save_file({BLOCK.format(b): torch.cat(parts) for b, parts in enumerate(zip(*rows, strict=True))}, partial)
+            save_file({BLOCK.format(b): one for b, one in enumerate(features)}, partial)
             os.replace(partial, file)
     accelerator.wait_for_everyone()
     return BlockFeatures(file)
-
-
-@torch.no_grad()
-def _passes(backbone: nn.Module, loader: DataLoader[Any], show: bool) -> Iterator[Tensor]:
-    """Features (B, L, F) of each batch."""
-    vit = find_vision_transformer(backbone)
-    prefix = vit.num_prefix_tokens
-    seen: list[Tensor] = []
-    norms: list[nn.Module] = []  # what reads the tokens of the last block: the final norm, or nothing
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    def look(module: nn.Module, args: Any) -> None:
-        if not norms and len(seen) == len(vit.blocks) and args and args[0] is seen[-1]:
-            norms.append(module)
-
-    inside = {id(module) for block in vit.blocks for module in block.modules()}
-    handles = [block.register_forward_hook(keep) for block in vit.blocks]
-    for module in backbone.modules():
-        if id(module) not in inside and not any(True for _ in module.children()):
-            handles.append(module.register_forward_pre_hook(look))
-    try:
-        for pixels, _ in tqdm(loader, desc="features of every block", disable=not show, leave=False):
-            seen.clear()
-            _run(backbone, pixels)
-            tokens = [norms[0](block) if norms else block for block in list(seen)]
-            yield torch.stack([read_tokens(one, prefix, reads_of(prefix)).float() for one in tokens], 1)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run(backbone: nn.Module, pixels: Tensor) -> None:
-    try:
-        backbone(pixels)
-    except (ValueError, RuntimeError) as error:
-        raise GatedPromptError(
-            f"{type(backbone).__name__} refuses pictures of {pixels.shape[-1]} pixels ({error}); give another "
-            "--image_size"
-        ) from error
-
-
-def reads_of(prefix: int) -> Reads:
-    """What probes and heads read of a backbone with so many tokens before the patches."""
-    return "both" if prefix else "mean"

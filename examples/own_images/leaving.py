@@ -37,7 +37,7 @@ def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path
 def leave_probe(folder: Path, probe: Probe, bench: Bench) -> None:
     """Write the probe as the head that it is."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
-    bench.predictor.write(folder)
+    bench.predictor_of(None).write(folder)
 
 
 def leave_run(output: Path, best: Run, model: nn.Module, bench: Bench) -> Path:

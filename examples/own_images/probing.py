@@ -3,21 +3,20 @@
 
 import json
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler, normalize
 from torch import Tensor
 from tqdm import tqdm
+
+from recipe.block_probes import GRID, logistic_regression
 
 from .features import BlockFeatures
 from .image_set import CLASSES, LABELS, ImageSet
@@ -25,7 +24,6 @@ from .measures import Measure
 
 NEIGHBOURS = 20
 TENSORS = ("weight", "bias", "scores")
-GRID = (0.001, 0.01, 0.1, 1.0, 10.0)  # C on standardised features
 
 
 @dataclass(frozen=True)
@@ -116,39 +114,22 @@ def fit_probe(
 
 
 def _fit(x: np.ndarray, data: ImageSet, c: float, class_weights: list[float] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (K, F) and bias (K,); a class without pictures gets a bias that never wins."""
+    """Weight (K, F) and bias (K,)."""
     count, y = len(data.names), data.targets.numpy()
     if data.problem not in (CLASSES, LABELS):
         ridge = Ridge(alpha=1 / c).fit(x, y)
         return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
-    weights: Any = None if class_weights is None else dict(enumerate(class_weights))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on separable data have no end
-        if data.problem == LABELS:
-            return _one_vs_rest(x, y, c, class_weights or [1.0] * count)
-        weights = weights and {label: weights[label] for label in np.unique(y)}
-        model = LogisticRegression(C=c, max_iter=300, class_weight=weights).fit(x, y)
-    weight, bias = np.zeros((count, x.shape[1])), np.full(count, -1e4)
-    if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two
-        weight[model.classes_], bias[model.classes_] = (
-            np.concatenate((-model.coef_, model.coef_)) / 2,
-            [
-                -model.intercept_[0] / 2,
-                model.intercept_[0] / 2,
-            ],
-        )
-    else:
-        weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
-    return weight, bias
+    if data.problem == LABELS:
+        return _one_vs_rest(x, y, c, class_weights or [1.0] * count)
+    return logistic_regression(x, y, count, c, dict(enumerate(class_weights)) if class_weights else None)
 
 
 def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float, weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
     count = y.sum(0)
     weight, bias = np.zeros((y.shape[1], x.shape[1])), np.log((count + 0.5) / (len(y) - count + 0.5))
-    varied = np.flatnonzero((count > 0) & (count < len(y)))
-    for place in varied:
-        single = LogisticRegression(C=c, max_iter=300, class_weight={0: 1.0, 1: weights[place]}).fit(x, y[:, place])
-        weight[place], bias[place] = single.coef_[0], single.intercept_[0]
+    for place in np.flatnonzero((count > 0) & (count < len(y))):
+        both = logistic_regression(x, y[:, place].astype(int), 2, c, {0: 1.0, 1: weights[place]})
+        weight[place], bias[place] = (pair[1] - pair[0] for pair in both)
     return weight, bias
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from recipe.methods import PROMPT_METHODS
+from recipe.presets import RECOMMENDED
 from recipe.reporting import write_json
 
 from .bench import Bench
@@ -14,7 +15,7 @@ from .fitting import Rates, fit
 
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, float], ...]]] = {
-    "prompts": ((0.003, 0.001, 0.01, 0.03), ((1.0, 0.1), (3.0, 0.01))),
+    "prompts": ((RECOMMENDED.learning_rate, 0.001, 0.01, 0.03), ((1.0, RECOMMENDED.head_share), (3.0, 0.01))),
     "lora": ((0.001, 0.0003, 0.003, 0.01), ((1.0, 0.1), (1.0, 1.0))),
     "full": ((1e-5, 3e-6, 3e-5, 1e-4), ((1.0, 1.0), (1.0, 10.0))),
     "linear": ((0.001, 0.0001, 0.0003, 0.003), ((1.0, 1.0),)),

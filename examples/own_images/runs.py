@@ -43,7 +43,7 @@ def run(
     """Train, and leave in `folder` what `finished` reads."""
     fitted = fit(bench, method, seed, rates, begin, batches, folder)
     if fitted.accelerator.is_main_process:
-        save_trained(fitted.model, folder / kept_in(method), bench.predictor)
+        save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
         save_file({"scores": fitted.watch.scores}, folder / SCORES)
         record = {
             "method": method,

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of docs/real.md."""
+"""The curves of docs/real.md; docs/figures/charts.py draws the accuracy by block."""
 
 from pathlib import Path
 from statistics import mean
 
-from . import grid, images
+from . import grid
 from .cells import Found, final_runs
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
@@ -17,22 +17,12 @@ CURVES = {
 
 
 def draw(found: Found) -> None:
-    """Write both pictures."""
+    """Draw validation accuracy by epoch."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for task in images.TASKS:
-        if (task, "probe") in found:
-            axes.plot(
-                range(1, grid.LAST + 1), [100 * value for value in found[task, "probe"]["test"]], "o-", label=task
-            )
-    axes.set(xlabel="read after block", ylabel="test accuracy, %", xticks=range(1, grid.LAST + 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(FOLDER / "real_blocks.png", dpi=110)
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for row, label in CURVES.items():
         for suffix, style, where in (("", "--", "last block"), ("_best", "-", "chosen block")):

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Arguments of the classification scripts, and the paper's settings where nothing else is given.
+"""Arguments of the classification scripts, and the settings of a preset where nothing else is given.
 
 Recipe by default (paper, Appendix A; official code): SGD with momentum 0.9, no weight decay, one learning rate for
 prompts, gates, temperatures and head; 100 epochs, 10 of them linear warm-up from 0, then a cosine to 0, stepped once
@@ -8,19 +8,22 @@ an epoch; prompt dropout 0.1; the inside of the frozen blocks in eval mode.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
+from gated_prompt.starts.initialize import METHODS as STARTS
 
 from .checkpoints import check_interval
 from .methods import METHODS, PROMPT_METHODS, SHIPPED_BACKBONE, PromptArguments, backbone_kind, check_method
-from .presets import PRESETS, paper_preset
+from .presets import PRESETS, RECOMMENDED, paper_preset
+from .read_block import check_read_block
 
 OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("epoch", "step")
 
 
 @dataclass
@@ -37,7 +40,15 @@ class RunArguments:
         default="none",
         metadata={
             "help": "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the "
-            "official code's head; arguments that are given win"
+            "official code's head; recommended: the recipe that docs/real.md led to, for few images and epochs; "
+            "arguments that are given win"
+        },
+    )
+    read_block: str = field(
+        default="last",
+        metadata={
+            "help": "block whose output the head reads, from 0; best: that with the best linear probe on validation "
+            "images; or last"
         },
     )
     output_dir: str = field(default="runs/vtab", metadata={"help": "where everything is written"})
@@ -66,6 +77,11 @@ class RunArguments:
         default=None, metadata={"help": "of the temperatures; None: the common one"}
     )
     head_weight_decay: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
+    schedule_by: str = field(default="epoch", metadata={"help": "rates change after each epoch, the paper's; or step"})
+    prompt_start: str = field(
+        default="random",
+        metadata={"help": f"how prompts are initialized: random; or from the training images, by {', '.join(STARTS)}"},
+    )
     head_init: str = field(
         default="model",
         metadata={
@@ -92,39 +108,69 @@ def parse_arguments(
     """The run's arguments and those of the prompts, with the preset filled in where nothing was given.
 
     Raises:
-        GatedPromptError: method, optimizer, preset or kind of backbone are unknown, `--checkpointing_steps` is no
-            interval, the paper has no settings for the task, or an argument that was given contradicts the method.
+        GatedPromptError: method, optimizer, preset, start, schedule or kind of backbone are unknown, `--read_block` is
+            no block, `--checkpointing_steps` is no interval, the preset has no settings for the task or the method, or
+            an argument that was given contradicts the method.
     """
     parser = HfArgumentParser((kind, PromptArguments))
     args, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     check_method(args.method)
     check_interval(args.checkpointing_steps)
-    if args.optimizer not in OPTIMIZERS:
-        raise GatedPromptError(f"unknown --optimizer {args.optimizer!r}; known optimizers: {', '.join(OPTIMIZERS)}")
+    check_read_block(args.read_block)
+    known = {"optimizer": OPTIMIZERS, "schedule_by": SCHEDULES, "prompt_start": ("random", *STARTS), "preset": PRESETS}
+    for name, values in known.items():
+        if getattr(args, name) not in values:
+            raise GatedPromptError(f"unknown --{name} {getattr(args, name)!r}; known: {', '.join(values)}")
     # Parsed once more over marks, which the parser leaves where nothing was given.
     marks = argparse.Namespace(**dict.fromkeys((*vars(args), *vars(prompts)), argparse.SUPPRESS))
     given = {k: v for k, v in vars(parser.parse_args(argv, marks)).items() if v is not argparse.SUPPRESS}
     for name, value in PROMPT_METHODS.get(args.method, {}).items():
         if given.get(name, value) != value:
             raise GatedPromptError(f"--{name} {given[name]} contradicts --method {args.method}; leave one of them out")
-    if args.preset not in PRESETS:
-        raise GatedPromptError(f"unknown --preset {args.preset!r}; known presets: {', '.join(PRESETS)}")
-    if args.preset == "paper":
-        preset = paper_preset(task_of(args), backbone_kind(args.backbone, args.backbone_kind), args.method)
-        processes = PartialState().num_processes
-        if preset.batch_size % processes:
-            raise GatedPromptError(
-                f"--preset paper has batches of {preset.batch_size} images, which {processes} processes cannot share "
-                "equally; give --per_device_train_batch_size, or start another number of processes"
-            )
-        chosen = {
-            "per_device_train_batch_size": preset.batch_size // processes,
-            "learning_rate": preset.learning_rate,
-            "head_init": "kaiming",
-            "num_virtual_tokens": preset.num_virtual_tokens,
-            "gate_init": preset.gate_init,
-        }
-        for name, value in chosen.items():
-            if name not in given:
-                setattr(prompts if hasattr(prompts, name) else args, name, value)
+    chosen = _preset(args, task_of)
+    if "batch_size" in chosen and "per_device_train_batch_size" not in given:
+        args.per_device_train_batch_size = _share(args.preset, chosen["batch_size"])
+    for name, value in chosen.items():
+        holder = prompts if hasattr(prompts, name) else args
+        if name not in given and hasattr(holder, name):
+            setattr(holder, name, value)
+    if "read_from" in given and "read_block" not in given:
+        args.read_block = "last"  # of those that run
     return args, prompts
+
+
+def _preset(args: RunArguments, task_of: Callable[[Any], str]) -> dict[str, Any]:
+    """The settings of `--preset` by argument; arguments that this script lacks are left out."""
+    if args.preset == "paper":
+        paper = paper_preset(task_of(args), backbone_kind(args.backbone, args.backbone_kind), args.method)
+        return {
+            "batch_size": paper.batch_size,
+            "learning_rate": paper.learning_rate,
+            "head_init": "kaiming",
+            "num_virtual_tokens": paper.num_virtual_tokens,
+            "gate_init": paper.gate_init,
+        }
+    if args.preset == "none":
+        return {}
+    if args.method not in PROMPT_METHODS:
+        raise GatedPromptError(f"--preset recommended is for prompts, and --method {args.method} has none")
+    return {
+        **asdict(RECOMMENDED),
+        "head_learning_rate": RECOMMENDED.head_share * RECOMMENDED.learning_rate,
+        "insert_at": None,
+        "optimizer": "adamw",
+        "schedule_by": "step",
+        "head_init": "probe",
+        "cache_prefix": True,
+    }
+
+
+def _share(preset: str, batch_size: int) -> int:
+    """Images of each process and step."""
+    processes = PartialState().num_processes
+    if batch_size % processes:
+        raise GatedPromptError(
+            f"--preset {preset} has batches of {batch_size} images, which {processes} processes cannot share equally; "
+            "give --per_device_train_batch_size, or start another number of processes"
+        )
+    return batch_size // processes

@@ -5,6 +5,7 @@ The accuracy is that of the last epoch. The images that are scored are looked at
 that no epoch can be chosen by them.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 from transformers import AutoModel, get_cosine_schedule_with_warmup
 
-from gated_prompt import initialize_head
+from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.data.preprocess import TransformedImages
 from gated_prompt.sharing.predictor import Predictor, preparation_of
 
@@ -63,19 +64,24 @@ def train_and_score(
     train: Dataset[Any],
     probed: Dataset[Any],
     scored: TransformedImages,
+    l2: float = 1.0,
 ) -> dict[str, Any]:
     """Train, score once, write everything, and return the content of results.json (empty but on the main process).
 
     `train`, `scored`: (pixels, class) of `task.train` and `task.eval`; `probed`: of `task.train` without augmentation,
-    for the linear probe.
+    from which prompts and head start and a linear probe is made; `l2`: strength of the penalty of a head that starts
+    as a probe.
     """
     before = read_out(model)
     count = min(len(task.train), args.max_train_samples or len(task.train))
     workers = args.dataloader_num_workers
-    if args.head_init == "probe":  # a checkpoint, if there is one, replaces it
-        share = range(accelerator.process_index, count, accelerator.num_processes)
-        batches = DataLoader(Subset(probed, share), args.per_device_eval_batch_size, num_workers=workers)
-        initialize_head(model.to(accelerator.device), batches)
+    share = range(accelerator.process_index, count, accelerator.num_processes)
+    batches = DataLoader(Subset(probed, share), args.per_device_eval_batch_size, num_workers=workers)
+    # A checkpoint, if there is one, replaces both starts.
+    if args.prompt_start != "random":
+        initialize_prompts(model.to(accelerator.device), batches, method=args.prompt_start, seed=args.seed)
+    if args.head_init == "probe":
+        initialize_head(model.to(accelerator.device), batches, l2=l2)
     loader = loop.training_loader(Subset(train, range(count)), args.per_device_train_batch_size, workers)
     eval_loader = DataLoader(scored, args.per_device_eval_batch_size, num_workers=workers)
 
@@ -93,7 +99,9 @@ def train_and_score(
         if args.optimizer == "sgd"
         else torch.optim.AdamW(groups, args.learning_rate)
     )
-    schedule = get_cosine_schedule_with_warmup(optimizer, args.warmup_epochs, args.num_train_epochs)
+    batch = args.per_device_train_batch_size * accelerator.num_processes
+    unit = math.ceil(count / batch) if args.schedule_by == "step" else 1
+    schedule = get_cosine_schedule_with_warmup(optimizer, unit * args.warmup_epochs, unit * args.num_train_epochs)
     model, optimizer, loader, eval_loader = accelerator.prepare(model, optimizer, loader, eval_loader)
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
@@ -108,7 +116,7 @@ def train_and_score(
         optimizer,
         schedule,
         lambda pixels, labels: F.cross_entropy(model(pixels).logits, labels),
-        loop.plan_of(args, output, args.num_train_epochs * len(loader), "epoch"),
+        loop.plan_of(args, output, args.num_train_epochs * len(loader), args.schedule_by),
         getattr(train, "set_epoch", None),
     )
     if shortcut is not None:

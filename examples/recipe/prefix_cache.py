@@ -122,7 +122,7 @@ def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: 
     if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise GatedPromptError(
             f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
-            "something beside them from the pixels, such as rotations); leave out --cache_prefix"
+            "something beside them from the pixels, such as rotations); give --cache_prefix false"
         )
 
 
@@ -133,5 +133,5 @@ def _root(model: nn.Module) -> nn.Module:
 
 def _first_block(model: nn.Module) -> int:
     bank = find_bank(model)
-    plan = bank.active_plans[0] if bank is not None and bank.active_plans else None
-    return plan.first if plan is not None else 0
+    adapter = bank.adapters_in_use[0] if bank is not None and bank.adapters_in_use else None
+    return adapter.first if adapter is not None else 0

@@ -1,5 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The paper's chosen settings: batch size, prompts, learning rate and gate prior of each task, for MAE and MoCo v3.
+"""Named settings: the recommended recipe for few images and few epochs, and the paper's for each task.
+
+The paper's are batch size, prompts, learning rate and gate prior, for MAE and MoCo v3.
 
 Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067, Table 5, all of it for ViT-B/16 and gated prompts. The paper
 gives no such table for VPT-shallow, VPT-deep and the other baselines: they get the same batch size and learning rate.
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 
 from gated_prompt import GatedPromptError
 
-PRESETS = ("none", "paper")
+PRESETS = ("none", "paper", "recommended")
 KINDS = ("mae", "moco")
 DEEP_PROMPTS = 10  # of each block, where gated prompts have 100 (Table 1)
 
@@ -41,6 +43,32 @@ TABLE_5: dict[str, tuple[tuple[int, int, float, float], tuple[int, int, float, f
     "nabirds": ((64, 100, 0.5, 5), (64, 100, 1.0, 5)),
     "ade20k": ((16, 100, 0.001, 10), (16, 100, 0.001, 10)),
 }
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What the measurements of docs/real.md led to; the defaults of train_images.py and `--preset recommended`.
+
+    AdamW without decay; the head starts as a probe fitted with the untrained prompts in place, and then learns with
+    `head_share` of the prompts' rate. `batch_size` counts the images of all processes together.
+    """
+
+    num_virtual_tokens: int = 10
+    gate_init: float = -3.0
+    prompt_start: str = "sample"
+    read_block: str = "best"
+    batch_size: int = 20
+    num_train_epochs: int = 10
+    warmup_epochs: int = 1
+    learning_rate: float = 0.003
+    head_share: float = 0.1
+
+    def entry(self, method: str, read: int) -> int:
+        """The block that prompts enter: gated ones half-way to the block that is read, others block 0."""
+        return (read + 1) // 2 if method == "gated" else 0
+
+
+RECOMMENDED = Recommended()
 
 
 @dataclass(frozen=True)

@@ -1,2 +1,2 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The files of an adapter, knowing nothing of models."""
+"""The files of an adapter. Nothing here depends on models."""

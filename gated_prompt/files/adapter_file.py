@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The tensors of a saved adapter: where they lie, what they are, whether they are whole.
+"""The weights file of a saved adapter: find it, and check that it is complete and matches its config.
 
-PEFT loads files with missing keys (a warning), surplus keys and NaNs (silently), and reads a file of any size. Here
-names, shapes and sizes are compared with what the config means from the header alone; only then is the content read,
-piece by piece.
+PEFT loads files with missing keys (with a warning), surplus keys and NaNs (silently), and reads files of any size.
+Here, names, shapes and sizes are first compared with the config, from the header alone; only then is the content read,
+in pieces.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from .header import FLOATS, Entry, read_header
 from .layout import BANK, PARAMETERS, PREFIX
 
 FINGERPRINT = "weights_sha256"  # field of the config
-SMALL = 2**28  # bytes: a larger file is not read before a base has agreed with the shapes in its header
+SMALL = 2**28  # bytes: larger files are read only after comparing the shapes in their header with a base
 MOST_IGNORED = 1000  # tensors of other adapters
-PIECE = 2**20  # numbers that are looked at together
-SETTLING = 0.2  # seconds: PEFT writes the weights first, and the config may be still to come
+PIECE = 2**20  # values that are checked together
+SETTLING = 0.2  # seconds: PEFT writes the weights first, so the config may follow
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class AdapterFile:
     """The weights beside an adapter's config.
 
     Attributes:
-        place: the folder or the repository, for messages.
+        place: the folder or repository, for messages.
         path: `adapter_model.safetensors`; None: there is only a config.
         entries: the header, without the tensors of other adapters, which no reader uses.
-        stamp: tells this file from one that takes its place later.
-        sha256: what the config says of its content; None: nothing.
+        stamp: distinguishes this file from one that replaces it later.
+        sha256: the hash recorded in the config; None: not recorded.
     """
 
     place: str
@@ -52,10 +52,10 @@ class AdapterFile:
 
     @classmethod
     def find(cls, source: str, subfolder: str | None, download: Mapping[str, Any], sha256: str | None) -> Self:
-        """Look for the weights in a folder or Hub repository and read their header; `download`: as in PEFT.
+        """Find the weights in a folder or Hub repository and read their header; `download`: as in PEFT.
 
         Raises:
-            DamagedAdapterError: there is a pickle in its place, or it is no safetensors file (see `read_header`).
+            DamagedAdapterError: there is a pickle instead, or it is not a safetensors file (see `read_header`).
         """
         place = os.path.join(source, subfolder) if subfolder else source
         path = _locate(source, subfolder, place, download)
@@ -65,27 +65,27 @@ class AdapterFile:
 
     @property
     def folder(self) -> Path:
-        """Where the weights lie, or should lie."""
+        """The folder that contains, or should contain, the weights."""
         return Path(self.place) if self.path is None else self.path.parent
 
     @property
     def is_small(self) -> bool:
-        """Whether it may be read before a base has agreed with its header."""
+        """Whether it may be read before comparing its header with a base."""
         return self.stamp is None or self.stamp[-1] <= SMALL
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another file has taken its place."""
+        """Whether another file has replaced it."""
         return self.path is not None and stamp_of(self.path) != self.stamp
 
     def check_tensors(self, shapes: Mapping[str, tuple[int, ...]], heads: Collection[str]) -> Self:
-        """Compare the header with the parameters that the config means and its heads; nothing else is read.
+        """Compare the header with the parameter shapes and heads of the config, without reading the tensors.
 
         Returns:
             The file without the tensors of other adapters.
 
         Raises:
-            DamagedAdapterError: a tensor is missing, of another shape or type, or does not belong there.
+            DamagedAdapterError: a tensor is missing, has another shape or type, or is not part of this adapter.
         """
         if self.path is None:
             return self
@@ -103,10 +103,10 @@ class AdapterFile:
         return replace(self, entries=own)
 
     def check_content(self) -> None:
-        """Read the tensors: they are those that the config was saved with, and finite.
+        """Check that all values are finite, and that the file was saved with its config.
 
         Raises:
-            DamagedAdapterError: they are not.
+            DamagedAdapterError: one of these is not so.
         """
         if self.path is None:
             return
@@ -116,19 +116,19 @@ class AdapterFile:
                     raise DamagedAdapterError(
                         f"{key} in {self.path} holds NaN or infinite values; train or download it again"
                     )
-        # Last, as the checks above say more. Equal shapes do not make a pair: pooling or block indices have none.
+        # Last, since the checks above explain more. Equal shapes do not prove a match: pooling does not affect them.
         found = self.sha256 and fingerprint(self.path)
         if found != self.sha256:
             if time.time() - self.path.stat().st_mtime < 1:
                 time.sleep(SETTLING)
             raise DamagedAdapterError(
-                f"{self.path} is not the file that its {CONFIG_NAME} was saved with: its SHA-256 is {found}, "
+                f"{self.path} was not saved with its {CONFIG_NAME}: its SHA-256 is {found}, "
                 f"expected {self.sha256}; a save was interrupted or files were mixed: save or download the adapter "
                 f'again. If you changed the weights yourself, set "{FINGERPRINT}" to null in {CONFIG_NAME}'
             )
 
     def copy_to(self, folder: Path) -> Self:
-        """The same file in another folder, where no one replaces it."""
+        """Copy the file to another folder, where nothing replaces it."""
         if self.path is None:
             return self
         path = Path(shutil.copy(self.path, folder / SAFETENSORS_WEIGHTS_NAME))
@@ -142,8 +142,8 @@ class AdapterFile:
             )
         if found.shape != shape:
             raise DamagedAdapterError(
-                f"{key} in {self.path} has shape {found.shape}, but its {CONFIG_NAME} means {shape}; config and "
-                "weights must come from the same save"
+                f"{key} in {self.path} has shape {found.shape}, but its {CONFIG_NAME} requires {shape}; config "
+                "and weights must come from the same save"
             )
         if found.dtype not in FLOATS:
             raise DamagedAdapterError(
@@ -154,32 +154,32 @@ class AdapterFile:
     def _check_others(
         self, others: Mapping[str, Entry], expected: Mapping[str, object], heads: tuple[str, ...]
     ) -> None:
-        """PEFT 0.18 also writes the prompts of all other adapters on the model, under their names."""
+        """Refuse surplus tensors, except prompts of other adapters: PEFT 0.18 saves those of all on the model."""
         ignored = tuple(f"{PREFIX}{BANK}.{name}." for name in PARAMETERS)
         surplus = sorted(key for key in others if not key.startswith(ignored))
         if surplus:
             raise DamagedAdapterError(
-                f"{self.path} holds tensors that do not belong to this adapter: "
+                f"{self.path} has tensors that do not belong to this adapter: "
                 f"{', '.join(key[:200] for key in surplus[:5])}; expected are "
                 f"{', '.join(sorted(expected))}" + (f" and those of {', '.join(heads)}" if heads else "")
             )
         nbytes = sum(entry.nbytes for entry in others.values())
         if len(others) > MOST_IGNORED or nbytes > SMALL:
             raise DamagedAdapterError(
-                f"{self.path} holds {len(others)} tensors of other adapters with {nbytes} bytes, which no reader "
+                f"{self.path} has {len(others)} tensors of other adapters with {nbytes} bytes, which no reader "
                 f"uses; at most {MOST_IGNORED} with {SMALL} bytes are skipped: save the adapter again with PEFT 0.21 "
                 "or later"
             )
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
-    """What changes when another file takes this place, its size last; None where there is no file."""
+    """Return values that change when another file replaces this one, its size last; None if there is no file."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -189,7 +189,7 @@ def stamp_of(path: Path) -> tuple[int, ...] | None:
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     pieces = tensor.flatten().split(PIECE)
-    if tensor.dtype.itemsize == 1:  # torch asks no 8-bit float
+    if tensor.dtype.itemsize == 1:  # torch.isfinite does not support 8-bit floats
         pieces = tuple(piece.float() for piece in pieces)
     return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
@@ -216,7 +216,7 @@ def _locate(source: str, subfolder: str | None, place: str, download: Mapping[st
 
 def _pickle_refusal(place: str) -> DamagedAdapterError:
     return DamagedAdapterError(
-        f"{place} holds {WEIGHTS_NAME}, expected {SAFETENSORS_WEIGHTS_NAME}: a pickle can run code when it is opened, "
-        "and is not read. If you trust its origin, convert it once: safetensors.torch.save_file("
+        f"{place} contains {WEIGHTS_NAME}, expected {SAFETENSORS_WEIGHTS_NAME}: a pickle can run code when opened, so "
+        "it is not read. If you trust its origin, convert it once: safetensors.torch.save_file("
         f"torch.load('{WEIGHTS_NAME}', weights_only=True), '{SAFETENSORS_WEIGHTS_NAME}')"
     )

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""An adapter's folder and its config: written atomically, by one process at a time; read while others write.
+"""The folder of an adapter and its config: written atomically, by one process at a time; read while others write.
 
-The config holds the SHA-256 of the weights that it was saved with. Weights and config are two files, so a save that
-was killed between them leaves new weights beside an old config, and both may be fine in themselves.
+The config records the SHA-256 of the weights saved with it. Weights and config are two files: a save that is killed
+between them leaves new weights beside an old config, each of which is valid alone.
 """
 
 import json
@@ -21,24 +21,24 @@ from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from .adapter_file import FINGERPRINT, fingerprint, stamp_of
 from .header import read_config, read_header, shown
 
-PENDING_NAME = "adapter_config.pending.json"  # the config of a save whose last step is still to come
+PENDING_NAME = "adapter_config.pending.json"  # the config of a save that is not finished
 LOCK_NAME = ".gated_prompt.lock"
-PATIENCE = 10.0  # seconds that a reader goes on looking while others save
-WAIT = 60.0  # seconds that a process waits for others to finish their saving
+PATIENCE = 10.0  # seconds that a reader retries while others save
+WAIT = 60.0  # seconds that a process waits for others to finish saving
 T = TypeVar("T")
 
 
 def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> dict[str, Any]:
-    """The fields of an adapter's config, or of the pending config beside it where that fits the weights.
+    """Return the fields of an adapter's config, or of the pending config beside it if that one matches the weights.
 
     Args:
-        path: place of `adapter_config.json`.
-        method: the only `peft_type`.
-        own: fields of this method; a file that lacks one of them is from another version or written by hand.
+        path: path of `adapter_config.json`.
+        method: the expected `peft_type`.
+        own: fields of this method; a file without one of them is from another version or was written by hand.
         known: these, and the fields of every PEFT config.
 
     Raises:
-        DamagedAdapterError: the file cannot be read, is no JSON object, repeats a key, or has a field misspelt.
+        DamagedAdapterError: the file cannot be read, is not a JSON object, repeats a key, or has a misspelt field.
         AdapterMismatchError: it is the config of another PEFT method.
     """
     file, values = _current(path)
@@ -53,13 +53,13 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
     tolerance = values.pop("gate_tolerance", 0.0)  # a field of version 0.1.0
     if tolerance != 0.0:
         warnings.warn(
-            f"{file} holds gate_tolerance={shown(tolerance)}, which is no setting of an adapter any more and is "
+            f"{file} has gate_tolerance={shown(tolerance)}, which is no longer a setting of an adapter and is "
             "ignored; after loading, call gated_prompt.prune(model, gate_tolerance)",
             stacklevel=2,
         )
     unknown, missing = sorted(values.keys() - known), sorted(own - values.keys())
-    # Either alone is a newer or an older version, where PEFT warns or the defaults hold. Both together: a field got
-    # another name, and its value would be replaced by the default.
+    # Unknown fields alone mean a newer version, and PEFT warns; missing ones alone mean an older one, and the defaults
+    # apply. Both together mean that a field was renamed, and the default would silently replace its value.
     if unknown and missing:
         raise DamagedAdapterError(
             f"{file} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}; "
@@ -69,31 +69,31 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
 
 
 def _current(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The config that belongs to the weights: see `sharing/saving.py` for how a pending one comes about."""
+    """Return the config that belongs to the weights; `sharing/saving.py` explains the pending one."""
     pending, weights = path.with_name(PENDING_NAME), path.with_name(SAFETENSORS_WEIGHTS_NAME)
     if pending.is_file() and weights.is_file():
         values = read_config(pending)
-        read_header(weights)  # refuses a file that is longer than it says, of which no hash is worth the time
+        read_header(weights)  # refuses oversized files before spending time on a hash
         if values.get(FINGERPRINT) == fingerprint(weights):
             return pending, values
     return path, read_config(path)
 
 
 def write_settings(folder: Path, values: dict[str, Any], of_weights: bool) -> None:
-    """Write the config; `of_weights`: record that it belongs to the weights that lie there.
+    """Write the config; `of_weights`: record that it belongs to the weights in this folder.
 
     Raises:
-        GatedPromptError: another process went on saving into this folder.
+        GatedPromptError: another process kept saving into this folder.
         UnsupportedOperationError: the weights were saved as a pickle.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, weights, pickle = (folder / name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
     with locked(folder):
         if of_weights and pickle.is_file() and _saved_at(pickle) >= _saved_at(weights):
-            # Nothing reads it; PEFT would take older safetensors beside it for what was saved.
+            # Nothing reads it: PEFT would load older safetensors beside it instead.
             raise UnsupportedOperationError(
-                f"{pickle} was saved, a pickle, which is not read as it can run code when it is opened; save again "
-                "without safe_serialization=False"
+                f"{pickle} is a pickle, which can run code when it is opened and is never read; save again without "
+                "safe_serialization=False"
             )
         sha256 = fingerprint(weights) if of_weights and weights.is_file() else None
         replace_text(path, json.dumps(values | {FINGERPRINT: sha256}, indent=2, sort_keys=True))
@@ -105,8 +105,10 @@ def _saved_at(path: Path) -> int:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that a reader finds the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed save left is overwritten by the next
+    """Replace a file atomically: write a temporary file and rename it, so readers find the old or the new one."""
+    temporary = path.with_name(
+        f".{path.name}.tmp"
+    )  # a fixed name, so the next save overwrites the rest of a killed one
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -119,10 +121,10 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes and threads that save into `folder` waiting, for at most `WAIT` seconds.
+    """Lock `folder` for saving; other processes and threads wait for at most `WAIT` seconds.
 
-    The lock is the operating system's, so a killed process holds none. Its file goes away while it is still held:
-    whoever waits for it notices, and makes a new one.
+    The operating system releases the lock of a killed process. The lock file is deleted while the lock is still held:
+    waiting processes notice that and create a new one.
 
     Raises:
         GatedPromptError: others did not finish in time.
@@ -137,18 +139,18 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no open file
+        with suppress(OSError):  # Windows cannot delete open files
             os.unlink(folder / LOCK_NAME)
         lock.release()
 
 
 def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` returns or raises while no one replaces the adapter in `folder`; it is called until that is so.
+    """Repeat `read` until nothing replaced the adapter in `folder` meanwhile, and return or raise its last result.
 
-    Needs no lock, which a folder that may only be read could not hold.
+    Works without a lock, since the folder may be read-only.
 
     Raises:
-        DamagedAdapterError: the adapter was replaced again and again for `PATIENCE` seconds.
+        DamagedAdapterError: the adapter was replaced repeatedly for `PATIENCE` seconds.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -163,8 +165,8 @@ def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
             return found
         if time.monotonic() > deadline:
             raise DamagedAdapterError(
-                f"the adapter in {folder} was replaced again and again for {PATIENCE:.0f} s while it was being read; "
-                "load it when others have finished saving"
+                f"the adapter in {folder} was replaced repeatedly for {PATIENCE:.0f} s while it was being read; load "
+                "it after others have finished saving"
             ) from fault
         time.sleep(0.005)
 

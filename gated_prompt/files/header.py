@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The header of a safetensors file, and JSON, read with a limit on their size.
+"""Read safetensors headers and JSON with limits on their size.
 
-Files come from anywhere. What they claim to hold is compared with the size of the file before anything is allocated
-for it; the format is described at https://github.com/huggingface/safetensors#format.
+Files come from anywhere, so the sizes that a header claims are compared with the size of the file before anything is
+allocated. The format is described at https://github.com/huggingface/safetensors#format.
 """
 
 import json
@@ -16,17 +16,26 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import DamagedAdapterError
 
-LONGEST_HEADER = 2**20  # bytes: some thousand tensors; an adapter has at most five and those of its heads
-LONGEST_CONFIG = 2**18  # bytes; a config of today has about one thousand
+LONGEST_HEADER = 2**20  # bytes, for thousands of tensors; an adapter has at most five and those of its heads
+LONGEST_CONFIG = 2**18  # bytes; a config has about one thousand
 MOST_AXES = 8
-# What Python and the library raise on bytes that are no safetensors file
+# Exceptions of Python and the library for files that are not safetensors
 UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError, struct.error)
-FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # types of prompts, with the bytes of a number
-OTHERS = {"F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # of heads too
+FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # dtypes allowed for prompts, with bytes per value
+OTHERS = {
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}  # also allowed for heads
 
 
 class Entry(NamedTuple):
-    """What the header says of a tensor."""
+    """The header entry of one tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -41,16 +50,15 @@ class Entry(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Shapes and types of the tensors in a safetensors file, by key; at most `LONGEST_HEADER` bytes are read.
+    """Return shape and dtype of each tensor in a safetensors file, reading at most `LONGEST_HEADER` bytes.
 
     Raises:
-        DamagedAdapterError: it is no safetensors file, its header is too long, or its size is not what the header
-            says.
+        DamagedAdapterError: it is not a safetensors file, or its header is too long or does not match the file size.
     """
     try:
         with open(path, "rb") as file:
             entries = _entries(file)
-        with safe_open(path, "np"):  # maps the file and reads no tensor: the library's own checks of the header
+        with safe_open(path, "np"):  # for the library's own header checks; maps the file and reads no tensor
             return entries
     except UNREADABLE as error:
         raise DamagedAdapterError(
@@ -62,7 +70,7 @@ def _entries(file: BinaryIO) -> dict[str, Entry]:
     size = os.fstat(file.fileno()).st_size
     (length,) = struct.unpack("<Q", file.read(8))
     if length > LONGEST_HEADER:
-        raise ValueError(f"its header has {length} bytes, at most {LONGEST_HEADER} are read")
+        raise ValueError(f"its header has {length} bytes, expected at most {LONGEST_HEADER}")
     header = parse_object(file.read(length))
     header.pop("__metadata__", None)
     entries = {key: Entry(_shape(value["shape"]), value["dtype"]) for key, value in header.items()}
@@ -73,10 +81,10 @@ def _entries(file: BinaryIO) -> dict[str, Entry]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of at most `LONGEST_CONFIG` bytes.
+    """Return the JSON object in a file of at most `LONGEST_CONFIG` bytes.
 
     Raises:
-        DamagedAdapterError: it cannot be read, is longer, is no JSON object, or repeats a key.
+        DamagedAdapterError: it cannot be read, is longer, is not a JSON object, or repeats a key.
     """
     try:
         with open(path, "rb") as file:
@@ -85,19 +93,19 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is longer than {LONGEST_CONFIG} bytes")
         return parse_object(data)
     except TypeError as error:
-        raise DamagedAdapterError(f"{path} holds {error}; save or download the adapter again") from error
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: of JSON, of UTF-8, of numbers too long
+        raise DamagedAdapterError(f"{path} contains {error}; save or download the adapter again") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: invalid JSON, UTF-8 or number length
         raise DamagedAdapterError(
             f"{path} is not valid JSON ({_short(error)}); save or download the adapter again"
         ) from error
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object without repeated keys.
+    """Parse a JSON object without repeated keys.
 
     Raises:
-        TypeError: it is JSON of another type.
-        ValueError, RecursionError: it is no JSON in UTF-8, or repeats a key.
+        TypeError: it is another JSON type.
+        ValueError, RecursionError: it is not valid JSON in UTF-8, or repeats a key.
     """
     values = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     if not isinstance(values, dict):
@@ -115,19 +123,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shape(sizes: list[Any]) -> tuple[int, ...]:
-    if len(sizes) > MOST_AXES:  # a product of thousands of sizes takes long
-        raise ValueError(f"a tensor has {len(sizes)} axes, at most {MOST_AXES} are read")
+    if len(sizes) > MOST_AXES:  # multiplying thousands of sizes takes long
+        raise ValueError(f"a tensor has {len(sizes)} axes, expected at most {MOST_AXES}")
     return tuple(map(_size, sizes))
 
 
 def _size(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**48:  # no file is that large
-        raise ValueError(f"{shown(value)} is no size")
+        raise ValueError(f"{shown(value)} is not a valid size")
     return value
 
 
 def shown(value: object) -> str:
-    """The value for a message: in full, unless that is a long one."""
+    """Return the value for a message, shortened if long."""
     return _short(repr(value))
 
 

@@ -16,8 +16,8 @@ from ..errors import GatedPromptError, UnsupportedOperationError
 from ..files.layout import BANK
 from ..inspect.readouts import find_adapter
 from ..training.processes import combine, rank_and_world
-from ..tuner.plan import Plan
-from .frozen import Batch, frozen_pass
+from ..tuner.adapter import Adapter
+from .hooked_base import Batch, hooked_base
 from .matched import match_tokens
 from .tokens import ClusteredTokens, SampledTokens, max_of_windows, mean_of_windows, mini_batch_kmeans
 
@@ -75,22 +75,22 @@ def initialize_prompts(
         UnsupportedOperationError: the adapter is trained or loaded, and `overwrite` is off.
         ArchitectureError: "match" cannot find the projections of the attention.
     """
-    bank, plan = find_adapter(model, adapter_name)
-    _check_options(plan, method, seed, before_positions, neighbours, orthogonal)
-    if bank.is_trained(plan) and not overwrite:
+    bank, adapter = find_adapter(model, adapter_name)
+    _check_options(adapter, method, seed, before_positions, neighbours, orthogonal)
+    if bank.is_trained(adapter) and not overwrite:
         raise UnsupportedOperationError(
-            f"the prompts of adapter {plan.name!r} are no longer as they started: they were trained, loaded or set; "
-            "to lose them pass overwrite=True"
+            f"the prompts of adapter {adapter.name!r} differ from their initial values: they were trained, loaded or "
+            "set; pass overwrite=True to replace them"
         )
     root = next(module for module in model.modules() if getattr(module, BANK, None) is bank)
-    vit = find_vision_transformer(root, plan.config.target_modules)
-    blocks = plan.blocks if plan.config.deep else range(plan.first, plan.first + 1)
-    count = plan.config.num_virtual_tokens
+    vit = find_vision_transformer(root, adapter.config.target_modules)
+    blocks = adapter.blocks if adapter.config.deep else range(adapter.first, adapter.first + 1)
+    count = adapter.config.num_virtual_tokens
 
     def look_at_images() -> dict[int, Start]:
         # Not tqdm.auto: it starts a loader, which then draws from the caller's random numbers, before this one does.
         shown = tqdm(batches, desc="initialize prompts", leave=False, disable=rank_and_world()[0] != 0)
-        with frozen_pass(root, vit, plan.prompts.start, seed) as look:
+        with hooked_base(root, vit, adapter.prompts.start, seed) as look:
             if method == "match":
                 randoms = _random_prompts(vit, seed, count, blocks)
                 return dict(match_tokens(look, vit, randoms, shown, neighbours, orthogonal))
@@ -107,18 +107,18 @@ def initialize_prompts(
             start.merge([other[block] for other in others])
         return torch.stack([first[block].prompts() for block in blocks])
 
-    bank.start_from(plan, combine(look_at_images, finish))
+    bank.start_from(adapter, combine(look_at_images, finish))
 
 
 def _check_options(
-    plan: Plan, method: str, seed: int, before_positions: bool, neighbours: int, orthogonal: float
+    adapter: Adapter, method: str, seed: int, before_positions: bool, neighbours: int, orthogonal: float
 ) -> None:
     faults = []
     if method not in METHODS:
         faults.append(f"method is {method!r}; known are {', '.join(map(repr, METHODS))}")
     if not 0 <= seed < 2**32:
         faults.append(f"seed is {seed}; it must lie between 0 and 2^32 - 1")
-    if before_positions and (plan.config.insert_at > 0 or method == "match"):
+    if before_positions and (adapter.config.insert_at > 0 or method == "match"):
         faults.append("before_positions is about prompts at block 0, and not for 'match', which needs its keys")
     if neighbours < 1:
         faults.append(f"neighbours is {neighbours}; at least 1 is needed")

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..architecture import VisionTransformer
 from ..errors import ArchitectureError, GatedPromptError
-from .frozen import Batch, FrozenPass
+from .hooked_base import Batch, HookedBase
 from .tokens import refuse_padding
 
 KEY_NAMES, VALUE_NAMES, FUSED = ("k_proj", "key"), ("v_proj", "value"), "qkv"
@@ -176,7 +176,7 @@ def expand(random: torch.Tensor, value_weight: torch.Tensor, outputs: torch.Tens
 
 
 def match_tokens(
-    look: FrozenPass, vit: VisionTransformer, randoms: dict[int, torch.Tensor], batches: Iterable[Batch],
+    look: HookedBase, vit: VisionTransformer, randoms: dict[int, torch.Tensor], batches: Iterable[Batch],
     neighbours: int, orthogonal: float,
 ) -> dict[int, MatchedTokens]:  # fmt: skip
     """Pass the images, and then the random prompts (P, D) of each block, to see their keys."""

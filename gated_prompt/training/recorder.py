@@ -51,8 +51,8 @@ class GateRecorder(TrainerCallback):
         Raises:
             GatedPromptError: the model has no adapter, or its blocks differ from those recorded so far.
         """
-        _, plan = find_adapter(model, None)
-        gated, blocks = list(plan.gate_rows), list(plan.blocks)
+        _, adapter = find_adapter(model, None)
+        gated, blocks = list(adapter.gate_rows), list(adapter.blocks)
         kept = sum(earlier < step for earlier in self.steps)
         if kept and (gated, blocks) != (self.gated_blocks, self.blocks):
             raise GatedPromptError(

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The bank: the tensors of all adapters on one model, and the prompts, gates and temperatures that they stand for.
+"""The prompt bank: the parameters of all adapters on one model, and the prompts, gates and temperatures they encode.
 
-There is one bank per model, a child of its root named `gated_prompt`, so that the keys of an adapter file hold no
-path into the backbone and survive renamings there. It holds no state of a forward (`forward.py`).
+Each model has one bank, a child module of its root named `gated_prompt`. Adapter files therefore contain no paths into
+the backbone and survive when its modules are renamed. The bank holds no state of a forward (`forward.py`).
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from ..architecture import VisionTransformer
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
+from .adapter import Adapter, make_adapter
 from .low_rank import factor_bound, factorise
-from .plan import Plan, make_plan
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
@@ -31,23 +31,23 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-class Fitted(Protocol):
-    """What has to follow when adapters come and go (`skip.py`)."""
+class Updatable(Protocol):
+    """Something to update when adapters are added or deleted (`skip.py`)."""
 
-    def fit(self) -> None: ...
+    def update(self) -> None: ...
 
 
 class PromptBank(nn.Module, BaseTunerLayer):
-    """Holds, for each adapter name:
+    """Holds, by adapter name:
 
-    - `gated_prompt_tokens` (S, P, D), S = 1, or K when deep; with a `prompt_rank` r instead
+    - `gated_prompt_tokens` (S, P, D) with S = 1, or S = K when deep; with a `prompt_rank` r instead
       `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
-    - `gated_prompt_gate_logits` (G,), one for each gated block, where gates are learned;
-    - `gated_prompt_temperatures` (K,), one for each of the K blocks that the prompts pass, where they are learned.
+    - `gated_prompt_gate_logits` (G,), one per gated block, if gates are learned;
+    - `gated_prompt_temperatures` (K,), one for each of the K blocks with prompts, if temperatures are learned.
     """
 
     adapter_layer_names = PARAMETERS
-    other_param_names = ("plans", "fresh_prompts")
+    other_param_names = ("adapters", "fresh_prompts")
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
@@ -56,29 +56,29 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.gated_prompt_tokens_b = nn.ParameterDict()
         self.gated_prompt_gate_logits = nn.ParameterDict()
         self.gated_prompt_temperatures = nn.ParameterDict()
-        self.plans: dict[str, Plan] = {}
-        self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the prompts as they started
+        self.adapters: dict[str, Adapter] = {}
+        self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the initial prompts
         self.handles: list[Removable] = []
-        self.skips: Fitted | None = None
-        self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are put on
+        self.skips: Updatable | None = None
+        self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are attached
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: list[str] = []
-        # No submodules: these would appear twice in the model's state dict.
+        # In lists, not as submodules, which would appear twice in the model's state dict.
         self.vit, self.blocks = vit, list(vit.blocks)
-        self._frozen = [*vit.before, *(child for block in vit.blocks for child in block.children())]
+        self._frozen_modules = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
-    # The adapters.
+    # Adding, deleting and activating adapters.
 
     def update_layer(self, adapter_name: str, config: GatedPromptConfig) -> None:
         """Add an adapter, with its parameters on the device and in the precision of the blocks.
 
-        Prompts start uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the bound of the patch projection's Xavier
-        start, as in the official code (a product of low rank with the same variance); gate logits at `gate_init`;
-        temperatures at `temperature_init`.
+        Initial values: prompts uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the patch projection's Xavier bound,
+        as in the official code (a low-rank product gets the same variance); gate logits `gate_init`; temperatures
+        `temperature_init`.
         """
         vit = self.vit
-        plan = make_plan(adapter_name, config, len(vit.blocks), self.can_be_passive)
+        adapter = make_adapter(adapter_name, config, len(vit.blocks), self.can_be_passive)
         bound, like = vit.prompt_bound, self._like()
         factor = factor_bound(bound, config.prompt_rank or 1)
         starts = {
@@ -88,44 +88,44 @@ class PromptBank(nn.Module, BaseTunerLayer):
             GATE_LOGITS: (config.gate_init,) * 2,
             TEMPERATURES: (config.temperature_init,) * 2,
         }
-        for name in PARAMETERS:  # as in PEFT, an adapter of the same name is replaced: leave nothing
+        for name in PARAMETERS:  # as in PEFT, an adapter of the same name is replaced completely
             if adapter_name in getattr(self, name):
                 del getattr(self, name)[adapter_name]
-        for name, shape in config.parameter_shapes(plan.num_layers, vit.hidden_size).items():
+        for name, shape in config.parameter_shapes(adapter.num_layers, vit.hidden_size).items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)
         self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
-        self.plans[adapter_name] = plan  # last: whoever finds a plan finds its tensors
-        self.fit_skips()
+        self.adapters[adapter_name] = adapter  # last: a thread that sees the adapter also finds its tensors
+        self.update_skips()
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget one adapter (see `peft.BaseTuner`)."""
+        """Delete one adapter (see `peft.BaseTuner`)."""
         super().delete_adapter(adapter_name)
-        self.fit_skips()
+        self.update_skips()
 
-    def fit_skips(self) -> None:
-        """Let blocks be skipped above the lowest `read_from` of the adapters that there are."""
+    def update_skips(self) -> None:
+        """Make the blocks above the lowest `read_from` of all adapters skippable."""
         if self.skips is not None:
-            self.skips.fit()
+            self.skips.update()
 
     @property
     def active_names(self) -> list[str]:
-        """Names of the active adapters: one, or none after the last was deleted."""
+        """Names of the active adapters: one, or none after the last adapter was deleted."""
         return self._active_adapter
 
     @property
-    def active_plans(self) -> tuple[Plan, ...]:
-        """The plan of the active adapter; empty when adapters are disabled or none is active."""
+    def adapters_in_use(self) -> tuple[Adapter, ...]:
+        """The active adapter, as a tuple of one; empty if adapters are disabled or none is active."""
         names = self._active_adapter
-        plan = None if self._disable_adapters or not names else self.plans.get(names[0])
-        return () if plan is None else (plan,)
+        adapter = None if self._disable_adapters or not names else self.adapters.get(names[0])
+        return () if adapter is None else (adapter,)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter.
 
         Raises:
-            UnsupportedOperationError: two names were given; prompts of two adapters do not add up.
+            UnsupportedOperationError: more than one name; the prompts of two adapters cannot be added.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
@@ -135,76 +135,77 @@ class PromptBank(nn.Module, BaseTunerLayer):
         super().set_adapter(names, inference_mode=inference_mode)
 
     def train(self, mode: bool = True) -> "PromptBank":
-        """Set the mode; with `eval_backbone` the inside of the frozen blocks stays in eval mode.
+        """Set the mode; with `eval_backbone` the modules inside the frozen blocks stay in eval mode.
 
-        The root trains its children in their order and the bank is the last of them, so this has the last word.
-        The blocks themselves keep the mode of the root: transformers checkpoints activations only in train mode.
+        The root sets the mode of its children in order and the bank is the last, so nothing overrides this afterwards.
+        The blocks themselves follow the root: transformers checkpoints activations only in training mode.
         """
         super().train(mode)
-        plan = self.plans.get(self._active_adapter[0]) if self._active_adapter else None
-        if mode and plan is not None and plan.config.eval_backbone:
-            for module in self._frozen:
+        adapter = self.adapters.get(self._active_adapter[0]) if self._active_adapter else None
+        if mode and adapter is not None and adapter.config.eval_backbone:
+            for module in self._frozen_modules:
                 module.eval()
         return self
 
-    # What the tensors of one adapter stand for.
+    # Prompts, gates and temperatures of one adapter.
 
-    def tokens(self, plan: Plan, block: int) -> torch.Tensor:
-        """Prompt tokens (P, D) that enter at this block."""
-        row = block - plan.first if plan.config.deep else 0
-        if plan.config.prompt_rank is None:
-            return self.gated_prompt_tokens[plan.name][row]
-        return self.gated_prompt_tokens_a[plan.name][row] @ self.gated_prompt_tokens_b[plan.name][row]
+    def tokens(self, adapter: Adapter, block: int) -> torch.Tensor:
+        """Prompt tokens (P, D) that are inserted at this block."""
+        row = block - adapter.first if adapter.config.deep else 0
+        if adapter.config.prompt_rank is None:
+            return self.gated_prompt_tokens[adapter.name][row]
+        return self.gated_prompt_tokens_a[adapter.name][row] @ self.gated_prompt_tokens_b[adapter.name][row]
 
-    def gate(self, plan: Plan, row: int) -> torch.Tensor:
+    def gate(self, adapter: Adapter, row: int) -> torch.Tensor:
         """Gate value g = sigmoid(logit) of this row as a scalar tensor.
 
-        With `hard_gates` it is 0 or 1: logit > 0 in eval mode; while training logit + noise > 0, the noise logistic,
-        so that 1 has probability g, with the gradient of sigmoid(logit + noise) (straight through). One draw serves
-        the whole batch. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel temperature 1.
+        With `hard_gates` it is 0 or 1. In eval mode, it is 1 if logit > 0. In training, it is 1 if logit + noise > 0
+        with logistic noise, so with probability g, and its gradient is that of sigmoid(logit + noise) (straight
+        through). All images of a batch share one draw. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel
+        temperature 1.
         """
-        logit = self.gated_prompt_gate_logits[plan.name][row]
-        if not plan.config.hard_gates:
+        logit = self.gated_prompt_gate_logits[adapter.name][row]
+        if not adapter.config.hard_gates:
             return torch.sigmoid(logit)
         if not self.training:
             return (logit > 0).to(logit.dtype)
         soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
         return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
 
-    def inverse_temperature(self, plan: Plan, block: int) -> torch.Tensor | float | None:
-        """1 / tau of this block as a scalar, or None where it is exactly 1 for good."""
-        if not plan.config.temperature:
-            return None if plan.config.temperature_init == 1.0 else 1.0 / plan.config.temperature_init
-        temperature = self.gated_prompt_temperatures[plan.name][block - plan.first]
+    def inverse_temperature(self, adapter: Adapter, block: int) -> torch.Tensor | float | None:
+        """1 / tau of this block as a scalar, or None if tau is fixed at exactly 1."""
+        if not adapter.config.temperature:
+            return None if adapter.config.temperature_init == 1.0 else 1.0 / adapter.config.temperature_init
+        temperature = self.gated_prompt_temperatures[adapter.name][block - adapter.first]
         if torch.compiler.is_exporting():  # see project_temperatures
-            temperature = temperature.clamp(*plan.config.temperature_range)
+            temperature = temperature.clamp(*adapter.config.temperature_range)
         return 1.0 / temperature
 
-    def project_temperatures(self, plan: Plan) -> None:
-        """Move the temperatures into their range, outside autograd.
+    def project_temperatures(self, adapter: Adapter) -> None:
+        """Clamp the temperatures to their range in place, outside autograd.
 
-        A clamp inside the graph would cut the gradient outside the range, and a temperature that stepped out
-        could never come back. An exported program cannot change its weights and needs no gradient: it has a clamp.
+        A clamp inside the graph would have no gradient outside the range, so a temperature that left the range could
+        never return. An exported program cannot change its weights and needs no gradient, so it clamps in the graph.
         """
-        if plan.config.temperature and not torch.compiler.is_exporting():
-            self.gated_prompt_temperatures[plan.name].data.clamp_(*plan.config.temperature_range)
+        if adapter.config.temperature and not torch.compiler.is_exporting():
+            self.gated_prompt_temperatures[adapter.name].data.clamp_(*adapter.config.temperature_range)
 
-    # Where prompts start.
+    # Initial prompts.
 
-    def start_from(self, plan: Plan, tokens: torch.Tensor) -> None:
-        """Let the prompts start from `tokens` (S, P, D); of low rank from what comes nearest to them."""
+    def start_from(self, adapter: Adapter, tokens: torch.Tensor) -> None:
+        """Set the initial prompts to `tokens` (S, P, D), or to their best approximation of rank `prompt_rank`."""
         starts = {TOKENS: tokens}
-        if plan.config.prompt_rank is not None:
-            starts = dict(zip((TOKENS_A, TOKENS_B), factorise(tokens, plan.config.prompt_rank), strict=True))
+        if adapter.config.prompt_rank is not None:
+            starts = dict(zip((TOKENS_A, TOKENS_B), factorise(tokens, adapter.config.prompt_rank), strict=True))
         with torch.no_grad():
             for name, start in starts.items():
-                getattr(self, name)[plan.name].copy_(start)
-        self.fresh_prompts[plan.name] = self._fingerprint(plan.name)
+                getattr(self, name)[adapter.name].copy_(start)
+        self.fresh_prompts[adapter.name] = self._fingerprint(adapter.name)
 
-    def is_trained(self, plan: Plan) -> bool:
-        """Whether the prompts are no longer what they started from: they were trained, loaded or set."""
-        fresh = self.fresh_prompts.get(plan.name)
-        return fresh is None or fresh != self._fingerprint(plan.name)
+    def is_trained(self, adapter: Adapter) -> bool:
+        """Whether the prompts differ from their initial values: they were trained, loaded or set."""
+        fresh = self.fresh_prompts.get(adapter.name)
+        return fresh is None or fresh != self._fingerprint(adapter.name)
 
     def _fingerprint(self, adapter_name: str) -> str | None:
         dicts = [getattr(self, name) for name in (TOKENS, TOKENS_A, TOKENS_B)]
@@ -213,12 +214,12 @@ class PromptBank(nn.Module, BaseTunerLayer):
             return None
         return hashlib.sha256(b"".join(part.float().cpu().numpy().tobytes() for part in parts)).hexdigest()
 
-    # What PEFT asks of a layer, and a bank is none.
+    # What PEFT requires of a tuner layer, although the bank wraps no layer.
 
     def _like(self) -> torch.Tensor:
-        """A tensor with the device and the precision of the blocks.
+        """An empty tensor with the device and precision of the blocks.
 
-        accelerate keeps offloaded weights on the meta device, and knows where they are used.
+        accelerate keeps offloaded weights on the meta device; its hook knows the device on which they run.
         """
         found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
         hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
@@ -226,9 +227,10 @@ class PromptBank(nn.Module, BaseTunerLayer):
         return torch.empty(0, dtype=found.dtype, device=devices[0]) if devices else found
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Called by PEFT after it filled an adapter that was made on the meta device.
+        """Called by PEFT after it filled an adapter that was created on the meta device.
 
-        PEFT looks at the weight of the wrapped layer, and the bank wraps none. The precision stays that of the file.
+        PEFT's own version takes the device from the weight of the wrapped layer, which the bank does not have. The
+        precision stays that of the file.
         """
         target = device if device is not None else self._like().device
         for name in self.adapter_layer_names:
@@ -238,7 +240,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
     @property
     def weight(self) -> torch.Tensor:
-        """None of these: PEFT's own property would ask the wrapped layer, which is the bank itself, without end."""
+        """Not available: PEFT's own property would read it from the wrapped layer, here the bank itself, forever."""
         raise AttributeError(f"{type(self).__name__} wraps no layer and has no weight or bias")
 
     bias = weight
@@ -252,7 +254,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         raise UnsupportedOperationError(MERGE_REFUSAL)
 
     def unmerge(self) -> None:
-        """Refuse, as nothing can have been merged.
+        """Refuse, since nothing can have been merged.
 
         Raises:
             UnsupportedOperationError: always.
@@ -260,14 +262,14 @@ class PromptBank(nn.Module, BaseTunerLayer):
         raise UnsupportedOperationError(MERGE_REFUSAL)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Never called: the bank holds parameters, the hooks use them.
+        """Not called by any model: the bank holds parameters, and the hooks use them.
 
         Raises:
             UnsupportedOperationError: always.
         """
-        raise UnsupportedOperationError("the prompt bank is no layer; call the model that holds it")
+        raise UnsupportedOperationError("the prompt bank is not a layer; call the model that holds it")
 
 
 def find_bank(model: nn.Module) -> PromptBank | None:
-    """The bank on a base model, or below whatever wraps it; None where there are no gated prompts."""
+    """Return the bank of a base model, also from inside a wrapper; None if it has no gated prompts."""
     return next((module for module in model.modules() if isinstance(module, PromptBank)), None)

@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What happens to the tokens on their way through the blocks.
+"""Hooks on the blocks: insert the prompts, mix them with a gate after each block, remove them after the last.
 
                    block k                 blocks k .. r-1                    block r
     [prefix, patches] -> [prefix, PROMPTS, patches] -> gate -> ... -> [prefix, patches]
 
-with k = `insert_at` and r = `read_from`, the last block if that is None; blocks above r do not run (`skip.py`).
+with k = `insert_at` and r = `read_from` (None: the last block); blocks above r do not run (`skip.py`).
 
 The prompts travel inside the hidden states, which keeps activation checkpointing correct; only inside a passive block
-(`plan.py`) are they held separately, for its attention (`attention.py`).
+(`adapter.py`) are they held separately, for its attention (`attention.py`).
 """
 
 from typing import Any
@@ -18,15 +18,17 @@ from torch import nn
 
 from ..architecture import AttentionParts
 from ..errors import ArchitectureError, UnsupportedOperationError
+from .adapter import Adapter, Role
 from .bank import PromptBank
 from .forward import LOCAL, Forward, Inputs, running
 from .masks import widen_arguments
-from .plan import Plan, Step
 from .skip import check_skipped
+
+UNSIZED = frozenset({type(None), bool, float})  # types of arguments that do not depend on the number of tokens
 
 
 class EnterBlock:
-    """Before a block: insert the prompts, or hold them separately for a passive block."""
+    """Before a block: insert the prompts, or hold them separately if the block is passive."""
 
     def __init__(self, bank: PromptBank, index: int) -> None:
         self.bank, self.index = bank, index
@@ -39,142 +41,142 @@ class EnterBlock:
         hidden = self._checked(
             block, forward, kwargs["hidden_states"] if by_name else args[0] if len(args) > 0 else None
         )
-        plan = forward.plans[0]
-        if not plan.first <= self.index <= plan.last:
+        adapter = forward.adapters[0]
+        if not adapter.first <= self.index <= adapter.last:
             return None
-        if self.index == plan.first:
-            for each in forward.plans:
+        if self.index == adapter.first:
+            for each in forward.adapters:
                 self.bank.project_temperatures(each)
-        step = forward.steps[self.index - plan.first]
-        length = hidden.shape[1] - (plan.config.num_virtual_tokens if step.arrive else 0)
-        if step.passive and not step.arrive:
-            return None  # the attention takes the prompts from the bank
-        if step.passive:
-            prefix, LOCAL.aside, patches = _split(hidden, plan)
+        role = forward.roles[self.index - adapter.first]
+        length = hidden.shape[1] - (adapter.config.num_virtual_tokens if role.arrive else 0)
+        if role.passive and not role.arrive:
+            return None  # the attention reads the prompts from the bank
+        if role.passive:
+            prefix, LOCAL.held_prompts, patches = _split(hidden, adapter)
             hidden = torch.cat((prefix, patches), dim=1)
-        elif not step.arrive:
-            start = plan.prompts.start
+        elif not role.arrive:
+            start = adapter.prompts.start
             prompts = entering_prompts(forward, self.index, hidden, hidden.shape[0])
             hidden = torch.cat((hidden[:, :start], prompts, hidden[:, start:]), dim=1)
             forward.remember(hidden)
-        rest, named = args if by_name else args[1:], kwargs
-        for value in (*rest, *named.values()):
-            if value is not None and value is not hidden and not step.passive and not isinstance(value, (bool, float)):
-                rest, named = widen_arguments(
-                    rest, named, plan.prompts, length, block if self.index == plan.first else None
-                )
-                break
+        rest, named = args if by_name else args[1:], dict(kwargs)
+        named.pop("hidden_states", None)
+        if not role.passive and not UNSIZED.issuperset(map(type, (*rest, *named.values()))):
+            first = block if self.index == adapter.first else None
+            rest, named = widen_arguments(rest, named, adapter.prompts, length, first)
         return (rest, {**named, "hidden_states": hidden}) if by_name else ((hidden, *rest), named)
 
     def _checked(self, block: nn.Module, forward: Forward, hidden: Any) -> torch.Tensor:
-        """Refuse blocks that are not called once each, in order, with one row of tokens of the same length."""
+        """Check that each block is called once, in order, with one token sequence per image of constant length."""
         name = type(block).__name__
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
             found = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(hidden).__name__
             raise ArchitectureError(
-                f"{name} works on hidden states of shape {found}, not on a row of tokens (batch, tokens, width); "
-                "prompts can only be put into a row"
+                f"{name} gets hidden states of shape {found}, expected (batch, tokens, width); prompts can only be "
+                "inserted into a sequence of tokens"
             )
-        if not forward.depth:  # called alone, or computed again: there is no run of blocks to compare with
+        if not forward.depth:  # called alone or recomputed: there is no order to check
             return hidden
         if self.index != forward.next_block:
             raise ArchitectureError(
-                f"{name} {self.index} is called where block {forward.next_block} was expected: this model leaves out "
-                "blocks or calls them twice, and prompts have to pass each block once, in order"
+                f"{name} {self.index} is called where block {forward.next_block} was expected: this model skips "
+                "or repeats blocks, but prompts must pass through each block once, in order"
             )
-        plan = forward.plans[0]
-        place = self.index - plan.first
-        arrive = 0 <= place < len(forward.steps) and forward.steps[place].arrive
-        held = plan.config.num_virtual_tokens if arrive else 0
+        adapter = forward.adapters[0]
+        place = self.index - adapter.first
+        arrive = 0 <= place < len(forward.roles) and forward.roles[place].arrive
+        held = adapter.config.num_virtual_tokens if arrive else 0
         if self.index == 0:
             forward.length = hidden.shape[1]
         elif hidden.shape[1] - held != forward.length:
             raise ArchitectureError(
-                f"{name} {self.index} got {hidden.shape[1] - held} tokens beside the prompts, block 0 got "
-                f"{forward.length}: this model adds or drops tokens between its blocks, where prompts cannot follow"
+                f"{name} {self.index} got {hidden.shape[1] - held} tokens besides the prompts, but block 0 got "
+                f"{forward.length}: this model adds or drops tokens between its blocks, which prompts do not support"
             )
         if forward.rows is not None and len(forward.rows) != len(hidden):
             raise UnsupportedOperationError(
-                f"{name} works on a batch of {len(hidden)}, and adapter_names names {len(forward.rows)} images; this "
-                "model takes images apart or together, so call it with one adapter at a time"
+                f"{name} gets a batch of {len(hidden)}, but adapter_names names {len(forward.rows)} images; this "
+                "model splits or merges images, so call it with one adapter at a time"
             )
         forward.next_block += 1
         return hidden
 
 
 class LeaveBlock:
-    """After a block: gate the prompts; after the last one that runs pool and take the prompts out."""
+    """After a block: apply the gate; after the last block that runs, pool and remove the prompts."""
 
-    def __init__(self, bank: PromptBank, index: int, asks_interface: bool) -> None:
-        self.bank, self.index, self.asks_interface = bank, index, asks_interface
+    def __init__(self, bank: PromptBank, index: int, uses_interface: bool) -> None:
+        self.bank, self.index, self.uses_interface = bank, index, uses_interface
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         forward = running(self.bank)
-        if forward is None or self.index < forward.plans[0].first:
+        if forward is None or self.index < forward.adapters[0].first:
             return None
-        if self.index > forward.plans[0].last:
+        if self.index > forward.adapters[0].last:
             check_skipped(forward, self.index, block)
             return None
-        if self.asks_interface and forward.depth and forward.attended != self.index:
+        if self.uses_interface and forward.depth and forward.attended != self.index:
             raise ArchitectureError(
                 f"{type(block).__name__} {self.index} did not compute its attention through AttentionInterface, where "
-                "prompts and temperatures act; load the model with attn_implementation='sdpa' or 'eager'"
+                "prompts and temperatures are applied; load the model with attn_implementation='sdpa' or 'eager'"
             )
         if forward.depth and forward.attended != self.index and self._has_temperature(forward):
             raise ArchitectureError(
-                f"{type(block).__name__} {self.index} did not call its query projection, behind which the temperature "
-                "acts; use prompts without one: GatedPromptConfig(temperature=False)"
+                f"{type(block).__name__} {self.index} did not call its query projection, after which the temperature "
+                "is applied; use prompts without one: GatedPromptConfig(temperature=False)"
             )
-        step = forward.steps[self.index - forward.plans[0].first]
+        role = forward.roles[self.index - forward.adapters[0].first]
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        if self.index == forward.plans[0].last:
-            LOCAL.beside = len(output) - 1 if isinstance(output, tuple) else None
+        if self.index == forward.adapters[0].last:
+            LOCAL.extra_outputs = len(output) - 1 if isinstance(output, tuple) else None
         entered: torch.Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        if step.passive:
-            left = self._leave_passive(forward, step, tokens)
+        if role.passive:
+            left = self._leave_passive(forward, role, tokens)
         else:
-            left = self._leave(forward, step, tokens, entered)
-            # transformers 4.57 keeps what the block returned; others keep what it returns with this hook.
-            forward.remember(*((tokens, left) if step.stay else (tokens,)))
+            left = self._leave(forward, role, tokens, entered)
+            # transformers 4.57 records the output before this hook, later versions record it after the hook.
+            forward.remember(*((tokens, left) if role.stay else (tokens,)))
         if left is tokens:
             return None
         return (left, *output[1:]) if isinstance(output, tuple) else left
 
     def _has_temperature(self, forward: Forward) -> bool:
-        return any(self.bank.inverse_temperature(plan, self.index) is not None for plan in forward.plans)
+        return any(self.bank.inverse_temperature(adapter, self.index) is not None for adapter in forward.adapters)
 
-    def _leave(self, forward: Forward, step: Step, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
-        """What follows a block that had the prompts among its tokens; `entered` are those before the block."""
-        if step.gate is None and step.stay:
+    def _leave(self, forward: Forward, role: Role, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+        """Finish a block with the prompts in its sequence; `entered`: the tokens before the block."""
+        if role.gate is None and role.stay:
             return tokens
-        plan = forward.plans[0]
-        prefix, prompts, patches = _split(tokens, plan)
-        if step.gate is not None:  # paper, Section 4: mixed with the prompts that entered this block
-            gate = self.bank.gate(plan, step.gate)
+        adapter = forward.adapters[0]
+        prefix, prompts, patches = _split(tokens, adapter)
+        if role.gate is not None:  # paper, Section 4: mix with the prompts that entered this block
+            gate = self.bank.gate(adapter, role.gate)
             if forward.rows is not None:
-                gate = by_image([self.bank.gate(each, step.gate) for each in forward.plans], forward.rows, 3)
-            # A copy: autograd keeps what is mixed, and a view would keep all tokens of the block with it.
-            prompts = torch.lerp(entered[:, plan.prompts], prompts.clone(), gate.to(prompts))
-        parts = (prefix, prompts, patches) if step.stay else self._pooled(plan, prefix, prompts, patches)
+                gate = by_image([self.bank.gate(each, role.gate) for each in forward.adapters], forward.rows, 3)
+            # A copy: autograd saves the tensor, and a view would keep all tokens of the block in memory.
+            prompts = torch.lerp(entered[:, adapter.prompts], prompts.clone(), gate.to(prompts))
+        parts = (prefix, prompts, patches) if role.stay else self._pooled(adapter, prefix, prompts, patches)
         return torch.cat(parts, dim=1)
 
-    def _leave_passive(self, forward: Forward, step: Step, tokens: torch.Tensor) -> torch.Tensor:
-        """What follows a block that saw the prompts as keys and values only; they leave it as they came."""
-        plan = forward.plans[0]
-        aside, LOCAL.aside = LOCAL.aside, None
-        pools = self.index == plan.last and plan.config.pooling is not None
-        if not (step.stay or pools):
+    def _leave_passive(self, forward: Forward, role: Role, tokens: torch.Tensor) -> torch.Tensor:
+        """Finish a passive block: its prompts leave unchanged."""
+        adapter = forward.adapters[0]
+        aside, LOCAL.held_prompts = LOCAL.held_prompts, None
+        pools = self.index == adapter.last and adapter.config.pooling is not None
+        if not (role.stay or pools):
             return tokens
         prompts = aside if aside is not None else entering_prompts(forward, self.index, tokens, tokens.shape[0])
-        prefix, patches = tokens[:, : plan.prompts.start], tokens[:, plan.prompts.start :]
-        return torch.cat(self._pooled(plan, prefix, prompts, patches) if pools else (prefix, prompts, patches), dim=1)
+        prefix, patches = tokens[:, : adapter.prompts.start], tokens[:, adapter.prompts.start :]
+        return torch.cat(
+            self._pooled(adapter, prefix, prompts, patches) if pools else (prefix, prompts, patches), dim=1
+        )
 
     def _pooled(
-        self, plan: Plan, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
+        self, adapter: Adapter, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Prefix and patches; at last with the mean that `pooling` names in the place of token 0."""
-        pooling = plan.config.pooling
-        if pooling is None or self.index < plan.last:
+        """Return prefix and patches; after the last block, with the mean that `pooling` names as token 0."""
+        pooling = adapter.config.pooling
+        if pooling is None or self.index < adapter.last:
             return prefix, patches
         parts = {"prompts": (prompts,), "patches": (patches,), "prompts_and_patches": (prompts, patches)}[pooling]
         mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
@@ -182,34 +184,34 @@ class LeaveBlock:
 
 
 class ScaleQueries:
-    """After the query projection of a block whose attention does not ask AttentionInterface: apply the temperature."""
+    """After the query projection, in blocks that do not use AttentionInterface: apply the temperature."""
 
     def __init__(self, bank: PromptBank, index: int, parts: AttentionParts) -> None:
         self.bank, self.index, self.parts = bank, index, parts
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         forward = running(self.bank)
-        if forward is None or not forward.plans[0].first <= self.index <= forward.plans[0].last:
+        if forward is None or not forward.adapters[0].first <= self.index <= forward.adapters[0].last:
             return None
         if module is not self.parts.query_output:
             raise UnsupportedOperationError(
                 f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
-                "put there after the prompts; the temperature would miss what it adds: inject LoRA first, then prompts"
+                "added after the prompts, so the temperature would miss its part: inject LoRA first, then prompts"
             )
         forward.attended = self.index
         return scale_queries(forward, self.index, output, self.parts.fused_output)
 
 
 def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bool = False) -> torch.Tensor:
-    """`queries` (B, ...) divided by the block's temperature, which divides the attention logits by it.
+    """Divide `queries` (B, ...) by the block's temperature, and with them the attention logits.
 
-    When `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
+    If `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
     """
     bank, rows = forward.bank, forward.rows
-    scale = bank.inverse_temperature(forward.plans[0], index)
+    scale = bank.inverse_temperature(forward.adapters[0], index)
     if rows is not None:
-        scales = [bank.inverse_temperature(plan, index) for plan in forward.plans]
-        scale = by_image([queries.new_ones(()) * (1.0 if s is None else s) for s in scales], rows, queries.ndim)
+        scales = [bank.inverse_temperature(adapter, index) for adapter in forward.adapters]
+        scale = by_image([_as_tensor(s, queries) for s in scales], rows, queries.ndim)
     if scale is None:
         return queries
     if isinstance(scale, torch.Tensor):
@@ -223,22 +225,26 @@ def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bo
 
 
 def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: int) -> torch.Tensor:
-    """The prompts that the bank has for this block, (count, P, D), with dropout per image while training."""
-    bank, plan = forward.bank, forward.plans[0]
+    """Return the bank's prompts for this block, (count, P, D), with dropout per image in training."""
+    bank, adapter = forward.bank, forward.adapters[0]
     if forward.rows is not None:
-        prompts = torch.stack([bank.tokens(each, index).to(like.device, like.dtype) for each in forward.plans])
+        prompts = torch.stack([bank.tokens(each, index).to(like.device, like.dtype) for each in forward.adapters])
         return prompts[forward.rows]
-    prompts = bank.tokens(plan, index).to(like.device, like.dtype).expand(count, -1, -1)
-    return F.dropout(prompts, plan.config.prompt_dropout, bank.training)
+    prompts = bank.tokens(adapter, index).to(like.device, like.dtype).expand(count, -1, -1)
+    return F.dropout(prompts, adapter.config.prompt_dropout, bank.training)
+
+
+def _as_tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor:
+    return scale if isinstance(scale, torch.Tensor) else like.new_tensor(1.0 if scale is None else scale)
 
 
 def by_image(values: list[torch.Tensor], rows: torch.Tensor, ndim: int) -> torch.Tensor:
-    """Scalars of the adapters of a mixed batch as one for each image, (B, 1, ...)."""
+    """Turn one scalar per adapter of a mixed batch into one per image, (B, 1, ...)."""
     return torch.stack(values)[rows].view(-1, *[1] * (ndim - 1))
 
 
 class RequireInputGradient:
-    """After the embeddings, in training: let their output require a gradient.
+    """After the embeddings, in training: make their output require a gradient.
 
     Reentrant activation checkpointing passes gradients only to inputs that require one. Without this, prompts that
     enter a checkpointed block would silently not be trained.
@@ -253,9 +259,9 @@ class RequireInputGradient:
         forward = running(self.bank)
         if forward is None:
             return
-        # With prompts among the tokens of block 0 the gradient reaches its input anyway; elsewhere it costs time.
-        plan = forward.plans[0]
-        in_block_0 = plan.first == 0 and not forward.steps[0].passive
+        # Not needed if prompts are inserted at block 0: its input then requires a gradient anyway.
+        adapter = forward.adapters[0]
+        in_block_0 = adapter.first == 0 and not forward.roles[0].passive
         if not in_block_0 and not getattr(self.bank.blocks[0], "gradient_checkpointing", False):
             return
         first = output[0] if isinstance(output, tuple) else output
@@ -264,7 +270,7 @@ class RequireInputGradient:
 
 
 class _ScaleKeepingOutput(torch.autograd.Function):
-    """`queries * scale` that keeps its output for the backward pass, as attention does anyway, not the queries too."""
+    """`queries * scale`, saving only its output for the backward pass: attention saves that tensor anyway."""
 
     @staticmethod
     def forward(queries: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -280,8 +286,8 @@ class _ScaleKeepingOutput(torch.autograd.Function):
         return gradient * scale, (gradient * output).sum() / scale
 
 
-def _split(tokens: torch.Tensor, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # One split, not three slices: its backward pass is one copy.
-    start, count = plan.prompts.start, plan.config.num_virtual_tokens
+def _split(tokens: torch.Tensor, adapter: Adapter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # A split rather than three slices: its backward pass copies once.
+    start, count = adapter.prompts.start, adapter.config.num_virtual_tokens
     prefix, prompts, patches = tokens.split((start, count, tokens.shape[1] - start - count), dim=1)
     return prefix, prompts, patches

@@ -1,26 +1,26 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Prompts of low rank: P x D numbers as a product A B of (P, r) and (r, D).
+"""Low-rank prompts: a (P, D) matrix as the product A B of a (P, r) and an (r, D) matrix.
 
-A few prompts are free vectors; many of them lie near a subspace, and the product says so with r (P + D) numbers in
-place of P D. Wang et al., *Attention to the Burstiness in Visual Prompt Tuning!* (ICCV 2025,
-https://arxiv.org/abs/2506.22908), train prompts in this form.
+Many prompts lie near a subspace, which the product expresses with r (P + D) instead of P D numbers. Wang et al.,
+*Attention to the Burstiness in Visual Prompt Tuning!* (ICCV 2025, https://arxiv.org/abs/2506.22908), train prompts in
+this form.
 """
 
 import torch
 
 
 def factor_bound(bound: float, rank: int) -> float:
-    """The a for which A, B uniform in (-a, a) give a product with the variance of a uniform start in (-bound, bound).
+    """Return a such that A B, with entries of A and B uniform in (-a, a), has the variance of uniform (-bound, bound).
 
-    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2; that of the uniform start is bound^2 / 3.
+    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2; the target variance is bound^2 / 3.
     """
     return float((3 * bound**2 / rank) ** 0.25)
 
 
 def factorise(tokens: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (S, P, r) and B (S, r, D) whose product is nearest to `tokens` (S, P, D), by truncated SVD.
+    """Return A (S, P, r) and B (S, r, D) whose product is nearest to `tokens` (S, P, D), by truncated SVD.
 
-    The singular values are shared out evenly, as their roots, so that both factors learn at one pace.
+    Both factors get the square roots of the singular values, so that they learn at the same pace.
     """
     left, values, right = torch.linalg.svd(tokens.double(), full_matrices=False)
     roots = values[:, :rank].sqrt()

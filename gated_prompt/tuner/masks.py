@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Make room for the prompts in what a model made for its own N tokens: masks, position biases and rotations.
+"""Make room for the prompts in what a model computed for its own N tokens: masks, position biases and rotations.
 
-Prompts have no place in the image: every token sees them, no position bias is added for them (0) and rotary
-embeddings leave them as they are. `prompts` is the slice of the token axis where they stand.
+Prompts have no position in the image: every token attends to them, their position bias is 0, and rotary embeddings do
+not rotate them. `prompts` is their slice of the token axis.
 """
 
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from ..errors import ArchitectureError
 from .bank import PromptBank
 from .forward import running
 
-HIDDEN = -1e4  # additive masks hide with the least number of their precision, -inf, or in old models -10000
+HIDDEN = -1e4  # additive masks hide with the lowest number of their dtype, -inf, or -10000 in old models
 
 
 class KeepBiasSize:
-    """Before a position bias is computed: ask for it at the model's own length.
+    """Before a position bias is computed: request it for the number of tokens without prompts.
 
-    With `interpolate_pos_encoding` the bias is stretched to `dim_size`, the length of the hidden states, prompts
-    included. At the model's own length that stretching changes nothing.
+    With `interpolate_pos_encoding` the bias is resized to `dim_size`, the length of the hidden states including
+    prompts. Without the prompts, this resizing changes nothing.
     """
 
     def __init__(self, bank: PromptBank) -> None:
@@ -36,11 +36,11 @@ class KeepBiasSize:
         if forward is None or kwargs.get("dim_size") is None:
             return None
         height, width = args[0] if args else kwargs["window_size"]
-        return args, {**kwargs, "dim_size": forward.plans[0].prompts.start + height * width}
+        return args, {**kwargs, "dim_size": forward.adapters[0].prompts.start + height * width}
 
 
 class WidenBias:
-    """After a block's own position bias (1, H, N, N) was computed: give the prompts rows and columns of zeros."""
+    """After a block's own position bias (1, H, N, N) is computed: insert rows and columns of zeros for the prompts."""
 
     def __init__(self, bank: PromptBank, index: int) -> None:
         self.bank, self.index = bank, index
@@ -49,18 +49,18 @@ class WidenBias:
         forward = running(self.bank)
         if (
             forward is None
-            or not forward.plans[0].first <= self.index <= forward.plans[0].last
-            or forward.steps[self.index - forward.plans[0].first].passive
+            or not forward.adapters[0].first <= self.index <= forward.adapters[0].last
+            or forward.roles[self.index - forward.adapters[0].first].passive
         ):
             return None
-        widened: torch.Tensor = widen_mask(output, forward.plans[0].prompts, output.shape[-1])
+        widened: torch.Tensor = widen_mask(output, forward.adapters[0].prompts, output.shape[-1])
         return widened
 
 
 def widen_arguments(
     rest: tuple[Any, ...], named: dict[str, Any], prompts: slice, length: int, first: nn.Module | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a block beside its hidden states, with room for prompts; `first`: the block, if they enter here.
+    """Make room for prompts in a block's arguments other than hidden states; `first`: the block, if it is the first.
 
     Raises:
         ArchitectureError: see `refuse_packed`.
@@ -72,7 +72,7 @@ def widen_arguments(
 
 
 def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> Any:
-    """An argument of a block, made for `length` tokens without prompts, with room for the prompts."""
+    """Make room for the prompts in one argument of a block that was computed for `length` tokens."""
     if name == "rope" and isinstance(value, torch.Tensor):
         return widen_rotations(value, prompts)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_table(part, length) for part in value):
@@ -84,14 +84,14 @@ def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> 
 
 
 def _is_table(value: Any, length: int) -> bool:
-    """Whether this is half of a pair (cosines, sines) of rotations (..., N, d) of all tokens."""
+    """Whether this can be one of the pair (cosines, sines), each (..., N, d), that rotates all tokens."""
     return isinstance(value, torch.Tensor) and value.ndim >= 2 and value.shape[-2] == length
 
 
 def widen_mask(value: Any, prompts: slice, length: int) -> Any:
-    """A mask or bias (..., N) or (..., N, N), queries by keys, made for the N tokens without prompts.
+    """Insert the prompts into a mask or bias (..., N) or (..., N, N), queries by keys, for N = `length` tokens.
 
-    Every token sees the prompts. Prompts see what at least one token sees: padding is hidden from them as well.
+    Every token attends to the prompts. Prompts attend to what at least one token attends to, so not to padding.
     """
     if isinstance(value, BlockMask):
         return _widen_block_mask(value, prompts, queries=True)
@@ -99,32 +99,32 @@ def widen_mask(value: Any, prompts: slice, length: int) -> Any:
         return value
     if value.ndim > 2 and value.shape[-2] == length:
         seen = value.amax(dim=-2, keepdim=True)
-        if value.is_floating_point():  # additive; what is not hidden may be a position bias, of which prompts get none
+        if value.is_floating_point():  # additive; visible entries may hold a position bias, which prompts do not get
             seen = torch.where(seen <= HIDDEN, seen, torch.zeros_like(seen))
         value = _insert(value, seen, prompts, dim=-2)
     return widen_keys(value, prompts, length)
 
 
 def refuse_packed(block: nn.Module, values: Iterable[Any], length: int) -> None:
-    """Refuse masks (..., N, N) that keep parts of a row apart: prompts, which every token sees, would join them.
+    """Refuse masks (..., N, N) that separate parts of a sequence: every token attends to the prompts, which mix them.
 
     Raises:
-        ArchitectureError: in some row no token is seen by all others, as where several images share it.
+        ArchitectureError: all tokens of a sequence attend to no common token, as if several images share it.
     """
-    if torch.compiler.is_compiling():  # it depends on data
+    if torch.compiler.is_compiling():  # depends on data
         return
     for mask in values:
         if isinstance(mask, torch.Tensor) and mask.ndim > 2 and mask.shape[-2:] == (length, length):
             seen = mask > HIDDEN if mask.is_floating_point() else mask != 0
             if bool((seen.any(-1).any(-1) & ~seen.all(-2).any(-1)).any()):
                 raise ArchitectureError(
-                    f"{type(block).__name__} gets several images packed into one row, masked from each other; "
-                    "prompts, which every token sees, would carry one image into another: pass one image per row"
+                    f"{type(block).__name__} gets several images packed into one sequence and masked from each other; "
+                    "prompts, to which every token attends, would mix them: pass one image per sequence"
                 )
 
 
 def widen_keys(value: Any, prompts: slice, length: int) -> Any:
-    """A mask or bias (..., N) with room for the prompts among the keys alone: every query sees them."""
+    """Insert the prompts into the keys of a mask or bias (..., N) only: every query attends to them."""
     if isinstance(value, BlockMask):
         return _widen_block_mask(value, prompts, queries=False)
     if not isinstance(value, torch.Tensor) or value.shape[-1] != length:
@@ -134,7 +134,7 @@ def widen_keys(value: Any, prompts: slice, length: int) -> Any:
 
 
 def _insert(value: torch.Tensor, one: torch.Tensor, prompts: slice, dim: int) -> torch.Tensor:
-    """`value` with a copy of `one`, of length 1 along `dim`, for each prompt."""
+    """Insert one copy of `one`, of length 1 along `dim`, per prompt."""
     sizes = list(one.shape)
     sizes[dim] = prompts.stop - prompts.start
     before, after = value.split((prompts.start, value.shape[dim] - prompts.start), dim=dim)
@@ -142,10 +142,10 @@ def _insert(value: torch.Tensor, one: torch.Tensor, prompts: slice, dim: int) ->
 
 
 def _widen_block_mask(mask: BlockMask, prompts: slice, queries: bool) -> BlockMask:
-    """flex_attention's mask of a function of places: prompts are seen, and see what the first token sees."""
+    """Insert the prompts into a mask of flex_attention: they attend to what the first token attends to."""
     count, inner = prompts.stop - prompts.start, mask.mask_mod
 
-    def own(place: torch.Tensor) -> torch.Tensor:  # the place of a token without prompts; 0 for a prompt
+    def own(place: torch.Tensor) -> torch.Tensor:  # index of a token without prompts; 0 for a prompt
         behind = torch.where(place < prompts.stop, 0, place - count)
         return torch.where(place < prompts.start, place, behind)
 
@@ -161,9 +161,9 @@ def _widen_block_mask(mask: BlockMask, prompts: slice, queries: bool) -> BlockMa
 
 
 def widen_rotations(value: torch.Tensor, prompts: slice) -> torch.Tensor:
-    """timm's rotary embeddings (..., N, 2 d) of the patches, sines then cosines, with unrotated prompts before them.
+    """Insert unrotated prompts before the patches in timm's rotary embeddings (..., N, 2 d), sines then cosines.
 
-    transformers needs no such help: it rotates the last tokens, as many as there are patches.
+    transformers rotates the last N tokens, one per patch, so it needs no change.
     """
     sines, cosines = value.chunk(2, dim=-1)
     shape = (*sines.shape[:-2], prompts.stop - prompts.start, sines.shape[-1])

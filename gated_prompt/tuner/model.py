@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The PEFT tuner: puts a prompt bank and its hooks on a base model, and takes them off again."""
+"""The PEFT tuner: adds a prompt bank and its hooks to a base model, and removes them."""
 
 import copy
 import inspect
@@ -13,33 +13,33 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..architecture import find_vision_transformer
-from ..architecture.fit import fit_config
 from ..architecture.heads import wrap_heads
 from ..architecture.names import check_adapter_name
+from ..architecture.prepare_config import prepare_config
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
 from .forward import SwitchHead, first_by_position, forward_context
 from .hooks import attach_hooks
-from .incoming import CheckIncoming, check_can_be_filled, fill
+from .load_adapter import CheckLoadedTensors, check_can_be_loaded, fill_from_file
 from .mixed_batch import mixed_batch
 
 
 class GatedPromptModel(BaseTuner):
-    """Gated prompt tuning of a frozen Vision Transformer; made by `peft.get_peft_model`.
+    """Gated prompt tuning of a frozen Vision Transformer; created by `peft.get_peft_model`.
 
     Args:
         model: the base model, changed in place: it gets a child `gated_prompt` and forward hooks.
-        peft_config: the configuration, or one for each adapter name.
+        peft_config: the config, or a dict of configs by adapter name.
         adapter_name: name of the first adapter.
-        low_cpu_mem_usage: make the parameters on the meta device, to be filled from a file.
-        state_dict: keys of an adapter, passed on by PEFT; only its presence matters here.
+        low_cpu_mem_usage: create the parameters on the meta device, to be filled from a file.
+        state_dict: keys of an adapter, from PEFT; only passed on to `BaseTuner`.
 
     Raises:
-        UnsupportedOperationError: the base already carries gated prompts; or transformers would lose the tensors of
-            this adapter (see `incoming.py`).
-        ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not fit together.
+        UnsupportedOperationError: the base already carries gated prompts, or transformers would lose the tensors of
+            this adapter (see `load_adapter.py`).
+        ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not match.
         AdapterNameError: PEFT could not save or load an adapter of this name.
     """
 
@@ -56,17 +56,17 @@ class GatedPromptModel(BaseTuner):
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
         bank = find_bank(model)
-        # get_peft_model passes a dict; inject_adapter_in_model a config, and may add a second adapter that way.
-        if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.plans):
+        # get_peft_model passes a dict; inject_adapter_in_model passes a config, also to add a second adapter.
+        if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.adapters):
             raise UnsupportedOperationError(
-                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.plans)}); call "
-                "add_adapter(name, config) on the PeftModel for another adapter, or unload() it first"
+                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.adapters)}); call "
+                "add_adapter(name, config) on the PeftModel to add another adapter, or unload() it first"
             )
         if not isinstance(peft_config, dict):
-            check_can_be_filled(peft_config)
+            check_can_be_loaded(peft_config)
         super().__init__(model, peft_config, adapter_name, low_cpu_mem_usage=low_cpu_mem_usage, state_dict=state_dict)
         if not isinstance(peft_config, dict):
-            fill(model, adapter_name, self.peft_config[adapter_name])
+            fill_from_file(model, adapter_name, self.peft_config[adapter_name])
 
     def inject_adapter(
         self,
@@ -76,44 +76,44 @@ class GatedPromptModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Add one adapter, after everything that can be wrong with it was checked (see `peft.BaseTuner`)."""
+        """Check everything that can be wrong with an adapter, then add it (see `peft.BaseTuner`)."""
         asked = self.peft_config[adapter_name]
         bank = getattr(model, BANK, None)
         vit = find_vision_transformer(model, asked.target_modules) if bank is None else bank.vit
         if asked.target_modules not in (None, vit.tower.path):
             raise UnsupportedOperationError(
                 f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "
-                f"blocks {vit.tower.path!r}; all adapters of one model use the same blocks"
+                f"blocks {vit.tower.path!r}; all adapters of a model must use the same blocks"
             )
-        # A copy: a user's config object can serve several bases, and what is recorded in it belongs to one.
-        fitted = fit_config(copy.copy(asked), model, vit)
-        check_adapter_name(adapter_name, model, fitted.modules_to_save or [])
-        self.peft_config[adapter_name] = fitted
-        # A further adapter leaves those before it as trainable as they are; PEFT before 0.21 does not see to that, and
-        # no PEFT for a head that adapters share.
+        # A copy: the user may pass one config object to several bases, and values recorded in it belong to one.
+        config = prepare_config(copy.copy(asked), model, vit)
+        check_adapter_name(adapter_name, model, config.modules_to_save or [])
+        self.peft_config[adapter_name] = config
+        # Adding an adapter must not change which parameters of the others are trainable. PEFT before 0.21 changes it,
+        # and every PEFT does for a head that adapters share.
         before = [] if bank is None else [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         if bank is None:
             if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-                # PEFT 0.21 freezes the base only where it finds no adapter yet, and the bank counts as one.
+                # PEFT 0.21 freezes the base only if it has no adapter yet, and the bank counts as one.
                 model.requires_grad_(False)
             bank = PromptBank(vit)
             model.add_module(BANK, bank)
             attach_hooks(bank, vit)
-            bank.handles.append(model.register_load_state_dict_pre_hook(CheckIncoming(bank)))
-        heads, fitted.modules_to_save = fitted.modules_to_save or [], None
+            bank.handles.append(model.register_load_state_dict_pre_hook(CheckLoadedTensors(bank)))
+        heads, config.modules_to_save = config.modules_to_save or [], None
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
-            fitted.modules_to_save = heads
-            wrap_heads(model, heads, adapter_name, fitted.inference_mode, adapter_name in self.active_adapters)
+            config.modules_to_save = heads
+            wrap_heads(model, heads, adapter_name, config.inference_mode, adapter_name in self.active_adapters)
             for head in map(model.get_submodule, heads):
                 if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
                     head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
                     if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
                         head.register_forward_pre_hook(first_by_position, with_kwargs=True)
         except Exception:
-            bank.plans.pop(adapter_name, None)
-            bank.fit_skips()
-            if not bank.plans:
+            bank.adapters.pop(adapter_name, None)
+            bank.update_skips()
+            if not bank.adapters:
                 self._detach(model)
             raise
         finally:
@@ -142,16 +142,16 @@ class GatedPromptModel(BaseTuner):
         """Activate one adapter and its head.
 
         Raises:
-            UnsupportedOperationError: two names were given.
+            UnsupportedOperationError: more than one name was given.
         """
         if isinstance(adapter_name, list) and len(adapter_name) > 1:
-            self.model.get_submodule(BANK).set_adapter(adapter_name)  # refuses, before the heads are switched
+            self.model.get_submodule(BANK).set_adapter(adapter_name)  # raises before the heads are switched
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     _enable_peft_forward_hooks = forward_context
 
     def mixed_batch(self, adapter_names: list[str]) -> AbstractContextManager[None]:
-        """See `mixed_batch.mixed_batch`."""
+        """Compute each image with its own adapter (see `mixed_batch.mixed_batch`)."""
         return mixed_batch(self.model, adapter_names)
 
     def _check_merge_allowed(self) -> None:
@@ -164,7 +164,7 @@ class GatedPromptModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        """Take off what this tuner put on, and nothing else: the base model is back bit for bit.
+        """Remove exactly what this tuner added: the base model is then bit for bit as before.
 
         PEFT's own version would leave the trained head in the base, and remove LoRA layers below the prompts.
         """
@@ -177,12 +177,12 @@ class GatedPromptModel(BaseTuner):
         return self.model
 
     def enable_adapter_layers(self) -> None:
-        """Use the adapters again after `disable_adapter_layers`."""
+        """Enable the adapters after `disable_adapter_layers`."""
         for module in self._own_modules():
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
-        """Compute what the base computes; LoRA layers below the prompts are part of it."""
+        """Disable prompts and trained heads; LoRA layers below the prompts are part of the base and stay enabled."""
         for module in self._own_modules():
             module.enable_adapters(False)
 
@@ -191,7 +191,7 @@ class GatedPromptModel(BaseTuner):
 
     @staticmethod
     def _restore_heads(model: nn.Module) -> None:
-        """Put the base's own heads back; PEFT would leave the trained ones, and fails on those without a `weight`."""
+        """Restore the base's own heads; PEFT would leave the trained ones, and fails on heads without a `weight`."""
         for name, module in list(model.named_modules()):
             if isinstance(module, ModulesToSaveWrapper):
                 parent, _, child = name.rpartition(".")
@@ -205,13 +205,13 @@ class GatedPromptModel(BaseTuner):
         delattr(model, BANK)
 
     def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
-        """Refuse what other methods of PEFT can do.
+        """Refuse to combine adapters, as other PEFT methods can.
 
         Raises:
             UnsupportedOperationError: always.
         """
         raise UnsupportedOperationError(
-            "add_weighted_adapter has no meaning for gated prompts: tokens that were trained apart stand for "
-            "different things, and their mean does not do what both do. Keep the adapters side by side and choose one "
-            "by image (adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
+            "add_weighted_adapter is not defined for gated prompts: tokens of separately trained adapters do not "
+            "correspond, so their mean is meaningless. Keep both adapters and choose one per image "
+            "(adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
         )

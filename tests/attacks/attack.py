@@ -1,4 +1,4 @@
-"""What an attack is, and the parts that attacks are made of."""
+"""What an attack is, and the functions to build one."""
 
 import json
 import struct
@@ -38,7 +38,7 @@ def remove(name: str) -> Change:
 
 
 def settings(**changes: object) -> Change:
-    """Other values in the config; KeyError as a value takes the field away."""
+    """Set values in the config; KeyError as a value removes the field."""
 
     def change(folder: Path) -> None:
         values = {**json.loads((folder / CONFIG).read_text()), **changes}
@@ -48,7 +48,7 @@ def settings(**changes: object) -> Change:
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
-    """Change the tensors; without their fingerprint, so that what is looked for is found by its own check."""
+    """Change the tensors and remove their hash, so that the intended check finds the fault."""
 
     def rewrite(folder: Path) -> None:
         found = load_file(folder / WEIGHTS)

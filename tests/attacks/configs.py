@@ -1,4 +1,4 @@
-"""Settings that nobody writes by accident: names that reach elsewhere, types of other models, files that are none."""
+"""Settings that nobody writes by accident: names that reach elsewhere, other task types, special files."""
 
 import os
 from pathlib import Path
@@ -18,16 +18,18 @@ def instead(name: str, make) -> Change:
 
 ATTACKS = {
     **{
-        f"task-{task}": Attack(settings(task_type=task), ConfigError, f"task_type is '{task}'; None is needed")
+        f"task-{task}": Attack(settings(task_type=task), ConfigError, f"task_type is '{task}'; use None")
         for task in ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
     },
     "task-list": Attack(settings(task_type=["CAUSAL_LM"]), ConfigError, "Invalid task type"),
-    "head-is-the-bank": Attack(settings(modules_to_save=["gated_prompt"]), ConfigError, "modules_to_save names"),
-    "head-is-the-root": Attack(settings(modules_to_save=[""]), ConfigError, "modules_to_save names"),
-    "head-twice": Attack(settings(modules_to_save=["classifier"] * 2), ConfigError, "modules_to_save names"),
+    "head-is-the-bank": Attack(settings(modules_to_save=["gated_prompt"]), ConfigError, "modules_to_save is"),
+    "head-is-the-root": Attack(settings(modules_to_save=[""]), ConfigError, "modules_to_save is"),
+    "head-twice": Attack(settings(modules_to_save=["classifier"] * 2), ConfigError, "modules_to_save is"),
     "dict-for-string": Attack(settings(target_modules={"a": 1}), ConfigError, "target_modules is {'a': 1}"),
     "dict-for-mapping": Attack(settings(auto_mapping=[1]), ConfigError, r"auto_mapping is \[1\]"),
-    "string-for-flag": Attack(settings(inference_mode="yes"), ConfigError, "inference_mode is 'yes'; True or False"),
+    "string-for-flag": Attack(
+        settings(inference_mode="yes"), ConfigError, "inference_mode is 'yes'; expected True or False"
+    ),
     "nan": Attack(settings(gate_init=float("nan")), ConfigError, "gate_init is nan"),
     "object-for-hash": Attack(settings(weights_sha256={}), ConfigError, "weights_sha256 is {}"),
     "zero-device": Attack(instead(WEIGHTS, lambda path: path.symlink_to("/dev/zero")), DamagedAdapterError, "lacks"),

@@ -1,4 +1,4 @@
-"""What happens to files: cut, mixed, edited by hand, of another base or another method."""
+"""What happens to files: truncated, mixed up, edited by hand, from another base or another method."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ _ROWS = {
     "no-config": (remove(CONFIG), DamagedAdapterError, f"lacks {CONFIG}.*the folder holds: .*{WEIGHTS}", False),
     "half-config": (write(CONFIG, b'{"peft_type": "GATED'), DamagedAdapterError, f"{CONFIG} is not valid JSON", False),
     "no-text": (write(CONFIG, b"\xff\xfe\x00"), DamagedAdapterError, "is not valid JSON", False),
-    "list": (write(CONFIG, b"[1, 2]"), DamagedAdapterError, "holds a list, expected a JSON object", False),
+    "list": (write(CONFIG, b"[1, 2]"), DamagedAdapterError, "contains a list, expected a JSON object", False),
     "nested": (write(CONFIG, b"[" * 100_000), DamagedAdapterError, "is not valid JSON", False),
     "repeated-key": (repeat_a_key, DamagedAdapterError, "repeated key 'insert_at'", True),
     "misspelt-key": (
@@ -59,12 +59,12 @@ _ROWS = {
     ),
     "wrong-values": (settings(num_virtual_tokens=-3, pooling="max"), ConfigError, r"2 fault\(s\)", True),
     "wrong-types": (settings(deep=1, gate_init="-5", gated_blocks=[0.5]), ConfigError, r"3 fault\(s\)", True),
-    "huge": (settings(num_layers=10**30), ConfigError, "num_layers is 10{30}; None or an integer", True),
-    "huge-float": (settings(gate_init=10**400), ConfigError, "gate_init is .*; a number", True),
+    "huge": (settings(num_layers=10**30), ConfigError, "num_layers is 10{30}; expected None or an integer", True),
+    "huge-float": (settings(gate_init=10**400), ConfigError, "gate_init is .*; expected a number", True),
     "not-finite": (settings(temperature_init=float("inf")), ConfigError, "temperature_init is inf", True),
     "task": (settings(task_type="IMAGES"), ConfigError, "Invalid task type", True),
     "lost-record": (settings(num_layers=None), DamagedAdapterError, "lacks num_layers or hidden_size", True),
-    "other-depth": (settings(num_layers=5), DamagedAdapterError, r"has shape \(3,\), but .* means \(4,\)", True),
+    "other-depth": (settings(num_layers=5), DamagedAdapterError, r"has shape \(3,\), but .* requires \(4,\)", True),
     "other-prefix": (settings(detected_prefix_tokens=2), AdapterMismatchError, "adapter 2, base 1", True),
     "no-tokens": (tensors(lambda t: t.pop(TOKENS)), DamagedAdapterError, rf"lacks {TOKENS}, .*\(1, 3, 32\)", True),
     "prompts": (put(TOKENS, torch.zeros(1, 4, 32)), DamagedAdapterError, r"shape \(1, 4, 32\), .*\(1, 3, 32\)", True),
@@ -88,8 +88,8 @@ _ROWS = {
         True,
     ),
     "labels": (put(HEAD + "bias", torch.zeros(7)), AdapterMismatchError, r"shape \(5,\) .* shape \(7,\) in", True),
-    "integer-head": (put(HEAD + "bias", torch.zeros(5).int()), AdapterMismatchError, "of whole numbers", True),
-    "other-weights": (swap_two_blocks, DamagedAdapterError, "not the file that its adapter_config.json was", True),
+    "integer-head": (put(HEAD + "bias", torch.zeros(5).int()), AdapterMismatchError, "of integers", True),
+    "other-weights": (swap_two_blocks, DamagedAdapterError, "was not saved with its adapter_config.json", True),
 }
 
 ATTACKS = {name: Attack(*row) for name, row in _ROWS.items()}

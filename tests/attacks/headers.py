@@ -1,4 +1,4 @@
-"""safetensors headers that lie: about places, sizes, types, or about being JSON.
+"""safetensors headers with wrong offsets, sizes or types, or that are not JSON.
 
 Most of these kinds are those of safetensors' own attacks; the library refuses some and leaves others to its users.
 """
@@ -18,7 +18,7 @@ def entry(**changes: Any) -> Change:
 
 
 def more(key: str, dtype: str, shape: list[int], start: int, end: int) -> Change:
-    """One more tensor, at this place behind the others; the file gets no longer."""
+    """Another tensor at this offset after the others; the file does not grow."""
     return header(
         lambda values, size: {
             **values,

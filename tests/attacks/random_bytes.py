@@ -6,7 +6,7 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 
 
 def damage(data: bytes, random_: random.Random) -> bytes:
-    """Change, drop or insert one to three bytes; half of the places lie in the first part, the header of weights."""
+    """Change, drop or insert one to three bytes; half of them in the first part, which is the header of weights."""
     changed = bytearray(data)
     for _ in range(random_.choice((1, 1, 1, 2, 3))):
         place = random_.randrange(len(changed) // random_.choice((1, 2)))

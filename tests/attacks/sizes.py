@@ -1,4 +1,4 @@
-"""Files that are huge, or claim to be; holes in place of numbers, so that they take no room on the disk."""
+"""Files that are huge, or claim to be; sparse, so that they take no disk space."""
 
 import json
 import os
@@ -17,14 +17,14 @@ def sparse(name: str, size: int) -> Change:
 
 
 def tensor(key: str, shape: list[int], size: int) -> Change:
-    """One more tensor of F32, with its bytes as a hole."""
+    """Another F32 tensor, with a hole for its bytes."""
     return header(
         lambda values, end: {**values, key: {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}}, size
     )
 
 
 def keys(count: int, name: str) -> Change:
-    """So many more tensors without numbers."""
+    """This many more tensors without values."""
 
     def change(values: dict[str, Any], end: int) -> dict[str, Any]:
         empty = {"dtype": "F32", "shape": [0], "data_offsets": [end, end]}
@@ -38,7 +38,7 @@ def long_config(**fields: object) -> Change:
 
 
 def behind_a_pending_config(folder: Path) -> None:
-    """A reader that asks whether the pending config fits must not read 64 GiB for the answer."""
+    """Checking whether the pending config matches must not read 64 GiB."""
     (folder / "adapter_config.pending.json").write_bytes((folder / CONFIG).read_bytes())
     os.truncate(folder / WEIGHTS, 64 * GIB)
 
@@ -65,15 +65,17 @@ ATTACKS = {
     "config-of-spaces": Attack(write(CONFIG, SPACES), DamagedAdapterError, "is longer than", False),
     "long-name": Attack(long_config(base_model_name_or_path="x" * 2**20), DamagedAdapterError, "is longer than", True),
     "many-blocks": Attack(
-        settings(gated_blocks=list(range(1001))), ConfigError, r"gated_blocks is \[0, .*\.\.\.; None or a list of at"
+        settings(gated_blocks=list(range(1001))),
+        ConfigError,
+        r"gated_blocks is \[0, .*\.\.\.; expected None or a list of at",
     ),
     "many-heads": Attack(settings(modules_to_save=["classifier"] * 1001), ConfigError, "modules_to_save is"),
     "a-million-blocks": Attack(
-        settings(num_layers=2**20 - 1), DamagedAdapterError, "has shape .* but its adapter_config.json means"
+        settings(num_layers=2**20 - 1), DamagedAdapterError, "has shape .* but its adapter_config.json requires"
     ),
     "a-million-deep": Attack(
         settings(num_layers=2**20 - 1, deep=True, num_virtual_tokens=2**20 - 1, temperature=False),
         DamagedAdapterError,
-        r"means \(1048575, 1048575, 32\)",
+        r"requires \(1048575, 1048575, 32\)",
     ),
 }

@@ -1,1 +1,1 @@
-"""What several test files use: tiny models, made data, stand-ins, and scripts that run in processes of their own."""
+"""What several test files share: tiny models, synthetic data, stand-ins, and scripts that run in other processes."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Gated prompts as a loop over a model's own blocks, with nothing of the package's hooks: what they are compared with.
+"""Gated prompts as a loop over a model's own blocks, without the package's hooks, for comparison.
 
 The prompts stay outside of the hidden states: each block is called with them in front, and gives them back. Where they
 stand in the row makes no difference to a block that is told no positions.
@@ -23,7 +23,7 @@ def prompts_by_hand(
     temperatures: torch.Tensor,
     left_out: Sequence[nn.Module] = (),
 ) -> Iterator[None]:
-    """While open, `blocks` see `tokens` (P, D), gated after each block but the last (paper, Section 4).
+    """Insert `tokens` (P, D) before `blocks`, gated after each block but the last (paper, Section 4).
 
     The blocks `left_out` return what they are given.
     """

@@ -1,4 +1,4 @@
-"""Tiny random models, one line each, made from configs without any download."""
+"""Tiny random models, one line each, built from configs without any download."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -37,9 +37,9 @@ def images(batch: int = 2, size: int = 32, seed: int = 1) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def in_band(model: torch.nn.Module) -> AbstractContextManager[None]:
-    """While open, the prompts of `model` stand among the tokens in every block, the plain way."""
+def in_sequence(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Keep the prompts of `model` in the token sequence of every block, without passive blocks."""
     from gated_prompt.tuner.bank import find_bank  # here: models are made without the package as well
     from gated_prompt.tuner.forward import Request, requested
 
-    return requested(Request(find_bank(model), in_band=True))
+    return requested(Request(find_bank(model), in_sequence=True))

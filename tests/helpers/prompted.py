@@ -1,4 +1,4 @@
-"""Adapted models of every family, and what they hold."""
+"""Adapted models of every family, and their tensors."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ P = 5
 def prompted(
     case: Case, base: nn.Module | None = None, attention: str = "sdpa", seed: int = 4, **settings: Any
 ) -> PeftModel:
-    """The case with prompts of the size of its tokens, gates half open and temperatures well away from 1."""
+    """The case with prompts as large as its tokens, gates half open and temperatures far from 1."""
     config = GatedPromptConfig(**{"num_virtual_tokens": P, "prompt_dropout": 0.0, "gate_init": 0.0, **settings})
     model = get_peft_model(case.build(attention) if base is None else base, config).eval()
     noise = torch.Generator().manual_seed(seed)
@@ -33,7 +33,7 @@ def prompted(
 
 
 def tensors(output: Any, path: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor of an output by its place in it."""
+    """Every tensor of an output by its path."""
     if isinstance(output, torch.Tensor):
         return {path: output}
     if isinstance(output, dict):  # transformers' outputs are dicts
@@ -44,7 +44,7 @@ def tensors(output: Any, path: str = "") -> dict[str, torch.Tensor]:
 
 
 def read(case: Case, output: Any) -> torch.Tensor:
-    """What the case is about, as one row."""
+    """The case as one table row."""
     value = output[case.read_from]
     return torch.cat([part.flatten() for part in value]) if isinstance(value, (tuple, list)) else value.flatten()
 

@@ -50,7 +50,7 @@ def one_row() -> Inputs:
 
 @dataclass(frozen=True)
 class Refused:
-    """One class that is refused: `what` it is, in words; `inputs` where that takes a forward."""
+    """One refused class: `what` describes it; `inputs` are given if only a forward shows it."""
 
     what: str
     name: str
@@ -153,7 +153,7 @@ REFUSED: list[Refused] = [
         one_row,
     ),
     Refused(
-        "images packed into one row",
+        "images packed into one sequence",
         "PixtralVisionModel",
         VISION,
         lambda: images() | {"image_sizes": torch.tensor([[SIZE, SIZE]] * 2)},

@@ -1,4 +1,4 @@
-"""Models and images that prompts start from."""
+"""Models and images for prompts that start from images."""
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -21,9 +21,11 @@ def make(count: int = 6, base: torch.nn.Module | None = None, **settings: object
 def prompts(model: PeftModel) -> torch.Tensor:
     """Prompts (S, P, D) of the active adapter."""
     bank = bank_of(model)
-    plan = bank.active_plans[0]
-    blocks = range(plan.config.insert_at, plan.num_layers if plan.config.deep else plan.config.insert_at + 1)
-    return torch.stack([bank.tokens(plan, block) for block in blocks]).detach()
+    adapter = bank.adapters_in_use[0]
+    blocks = range(
+        adapter.config.insert_at, adapter.num_layers if adapter.config.deep else adapter.config.insert_at + 1
+    )
+    return torch.stack([bank.tokens(adapter, block) for block in blocks]).detach()
 
 
 @torch.no_grad()

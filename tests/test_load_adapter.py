@@ -1,4 +1,4 @@
-"""Adapters that come in by transformers' `load_adapter`, or into a name in use: checked like any other."""
+"""Adapters loaded by transformers' `load_adapter`, or into a name in use, are checked like any other."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from attacks.damage import ATTACKS
 from attacks.random_bytes import SMALL, damage
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
-from gated_prompt.tuner.incoming import LOSES_ADAPTERS
+from gated_prompt.tuner.load_adapter import LOSES_ADAPTERS
 from helpers.models import bank_of, images, vit
 
 HERE = f"transformers {transformers.__version__}"
@@ -34,7 +34,7 @@ def assert_state(model: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> Non
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_transformers_load_adapter_refuses_damage(adapter: Path, saved: Path, name: str, monkeypatch) -> None:
-    """What is wrong before PEFT knows the method is refused by PEFT or transformers, the rest by us."""
+    """PEFT or transformers refuse what is wrong before PEFT knows the method; we refuse the rest."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     attack = ATTACKS[name]
     if name == "lora":
@@ -95,14 +95,14 @@ def test_a_new_adapter_with_the_settings_of_a_saved_one_starts_anew(saved: Path)
 IN_USE = {  # what of the attacks is in the tensors, with the error and words that a name in use gives
     "no-tokens": (
         DamagedAdapterError,
-        r"lacks base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
+        r"lack base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
     ),
     "prompts": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 4, 32\)"),
     "width": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 3, 16\)"),
     "integers": (AdapterMismatchError, "gated_prompt_tokens.default has .* type torch.int32"),
-    "nan": (DamagedAdapterError, "gated_prompt_tokens.default holds NaN or infinite"),
-    "inf": (DamagedAdapterError, "gated_prompt_tokens.default holds NaN or infinite"),
-    "nan-head": (DamagedAdapterError, "bias holds NaN or infinite"),
+    "nan": (DamagedAdapterError, "gated_prompt_tokens.default has NaN or infinite"),
+    "inf": (DamagedAdapterError, "gated_prompt_tokens.default has NaN or infinite"),
+    "nan-head": (DamagedAdapterError, "bias has NaN or infinite"),
     "labels": (AdapterMismatchError, r"shape \(5,\), .* shape \(7,\)"),
     "integer-head": (AdapterMismatchError, r"type torch.int32"),
 }
@@ -111,7 +111,7 @@ UNREADABLE = ("truncated", "header-only", "empty", "zeros", "garbage", "no-weigh
 
 @pytest.mark.parametrize("name", [*IN_USE, *UNREADABLE])
 def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> None:
-    """PEFT opens the file itself here: what it cannot read, or lacks a head, is refused in its own words."""
+    """PEFT opens the file itself here: what it cannot read, or lacks a head, fails with its own error."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3))
     before = state(model)
@@ -127,7 +127,7 @@ def test_a_name_in_use(saved: Path, adapter: Path, name: str, monkeypatch) -> No
 def test_an_adapter_with_other_parts_is_refused_for_a_name_in_use(saved: Path) -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=3, gates=False))
     before = state(model)
-    with pytest.raises(AdapterMismatchError, match=r"holds .*gate_logits.*, which this adapter does not have"):
+    with pytest.raises(AdapterMismatchError, match=r"include .*gate_logits.*, which this adapter does not have"):
         model.load_adapter(saved, "default")
     assert_state(model, before)
 
@@ -144,7 +144,7 @@ def test_state_dicts_of_other_kinds_pass() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
-    """As in `test_fuzz.py`: refused and nothing has changed, or loaded as the file says."""
+    """As in `test_fuzz.py`: refused without any change, or loaded exactly."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     random_, outcomes = random.Random(11), set()
     get_peft_model(vit(**SMALL), GatedPromptConfig(num_virtual_tokens=2)).save_pretrained(tmp_path)
@@ -172,7 +172,7 @@ def test_random_bytes(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_peft_config_reads_through_the_class_of_the_method(adapter: Path) -> None:
-    """What transformers relies on; other methods are handed through."""
+    """What transformers relies on; configs of other methods pass unchanged."""
     ATTACKS["nan"].change(adapter)
     with pytest.raises(DamagedAdapterError, match="holds NaN"):
         PeftConfig.from_pretrained(adapter)

@@ -1,11 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Tensors of an adapter that come in by other ways than a new adapter of a `PeftModel`.
+"""Make two methods named `load_adapter` safe.
 
-- `load_adapter` of PEFT into a name in use, as the Trainer does when it resumes or takes the best checkpoint: PEFT
-  does not look at the config then, so nothing of ours has seen the file, and `load_state_dict(strict=False)` would
-  write what fits and skip the rest. `CheckIncoming` refuses before anything is written.
-- `load_adapter` of transformers, which injects the adapter into the bare model and then fills it with a loader of its
-  own. Some versions of that loader lose tensors without an error. `fill` does not depend on it.
+- PEFT's, into an adapter name in use, as the Trainer calls it to resume or to load the best checkpoint. PEFT does not
+  read the config then, so none of our checks has seen the file, and `load_state_dict(strict=False)` would write what
+  fits and skip the rest. `CheckLoadedTensors` refuses such tensors before anything is written.
+- transformers', which injects an adapter into a bare model and fills it with its own loader. Some versions of that
+  loader lose tensors without an error, so `fill_from_file` reads them again from the file.
 """
 
 from collections.abc import Container, Mapping, MutableMapping
@@ -23,18 +23,18 @@ from ..files.adapter_file import AdapterFile
 from ..files.layout import BANK, PREFIX
 from .bank import PromptBank
 
-# Tested in 5.0.0 (loads nothing) and 5.9.0 (no trained head); 5.17 has the same code, 5.18 maps the heads.
+# Observed in 5.0.0 (loads nothing) and 5.9.0 (loses trained heads); 5.17 has the same code, 5.18 maps the heads.
 LOSES_ADAPTERS = (5, 0) <= tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 18)
 
 
-class CheckIncoming:
-    """Before `load_state_dict` of the base model: refuse tensors of an adapter that are incomplete or wrong."""
+class CheckLoadedTensors:
+    """Before `load_state_dict` of the base model: refuse incomplete or wrong tensors of an adapter."""
 
     def __init__(self, bank: PromptBank) -> None:
         self.bank = bank
 
     def __call__(self, model: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
-        for name in self.bank.plans:
+        for name in self.bank.adapters:
             config = getattr(model, "peft_config", {}).get(name)
             own = {
                 f"{prefix}{BANK}.{kind}.{name}": getattr(self.bank, kind).get(name)
@@ -46,56 +46,57 @@ class CheckIncoming:
                 for key, tensor in wrapper.modules_to_save[name].state_dict().items()
             }
             if any(key in state for key in (*own, *head)):
-                # PEFT leaves the name out of keys that the adapter does not have.
+                # PEFT does not insert the name into keys that the adapter lacks.
                 _check(name, own | dict.fromkeys(key.removesuffix(f".{name}") for key in own) | head, state, own)
                 if config is not None:
                     check_is_the_file_that_was_read(config)
-                for key in head.keys() & state.keys():  # PEFT assigns with low_cpu_mem_usage, which casts nothing
+                for key in head.keys() & state.keys():  # with low_cpu_mem_usage, PEFT assigns without casting
                     state[key] = state[key].to(head[key].dtype)
-                self.bank.plans[name] = self.bank.plans[name].pruned(())  # the gates it was pruned by are gone
+                # The gates that decided which blocks to prune are replaced.
+                self.bank.adapters[name] = self.bank.adapters[name].pruned(())
 
 
 def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], needed: Container[str]) -> None:
-    """Compare the tensors of one adapter in `state` with those on the model; None stands for one it does not have."""
-    advice = "the adapter on the model stays as it was; save or download the other one again"
+    """Compare the tensors of one adapter in `state` with the model's; `expected` maps keys it lacks to None."""
+    advice = "the adapter on the model is unchanged; save or download the other one again"
     for key, tensor in expected.items():
         found = state.get(key)
         if found is None:
             if tensor is not None and key in needed:
-                raise DamagedAdapterError(f"what is loaded into adapter {name!r} lacks {key}; {advice}")
+                raise DamagedAdapterError(f"the tensors to load into adapter {name!r} lack {key}; {advice}")
         elif tensor is None:
             raise AdapterMismatchError(
-                f"what is loaded into adapter {name!r} holds {key}, which this adapter does not have; load an adapter "
-                "with other settings under a name of its own"
+                f"the tensors to load into adapter {name!r} include {key}, which this adapter does not have; load an "
+                "adapter with other settings under a new name"
             )
         elif found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point():
             raise AdapterMismatchError(
-                f"{key} has shape {tuple(tensor.shape)}, type {tensor.dtype}, and what is loaded into it shape "
-                f"{tuple(found.shape)}, type {found.dtype}; load it under a name of its own, or on its own base"
+                f"{key} has shape {tuple(tensor.shape)}, type {tensor.dtype}, but the tensor to load has shape "
+                f"{tuple(found.shape)}, type {found.dtype}; load that adapter under a new name, or on its own base"
             )
         elif found.is_floating_point() and not found.is_meta and not torch.isfinite(found).all():
-            raise DamagedAdapterError(f"what is loaded into {key} holds NaN or infinite values; {advice}")
+            raise DamagedAdapterError(f"the tensor to load into {key} has NaN or infinite values; {advice}")
 
 
 def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
-    """Refuse tensors that were just read, if their file has been replaced since `config` was read with it.
+    """Check that the weights file was not replaced between reading `config` and reading the tensors.
 
     Raises:
-        DamagedAdapterError: it has: settings and tensors may be of two adapters.
+        DamagedAdapterError: it was replaced, so settings and tensors may come from different adapters.
     """
-    file, config._file = config._file, AdapterFile("")  # later tensors under this name come from elsewhere
+    file, config._file = config._file, AdapterFile("")  # tensors loaded later come from another file
     if file.is_replaced:
         raise DamagedAdapterError(
             f"{file.path} was replaced while it was being loaded; load the base again, and the adapter with "
-            "gated_prompt.load, which copes with others that save"
+            "gated_prompt.load, which waits until no other process saves"
         )
 
 
-def check_can_be_filled(config: GatedPromptConfig) -> None:
-    """Refuse an adapter, about to be injected into a bare model, whose tensors transformers would lose.
+def check_can_be_loaded(config: GatedPromptConfig) -> None:
+    """Refuse to inject an adapter into a bare model if transformers would lose its tensors.
 
     Raises:
-        UnsupportedOperationError: as it says, and `fill` cannot give the tensors either.
+        UnsupportedOperationError: the tensors would be lost, and `fill_from_file` cannot restore them.
         DamagedAdapterError: the config was read from a folder without weights.
     """
     if config.inference_mode:
@@ -104,16 +105,16 @@ def check_can_be_filled(config: GatedPromptConfig) -> None:
         raise UnsupportedOperationError(
             f"load_adapter of transformers {transformers.__version__} loses tensors of adapters with "
             f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}; use gated_prompt.load(model, "
-            "folder, is_trainable=True), or transformers 5.18 or later. A new adapter needs a config that was not "
-            "read from the folder of another one"
+            "folder, is_trainable=True), or transformers 5.18 or later. To start a new adapter, use a config "
+            "that was not read from the folder of another"
         )
 
 
-def fill(model: nn.Module, name: str, config: GatedPromptConfig) -> None:
-    """Give an adapter that was injected into a bare model the tensors of the file that its config was read with.
+def fill_from_file(model: nn.Module, name: str, config: GatedPromptConfig) -> None:
+    """Fill an adapter that was injected into a bare model from the file that its config was read with.
 
-    Only in inference mode, which transformers' `load_adapter` sets: otherwise the adapter may as well be a new one
-    that starts from the settings of an old one.
+    Only in inference mode, which transformers' `load_adapter` sets: otherwise it may be a new adapter that reuses the
+    settings of an old one.
     """
     if not config.inference_mode or config._file.path is None:
         return
@@ -129,6 +130,6 @@ def fill(model: nn.Module, name: str, config: GatedPromptConfig) -> None:
 
 
 def _heads(model: nn.Module, name: str) -> dict[str, ModulesToSaveWrapper]:
-    """The trained heads of one adapter by their paths."""
+    """Return the trained heads of one adapter by path."""
     wrappers = {path: module for path, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
     return {path: wrapper for path, wrapper in wrappers.items() if name in wrapper.modules_to_save}

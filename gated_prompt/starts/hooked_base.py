@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Look at tensors inside the frozen model, without prompts, while images pass through it."""
+"""The frozen base with hooks that read tensors inside it, without prompts, while images pass through."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +23,8 @@ class _EnoughError(Exception):
     """Everything was seen: the rest of the forward is not needed."""
 
 
-class FrozenPass:
-    """Passes batches of images through the base below an adapter; made by `frozen_pass`.
+class HookedBase:
+    """Passes batches of images through the base below an adapter; made by `hooked_base`.
 
     `on_patches`, `on_input` and `on_output` say what to look at. Each forward ends as soon as all of that has been
     seen, so that looking at the first block costs no more than the embeddings. `prefix`: tokens before the patches.
@@ -127,16 +127,16 @@ class FrozenPass:
 
 
 @contextmanager
-def frozen_pass(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[FrozenPass]:
-    """A `FrozenPass` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
+def hooked_base(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[HookedBase]:
+    """A `HookedBase` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
 
     Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained
     heads are off.
     """
     forwards = _forwards(root)
     device = vit.projection.get_parameter("weight").device
-    with seeded(root, device, seed), requested(Request(getattr(root, BANK), plans=())):
-        look = FrozenPass(root, vit, prefix)
+    with seeded(root, device, seed), requested(Request(getattr(root, BANK), adapters=())):
+        look = HookedBase(root, vit, prefix)
         try:
             yield look
         finally:
