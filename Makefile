@@ -72,6 +72,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 tables: $(VENV)/.installed
 	$(BIN)/python examples/miniature/table.py
 	$(BIN)/python examples/real_backbone.py tables
+	$(BIN)/python examples/measure_server.py tables
 	$(BIN)/python tests/family_table.py
 	$(BIN)/python tests/readme_tables.py
 

@@ -54,7 +54,7 @@ def drawing(found: dict[str, Results], look: str) -> str:
             panel.xaxis.set_minor_locator(NullLocator())
             panel.xaxis.set_major_formatter(ScalarFormatter())
             panel.set(xlabel="tasks", ylabel="requests per second", title=backbone.label)
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
             panel.grid(alpha=0.25)
         panels[0].legend(loc="lower left")
         file = io.StringIO()

@@ -11,7 +11,7 @@ ONE = "one"  # the gated server with a single adapter; "gated" serves 64 and is 
 CONTENDERS = (ONE, "gated", "lora", "full")
 COUNTS = [1, 4, 16, 64]
 SECONDS = {"tiny": 5.0, "small": 10.0}  # of each visit of a cell
-DECIDING, OTHERS = 6, 3  # rounds: those of one adapter and of 64, and those of everything else
+ROUNDS = {"tiny": (6, 3), "small": (5, 2)}  # of one adapter and of 64, which decide, and of all other cells
 
 
 class Cell(NamedTuple):
@@ -47,9 +47,10 @@ def cells(backbone: str) -> Iterator[Cell]:
 
 def visits(backbone: str) -> Iterator[tuple[int, Cell]]:
     """Rounds and their cells: each round visits every cell once, so a slow minute of the machine hits all alike."""
-    for number in range(DECIDING):
+    deciding, others = ROUNDS[backbone]
+    for number in range(deciding):
         for cell in cells(backbone):
-            if cell.decides or number < OTHERS:
+            if cell.decides or number < others:
                 yield number, cell
 
 
