@@ -26,9 +26,9 @@ from .reading import Parts
 
 
 class Backbone:
-    """A frozen backbone, and its features of any pictures, kept in `args.cache_dir`.
+    """A frozen backbone, and its features of any images, kept in `args.cache_dir`.
 
-    `predictor` says how pictures become pixels, and what is predicted.
+    `predictor` says how images become pixels, and what is predicted.
 
     Raises:
         GatedPromptError: it cannot be loaded, or is no Vision Transformer.
@@ -42,7 +42,7 @@ class Backbone:
         self.key = backbone_key(self.model)
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
-        """Features of every block; `data_key` is a fingerprint of the pictures."""
+        """Features of every block; `data_key` is a fingerprint of the images."""
         named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
         return kept_features(
             self.model,

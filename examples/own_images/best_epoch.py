@@ -23,7 +23,7 @@ class BestEpoch(Watch):
 
     Args:
         model: the model, unwrapped.
-        score: gives logits or numbers (N, K) of the validation pictures, on all processes.
+        score: gives logits or numbers (N, K) of the validation images, on all processes.
         loss: gives the loss of such scores.
         targets: (N,) or (N, K).
         patience: epochs without a better measure before `done`.

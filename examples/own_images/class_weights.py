@@ -10,10 +10,10 @@ def balanced_weights(data: ImageSet) -> list[float]:
     """Of classes N / (K n_k), as in scikit-learn; of labels the negatives for each positive, 1 where there are none.
 
     Raises:
-        GatedPromptError: the pictures have numbers.
+        GatedPromptError: the images have numbers.
     """
     if data.problem == NUMBERS:
-        raise GatedPromptError("--class_weights balanced is for classes and labels; these pictures have numbers")
+        raise GatedPromptError("--class_weights balanced is for classes and labels; these images have numbers")
     if data.problem == CLASSES:
         counts = data.targets.bincount(minlength=len(data.names)).tolist()
         return [len(data) / (len(counts) * count) if count else 1.0 for count in counts]

@@ -42,7 +42,7 @@ class Fitted:
 
 
 def batches_per_epoch(bench: Bench, processes: int) -> int:
-    """Batches of each process in one pass over the training pictures."""
+    """Batches of each process in one pass over the training images."""
     return math.ceil(len(bench.parts.train) / (bench.args.per_device_train_batch_size * processes))
 
 
@@ -52,7 +52,7 @@ def fit(
     """Train for so many batches at most, and go back to the best epoch.
 
     `begin`: the tensors that `Bench.beginning` found. `output`: folder for checkpoints, from the last of which the run
-    goes on; None: no checkpoints, and validation at the end only.
+    resumes; None: no checkpoints, and validation at the end only.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))

@@ -23,7 +23,7 @@ SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_worke
 
 def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:
     """Raises:
-    GatedPromptError: a folder holds a run with other settings or data, with which this one cannot go on.
+    GatedPromptError: a folder holds a run with other settings or data, with which this one cannot continue.
     """
     different = [name for name in new if old.get(name) != new[name] and name not in SETTINGS_THAT_CHANGE_NOTHING]
     if different:
@@ -65,6 +65,6 @@ def _card(model: PeftModel, best: Run, bench: Bench) -> Any:
         predictor=True,
         notes=f"""## Training
 
-{len(bench.parts.train)} pictures to train on; the {len(bench.parts.validation)} of the validation part chose learning
-rates and epoch ({best.record["best_epoch"]}), so the number above is somewhat too good.""",
+{len(bench.parts.train)} images to train on; the {len(bench.parts.validation)} of the validation part chose learning
+rates and epoch ({best.record["best_epoch"]}), so the number above is slightly optimistic.""",
     )

@@ -68,7 +68,7 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
 
 
 def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure) -> tuple[float, float]:
-    """Ends of the 95 % percentile interval of the second's gain over the first's, on the same redrawn pictures."""
+    """Ends of the 95 % percentile interval of the second's gain over the first's, on the same redrawn images."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(DRAWS):

@@ -26,7 +26,7 @@ def data_url(content: bytes, kind: str) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small JPEG of a picture."""
+    """A small JPEG of an image."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()

@@ -74,7 +74,7 @@ def best_block(results: list[BlockResult]) -> BlockResult:
 
 
 def neighbour_scores(x: Tensor, x_val: Tensor, data: ImageSet) -> Tensor:
-    """Mean label of the nearest pictures by cosine, weighted by closeness, as scores (N, K)."""
+    """Mean label of the nearest images by cosine, weighted by closeness, as scores (N, K)."""
     targets = torch.nn.functional.one_hot(data.targets, len(data.names)) if data.problem == CLASSES else data.targets
     model = KNeighborsRegressor(min(NEIGHBOURS, len(x)), weights=_closeness, metric="euclidean")
     model.fit(normalize(x.numpy()), targets.double().numpy())

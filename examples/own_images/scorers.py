@@ -27,7 +27,7 @@ class Group:
 
 
 def make_groups(found: Mapping[str, tuple[Path, Predictor]]) -> list[Group]:
-    """One group for all adapters of prompts that share base, pictures and number of outputs; one for each other.
+    """One group for all adapters of prompts that share base, images and number of outputs; one for each other.
 
     Raises:
         GatedPromptError: a backbone cannot be loaded, or what was trained does not fit it.

@@ -92,7 +92,7 @@ def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def save_checkpoint(accelerator: Accelerator, folder: Path, name: str, made_with: Mapping[str, Fact] = {}) -> None:
     """Write a checkpoint and then drop older ones; a kill at any moment leaves a whole one behind.
 
-    `made_with` is what a run that goes on from it must have in common with this one.
+    `made_with` is what a run that resumes from it must have in common with this one.
     """
     partial, target = folder / f"{name}.partial", folder / name
     if accelerator.is_main_process:
@@ -170,7 +170,7 @@ def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
     for path in candidates:
         why = damage(path)
         if why is None:
-            return path, "; ".join([*faults, f"going on from {path}"]) if faults else ""
+            return path, "; ".join([*faults, f"resuming from {path}"]) if faults else ""
         faults.append(f"the checkpoint {path} is damaged: {why}")
     raise GatedPromptError(f"{'; '.join(faults)}; give the path of a whole one, or delete it to start anew")
 
@@ -229,7 +229,7 @@ def _check_random_states(file: Path) -> None:
     )
     if not same or (torch.cuda.is_available() and "torch_cuda_manual_seed" not in saved):
         warnings.warn(
-            f"the random states in {file} could not be restored, perhaps those of another device; the run goes on, "
+            f"the random states in {file} could not be restored, perhaps those of another device; the run continues, "
             "but not as one that was never stopped",
             stacklevel=3,
         )

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Do many runs: one after the other, or by Ray Tune on all processors of a machine or a cluster.
 
-Both leave out what has a record, try a run again when it fails, and go on with the others when it keeps failing.
+Both leave out what has a record, try a run again when it fails, and continue with the others when it keeps failing.
 """
 
 import importlib
