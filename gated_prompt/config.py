@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a user can choose: `GatedPromptConfig`."""
+"""The settings of an adapter: `GatedPromptConfig`."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,18 +10,17 @@ from typing import Any, Self, get_type_hints
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
+from .config_checks import setting_faults
 from .errors import ConfigError, DamagedAdapterError
 from .field_types import convert, fault_of
 from .files.adapter_file import FINGERPRINT, AdapterFile
 from .files.folder import read_settings, read_undisturbed, write_settings
-from .files.layout import BANK, parameter_shapes
+from .files.layout import parameter_shapes
 from .registration import NAME, add_peft_type
-
-POOLINGS = ("prompts", "patches", "prompts_and_patches")
 
 
 def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
-    """The annotation of each field, from which its type is checked; those of PEFT's classes too."""
+    """Return the type annotation of each field, including the fields of PEFT's classes."""
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in fields(cls)}
 
@@ -31,82 +29,77 @@ def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
 class GatedPromptConfig(PeftConfig):
     """Settings of gated prompt tuning (Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067).
 
-    All fields are checked together when the config is made; those that depend on the depth of the base
-    model are checked by `get_peft_model`, before the base is touched.
+    The constructor checks all fields together. `get_peft_model` checks those that depend on the depth of the base
+    model, before it changes the base.
 
-    The sign of `gate_init`: it is the initial gate *logit*, so the default -5.0 means g = sigmoid(-5) = 0.0067,
-    an almost closed gate. Where the paper's Table 5 lists a gate prior of 5, the official code starts at -5.
+    `gate_init` is the initial gate *logit*: the default -5.0 means g = sigmoid(-5) = 0.0067, an almost closed gate.
+    Mind the sign: where the paper's Table 5 lists a gate prior of 5, the official code starts at -5.
 
     Raises:
-        ConfigError: a field has a wrong type or value, or two fields contradict each other; all faults are listed.
+        ConfigError: a field has a wrong type or value, or two fields contradict each other; lists all faults.
     """
 
     num_virtual_tokens: int = field(
-        default=50, metadata={"help": "P, the number of prompt tokens (of every block when deep)"}
+        default=50, metadata={"help": "P, the number of prompt tokens (per block when deep)"}
     )
-    insert_at: int = field(default=0, metadata={"help": "index of the first block whose input holds the prompts"})
+    insert_at: int = field(default=0, metadata={"help": "index of the first block with prompts in its input"})
     read_from: int | None = field(
         default=None,
-        metadata={"help": "index of the block whose output goes to the head; those above are not run. None: the last"},
+        metadata={"help": "index of the block whose output the head reads; later blocks do not run. None: the last"},
     )
     deep: bool = field(
-        default=False, metadata={"help": "VPT-deep: fresh prompts at every block from insert_at on, no gates"}
+        default=False, metadata={"help": "VPT-deep: fresh prompts at each block from insert_at on, without gates"}
     )
-    gates: bool = field(default=True, metadata={"help": "learn one gate for each gated block (paper, Section 4)"})
+    gates: bool = field(default=True, metadata={"help": "learn one gate per gated block (paper, Section 4)"})
     gate_init: float = field(
         default=-5.0, metadata={"help": "initial gate logit; the paper's table value v means logit -v"}
     )
     gated_blocks: list[int] | None = field(
-        default=None, metadata={"help": "indices of the gated blocks; None: all that prompts pass, but the last"}
+        default=None, metadata={"help": "indices of the gated blocks; None: all blocks with prompts except the last"}
     )
     hard_gates: bool = field(
         default=False,
-        metadata={
-            "help": "gates are drawn open or shut while training, and open where logit > 0 in eval (paper, Table 4)"
-        },
+        metadata={"help": "gates are sampled as 0 or 1 in training, and 1 if logit > 0 in eval mode (paper, Table 4)"},
     )
     temperature: bool = field(
-        default=True, metadata={"help": "learn one attention temperature for each block from insert_at on"}
+        default=True, metadata={"help": "learn one attention temperature per block from insert_at on"}
     )
-    temperature_init: float = field(
-        default=1.0, metadata={"help": "initial temperature; the fixed one when temperature is off"}
-    )
+    temperature_init: float = field(default=1.0, metadata={"help": "initial temperature; fixed if temperature=False"})
     temperature_range: tuple[float, float] = field(
-        default=(0.01, 10.0), metadata={"help": "learned temperatures are kept inside this range"}
+        default=(0.01, 10.0), metadata={"help": "learned temperatures are clamped to this range"}
     )
-    prompt_dropout: float = field(
-        default=0.1, metadata={"help": "dropout on the prompts where they are inserted, while training"}
-    )
+    prompt_dropout: float = field(default=0.1, metadata={"help": "dropout on the inserted prompts in training"})
     prompt_rank: int | None = field(
-        default=None, metadata={"help": "r: the prompts are a product (P, r) (r, D); None: P x D free numbers"}
+        default=None, metadata={"help": "r: the prompts are a product of (P, r) and (r, D); None: P x D parameters"}
     )
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "None: the model's own; 'prompts', 'patches' or 'prompts_and_patches': the mean of those tokens "
-            "before the final norm takes the place of token 0"
+            "help": "None: the model's own; 'prompts', 'patches' or 'prompts_and_patches': their mean before the "
+            "final norm replaces token 0"
         },
     )
     eval_backbone: bool = field(
-        default=True, metadata={"help": "train() leaves the inside of the frozen blocks in eval mode"}
+        default=True, metadata={"help": "train() keeps the modules inside the frozen blocks in eval mode"}
     )
     modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "None: the head, found by name, is trained and saved; []: nothing but prompts"}
+        default=None,
+        metadata={"help": "modules to train and save with the prompts; None: the detected head; []: none"},
     )
     target_modules: str | None = field(
-        default=None, metadata={"help": "dotted path of the list of blocks, where detection is ambiguous"}
+        default=None, metadata={"help": "dotted path of the list of blocks, if detection is ambiguous"}
     )
     num_prefix_tokens: int | None = field(
         default=None,
-        metadata={"help": "tokens that stand before the patches; None: counted. After injection: the number in use"},
+        metadata={"help": "number of tokens before the patches; None: detected. After injection: the number in use"},
     )
-    num_layers: int | None = field(default=None, metadata={"help": "recorded: blocks of the base model"})
+    num_layers: int | None = field(default=None, metadata={"help": "recorded: number of blocks of the base model"})
     hidden_size: int | None = field(default=None, metadata={"help": "recorded: width of the base model"})
     detected_prefix_tokens: int | None = field(
-        default=None, metadata={"help": "recorded: prefix tokens counted in the base model"}
+        default=None, metadata={"help": "recorded: number of prefix tokens detected in the base model"}
     )
     weights_sha256: str | None = field(
-        default=None, metadata={"help": "recorded: SHA-256 of the weights file that this config was saved with"}
+        default=None, metadata={"help": "recorded: SHA-256 of the weights file saved with this config"}
     )
 
     def __post_init__(self) -> None:
@@ -115,104 +108,38 @@ class GatedPromptConfig(PeftConfig):
         except (ValueError, TypeError) as error:
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
-        # The file that this config was read with, until its tensors are on a model; no field, so never saved.
+        # The weights file found beside this config, until a model has its tensors. Not a field, so never saved.
         self._file = AdapterFile("")
         for name, hint in _hints(type(self)).items():
             setattr(self, name, convert(getattr(self, name), hint))
         self.check()
 
     def check(self) -> None:
-        """Refuse settings that are wrong whatever the base model is.
+        """Check the settings that are independent of the base model.
 
         Raises:
-            ConfigError: as the class says.
+            ConfigError: as for the constructor.
         """
         hints = _hints(type(self))
-        # Values of a wrong type cannot be compared.
+        # Types first: values of a wrong type cannot be compared.
         faults = [f for name, hint in hints.items() if (f := fault_of(name, getattr(self, name), hint))]
-        faults = faults or self._faults()
+        faults = faults or setting_faults(self)
         if faults:
             raise ConfigError(faults)
 
-    def _faults(self) -> list[str]:
-        faults = []
-        if self.task_type is not None:
-            faults.append(
-                f"task_type is {self.task_type!r}; None is needed, as PEFT's task types are those of language models"
-            )
-        if self.num_virtual_tokens < 1:
-            faults.append(f"num_virtual_tokens is {self.num_virtual_tokens}; at least 1 is needed")
-        if self.prompt_rank is not None and not 1 <= self.prompt_rank <= self.num_virtual_tokens:
-            faults.append(
-                f"prompt_rank is {self.prompt_rank}; it must lie between 1 and num_virtual_tokens, "
-                f"{self.num_virtual_tokens}; None gives prompts of full rank"
-            )
-        names = self.modules_to_save or []
-        if {"", BANK} & set(names) or len(set(names)) < len(names):
-            faults.append(f"modules_to_save names {names}; each is a module of the base, named once")
-        if self.insert_at < 0:
-            faults.append(f"insert_at is {self.insert_at}; blocks are counted from 0")
-        if self.read_from is not None and self.read_from < max(0, self.insert_at):
-            faults.append(
-                f"read_from is {self.read_from}; prompts leave at or after the block that they enter, insert_at="
-                f"{self.insert_at}"
-            )
-        if not 0 <= self.prompt_dropout < 1:
-            faults.append(f"prompt_dropout is {self.prompt_dropout}; it must lie in [0, 1)")
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            faults.append(f"pooling is {self.pooling!r}; known are None, {', '.join(map(repr, POOLINGS))}")
-        if self.num_prefix_tokens is not None and self.num_prefix_tokens < 0:
-            faults.append(f"num_prefix_tokens is {self.num_prefix_tokens}; it cannot be negative")
-        return faults + self._gate_faults() + self._temperature_faults()
-
-    def _gate_faults(self) -> list[str]:
-        faults = []
-        if not math.isfinite(self.gate_init):
-            faults.append(f"gate_init is {self.gate_init}; a finite logit is needed (-20 closes a gate, 20 opens it)")
-        if self.hard_gates and (self.deep or not self.gates):
-            faults.append("hard_gates=True needs gates, and there are none with deep=True or gates=False")
-        if self.gated_blocks is None:
-            return faults
-        if self.deep:
-            faults.append("deep=True has no gates, so gated_blocks cannot be given; leave one of the two out")
-        elif not self.gates:
-            faults.append("gates=False contradicts gated_blocks; leave one of the two out")
-        elif not self.gated_blocks:
-            faults.append("gated_blocks is empty; use gates=False for prompts without gates")
-        if sorted(set(self.gated_blocks)) != self.gated_blocks:
-            faults.append(f"gated_blocks is {self.gated_blocks}; list each block once, in ascending order")
-        below = [b for b in self.gated_blocks if b < self.insert_at]
-        if below:
-            faults.append(f"gated_blocks {below} lie below insert_at={self.insert_at}: no prompts are there yet")
-        above = [b for b in self.gated_blocks if self.read_from is not None and b > self.read_from]
-        if above:
-            faults.append(f"gated_blocks {above} lie above read_from={self.read_from}: these blocks are not run")
-        return faults
-
-    def _temperature_faults(self) -> list[str]:
-        faults = []
-        low, high = self.temperature_range
-        if not (0 < low < high and math.isfinite(high)):
-            faults.append(f"temperature_range is {self.temperature_range}; 0 < low < high is needed")
-        elif self.temperature and not low <= self.temperature_init <= high:
-            faults.append(f"temperature_init is {self.temperature_init}, outside temperature_range ({low}, {high})")
-        if not (self.temperature_init > 0 and math.isfinite(self.temperature_init)):
-            faults.append(f"temperature_init is {self.temperature_init}; attention logits are divided by it, so > 0")
-        return faults
-
     def last_block(self, num_layers: int) -> int:
-        """Index of the last block that runs: `read_from`, or the last of all."""
+        """Index of the last block that runs: `read_from`, or the model's last block."""
         return num_layers - 1 if self.read_from is None else self.read_from
 
     def gated_block_indices(self, num_layers: int) -> Sequence[int]:
-        """Indices of the gated blocks: those asked for, or all from `insert_at` but the last that runs."""
+        """Indices of the gated blocks: `gated_blocks`, or all from `insert_at` except the last that runs."""
         if self.deep or not self.gates:
             return []
         every = range(self.insert_at, self.last_block(num_layers))
         return self.gated_blocks if self.gated_blocks is not None else every
 
     def parameter_shapes(self, num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of this adapter's parameters on a base of this depth and width, without the head."""
+        """Names and shapes of the adapter's parameters on a base of this depth and width, without the head."""
         return parameter_shapes(
             num_blocks=self.last_block(num_layers) - self.insert_at + 1,
             hidden_size=hidden_size,
@@ -227,17 +154,17 @@ class GatedPromptConfig(PeftConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Self:
         """Read `adapter_config.json` from a folder or Hub repository and check the weights beside it.
 
-        PEFT calls this before it opens the weights itself, so that damage is found while nothing is changed. Of
-        weights of more than 256 MiB only the header is read here; the tuner reads them once their shapes agree with
-        the base. Where another process saves into the folder meanwhile, it is read again.
+        PEFT calls this before it opens the weights, so damage is found before anything changes. If the weights exceed
+        256 MiB, only their header is read here; the tuner reads the rest after comparing shapes with the base. If
+        another process saves into the folder meanwhile, both files are read again.
         `kwargs` are those of `huggingface_hub.hf_hub_download`, as in PEFT.
 
         Raises:
-            DamagedAdapterError: the config is no JSON object; or the weights file is truncated, incomplete, a
-                pickle, not the one that the config was saved with, or holds unknown keys, wrong shapes or types,
-                or non-finite numbers. A config without any weights file is fine here; the tuner refuses it.
-            AdapterMismatchError: it is the config of another PEFT method.
-            ConfigError: the config holds wrong values.
+            DamagedAdapterError: the config is not a JSON object; or the weights file is truncated, incomplete, a
+                pickle, from another save than the config, or has unknown keys, wrong shapes or types, or non-finite
+                numbers. A config without a weights file is allowed here; the tuner refuses it.
+            AdapterMismatchError: the config belongs to another PEFT method.
+            ConfigError: the config has wrong values.
         """
         source = os.fspath(pretrained_model_name_or_path)
         place = os.path.join(source, subfolder) if subfolder else source
@@ -259,27 +186,27 @@ class GatedPromptConfig(PeftConfig):
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
-        """Read the fields from a file, strictly; PEFT's reader takes any JSON and the last of repeated keys."""
+        """Read the fields from a file, strictly: PEFT's reader accepts any JSON, and repeated keys."""
         own, known = set(cls.__annotations__) - {FINGERPRINT}, {f.name for f in fields(cls)}
         return read_settings(Path(path_json_file), NAME, own, known)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write `adapter_config.json`, atomically, with the fingerprint of the weights where it is known.
+        """Write `adapter_config.json` atomically, with the SHA-256 of the weights if it is known.
 
-        It is known when `PeftModel.save_pretrained` calls, which has written the weights just before and says so by
-        an `auto_mapping_dict`. transformers writes the config first and a user may write it alone: weights that lie
-        there are then older, or not this config's concern.
+        It is known if the caller is `PeftModel.save_pretrained`, recognized by its `auto_mapping_dict`: it has just
+        written the weights. transformers writes the config first, and a user may save a config alone; weights in the
+        folder are then older, or unrelated.
         """
         folder = Path(save_directory)
         if folder.is_file():
-            raise ConfigError([f"the place to save at, {folder}, is a file; a folder is needed"])
+            raise ConfigError([f"cannot save to {folder}, which is a file; give a folder"])
         values, of_weights = self.to_dict(), "auto_mapping_dict" in kwargs
         if of_weights:
             values["auto_mapping"] = kwargs["auto_mapping_dict"] or values["auto_mapping"]
         write_settings(folder, values, of_weights)
 
     def check_weights_were_there(self) -> None:
-        """Refuse a config that was read from a folder or repository without weights.
+        """Check that a config that was read from a folder or repository came with weights.
 
         Raises:
             DamagedAdapterError: there was no weights file beside the config.

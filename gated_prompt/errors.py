@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""All errors that this package raises itself.
+"""The exceptions of this package.
 
-They are `ValueError`s, so code written for PEFT's own errors keeps working. Each message says what was given, what was
+All are `ValueError`s, so code written for PEFT's errors keeps working. Each message says what was given, what was
 expected and what to do.
 """
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 
 class GatedPromptError(ValueError):
-    """Base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class ConfigError(GatedPromptError):
-    """The configuration is invalid, either on its own or for this model. The message lists all faults."""
+    """The config is invalid, either for any model or for this one. The message lists all faults."""
 
     def __init__(self, faults: Sequence[str], place: str | None = None) -> None:
         self.faults, self.place = list(faults), place
@@ -27,7 +27,7 @@ class ConfigError(GatedPromptError):
 
 
 class ArchitectureError(GatedPromptError):
-    """The base model is not a Vision Transformer that prompts can be inserted into."""
+    """Prompts cannot be inserted into the base model."""
 
 
 class AdapterMismatchError(GatedPromptError):
@@ -43,7 +43,7 @@ class DamagedAdapterError(GatedPromptError):
 
 
 class UnsupportedOperationError(GatedPromptError):
-    """Prompts do not support the operation: merging, two active adapters, wrapping a base twice."""
+    """Prompts do not support the operation, such as merging, two active adapters, or wrapping a base twice."""
 
 
 class DataError(GatedPromptError):

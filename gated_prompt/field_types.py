@@ -1,12 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Check values against a dataclass's type hints, since JSON and command lines can supply anything."""
+"""Check values against the type hints of a dataclass, since JSON and command lines can contain anything."""
 
 import types
 from typing import Any, Union, get_args, get_origin
 
 from .files.header import shown
 
-MAX_INTEGER = 2**20  # a damaged number of blocks must not create lists that fill the memory
+MAX_INTEGER = 2**20  # so that a damaged number of blocks cannot create lists that fill the memory
 MAX_ENTRIES = 1000  # of any list
 WORDS = {
     bool: "True or False",
@@ -32,8 +32,8 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
-    """Describe what is wrong with the type of a field's value; None if nothing is."""
-    return None if _fits(value, hint) else f"{name} is {shown(value)}; {_words(hint)} is needed"
+    """Describe what is wrong with the type of a field's value; None if it is correct."""
+    return None if _fits(value, hint) else f"{name} is {shown(value)}; expected {_words(hint)}"
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -58,7 +58,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _words(hint: Any) -> str:
     options = _options(hint)
-    if len(options) > 1:  # None first, as it reads best
+    if len(options) > 1:  # None first reads best
         return " or ".join(sorted(map(_words, options), key=lambda words: words != "None"))
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is list and inner:

@@ -65,10 +65,21 @@ class TokenClassifier(nn.Module):
         output = self.backbone(pixel_values, **kwargs)
         tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
         read = read_tokens(tokens, self.num_prefix_tokens, self.reads, kwargs.get("pixel_attention_mask"))
-        logits = self.classifier(read)
+        logits = self._scores(read)
         loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
+
+    def _scores(self, read: torch.Tensor) -> torch.Tensor:
+        """The head's output, in float32 under autocast too.
+
+        A fitted head undoes mean and scale of its features. On features that hardly vary, such as MAE's, bfloat16
+        rounds away what is left.
+        """
+        if not torch.is_autocast_enabled(read.device.type):
+            return self.classifier(read)
+        with torch.autocast(read.device.type, enabled=False):
+            return self.classifier(read.float())
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The method of this name of the backbone, with whatever its version of transformers takes."""

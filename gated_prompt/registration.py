@@ -1,14 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Register the method `GATED_PROMPT` with PEFT.
 
-`peft.PeftType` is a closed enum of strings and `register_peft_method` refuses names that are not in it, so the
-member is added first. Both steps do nothing if they were done before or if PEFT itself has the name.
+`register_peft_method` refuses names that are not in `peft.PeftType`, a closed enum of strings, so the member is added
+first. Neither step does anything the second time, or if PEFT itself has the name.
 
-One PEFT method is wrapped. When transformers' `load_adapter` calls `PeftConfig.from_pretrained` on the base class,
-PEFT creates a config of the right class without calling that class's own reader. This would bypass the checks of our
-files and lose the location of the weights. Checking the tensors on loading is not enough: transformers fills the model
-with its own loader, which no hook sees. Without the wrapper, that path does not refuse 25 of the damaged files in
-`tests/attacks/damage.py` as the others do (`tests/test_load_adapter.py`). Configs of other methods are passed through.
+One PEFT function is wrapped. transformers' `load_adapter` calls `PeftConfig.from_pretrained` on the base class, and
+PEFT then creates a config of the right class without calling that class's own reader. This would bypass the checks of
+our files and lose the location of the weights. Checking the tensors on loading would not be enough: transformers fills
+the model with its own loader, which calls no hook. Without the wrapper, that path does not refuse 25 of the damaged
+files in `tests/attacks/damage.py` as the others do (`tests/test_load_adapter.py`). Other methods are unaffected.
 """
 
 import functools
@@ -25,7 +25,7 @@ NAME = "GATED_PROMPT"
 def add_peft_type(name: str) -> PeftType:
     """Return `PeftType[name]`, adding it to the enum if it is missing.
 
-    Fills the same tables that `EnumType` fills for a member of the class body.
+    Fills the same tables that `EnumType` fills for members in the class body.
     """
     if name in PeftType.__members__:
         return PeftType[name]

@@ -1,8 +1,10 @@
 """Adapters of many tasks on one backbone: the answers of single calls, within the limit, whatever comes and goes."""
 
+import copy
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from peft import get_peft_model
 
 import gated_prompt
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
+from gated_prompt.heads import TokenClassifier
 from gated_prompt.serving.pool import AdapterPool, PoolFullError
 from gated_prompt.sharing.predictor import Predictor
-from helpers.models import images, vit
+from helpers.models import dinov2, images, vit
 
 SQUARE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 32, "antialias": True}
 CLASSES = {"birds": 5, "pets": 3, "trees": 7}
@@ -78,6 +81,43 @@ def test_a_mixed_batch_says_what_single_calls_say(folders: dict[str, Path]) -> N
         torch.testing.assert_close(logits, alone(folder, row[None])[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize("make", [vit, dinov2])
+def test_heads_that_read_other_tokens_share_a_batch(
+    make: Callable[..., torch.nn.Module], headless: bool, tmp_path: Path
+) -> None:
+    """`TokenClassifier` heads, adapters of several blocks, and, if the backbone has one, a head of its own class."""
+    whole = make(num_labels=4)
+    folders: dict[Path, torch.nn.Module] = {}
+    wanted = [("cls", 0, None), ("mean", 1, None), ("both", 1, 2), ("mean", 0, 1), *[(None, 0, 2)] * (not headless)]
+    for number, (reads, insert_at, read_from) in enumerate(wanted):
+        torch.manual_seed(number)
+        base = copy.deepcopy(whole)
+        base = base if reads is None else TokenClassifier(base.base_model, 4, reads)
+        config = GatedPromptConfig(num_virtual_tokens=2, gate_init=0.0, insert_at=insert_at, read_from=read_from)
+        model = get_peft_model(base, config)
+        gated_prompt.save(model, tmp_path / str(number))
+        Predictor(list("abcd"), SQUARE, reads=reads).write(tmp_path / str(number))
+        folders[tmp_path / str(number)] = model.eval()
+    backbone = make(num_labels=0)
+    backbone.load_state_dict(whole.state_dict(), strict=False)
+    shared = AdapterPool(backbone.base_model if headless else backbone, 10**6)
+    pixels, names = images(2 * len(folders)), [*folders, *folders]
+    for row, folder, logits in zip(pixels, names, ask(shared, names, pixels), strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(logits, folders[folder](row[None]).logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_this_backbone_does_not_have_is_refused(folders: dict[str, Path]) -> None:
+    shared = AdapterPool(vit(num_labels=0).base_model, 10**6)
+    with (
+        pytest.raises(AdapterMismatchError, match="does not say what the adapter's head reads"),
+        shared.hold(folders["birds"]),
+    ):
+        pass
+    assert shared.nbytes == 0
+
+
 def test_memory_is_what_the_tensors_take_and_stays_within_the_limit(folders: dict[str, Path]) -> None:
     shared = pool()
     with shared.hold(folders["birds"]) as birds:
@@ -114,7 +154,7 @@ def test_what_is_in_use_stays_and_the_pool_says_when_it_is_full(folders: dict[st
         ask(shared, [folders["birds"]], images(1))
     ask(shared, [folders["pets"]], images(1))
     with (
-        pytest.raises(GatedPromptError, match="more than the 100 that all may take"),
+        pytest.raises(GatedPromptError, match="more than the limit of 100 for all"),
         pool(100).hold(folders["birds"]),
     ):
         pass
@@ -158,6 +198,16 @@ def test_another_backbone_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(AdapterMismatchError), deeper.hold(folders["birds"]):
         pass
     assert deeper.nbytes == 0
+
+
+def test_a_backbone_with_other_settings_is_refused(folders: dict[str, Path]) -> None:
+    """Prompts alone fit a shortened backbone and the whole one alike; the answers would be wrong."""
+    layers = pool().model.get_base_model().config.num_hidden_layers
+    Predictor(["a", "b", "c"], SQUARE, base={"num_hidden_layers": layers}).write(folders["pets"])
+    ask(pool(), [folders["pets"]], images(1))
+    Predictor(["a", "b", "c"], SQUARE, base={"num_hidden_layers": layers - 1}).write(folders["pets"])
+    with pytest.raises(AdapterMismatchError, match=f"num_hidden_layers={layers - 1}"), pool().hold(folders["pets"]):
+        pass
 
 
 def test_a_size_that_the_backbone_does_not_take_is_refused(folders: dict[str, Path]) -> None:

@@ -77,8 +77,8 @@ def test_positions_by_place() -> None:
     for block in blocks(model):
         block.layernorm_before = PositionsByPlace(block.layernorm_before)
     found = faults(model)
-    assert "prompts change the queries of the other tokens in block 0" in found
-    assert "prompts change the keys of the other tokens in block 0" in found
+    assert "prompts change the queries of other tokens in block 0" in found
+    assert "prompts change the keys of other tokens in block 0" in found
     assert "the order of the prompts changes the output" in found
 
 
@@ -93,14 +93,14 @@ def test_a_gate_that_is_not_applied() -> None:
     hooks = blocks(model)[1]._forward_hooks
     leave = next(hook for hook in hooks.values() if type(hook).__name__ == "LeaveBlock")
     leave._leave = MethodType(lambda self, forward, step, tokens, entered: tokens, leave)
-    assert "['logits'] is not that of the blocks run by hand (largest difference" in faults(model)
+    assert "['logits'] differs from the blocks run by hand (largest difference" in faults(model)
 
 
 def test_keys_and_values_that_are_not_those_of_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     right = AttentionRoute.keys_and_values
     monkeypatch.setattr(AttentionRoute, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
     found = faults(adapted(deep=True))
-    assert "depends on whether prompts stand among the tokens of passive blocks" in found
+    assert "depends on whether passive blocks have the prompts in their sequence" in found
 
 
 def test_prompts_without_effect_and_without_gradient() -> None:
@@ -113,7 +113,7 @@ def test_prompts_without_effect_and_without_gradient() -> None:
 
 def test_a_temperature_that_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gated_prompt.tuner.attention.scale_queries", lambda forward, index, queries: queries)
-    assert "is not that of the blocks run by hand" in faults(adapted(temperature_init=3.0))
+    assert "differs from the blocks run by hand" in faults(adapted(temperature_init=3.0))
 
 
 def test_refusals() -> None:

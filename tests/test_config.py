@@ -52,21 +52,21 @@ def test_defaults_are_the_contract() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0; at least 1"),
-        ({"num_virtual_tokens": "8"}, "num_virtual_tokens is '8'; an integer"),
-        ({"num_virtual_tokens": True}, "num_virtual_tokens is True; an integer"),
+        ({"num_virtual_tokens": 0}, "num_virtual_tokens is 0; expected at least 1"),
+        ({"num_virtual_tokens": "8"}, "num_virtual_tokens is '8'; expected an integer"),
+        ({"num_virtual_tokens": True}, "num_virtual_tokens is True; expected an integer"),
         ({"prompt_rank": 0}, "prompt_rank is 0; it must lie between 1 and num_virtual_tokens, 50"),
         ({"prompt_rank": 51}, "prompt_rank is 51; it must lie between 1 and num_virtual_tokens, 50"),
-        ({"prompt_rank": True}, "prompt_rank is True; None or an integer"),
-        ({"hard_gates": 1}, "hard_gates is 1; True or False"),
+        ({"prompt_rank": True}, "prompt_rank is True; expected None or an integer"),
+        ({"hard_gates": 1}, "hard_gates is 1; expected True or False"),
         ({"hard_gates": True, "deep": True}, "hard_gates=True needs gates"),
         ({"hard_gates": True, "gates": False}, "hard_gates=True needs gates"),
         ({"insert_at": -1}, "insert_at is -1"),
-        ({"read_from": -1}, "read_from is -1; prompts leave at or after the block that they enter, insert_at=0"),
-        ({"read_from": 2, "insert_at": 3}, "read_from is 2; prompts leave at or after the block"),
-        ({"read_from": True}, "read_from is True; None or an integer"),
+        ({"read_from": -1}, "read_from is -1; it must be at least insert_at=0"),
+        ({"read_from": 2, "insert_at": 3}, "read_from is 2; it must be at least insert_at=3"),
+        ({"read_from": True}, "read_from is True; expected None or an integer"),
         ({"read_from": 2, "gated_blocks": [1, 3]}, "gated_blocks [3] lie above read_from=2"),
-        ({"deep": 1}, "deep is 1; True or False"),
+        ({"deep": 1}, "deep is 1; expected True or False"),
         ({"deep": True, "gated_blocks": [1]}, "deep=True has no gates"),
         ({"gates": False, "gated_blocks": [1]}, "gates=False contradicts gated_blocks"),
         ({"gated_blocks": []}, "gated_blocks is empty"),
@@ -75,7 +75,7 @@ def test_defaults_are_the_contract() -> None:
         ({"gated_blocks": [0, 1, 3], "insert_at": 2}, "gated_blocks [0, 1] lie below insert_at=2"),
         ({"gated_blocks": [0.5]}, "a list of at most 1000 integers below"),
         ({"gate_init": float("nan")}, "gate_init is nan"),
-        ({"gate_init": "-5"}, "gate_init is '-5'; a number"),
+        ({"gate_init": "-5"}, "gate_init is '-5'; expected a number"),
         ({"temperature_init": 0.0, "temperature": False}, "temperature_init is 0.0"),
         ({"temperature_init": 20.0}, "outside temperature_range (0.01, 10.0)"),
         ({"temperature_range": (10.0, 0.01)}, "0 < low < high"),
@@ -84,7 +84,7 @@ def test_defaults_are_the_contract() -> None:
         ({"temperature_range": (0.1, 1, 2)}, "a pair of numbers"),
         ({"prompt_dropout": 1.0}, "must lie in [0, 1)"),
         ({"prompt_dropout": -0.1}, "must lie in [0, 1)"),
-        ({"pooling": "cls"}, "pooling is 'cls'; known are None, 'prompts', 'patches', 'prompts_and_patches'"),
+        ({"pooling": "cls"}, "pooling is 'cls'; expected None, 'prompts', 'patches', 'prompts_and_patches'"),
         ({"modules_to_save": "classifier"}, "None or a list of at most 1000 strings"),
         ({"target_modules": ["layers"]}, "None or a string"),
         ({"num_prefix_tokens": -2}, "num_prefix_tokens is -2"),
@@ -111,8 +111,8 @@ def test_all_faults_are_reported_together() -> None:
     [
         ({"insert_at": 4}, "insert_at is 4; the last block of this ViTForImageClassification is 3"),
         ({"read_from": 4}, "read_from is 4; the last block of this ViTForImageClassification is 3"),
-        ({"read_from": 1, "modules_to_save": ["2.layernorm_before"]}, "in a block that read_from=1 leaves out"),
-        ({"gated_blocks": [0, 4]}, "gated_blocks [4] lie beyond the last block, 3"),
+        ({"read_from": 1, "modules_to_save": ["2.layernorm_before"]}, "in a block that read_from=1 skips"),
+        ({"gated_blocks": [0, 4]}, "gated_blocks [4] exceed the last block, 3"),
         ({"prompt_rank": 33}, "prompt_rank is 33; the width of this ViTForImageClassification is 32"),
         ({"modules_to_save": ["pooler"]}, "modules_to_save names 'pooler'"),
     ],
@@ -181,11 +181,11 @@ def test_a_new_field_is_one_edit(tmp_path) -> None:
 def test_task_types_are_refused_and_leave_the_base_alone(task) -> None:
     base = vit()
     keys, hooks = set(base.state_dict()), sum(len(m._forward_hooks) for m in base.modules())
-    with pytest.raises(ConfigError, match=r"task_type is .*; None is needed"):
+    with pytest.raises(ConfigError, match=r"task_type is .*; use None"):
         get_peft_model(base, GatedPromptConfig(task_type=task))
     config = GatedPromptConfig()
     config.task_type = task  # after it was checked
-    with pytest.raises(ConfigError, match=r"task_type is .*; None is needed"):
+    with pytest.raises(ConfigError, match=r"task_type is .*; use None"):
         get_peft_model(base, config)
     assert set(base.state_dict()) == keys and sum(len(m._forward_hooks) for m in base.modules()) == hooks
     get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2))

@@ -68,7 +68,7 @@ def no_gradients() -> Iterator[None]:
 def test_a_class_that_holds_its_blocks_and_cuts_its_maps_itself_is_refused(case: Case) -> None:
     base = case.build()
     keys = list(base.state_dict())
-    with pytest.raises(ArchitectureError, match=f"{case.name} .*cuts feature maps from them, prompts included"):
+    with pytest.raises(ArchitectureError, match=f"{case.name} .*makes feature maps of their output, prompts included"):
         get_peft_model(base, GatedPromptConfig())
     assert list(base.state_dict()) == keys
 

@@ -1,6 +1,7 @@
 """A head that starts where a linear probe ends: on the features it will see, and nothing else moves."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,35 @@ def test_refusals_leave_the_model_as_it_was(made, batches, options, words) -> No
         initialize_head(model, batches, **options)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert hooks == {name: len(m._forward_hooks) for name, m in model.named_modules()}
+
+
+def nearly_constant(model: nn.Module) -> nn.Module:
+    """The model with a final norm whose outputs hardly vary beside their mean, as MAE's do."""
+    norm = next(module for name, module in model.named_modules() if name.endswith("vit.layernorm"))
+    with torch.no_grad():
+        norm.weight.mul_(0.002)
+        norm.bias.fill_(3.0)
+    return model
+
+
+def test_a_head_that_bfloat16_would_ruin_is_reported() -> None:
+    model = nearly_constant(get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2)))
+    pixels, labels = torch.randn(24, 3, 32, 32), torch.arange(24) % 3
+    with torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="in bfloat16, which rounds away"):
+        initialize_head(model, [(pixels, labels)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        initialize_head(model, [(pixels, labels)])
+
+
+def test_the_head_for_every_backbone_keeps_its_fit_under_autocast() -> None:
+    base = gated_prompt.heads.TokenClassifier(nearly_constant(vit()).vit, 3, reads="both")
+    model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2)).eval()
+    pixels, labels = torch.randn(24, 3, 32, 32), torch.arange(24) % 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", torch.bfloat16):
+            initialize_head(model, [(pixels, labels)], l2=0.01)
+            found = model(pixels).logits
+    assert found.dtype == torch.float32
+    assert (found.argmax(1) == labels).float().mean() > 0.9

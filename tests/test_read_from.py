@@ -272,7 +272,7 @@ def test_an_adapter_deleted_in_the_middle_of_a_forward_is_an_error() -> None:
     handle = blocks_of(model)[1].register_forward_hook(lambda *_: model.delete_adapter("default"))
     with (
         pytest.warns(UserWarning, match="was active which is now deleted"),
-        pytest.raises(UnsupportedOperationError, match="2 ran, though read_from=1"),
+        pytest.raises(UnsupportedOperationError, match="2 ran, although it lies above read_from=1"),
     ):
         model.base_model.model(pixel_values=images())
     handle.remove()
@@ -319,7 +319,7 @@ def test_maps_of_several_blocks_are_refused(case: Case | More) -> None:
     """At once where the model can be tried with images alone, or by the first forward; then the base is as it was."""
     base = case.build().requires_grad_(False)
     wanted = tensors(compared(case, base))
-    with pytest.raises(GatedPromptError, match=r"reads what several of them return|hidden states above block 0"):
+    with pytest.raises(GatedPromptError, match=r"reads the output of several|hidden states above block 0"):
         case.run(get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3, read_from=0)).eval())
     if gated_prompt.has_prompts(base):
         with requested(Request(base.gated_prompt, adapters=(), own_heads=True)):
@@ -348,7 +348,7 @@ def test_a_model_that_reads_blocks_without_asking_for_states_is_refused() -> Non
                 handle.remove()
             return self.head(sum(state[0] if isinstance(state, tuple) else state for state in states)[:, 0])
 
-    with pytest.raises(ArchitectureError, match="read_from=1 leaves out the blocks above 1, and Sums reads what"):
+    with pytest.raises(ArchitectureError, match="read_from=1 skips the blocks above 1, but Sums reads the output"):
         get_peft_model(Sums(), GatedPromptConfig(read_from=1, modules_to_save=["head"]))
     get_peft_model(Sums(), GatedPromptConfig(read_from=3, modules_to_save=["head"]))
 
@@ -356,7 +356,7 @@ def test_a_model_that_reads_blocks_without_asking_for_states_is_refused() -> Non
 def test_hidden_states_above_the_block_are_refused() -> None:
     model = tuned(build("ViTModel", "ViTConfig", attn_implementation="eager"), read_from=1)
     wanted = model(pixel_values=images()).last_hidden_state
-    with pytest.raises(UnsupportedOperationError, match=r"above block 1, which read_from=1 of adapter 'default'"):
+    with pytest.raises(UnsupportedOperationError, match=r"above block 1, but adapter 'default' has read_from=1"):
         model(pixel_values=images(), output_hidden_states=True)
     assert torch.equal(model(pixel_values=images()).last_hidden_state, wanted)
     with model.disable_adapter():

@@ -32,8 +32,8 @@ def resnet() -> torch.nn.Module:
     ("make", "words"),
     [
         (swin, "SwinForImageClassification has stages of blocks .* hierarchical"),
-        (bert, "none of them reads patches: encoder.layer reads the embeddings of words"),
-        (resnet, "ResNetForImageClassification has no list of two or more equal transformer blocks"),
+        (bert, "none read patches: encoder.layer reads the word embeddings"),
+        (resnet, "ResNetForImageClassification has no list of two or more identical transformer blocks"),
         (lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)), "Sequential has no list"),
     ],
     ids=["swin", "bert", "resnet", "mlp"],

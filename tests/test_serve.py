@@ -1,5 +1,6 @@
 """A real server on loopback: right answers from mixed batches, and refusals that name the fault."""
 
+import importlib
 import importlib.util
 import io
 import ipaddress
@@ -17,11 +18,15 @@ import psutil
 import pytest
 import requests
 import torch
+import yaml
+from peft import get_peft_model
 from PIL import Image
 
 import gated_prompt
+from gated_prompt import GatedPromptConfig
 from gated_prompt.data.images import decode
-from gated_prompt.sharing.predictor import read_predictor
+from gated_prompt.sharing.predictor import Predictor, read_predictor
+from helpers.hub_stand_in import HubStandIn
 from helpers.pages import blocks
 
 MISSING = [n for n in ("ray", "fastapi", "prometheus_client", "python_multipart") if not importlib.util.find_spec(n)]
@@ -31,8 +36,9 @@ if MISSING:
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BACKBONE, ADAPTERS = EXAMPLES / "backbones" / "mae-cifar10-tiny", EXAMPLES / "demo" / "adapters"
 NAMES = ("digits", "objects", "shapes")
+BLOCKS = {"early": (2, 8), "late": (5, 9)}  # insert_at and read_from of further adapters
 TOKEN = {"Authorization": "Bearer open sesame"}
-PICTURES = [path.read_bytes() for path in sorted((EXAMPLES / "demo" / "samples").iterdir())][:6]
+IMAGES = [path.read_bytes() for path in sorted((EXAMPLES / "demo" / "samples").iterdir())][:6]
 
 
 class Running:
@@ -51,17 +57,37 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def write_adapter(folder: Path, insert_at: int, read_from: int) -> None:
+    """Random prompts between these blocks, and a head that reads the mean of the patches."""
+    predictor = Predictor(["a", "b", "c"], read_predictor(ADAPTERS / "shapes").preparation, reads="mean")
+    config = GatedPromptConfig(num_virtual_tokens=4, gate_init=0.0, insert_at=insert_at, read_from=read_from)
+    torch.manual_seed(read_from)
+    gated_prompt.save(get_peft_model(predictor.load_base(BACKBONE), config), folder)
+    predictor.write(folder)
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def hub() -> Iterator[HubStandIn]:
+    with HubStandIn() as one:
+        one.add("someone/shapes", ADAPTERS / "shapes")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def server(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two replicas, which share nothing but the folder of adapters."""
     root, port = tmp_path_factory.mktemp("served"), free_port()
     for name in NAMES:
         shutil.copytree(ADAPTERS / name, root / "adapters" / name)
+    for name, blocks_used in BLOCKS.items():
+        write_adapter(root / "adapters" / name, *blocks_used)
     shutil.copytree(ADAPTERS, root / "allowed")
-    options = {"backbone": BACKBONE, "adapters": root / "adapters", "allow": root / "allowed", "port": port}
-    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 24, "batch_wait_ms": 20}
-    command = [sys.executable, str(EXAMPLES / "serve" / "app.py")]
+    options = {"backbone": BACKBONE, "adapters": root / "adapters", "port": port, "replicas": 2, "cpus": 0.5}
+    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1, "queue": 12, "batch_wait_ms": 20}
+    command = [sys.executable, str(EXAMPLES / "serve" / "app.py"), "--allow", str(root / "allowed"), "someone/shapes"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     environment = os.environ | {"GATED_PROMPT_TOKEN": "open sesame", "PYTHONPATH": str(EXAMPLES.parent)}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hub"), "HF_HUB_OFFLINE": "0"}
     log = root / "log"
     with open(log, "w") as file:
         started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -77,24 +103,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     finally:
         family += process.children(recursive=True)
         started.terminate()
-        started.wait(30)
+        assert started.wait(30) == 0  # it took its processes with it
         _, left = psutil.wait_procs(family, timeout=15)
-        names = [(one.name(), one.status(), one.ppid()) for one in left if one.is_running()]
-        for one in left:
+        alive = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        names = [(one.name(), one.status(), one.ppid()) for one in alive]
+        for one in alive:
             one.kill()
         assert names == []
 
 
 @torch.no_grad()
-def alone(name: str, data: bytes) -> dict[str, float]:
-    """What the adapter says on its own, loaded in the usual way."""
-    from transformers import AutoModelForImageClassification
-
-    predictor = read_predictor(ADAPTERS / name)
-    base = AutoModelForImageClassification.from_pretrained(
-        BACKBONE, num_labels=len(predictor.names), ignore_mismatched_sizes=True, dtype="float32"
-    )
-    model = gated_prompt.load(base, ADAPTERS / name).eval()
+def alone(name: str, data: bytes, root: Path = ADAPTERS) -> dict[str, float]:
+    """What the adapter predicts on its own, loaded without a server."""
+    predictor = read_predictor(root / name)
+    model = gated_prompt.load(predictor.load_base(BACKBONE), root / name).eval()
     return dict(predictor.answer(model(predictor.transform()(decode(data))[None]).logits[0], 10))
 
 
@@ -104,26 +126,26 @@ def scores(response: requests.Response) -> dict[str, float]:
 
 
 def test_requests_of_different_tasks_share_batches_and_say_what_each_says_alone(server: Running) -> None:
-    pairs = [(name, data) for data in PICTURES for name in NAMES]
-    with ThreadPoolExecutor(16) as threads:
+    pairs = [(name, data) for data in IMAGES for name in (*NAMES, *BLOCKS)]
+    with ThreadPoolExecutor(12) as threads:  # as many as the queue of one replica, which may get them all
         found = list(threads.map(lambda pair: scores(server.ask(*pair, params={"top_k": 10})), pairs))
     for pair, said in zip(pairs, found, strict=True):
-        assert said == pytest.approx(alone(*pair), abs=1e-5)
+        assert said == pytest.approx(alone(*pair, server.root / "adapters"), abs=1e-5)
     sizes = [
         float(line.split()[-1])
         for line in requests.get(f"{server.url}/metrics", timeout=5).text.splitlines()
         if line.startswith(("gated_prompt_batch_size_count", "gated_prompt_batch_size_sum"))
     ]
-    assert sizes[1] > 1.5 * sizes[0]  # pictures, batches
+    assert sizes[1] > 1.5 * sizes[0]  # images, batches
 
 
 def test_a_form_and_top_k(server: Running) -> None:
     url = f"{server.url}/v1/classify/objects"
-    response = requests.post(url, files={"file": PICTURES[0]}, params={"top_k": 2}, timeout=30)
-    assert scores(response) == pytest.approx(dict(list(alone("objects", PICTURES[0]).items())[:2]), abs=1e-5)
+    response = requests.post(url, files={"file": IMAGES[0]}, params={"top_k": 2}, timeout=30)
+    assert scores(response) == pytest.approx(dict(list(alone("objects", IMAGES[0]).items())[:2]), abs=1e-5)
     for wrong in (0, -1, "many"):
-        assert requests.post(url, data=PICTURES[0], params={"top_k": wrong}, timeout=5).status_code == 422
-    two = {"a": PICTURES[0], "b": PICTURES[1]}
+        assert requests.post(url, data=IMAGES[0], params={"top_k": wrong}, timeout=5).status_code == 422
+    two = {"a": IMAGES[0], "b": IMAGES[1]}
     assert requests.post(url, files=two, timeout=5).status_code == 400
 
 
@@ -131,11 +153,11 @@ def test_the_client_of_the_page(
     server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("photo.jpg").write_bytes(PICTURES[0])
+    Path("photo.jpg").write_bytes(IMAGES[0])
     Path("runs/birds/adapter").mkdir(parents=True)
     for _, code in blocks("serving.md", "py"):
         exec(code.replace("http://127.0.0.1:8000", server.url), {})
-    best = next(iter(alone("objects", PICTURES[0])))
+    best = next(iter(alone("objects", IMAGES[0])))
     assert capsys.readouterr().out.splitlines()[-3].endswith(f" {best}")
     assert read_predictor("runs/birds/adapter").names == ["sparrow", "wren"]
 
@@ -146,8 +168,8 @@ def test_what_is_served(server: Running) -> None:
     assert listed["shapes"]["classes"] == ["circle", "cross", "square", "star", "triangle"]
     assert listed["shapes"]["sha256"] and "Gated visual prompts" in listed["shapes"]["card"]
     assert requests.get(f"{server.url}/healthz", timeout=5).json() == {"status": "ok"}
-    assert server.ask("nobody", PICTURES[0]).status_code == 404
-    assert server.ask("..%2Fallowed%2Fdigits", PICTURES[0]).status_code in (404, 422)
+    assert server.ask("nobody", IMAGES[0]).status_code == 404
+    assert server.ask("..%2Fallowed%2Fdigits", IMAGES[0]).status_code in (404, 422)
 
 
 def png(width: int, height: int) -> bytes:
@@ -159,7 +181,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", ["empty", "noise", "truncated", "bomb", "strip", "large", "broken form"])
 def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -> None:
     wanted, headers = 400, {}
-    data = {"empty": b"", "noise": os.urandom(5000), "truncated": PICTURES[0][:200]}.get(kind, b"x" * 100)
+    data = {"empty": b"", "noise": os.urandom(5000), "truncated": IMAGES[0][:200]}.get(kind, b"x" * 100)
     if kind == "bomb":
         data = png(20_000, 20_000)
         assert len(data) < 10**6
@@ -176,7 +198,7 @@ def test_garbage_is_refused_and_the_server_goes_on(server: Running, kind: str) -
     else:
         assert response.status_code == wanted, response.text
         assert "detail" in response.json()
-    scores(server.ask("objects", PICTURES[0]))
+    scores(server.ask("objects", IMAGES[0]))
 
 
 @pytest.mark.parametrize(("length", "code"), [(1000, 408), (10**12, 413)])
@@ -203,11 +225,23 @@ def test_adapters_come_and_go(server: Running) -> None:
     assert requests.put(url, json={"source": "some/repository"}, timeout=30, headers=TOKEN).status_code == 403
     answer = requests.put(url, json=source, timeout=30, headers=TOKEN)
     assert (answer.status_code, answer.json()["name"]) == (200, "more")
-    assert scores(server.ask("more", PICTURES[0])) == pytest.approx(alone("shapes", PICTURES[0]), abs=1e-5)
+    assert scores(server.ask("more", IMAGES[0])) == pytest.approx(alone("shapes", IMAGES[0]), abs=1e-5)
     assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 204
-    assert server.ask("more", PICTURES[0]).status_code == 404
+    assert server.ask("more", IMAGES[0]).status_code == 404
     assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 404
     assert [path.name for path in (server.root / "adapters").iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_adapter_from_the_hub(server: Running) -> None:
+    url = f"{server.url}/v1/adapters/from-the-hub"
+    answer = requests.put(url, json={"source": "someone/shapes"}, timeout=30, headers=TOKEN)
+    assert (answer.status_code, answer.json().get("name")) == (200, "from-the-hub"), answer.text
+    assert scores(server.ask("from-the-hub", IMAGES[0])) == pytest.approx(alone("shapes", IMAGES[0]), abs=1e-5)
+    wrong = {"source": "someone/shapes", "revision": "no-such-branch"}
+    answer = requests.put(url, json=wrong, timeout=30, headers=TOKEN)
+    assert (answer.status_code, "no adapter at 'someone/shapes'" in answer.text) == (422, True), answer.text
+    scores(server.ask("from-the-hub", IMAGES[0]))
+    assert requests.delete(url, timeout=30, headers=TOKEN).status_code == 204
 
 
 def test_a_damaged_adapter_is_refused_in_the_words_of_the_package(server: Running) -> None:
@@ -217,14 +251,14 @@ def test_a_damaged_adapter_is_refused_in_the_words_of_the_package(server: Runnin
     answer = requests.put(f"{server.url}/v1/adapters/digits", json={"source": str(bad)}, timeout=30, headers=TOKEN)
     assert answer.status_code == 422
     assert "is not a readable safetensors file" in answer.json()["detail"]
-    assert scores(server.ask("digits", PICTURES[0], params={"top_k": 10})) == pytest.approx(
-        alone("digits", PICTURES[0]), abs=1e-5
+    assert scores(server.ask("digits", IMAGES[0], params={"top_k": 10})) == pytest.approx(
+        alone("digits", IMAGES[0]), abs=1e-5
     )
 
 
 def test_too_many_at_once_are_asked_to_come_back(server: Running) -> None:
     with ThreadPoolExecutor(60) as threads:
-        answers = list(threads.map(lambda _: server.ask("digits", PICTURES[0]), range(90)))
+        answers = list(threads.map(lambda _: server.ask("digits", IMAGES[0]), range(90)))
     codes = {answer.status_code for answer in answers}
     assert codes == {200, 503}
     assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 503)
@@ -250,22 +284,39 @@ def test_a_killed_replica_comes_back(server: Running) -> None:
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         try:
-            if server.ask("shapes", PICTURES[0]).status_code == 200:
+            if server.ask("shapes", IMAGES[0]).status_code == 200:
                 break
         except requests.RequestException:
             pass
         time.sleep(0.2)
-    assert scores(server.ask("shapes", PICTURES[0], params={"top_k": 10})) == pytest.approx(
-        alone("shapes", PICTURES[0]), abs=1e-5
+    assert scores(server.ask("shapes", IMAGES[0], params={"top_k": 10})) == pytest.approx(
+        alone("shapes", IMAGES[0]), abs=1e-5
     )
+
+
+def test_the_config_for_a_cluster_is_one_that_serve_takes() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve.settings import Settings
+
+    config = ServeDeploySchema(**yaml.safe_load((EXAMPLES / "serve" / "serve_config.yaml").read_text()))
+    (application,) = config.applications
+    settings = Settings(**application.args)
+    module, _, name = application.import_path.partition(":")
+    graph = getattr(importlib.import_module(module), name)(application.args)
+    (deployment,) = application.deployments
+    assert deployment.name == graph._bound_deployment.name
+    assert deployment.max_ongoing_requests == 2 * settings.queue
+    assert (EXAMPLES.parent / settings.adapters).is_dir()
+    assert (EXAMPLES.parent / settings.backbone).is_dir()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--backbone", "no/such/place"], "cannot load --backbone 'no/such/place'"),
-        (["--adapters", "no/such/place"], "no/such/place is no folder"),
-        (["--queue", "0"], "--queue is 0; it has to be more than 0"),
+        (["--adapters", "no/such/place"], "no/such/place is not a folder"),
+        (["--queue", "0"], "--queue is 0; it must be more than 0"),
         (["--host", "0.0.0.0", "--allow", "runs"], "put a secret into the environment variable GATED_PROMPT_TOKEN"),
     ],
 )

@@ -68,7 +68,7 @@ def test_prompts_reach_the_output(name: str, prefix: int) -> None:
 
 @pytest.mark.parametrize("name", ["vit_relpos_base_patch16_224", "vit_relpos_base_patch16_clsgap_224"])
 def test_biases_that_no_hook_sees_are_refused(name: str) -> None:
-    with pytest.raises(ArchitectureError, match=r"RelPosMlp gives tokens a position by their place .* \(get_bias\)"):
+    with pytest.raises(ArchitectureError, match=r"RelPosMlp derives positions from .* \(get_bias\)"):
         get_peft_model(build(name), GatedPromptConfig())
 
 
@@ -85,7 +85,7 @@ def test_naflexvit_has_a_patch_projection() -> None:
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
 def test_query_bias_outside_of_qkv_is_refused(name: str) -> None:
-    with pytest.raises(ArchitectureError, match="outside of its module `qkv`"):
+    with pytest.raises(ArchitectureError, match="outside its module `qkv`"):
         get_peft_model(build(name), GatedPromptConfig())
 
 

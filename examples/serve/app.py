@@ -1,11 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Start main.py: what is launched as a script cannot import relatively, so the code lies beside it."""
+"""Start main.py, which imports relatively and so cannot be launched as a script."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts that lie there
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts in that folder
 
     from serve.main import main
 

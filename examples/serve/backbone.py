@@ -1,26 +1,36 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The backbone without a head, as `AdapterPool` wants it."""
+"""The backbone without a head, for `AdapterPool`."""
 
 from typing import Any
 
-from transformers import AutoModelForImageClassification
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForImageClassification
 
-from gated_prompt import GatedPromptError
+from gated_prompt import GatedPromptError, heads
 from gated_prompt.serving.pool import AdapterPool
 from recipe.backbone import check_backbone
 
 
-def load_pool(backbone: str, memory: int) -> AdapterPool:
-    """A pool of adapters on this backbone.
+def load_backbone(backbone: str) -> Any:
+    """A classifier without its last layer, or, where transformers has no classifier for it, the bare backbone.
 
     Raises:
-        GatedPromptError: it cannot be loaded, or takes no prompts.
+        GatedPromptError: it cannot be loaded.
     """
     check_backbone(backbone)
     try:
-        model: Any = AutoModelForImageClassification.from_pretrained(
+        if type(AutoConfig.from_pretrained(backbone)) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:  # DINOv3, MAE
+            return heads.load_backbone(backbone)
+        return AutoModelForImageClassification.from_pretrained(
             backbone, num_labels=0, ignore_mismatched_sizes=True, dtype="float32"
         )
     except (OSError, ValueError) as error:
         raise GatedPromptError(f"cannot load --backbone {backbone!r}: {str(error).splitlines()[0]}") from error
-    return AdapterPool(model, memory, backbone_name=backbone)
+
+
+def load_pool(backbone: str, memory: int) -> AdapterPool:
+    """A pool for adapters of this backbone, which take at most `memory` bytes.
+
+    Raises:
+        GatedPromptError: the backbone cannot be loaded, or takes no prompts.
+    """
+    return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone)

@@ -1,27 +1,27 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What the server takes and answers, as JSON."""
+"""JSON bodies of requests and answers."""
 
 from pydantic import BaseModel, Field
 
 
 class Prediction(BaseModel):
-    """A class and its share, a label and its probability, or a number."""
+    """A class or label and its probability, or the name and value of a number."""
 
     name: str
     score: float
 
 
 class Answer(BaseModel):
-    """What an adapter says of a picture, the best first."""
+    """Predictions of an adapter for one image, the best first."""
 
     adapter: str
-    sha256: str | None = Field(description="of the adapter's weights")
+    sha256: str | None = Field(description="SHA-256 of the adapter's weights")
     problem: str = Field(description="classes, labels or numbers")
     predictions: list[Prediction]
 
 
 class AdapterInfo(BaseModel):
-    """An adapter that is served; `error`: why it cannot be used."""
+    """A served adapter; `error` says why it cannot be used."""
 
     name: str
     classes: list[str] = []
@@ -32,7 +32,7 @@ class AdapterInfo(BaseModel):
 
 
 class Source(BaseModel):
-    """Where an adapter comes from."""
+    """The source of an adapter."""
 
-    source: str = Field(description="folder or Hub id that the server was started to allow", max_length=1000)
+    source: str = Field(description="folder or Hub id that --allow names", max_length=1000)
     revision: str | None = Field(default=None, description="branch, tag or commit on the Hub", max_length=200)

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,25 @@ from gated_prompt import GatedPromptError
 from recipe.backbone import check_backbone
 from recipe.schedulers import connect
 
+from .backbone import load_pool
 from .settings import TOKEN, Settings
 from .store import Store
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_pool) -> None:
+    """Run with these arguments, or with those of the command line; `load` creates the pool of adapters."""
     try:
         (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses(argv)
-        run(settings)
+        run(settings, load)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal comes.
+def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
+    """Serve until SIGINT or SIGTERM arrives.
 
     Raises:
-        GatedPromptError: Ray Serve is not installed, or what is to be served cannot be.
+        GatedPromptError: Ray Serve is not installed, or backbone, adapters or port cannot be used.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -54,10 +56,10 @@ def run(settings: Settings) -> None:
     settings = absolute(settings)
     check(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     connect(ray, settings.address)
-    started = descendants()  # now, as those whose parent ends are found no more
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
+        signal.signal(number, lambda *_: stop.set())
+    started = descendants()  # now: children of a process that has ended cannot be found any more
     try:
         serve.start(
             proxy_location="HeadOnly" if settings.address is None else "EveryNode",
@@ -66,10 +68,10 @@ def run(settings: Settings) -> None:
         server: Any = Server
         server = server.options(
             num_replicas=settings.replicas,
-            max_ongoing_requests=2 * settings.queue,  # so that a replica itself answers 503, with Retry-After
+            max_ongoing_requests=2 * settings.queue,  # so that the replica itself answers 503, with Retry-After
             ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
         )
-        serve.run(server.bind(dataclasses.asdict(settings)))
+        serve.run(server.bind(dataclasses.asdict(settings), load))
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
     finally:
@@ -80,20 +82,21 @@ def run(settings: Settings) -> None:
 
 
 def descendants() -> set[psutil.Process]:
-    """Processes that this one has started, and those that they have."""
+    """Children of this process, their children, and so on."""
     return set(psutil.Process().children(recursive=True))
 
 
 def end(processes: set[psutil.Process]) -> None:
-    """Leave none of what was started: agents of Ray may outlive it for a while."""
+    """Wait for these processes, and kill those that remain: Ray's agents may outlive it for a while."""
     _, left = psutil.wait_procs(list(processes), timeout=3)
     for one in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
+    psutil.wait_procs(left, timeout=3)
 
 
 def absolute(settings: Settings) -> Settings:
-    """The same with folders that are found from anywhere; Hub ids stay as they are."""
+    """The same settings with absolute folders, for replicas in other working directories; Hub ids stay."""
 
     def found(place: str) -> str:
         return os.path.abspath(place) if os.path.isdir(place) else place
@@ -107,10 +110,10 @@ def absolute(settings: Settings) -> Settings:
 
 
 def check(settings: Settings) -> None:
-    """Refuse what would fail in a replica, where the message is hard to find.
+    """Refuse here what would fail in a replica, where the message is hard to find.
 
     Raises:
-        GatedPromptError: backbone or folder are not there, or the port is taken.
+        GatedPromptError: there is no such backbone or folder, or the port is taken.
     """
     check_backbone(settings.backbone)
     Store(settings.adapters, settings.allow)
@@ -125,7 +128,7 @@ def check(settings: Settings) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What replicas need of this process: where the code lies, and the token."""
+    """Environment variables for the replicas: the path of this code, and the token."""
     places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {name: os.environ[name] for name in (TOKEN, "HF_HUB_OFFLINE") if name in os.environ}
     return {"PYTHONPATH": os.pathsep.join(places), **kept}

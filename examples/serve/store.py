@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The folder of served adapters: the one thing that replicas share, so they need not talk to each other."""
+"""The folder of served adapters: all that replicas share, so they need no messages between them."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
@@ -25,14 +26,14 @@ LONGEST = 2**30  # bytes of a file that is copied
 
 
 class Store:
-    """Adapters by name in the subfolders of `root`; `allow`: folders and Hub ids that new ones may come from."""
+    """Adapters by name in the subfolders of `root`; new ones may come from the folders and Hub ids in `allow`."""
 
     def __init__(self, root: str, allow: list[str]) -> None:
         self.root = Path(root).resolve()
         self.folders = [Path(one).resolve() for one in allow if os.path.isdir(one)]
         self.hub_ids = [one for one in allow if not os.path.isdir(one)]
         if not self.root.is_dir():
-            raise GatedPromptError(f"--adapters {root} is no folder; make it, or give another")
+            raise GatedPromptError(f"--adapters {root} is not a folder; create it, or give another")
 
     def names(self) -> list[str]:
         return sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG_NAME}") if re.match(NAME, p.parent.name))
@@ -44,36 +45,34 @@ class Store:
         """The folder of an adapter.
 
         Raises:
-            AdapterNameError: there is none.
+            AdapterNameError: there is no such adapter.
         """
         folder = self.root / name
-        for _ in range(5):  # one that is replaced is away for a moment
+        for _ in range(5):  # a folder that is being replaced is missing for a moment
             if re.match(NAME, name) and (folder / CONFIG_NAME).is_file():
                 return folder
             time.sleep(0.002)
         raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
 
     def fetch(self, source: str, revision: str | None) -> Path:
-        """A copy of the adapter at `source`, under a name that is not served yet.
+        """Copy the adapter at `source` to a folder that is not served yet.
 
         Raises:
-            PermissionError: it is not allowed to come from there.
-            DamagedAdapterError: there is none, or a file of it is too large.
+            PermissionError: the source is not allowed.
+            DamagedAdapterError: there is no adapter, or one of its files is too large.
         """
         if source in self.hub_ids:
-            found = Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+            found = download(source, revision)
         elif any(Path(source).resolve().is_relative_to(folder) for folder in self.folders):
             found = Path(source).resolve()
         else:
-            raise PermissionError(
-                f"{source!r} is not below a folder, nor a Hub id, that the server was started to allow"
-            )
+            raise PermissionError(f"{source!r} is neither below a folder nor a Hub id that the server's --allow names")
         copy = self.root / f".new-{uuid.uuid4().hex}"
         copy.mkdir()
         try:
             for name in FILES:
                 if not (found / name).is_file():
-                    continue  # what is missing, the pool says
+                    continue  # the pool reports missing files
                 if found not in (found / name).resolve().parents and source not in self.hub_ids:
                     raise PermissionError(f"{name} in {source!r} is a link to another folder")
                 if (found / name).stat().st_size > LONGEST:
@@ -85,7 +84,7 @@ class Store:
         return copy
 
     def publish(self, copy: Path, name: str) -> Path:
-        """Serve a copy under a name, in the place of one that has it."""
+        """Serve a copy under a name, in place of the adapter that has it."""
         folder = self.root / name
         old = self._away(folder)
         os.rename(copy, folder)
@@ -93,10 +92,10 @@ class Store:
         return folder
 
     def delete(self, name: str) -> Path:
-        """Serve it no longer.
+        """Stop serving an adapter.
 
         Raises:
-            AdapterNameError: there is none.
+            AdapterNameError: there is no such adapter.
         """
         folder = self.find(name)
         shutil.rmtree(self._away(folder), ignore_errors=True)
@@ -109,8 +108,23 @@ class Store:
         return old
 
 
+def download(source: str, revision: str | None) -> Path:
+    """Download the files of an adapter from the Hub into the cache.
+
+    Raises:
+        DamagedAdapterError: they cannot be downloaded.
+    """
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DamagedAdapterError(
+            f"no adapter at {source!r}, revision {revision or 'main'!r}: the Hub says {str(error).splitlines()[0]!r}; "
+            "check the names and the connection"
+        ) from error
+
+
 def describe(folder: Path) -> AdapterInfo:
-    """What the files of an adapter say; of one that cannot be read, why."""
+    """What the files of an adapter say, or why they cannot be read."""
     try:
         predictor, config = read_predictor(folder), read_config(folder / CONFIG_NAME)
     except GatedPromptError as error:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Uploads of strangers: read as far as they may go, in the time they may take, into pictures of known formats."""
+"""Untrusted uploads: read within limits of size and time, and decoded as images of known formats."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -13,18 +13,18 @@ from gated_prompt.data.images import decode
 from gated_prompt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-SLENDER = 20  # long side by short side: the short one is resized, and the long one grows in proportion
+SLENDER = 20  # longest side ratio: resizing the short side enlarges the long one in proportion
 
 
 async def read_upload(request: Request, most: int, seconds: float) -> bytes:
-    """What a request brings: its body, or the one file of a form.
+    """The body of a request, or the one file of a form.
 
     Raises:
-        HTTPException: 400 it is empty or broken, 408 slow, 413 more than `most` bytes.
+        HTTPException: 400 if it is empty or broken, 408 if it is slow, 413 if it has more than `most` bytes.
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > most:
-        raise HTTPException(413, f"the upload has {declared[:20]} bytes, at most {most} are read")
+        raise HTTPException(413, f"the upload has {declared[:20]} bytes; the limit is {most}")
     left = most
 
     async def receive() -> MutableMapping[str, Any]:
@@ -32,7 +32,7 @@ async def read_upload(request: Request, most: int, seconds: float) -> bytes:
         message = await request.receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            raise HTTPException(413, f"the upload has more than {most} bytes")
+            raise HTTPException(413, f"the upload has more than {most} bytes, the limit")
         return message
 
     bounded = Request(request.scope, receive)
@@ -42,7 +42,7 @@ async def read_upload(request: Request, most: int, seconds: float) -> bytes:
     except TimeoutError:
         raise HTTPException(408, f"the upload took more than {seconds:g} s") from None
     if not data:
-        raise HTTPException(400, "the upload is empty; send the bytes of a picture, or a form with a file")
+        raise HTTPException(400, "the upload is empty; send the bytes of an image, or a form with a file")
     return data
 
 
@@ -52,15 +52,15 @@ async def _content(request: Request) -> bytes:
     async with request.form(max_files=1, max_fields=8) as form:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if len(files) != 1:
-            raise HTTPException(400, f"the form has {len(files)} files; one picture is needed")
+            raise HTTPException(400, f"the form has {len(files)} files; exactly one image is needed")
         return await files[0].read()
 
 
-def read_picture(data: bytes, megapixels: float) -> Image.Image:
-    """RGB picture.
+def read_image(data: bytes, megapixels: float) -> Image.Image:
+    """Decode an RGB image.
 
     Raises:
-        DataError: it is none, is damaged, has too many pixels, which is known before they are decoded, or is a strip.
+        DataError: it is no image, is damaged, is a strip, or has too many pixels, which is checked before decoding.
     """
     image = decode(data, "that was sent", formats=FORMATS, most_pixels=int(megapixels * 1e6))
     if max(image.size) > SLENDER * min(image.size):

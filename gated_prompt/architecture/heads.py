@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a model does with its last tokens: which modules are its head, and whether that head reads token 0."""
+"""What a model does with its last tokens: which modules are its head, and which tokens and blocks it reads."""
 
 import re
 import threading
@@ -11,21 +11,21 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from .prefix import made_up_images, undisturbed
+from .prefix import synthetic_images, undisturbed
 from .towers import has_vocabulary
 from .vision_transformer import VisionTransformer, find_vision_transformer
 
 HEAD_NAMES = ("classifier", "head", "head_dist", "decode_head", "auxiliary_head")
-TASK = re.compile(r"For[A-Z]")  # in the names of transformers' classes that put something new on a pretrained body
+TASK = re.compile(r"For[A-Z]")  # in names of transformers' classes that add a head to a pretrained body
 READERS_OF_TOKEN_0 = ("Model", "ModelWithProjection", "ForImageClassification", "ForImageClassificationWithTeacher")
 
 
 def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> list[str]:
-    """Paths of the modules that stand around the pretrained body of `root`: heads, feature pyramids, new necks.
+    """Return the paths of the modules around the pretrained body of `root`: heads, feature pyramids, new necks.
 
-    A class of transformers without a task in its name is a body, and so is what runs the blocks. Beside parts for
-    text, and in bodies of other libraries, a head has to say so by name or by `get_classifier`, for more of the
-    pretrained model is there. Attention pools, output embeddings and necks that were loaded belong to it too.
+    A transformers class without a task in its name is a body, and so is the module that runs the blocks. Beside text
+    modules, and in bodies of other libraries, other pretrained modules may follow; there, a head counts only by its
+    name or `get_classifier`. Attention pools, output embeddings and loaded necks belong to the pretrained body.
     """
     vit = vit or find_vision_transformer(root)
     paths = {id(module): path for path, module in root.named_modules()}
@@ -53,20 +53,18 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
 
 
 def fresh_parameters(root: nn.Module, vit: VisionTransformer) -> set[int]:
-    """Ids of the parameters that `from_pretrained` did not find in the checkpoint: it marks all others.
+    """Return the ids of the parameters that `from_pretrained` did not find in the checkpoint; it marks the others.
 
-    Quantized parameters have lost the mark, but are of another type.
+    Quantized parameters, which have other types, have lost the mark and are not reported.
     """
     blocks, parameters = ([p for p in m.parameters() if type(p) is nn.Parameter] for m in (vit.blocks[0], root))
     if not all(hasattr(p, "_is_hf_initialized") for p in blocks):
         return set()
-    return {
-        id(p) for p in parameters if not hasattr(p, "_is_hf_initialized")
-    }  # quantized ones, of other types, lost it
+    return {id(p) for p in parameters if not hasattr(p, "_is_hf_initialized")}
 
 
 def resolve(root: nn.Module, names: Iterable[str]) -> list[str]:
-    """The full paths that are meant by `names`, each a path or the end of one; without those inside others."""
+    """Return the full paths for `names`, each a path or the end of one; without paths inside others."""
     modules = [path for path, _ in root.named_modules()]
     paths: list[str] = []
     for name in names:
@@ -77,8 +75,8 @@ def resolve(root: nn.Module, names: Iterable[str]) -> list[str]:
 def wrap_heads(root: nn.Module, paths: list[str], adapter_name: str, inference_mode: bool, active: bool) -> None:
     """Give the adapter its own copy of each module, as PEFT does for `modules_to_save`.
 
-    PEFT would look for modules whose path ends with one of these: `head` stands for `auxiliary_head` too, and for the
-    `head` inside a `head`, which would be copied twice and lost in the file.
+    PEFT would match every path that ends with one of these: `head` also matches `auxiliary_head`, and the `head`
+    inside a `head`, which would be copied twice and lost in the file.
     """
     for path in paths:
         module, (parent, _, name) = root.get_submodule(path), path.rpartition(".")
@@ -92,9 +90,9 @@ def wrap_heads(root: nn.Module, paths: list[str], adapter_name: str, inference_m
 
 
 def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[str]:
-    """Parameters around the backbone that would stay as they are, though it looks as if they had to be trained.
+    """Return parameters outside the backbone that would not be trained, although it seems that they should be.
 
-    Either transformers' loading left them freshly initialised, or the blocks are frozen already and they are not.
+    Either transformers newly initialized them on loading, or the blocks are already frozen and they are not.
     """
     fresh = fresh_parameters(root, vit)
     frozen = not any(p.requires_grad for block in vit.blocks for p in block.parameters())
@@ -107,14 +105,14 @@ def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[
 
 
 def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens: int) -> str | None:
-    """Why a mean written into token 0 would not reach the head of `root`, or None if it does.
+    """Explain why a mean written into token 0 would not reach the head of `root`; None if it would.
 
-    Heads that read token 0 beside other tokens (DeiT, DINOv2) count as reading it. Where a model cannot be asked, its
-    author is trusted to have asked for what works.
+    Heads that read token 0 and other tokens (DeiT, DINOv2) count as reading it. If that cannot be measured, `pooling`
+    is allowed.
     """
     name, config = type(root).__name__, getattr(root, "config", None)
     if num_prefix_tokens == 0:
-        return f"{name} has no prefix token whose place the mean could take"
+        return f"{name} has no prefix token that the mean could replace"
     global_pool = getattr(getattr(root, "timm_model", root), "global_pool", "token")
     if global_pool != "token":
         return f"{name} pools with global_pool={global_pool!r}, so its head does not read token 0"
@@ -126,8 +124,8 @@ def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens:
 
 
 def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
-    """Whether the output changes with token 0 after the last block: measured on two equal images; None if unknown."""
-    images = made_up_images(vit.tower)
+    """Whether the output depends on token 0 after the last block, measured on two equal images; None if unknown."""
+    images = synthetic_images(vit.tower)
     if images is None:
         return None
 
@@ -140,7 +138,7 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
     try:
         with undisturbed(root):
             output: Any = root(images[1:].expand(2, -1, -1, -1))
-    except Exception:  # whatever a model does that wants more than images
+    except Exception:  # any error of a model that needs more than images
         return None
     finally:
         handle.remove()
@@ -151,12 +149,12 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
 
 
 def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool | None:
-    """Whether the output depends on a block above `block` other than through the last block; None if unknown.
+    """Whether the output depends on blocks above `block` other than through the last block; None if unknown.
 
-    Measured: those between return something else than before, and the last what it returned before.
+    Measured by changing the output of the blocks between them while the last block returns the same as before.
     """
     between, last = vit.blocks[block + 1 : -1], vit.blocks[-1]
-    images = made_up_images(vit.tower) if between else None
+    images = synthetic_images(vit.tower) if between else None
     if images is None:
         return None
     kept: list[Any] = []
@@ -172,15 +170,15 @@ def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool |
         tokens = tokens + torch.linspace(-1.0, 1.0, tokens.shape[-1]).to(tokens)
         return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-    # First among the hooks of a block: transformers 5 captures hidden states in a hook of its own.
+    # Before all other hooks of a block: transformers 5 captures hidden states in its own hook.
     handles = [last.register_forward_hook(_in_this_thread(keep), prepend=True)]
     handles += [module.register_forward_hook(_in_this_thread(change), prepend=True) for module in between]
     outputs = []
     try:
         for _ in range(2):
-            with undisturbed(root):  # with the same random numbers each time
+            with undisturbed(root):  # the same random numbers each time
                 outputs.append(_values(root(images[1:])))
-    except Exception:  # whatever a model does that wants more than images
+    except Exception:  # any error of a model that needs more than images
         return None
     finally:
         for handle in handles:
@@ -190,13 +188,13 @@ def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool |
 
 
 def _in_this_thread(hook: Callable[[Any], Any]) -> Callable[[nn.Module, Any, Any], Any]:
-    """A forward hook that sees the outputs of this thread alone: others may run the model meanwhile."""
+    """Return a forward hook that acts in this thread only: others may run the model meanwhile."""
     own = threading.get_ident()
     return lambda _module, _args, output: hook(output) if threading.get_ident() == own else None
 
 
 def _values(output: Any) -> list[torch.Tensor]:
-    """The numbers in an output, but for what is reported block by block."""
+    """Return the tensors in an output, except those reported per block."""
     if isinstance(output, torch.Tensor):
         return [output] if output.is_floating_point() else []
     if isinstance(output, dict):
@@ -205,7 +203,7 @@ def _values(output: Any) -> list[torch.Tensor]:
 
 
 def _classifiers(holder: nn.Module) -> list[nn.Module]:
-    """What timm's models say that their classifier is; distilled ones have two."""
+    """Return the classifiers that timm models report; distilled models have two."""
     found = _asked(holder, "get_classifier")
     return list(found) if isinstance(found, tuple) else [found]
 

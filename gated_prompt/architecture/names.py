@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Which names an adapter can have.
+"""Check adapter names.
 
-PEFT stores an adapter's tensors in containers by its name, and finds them again, when it saves, by looking for the
-name between the dots of their keys; and it saves the adapter in a subfolder of its name. A name that violates one of
-these rules fails late, drops tensors of other adapters, or writes outside the folder that was given.
+PEFT keeps the tensors of an adapter in containers under its name, finds them for saving by that name between the dots
+of their keys, and saves the adapter in a subfolder of that name. A name that does not suit one of these uses fails
+late, drops tensors of other adapters, or makes PEFT write outside the given folder.
 """
 
 import re
@@ -14,35 +14,34 @@ from torch import nn
 from ..errors import AdapterNameError
 from ..files.layout import BANK, PARAMETERS, PREFIX
 
-BASE = "__base__"  # in PEFT's mixed batches: no adapter
-NO_FOLDER = re.compile(r'[/\\:*?"<>|]|^ | \Z')  # on one of today's systems
-LONGEST = 200  # bytes of a folder's name; systems allow 255
+BASE = "__base__"  # means no adapter in PEFT's mixed batches
+NO_FOLDER = re.compile(r'[/\\:*?"<>|]|^ | \Z')  # forbidden on some operating system
+LONGEST = 200  # bytes of a folder name; file systems allow 255
 
 
 def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> None:
-    """Refuse a name that PEFT could not save or load on `model`, whose saved modules are `heads`.
+    """Refuse a name under which PEFT could not save or load an adapter of `model`; `heads`: the saved modules.
 
     Raises:
-        AdapterNameError: the name is empty, holds a dot or PEFT's prefix of this method, is reserved, cannot name a
-            folder on every system, is an attribute of the containers, or is a part of the keys of the tensors that
-            are saved.
+        AdapterNameError: the name is empty, contains a dot or this method's prefix, is reserved, is not a valid folder
+            name on every system, is an attribute of the containers, or is a component of the keys of saved tensors.
     """
     fault = None
     if not isinstance(name, str) or not name or "." in name:
-        fault = "a string without dots and with at least one character is needed"
+        fault = "expected a nonempty string without dots"
     elif name == BASE:
-        fault = "in a mixed batch it stands for the base model"
+        fault = "in a mixed batch it means the base model"
     elif not _names_a_folder(name):
         fault = (
-            "the adapter is saved in a folder of this name, which cannot hold slashes, backslashes, any of "
-            f':*?"<>|, spaces at its ends or unprintable characters, nor more than {LONGEST} bytes'
+            "the adapter is saved in a folder of this name, which must not contain slashes, backslashes, any of "
+            f':*?"<>|, spaces at its ends or unprintable characters, nor exceed {LONGEST} bytes'
         )
     elif hasattr(nn.ParameterDict(), name) or hasattr(nn.ModuleDict(), name):
         fault = "it is an attribute of the PyTorch containers that hold adapters by name"
     elif f"{BANK}_" in name:
         fault = f"PEFT finds the prompts among all tensors by '{BANK}_' in their keys"
     elif name in _parts_of_saved_keys(model, heads):
-        fault = "it is a part of the keys that PEFT saves, and PEFT tells adapters apart by such parts"
+        fault = "it is a component of the keys that PEFT saves, and PEFT distinguishes adapters by such components"
     if fault is not None:
         shown = repr(name) if len(repr(name)) <= LONGEST else f"{repr(name)[:LONGEST]}..."
         raise AdapterNameError(f"the adapter name {shown} cannot be used: {fault}; choose another, such as 'pets'")

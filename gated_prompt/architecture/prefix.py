@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How many tokens (CLS, registers, ...) stand before the patches, and whether a head reads the first of them.
+"""Count the tokens (CLS, registers, ...) before the patches.
 
-Both are measured, with two made-up images, wherever the model can be called with nothing but images.
+They are measured on two synthetic images if the model can be called with images alone.
 """
 
 import re
@@ -20,8 +20,8 @@ PREFIX_NAME = re.compile(r"(cls|class|dist|reg|storage).*(token|embed)")
 
 
 def count_prefix_tokens(tower: Tower, first_block: nn.Module, width: int) -> int:
-    """Tokens before the patches: those that are the same for two images, or else the parameters named like them."""
-    images = made_up_images(tower)
+    """Count the tokens before the patches: those equal for two images, or else the parameters with their names."""
+    images = synthetic_images(tower)
     seen = None if images is None else _equal_tokens(tower.body, first_block, images)
     if seen is not None:
         return seen
@@ -34,8 +34,8 @@ def count_prefix_tokens(tower: Tower, first_block: nn.Module, width: int) -> int
     )
 
 
-def made_up_images(tower: Tower) -> torch.Tensor | None:
-    """A black and a brighter image (2, C, H, W) of the size that the tower is made for; None where that is unknown."""
+def synthetic_images(tower: Tower) -> torch.Tensor | None:
+    """Return a black and a brighter image (2, C, H, W) of the tower's image size; None if that is unknown."""
     weight = tower.projection.get_parameter("weight")
     config = getattr(tower.body, "config", None)
     sizes = [getattr(m, name, None) for m in tower.embeddings.modules() for name in ("image_size", "img_size")]
@@ -49,14 +49,14 @@ def made_up_images(tower: Tower) -> torch.Tensor | None:
 
 
 class _Reached(Exception):  # noqa: N818 - not an error
-    """The first block was reached, and nothing behind it needs to be computed."""
+    """The first block was reached, and the rest need not be computed."""
 
 
 def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor) -> int | None:
-    """How many tokens before the first that differs reach the first block; None where that cannot be said.
+    """Count the leading tokens that are equal for all `images` when they reach the first block; None if unknown.
 
     Raises:
-        ArchitectureError: several rows of tokens for each image reach it.
+        ArchitectureError: the block gets several token sequences per image.
     """
     reached: list[torch.Tensor] = []
 
@@ -73,15 +73,15 @@ def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor)
         with undisturbed(body):
             body.forward(images)
     except Exception:
-        pass  # _Reached, or whatever a model does that wants more than images
+        pass  # _Reached, or any error of a model that needs more than images
     finally:
         handle.remove()
     if not reached or reached[0].ndim != 3 or len(reached[0]) < 2:
         return None
     if len(reached[0]) > 2:
         raise ArchitectureError(
-            f"{type(body).__name__} cuts each image into {len(reached[0]) // 2} windows, images of their own to its "
-            "blocks; prompts would stand in each of them. Use a plain Vision Transformer"
+            f"{type(body).__name__} splits each image into {len(reached[0]) // 2} windows, which its blocks treat as "
+            "separate images; each would get its own prompts. Use a plain Vision Transformer"
         )
     differs = (reached[0][0] != reached[0][1]).any(dim=-1)
     return int(differs.int().argmax()) if differs.any() else None
@@ -89,7 +89,7 @@ def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor)
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """While open, `model` is evaluated without gradients; its modes and the random numbers return afterwards."""
+    """Put `model` in eval mode without gradients; at the end restore its modes and the random state."""
     training = [module for module in model.modules() if module.training]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.no_grad(), torch.random.fork_rng(list(devices)):

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Fit a configuration to a base model: check it against the model, and fill in what was left open."""
+"""Prepare a config for a base model: check it against the model, and fill in the fields left at None."""
 
 import warnings
 
@@ -13,19 +13,19 @@ from .vision_transformer import VisionTransformer
 
 
 def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> GatedPromptConfig:
-    """Return `config` with head, prefix tokens, depth and width of `model` filled in.
+    """Fill in head, prefix tokens, depth and width of `model`, and return the config.
 
     Raises:
         AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
-        ConfigError: block indices beyond the model's depth, or modules to save that it does not have.
-        DamagedAdapterError: the config is meant for inference and came without weights.
-        ArchitectureError: `pooling` is asked for and the model's head does not read token 0; or `read_from` is, and
-            the model reads more than the last of its blocks.
+        ConfigError: a block index exceeds the model's depth, or the model lacks a module to save.
+        DamagedAdapterError: the config is for inference and came without weights.
+        ArchitectureError: `pooling` is set but the model's head does not read token 0; or `read_from` is set but the
+            model reads the output of several blocks.
     """
-    config.check()  # once more: its fields can be set after it was made
+    config.check()  # again: fields may have been set since it was created
     if config.inference_mode:
-        # PEFT reads the weights after this, and would look for missing ones on the Hub. Whoever starts a new adapter
-        # from a saved config has to switch this flag off, or nothing would train.
+        # PEFT reads the weights later, and would look for missing ones on the Hub. To start a new adapter from a saved
+        # config, inference_mode must be off anyway, or nothing would train.
         config.check_weights_were_there()
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
@@ -47,8 +47,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
     read = config.last_block(len(vit.blocks))
     if reads_between(model, vit, read):
         raise ArchitectureError(
-            f"read_from={read} leaves out the blocks above {read}, and {type(model).__name__} reads what several of "
-            "them return, as for feature maps; use read_from=None"
+            f"read_from={read} skips the blocks above {read}, but {type(model).__name__} reads the output of several "
+            "of them, as for feature maps; use read_from=None"
         )
     _warn_of_what_is_left_out(config, model, vit)
     return config
@@ -59,9 +59,9 @@ def _warn_of_what_is_left_out(config: GatedPromptConfig, model: nn.Module, vit: 
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         warnings.warn(
-            f"{type(model).__name__} has parameters outside of backbone and head that are new or were trainable, and "
-            f"that this adapter neither trains nor saves: {shown}; name their modules in GatedPromptConfig("
-            f"modules_to_save=...), beside {config.modules_to_save}, unless they take no part in what you do",
+            f"{type(model).__name__} has parameters outside backbone and head that are newly initialized or were "
+            f"trainable, but this adapter neither trains nor saves them: {shown}; add their modules to "
+            f"GatedPromptConfig(modules_to_save=...), beside {config.modules_to_save}, unless you do not use them",
             stacklevel=2,
         )
 
@@ -91,7 +91,7 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
         faults.append(f"read_from is {config.read_from}; the last block of this {type(model).__name__} is {last}")
     beyond = [block for block in config.gated_blocks or [] if block > last]
     if beyond:
-        faults.append(f"gated_blocks {beyond} lie beyond the last block, {last}")
+        faults.append(f"gated_blocks {beyond} exceed the last block, {last}")
     if (config.prompt_rank or 0) > vit.hidden_size:
         faults.append(
             f"prompt_rank is {config.prompt_rank}; the width of this {type(model).__name__} is {vit.hidden_size}"
@@ -103,17 +103,17 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     skipped = [m for block in vit.blocks[config.last_block(len(vit.blocks)) + 1 :] for m in block.modules()]
     for path in resolve(model, config.modules_to_save or []):
         if any(model.get_submodule(path) is module for module in skipped):
-            faults.append(f"modules_to_save names {path}, in a block that read_from={config.read_from} leaves out")
+            faults.append(f"modules_to_save names {path}, in a block that read_from={config.read_from} skips")
         if any(map(_is_quantized, model.get_submodule(path).parameters())):
             faults.append(
-                f"{path} is to be trained and is quantized; load the base with llm_int8_skip_modules=[{path!r}] "
+                f"{path} is to be trained but is quantized; load the base with llm_int8_skip_modules=[{path!r}] "
                 f"(BitsAndBytesConfig) or modules_to_not_convert=[{path!r}] (TorchAoConfig and others)"
             )
     return faults
 
 
 def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
-    """Compare the head in the file that `config` was read with, if any, with the head of the base."""
+    """Compare the head of the base with the head in the weights file of `config`, if it has one."""
     if config._file.path is None:
         return
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
@@ -128,7 +128,7 @@ def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
         if found != entry:
             remedy = "load the base with the adapter's num_labels"
             if found is None:
-                remedy = "the file is damaged, or comes from a transformers whose head has other names"
+                remedy = "the file is damaged, or comes from a transformers version whose head has other names"
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
                 f"the adapter of {config._file.place}; {remedy}"
@@ -145,7 +145,7 @@ def _describe(entry: tuple[tuple[int, ...], bool] | None) -> str:
     if entry is None:
         return "no entry"
     shape, is_float = entry
-    return f"shape {shape}" + ("" if is_float else " of whole numbers")
+    return f"shape {shape}" + ("" if is_float else " of integers")
 
 
 def _is_quantized(parameter: nn.Parameter) -> bool:

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Which list of blocks reads patches: the vision tower of a model, told from its text towers, resamplers and decoders.
+"""Find the vision tower of a model: the blocks that read patches, unlike text towers, resamplers and decoders.
 
-What a list of blocks reads is the nearest thing before it, in the order in which the modules were registered: a patch
+A list of blocks reads the nearest source before it, in the order in which the modules were registered: a patch
 projection, a table of word embeddings, or another list of blocks.
 """
 
@@ -13,15 +13,16 @@ from torch import nn
 
 from ..errors import ArchitectureError
 
-NO_WORDS = re.compile("pos|row|col|type|quer")
+NO_WORDS = re.compile("pos|row|col|type|quer")  # in names of embedding tables that are not vocabularies
+READS_WORDS = "reads the word embeddings in"
 
 
 @dataclass(frozen=True)
 class Tower:
     """A list of blocks that reads patches.
 
-    `path`: of the list; `ancestors`: the modules that hold it, the root first; `body`: the innermost of them that also
-    holds what stands `before` the blocks; `embeddings`: the one of these with the patch `projection`.
+    `path`: of the list; `ancestors`: the modules that contain it, the root first; `body`: the innermost of these that
+    also contains the modules `before` the blocks; `embeddings`: the one of those with the patch `projection`.
     """
 
     path: str
@@ -33,22 +34,22 @@ class Tower:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one patch: 3 p p for colour images."""
+        """Number of values in one patch: 3 p p for colour images."""
         if isinstance(self.projection, nn.Linear):
-            return self.projection.in_features  # the weights of a quantized one are packed
+            return self.projection.in_features  # quantized weights are packed
         return self.projection.weight[0].numel()
 
     @property
     def loops(self) -> list[nn.Module]:
-        """The modules from the body inwards: those that run the blocks."""
+        """The modules that run the blocks, from the body inwards."""
         return self.ancestors[self.ancestors.index(self.body) :]
 
 
 def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> Tower:
-    """The tower of `root` that reads patches; `widths` has the path and the width of every list of blocks.
+    """Return the tower of `root` that reads patches; `widths`: the width of every list of blocks by path.
 
     Raises:
-        ArchitectureError: there is none, or more than one and none is `asked` for; or its blocks come in stages.
+        ArchitectureError: there is none, or several and `asked` names none of them; or the blocks come in stages.
     """
     name = type(root).__name__
     found = {path: _source(root, path, widths) for path in widths}
@@ -56,8 +57,8 @@ def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> To
     stages = [path for path in widths if any(part.isdigit() for part in path.split(".")) and _is_visual(found[path])]
     if stages:
         raise ArchitectureError(
-            f"{name} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer; "
-            "extra tokens do not fit its windows. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
+            f"{name} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer; its "
+            "windows have no room for extra tokens. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
         )
     if asked is not None and asked not in found:
         raise ArchitectureError(
@@ -76,17 +77,17 @@ def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> To
     if found:
         reasons = "; ".join(f"{path} {source}" for path, source in found.items() if asked in (None, path))
         raise ArchitectureError(
-            f"{name} has transformer blocks, but none of them reads patches: {reasons}. Prompts need a Vision "
+            f"{name} has transformer blocks, but none read patches: {reasons}. Prompts need a Vision "
             "Transformer, whose blocks read what a patch projection returns (a Conv2d, or a Linear over patches)"
         )
     raise ArchitectureError(
-        f"{name} has no list of two or more equal transformer blocks with a query projection; "
+        f"{name} has no list of two or more identical transformer blocks with a query projection; "
         "gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)"
     )
 
 
 def _source(root: nn.Module, path: str, widths: dict[str, int]) -> Tower | str:
-    """The tower of the list at `path`, or what it reads instead of patches."""
+    """Return the tower of the list at `path`, or a description of what it reads instead of patches."""
     parts = path.split(".")
     ancestors = [root.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
     for depth in reversed(range(len(parts))):
@@ -95,25 +96,25 @@ def _source(root: nn.Module, path: str, widths: dict[str, int]) -> Tower | str:
         for name in reversed(before):
             place = ".".join([*parts[:depth], name])
             if any(f"{other}.".startswith(f"{place}.") for other in widths):
-                return f"reads what {place} returns"
+                return f"reads the output of {place}"
             projection = _patch_projection(name, children[name], widths[path])
             if projection is not None:
                 modules = [children[other] for other in before]
                 return Tower(path, ancestors, ancestors[depth], modules, children[name], projection)
             if has_vocabulary(children[name], name):
-                return f"reads the embeddings of words in {place}"
+                return f"{READS_WORDS} {place}"
     return "has no patch projection before it"
 
 
 def _is_visual(source: Tower | str) -> bool:
-    return isinstance(source, Tower) or "words" not in source
+    return isinstance(source, Tower) or not source.startswith(READS_WORDS)
 
 
 def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | nn.Conv3d | nn.Linear | None:
-    """The first module in `holder` that turns patches into tokens of this width: a convolution with a stride.
+    """Return the first module in `holder` that projects patches to tokens of this width: a strided convolution.
 
-    Others have to be named after patches, or their holder know the size of one, and have no words beside them: Linears
-    and 1 x 1 convolutions stand before blocks of many kinds.
+    Linears and 1 x 1 convolutions precede many kinds of blocks. They count only if their path names patches or their
+    parent has a `patch_size`, and if `holder` has no word embeddings.
     """
     modules = dict(holder.named_modules(prefix=name))
     wordless = not has_vocabulary(holder, name)
@@ -131,7 +132,7 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
 
 
 def _reads_patches(part: nn.Module, size: Any) -> bool:
-    """Whether a Linear reads grey or coloured patches of this size, p or (p, p); a convolution need only have one."""
+    """Whether a Linear reads grey or colour patches of this size, p or (p, p); for a convolution any size will do."""
     if size is None or not isinstance(part, nn.Linear):
         return size is not None
     height, width = (size, size) if isinstance(size, int) else size
@@ -139,6 +140,6 @@ def _reads_patches(part: nn.Module, size: Any) -> bool:
 
 
 def has_vocabulary(holder: nn.Module, name: str = "") -> bool:
-    """Whether this is a part for text: it holds a table of embeddings that is not one of places, kinds or queries."""
+    """Whether this module is for text: it has an embedding table, and not of positions, token types or queries."""
     tables = [path for path, m in holder.named_modules(prefix=name) if isinstance(m, nn.Embedding)]
     return any(not NO_WORDS.search(path) for path in tables)

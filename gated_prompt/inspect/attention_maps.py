@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Where prompts and CLS look: their attention over the patches of an image, block by block."""
+"""The attention of prompts and of CLS over the patches of an image, per block."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ from .readouts import find_adapter
 class PromptAttention:
     """Attention weights on the patches, mean over the heads, float32 on the CPU.
 
-    A row of the attention matrix sums to 1 over all tokens; what is missing here went to the prefix tokens and to
+    A row of the attention matrix sums to 1 over all tokens; the rest of each row here belongs to the prefix tokens and
     the prompts.
 
     Attributes:
-        blocks: the K blocks that hold prompts, `insert_at` first.
-        chosen: the C prompts that were asked for, counted from 0.
+        blocks: the K blocks with prompts, from `insert_at` on.
+        chosen: indices of the C requested prompts, counted from 0.
         prompts: (B, K, C, h, w), the rows of these prompts on the grid of h x w patches.
-        cls: (B, K, h, w), the row of token 0; None where nothing stands before the prompts.
+        cls: (B, K, h, w), the row of token 0; None if there are no prefix tokens.
     """
 
     blocks: list[int]
@@ -46,36 +46,38 @@ def prompt_attention(
     adapter_name: str | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> PromptAttention:
-    """Attention of prompts and of CLS over the patches, in every block that holds prompts.
+    """Return the attention of prompts and of CLS over the patches, in every block with prompts.
 
-    The weights are the model's own (`output_attentions`), which only eager attention has. A model of transformers
-    that was loaded with another implementation is switched for this call, and back.
+    The weights are the model's own (`output_attentions`), which only eager attention returns. A model that was loaded
+    with another implementation is switched to eager for this call.
 
     Args:
         model: a model with gated prompts, in eval mode.
         pixel_values: (B, 3, H, W), as the image processor returns them, on the model's device; for SigLIP 2
             (B, N, 3 p p).
-        prompts: which of the P prompts, counted from 0; None: all.
+        prompts: indices of the prompts, counted from 0; None: all P.
         adapter_name: None: the active one.
-        inputs: what else the model's forward needs (`input_ids` of two towers, SigLIP 2's `spatial_shapes`) or
-            should get (`interpolate_pos_encoding=True`).
+        inputs: other arguments of the model's forward, such as `input_ids` of a model with two towers, SigLIP 2's
+            `spatial_shapes`, or `interpolate_pos_encoding=True`.
 
     Raises:
-        GatedPromptError: no such adapter or prompt; the model is in training mode; the patches that reach its
-            blocks are not the whole grid in its order (ViT-MAE), or the grids of a batch differ (SigLIP 2).
-        UnsupportedOperationError: the model reports no attention weights (timm), or cannot be switched to eager.
+        GatedPromptError: there is no such adapter or prompt; the model is in training mode; its blocks do not get all
+            patches in order (ViT-MAE), or the grids in the batch differ (SigLIP 2).
+        UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager.
     """
     bank, adapter = find_adapter(model, adapter_name)
     root = next(module for module in model.modules() if bank in module.children())
     chosen = _chosen(prompts, adapter.config.num_virtual_tokens)
     inputs = dict(inputs or {})
     if model.training:
-        raise GatedPromptError("the model is in training mode, where prompts are dropped at random; call model.eval()")
+        raise GatedPromptError("the model is in training mode, which drops prompt values at random; call model.eval()")
     if not isinstance(root, PreTrainedModel):
-        raise UnsupportedOperationError(f"{type(root).__name__} is no model of transformers: it reports no attention")
+        raise UnsupportedOperationError(
+            f"{type(root).__name__} is not a transformers model: it returns no attention weights"
+        )
     if getattr(root.config, "mask_ratio", None) is not None:
         raise GatedPromptError(
-            f"{type(root).__name__} drops and shuffles patches, so there is no grid; load the weights with "
+            f"{type(root).__name__} drops and shuffles patches, so they form no grid; load the weights with "
             "ViTForImageClassification or ViTModel"
         )
     height, width = _grid(root, adapter.config.target_modules, pixel_values, inputs)
@@ -85,13 +87,13 @@ def prompt_attention(
     blocks = list(adapter.blocks)
     if maps is None or len(maps) <= adapter.last or any(m is None for m in maps[: adapter.last + 1]):
         raise UnsupportedOperationError(
-            f"{type(root).__name__} reports no attention weights; load it with attn_implementation='eager'"
+            f"{type(root).__name__} returns no attention weights; load it with attn_implementation='eager'"
         )
     found = maps[adapter.config.insert_at].shape[-1] - adapter.prompts.stop
-    if found != height * width and "spatial_shapes" not in inputs:  # SigLIP 2 pads behind the patches
+    if found != height * width and "spatial_shapes" not in inputs:  # SigLIP 2 pads after the patches
         raise GatedPromptError(
-            f"{type(root).__name__} has {found} patches in its blocks, expected {height} x {width} square ones; "
-            "there is no map of others"
+            f"{type(root).__name__} has {found} patches in its blocks, expected a grid of {height} x {width} "
+            "square patches"
         )
     patches = slice(adapter.prompts.stop, adapter.prompts.stop + height * width)
     rows = torch.stack([maps[block].float().mean(dim=1)[..., patches] for block in blocks], dim=1)
@@ -108,13 +110,13 @@ def _chosen(prompts: Sequence[int] | None, count: int) -> list[int]:
     chosen = list(range(count)) if prompts is None else list(prompts)
     wrong = [index for index in chosen if not 0 <= index < count]
     if wrong or not chosen:
-        raise GatedPromptError(f"prompts is {chosen}; this adapter has {count} prompts, counted from 0; choose some")
+        raise GatedPromptError(f"prompts is {chosen}; expected one or more indices from 0 to {count - 1}")
     return chosen
 
 
 @contextmanager
 def _eager(root: PreTrainedModel) -> Iterator[None]:
-    """While open, every part of the model computes its attention in eager mode, if it can be switched at all."""
+    """Switch every part of the model to eager attention, if it can be switched."""
     parts = [module for module in root.modules() if isinstance(module, PreTrainedModel)]
     before = [(part, part.config._attn_implementation) for part in parts]
     try:
@@ -122,12 +124,12 @@ def _eager(root: PreTrainedModel) -> Iterator[None]:
             part.set_attn_implementation("eager")
         yield
     finally:
-        for part, implementation in before:  # from the outside in: a part passes its own on to those inside it
+        for part, implementation in before:  # from the outside in: a part sets that of its submodules too
             part.set_attn_implementation(implementation)
 
 
 def _attentions(output: Any) -> Sequence[torch.Tensor] | None:
-    """The attention weights (B, H, N, N) of each block, of the vision tower where there are two."""
+    """Return the attention weights (B, H, N, N) of each block; of the vision tower, if there are two towers."""
     tower = getattr(output, "vision_model_output", None)
     return getattr(output if tower is None else tower, "attentions", None)
 
@@ -138,12 +140,12 @@ def _grid(
     if (shapes := inputs.get("spatial_shapes")) is not None:
         grids = {(int(height), int(width)) for height, width in shapes}
         if len(grids) != 1:
-            raise GatedPromptError(f"the images have grids of {sorted(grids)} patches; give images of one size")
+            raise GatedPromptError(f"the grids of patches differ: {sorted(grids)}; give images of one size")
         return grids.pop()
     if pixel_values.ndim != 4:
         raise GatedPromptError(
-            f"pixel_values has the shape {tuple(pixel_values.shape)}, expected (batch, channels, height, width); for "
-            "patches in a row give their spatial_shapes in inputs"
+            f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, channels, height, width); for a "
+            "sequence of patches, also give spatial_shapes in inputs"
         )
     channels, height, width = pixel_values.shape[1:]
     side = math.isqrt(find_vision_transformer(root, blocks_path).patch_values // channels)

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Skip what closed gates discard: prune an adapter, or find out beforehand what that would save and cost.
+"""Prune an adapter: skip what closed gates discard, or measure beforehand what that would save and cost.
 
-Behind a closed gate the prompts leave a block as they came, so nothing reads what the block made of them. Pruned, such
-a block is passive in eval mode: its prompts are keys and values only (see `tuner/adapter.py`).
+A closed gate discards the prompts that its block returns. A pruned block is passive in eval mode: its prompts are keys
+and values only (see `tuner/adapter.py`).
 """
 
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from .readouts import find_adapter
 
 
 class Pruning(NamedTuple):
-    """What pruning would do.
+    """The effect of pruning.
 
-    `blocks`: those in which the prompts would be keys and values only; `change`: the largest change of a logit;
-    `scale`: the largest logit without pruning, both in absolute value, over all images and classes.
+    `blocks`: the blocks that would be passive; `change`: the largest change of a logit; `scale`: the largest logit
+    without pruning. Both are absolute values over all images and classes.
     """
 
     blocks: list[int]
@@ -30,23 +30,22 @@ class Pruning(NamedTuple):
 
 
 def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | None = None) -> list[int]:
-    """Let eval mode skip the work of blocks whose gates are closed; training keeps using every gate.
+    """Make blocks with closed gates passive in eval mode; training still uses every gate.
 
-    The gates are looked at now, once: call it again after they were trained or loaded anew.
+    The gates are read once, now: call this again after training them or loading others.
 
     Args:
         model: a model with gated prompts.
-        gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are shut in eval mode);
-            None takes the pruning back.
+        gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are 0 in eval mode);
+            None undoes the pruning.
         adapter_name: None: the active adapter.
 
     Returns:
-        The blocks in which the prompts are keys and values only in eval mode; the last is one of them where no
-        pooling reads the prompts, pruned or not.
+        The blocks that are passive in eval mode, including the last block, pruned or not, if no pooling reads the
+        prompts.
 
     Raises:
-        GatedPromptError: the model carries no gated prompts, no adapter of that name, or the tolerance is not in
-            [0, 1).
+        GatedPromptError: the model has no gated prompts or no adapter of that name, or the tolerance is not in [0, 1).
     """
     bank, adapter = find_adapter(model, adapter_name)
     pruned = _pruned(bank, adapter, gate_tolerance)
@@ -58,11 +57,11 @@ def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | No
 def pruning(
     model: nn.Module, pixel_values: torch.Tensor, gate_tolerance: float, adapter_name: str | None = None
 ) -> Pruning:
-    """What `prune` with this tolerance would save and cost, on some images; the model stays as it is.
+    """Measure on images what `prune` with this tolerance would save and cost, without changing the model.
 
     Args:
-        model: a model with gated prompts, in eval mode, whose output has `logits`.
-        pixel_values: images as the model takes them, (B, 3, H, W).
+        model: a model with gated prompts, in eval mode, that returns `logits`.
+        pixel_values: (B, 3, H, W), as the image processor returns them.
         gate_tolerance: gates up to this value count as closed.
         adapter_name: None: the active adapter.
 
@@ -78,7 +77,7 @@ def pruning(
             results.append(getattr(model(pixel_values=pixel_values), "logits", None))
     exact, cheaper = results
     if exact is None or cheaper is None:
-        raise GatedPromptError(f"{type(model).__name__} returned no logits; compare a model with a head")
+        raise GatedPromptError(f"{type(model).__name__} returned no logits; give a model with a head")
     change = float((cheaper - exact).abs().max())
     return Pruning(pruned.passive_blocks, change, float(exact.abs().max()))
 
@@ -87,7 +86,7 @@ def _pruned(bank: PromptBank, adapter: Adapter, gate_tolerance: float | None) ->
     if gate_tolerance is None:
         return adapter.pruned(())
     if not 0 <= gate_tolerance < 1:
-        raise GatedPromptError(f"gate_tolerance is {gate_tolerance}; it is a gate value and must lie in [0, 1)")
+        raise GatedPromptError(f"gate_tolerance is {gate_tolerance}; expected a gate value in [0, 1)")
     if not adapter.gate_rows:
         return adapter.pruned(())
     logits = bank.gated_prompt_gate_logits[adapter.name].detach().cpu()

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Read what an adapter has learned: gates, temperatures and selection ratios by block."""
+"""Read what an adapter has learned: gates, temperatures and selection ratios per block."""
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +11,26 @@ from ..tuner.bank import PromptBank, find_bank
 
 
 def has_prompts(model: nn.Module) -> bool:
-    """Whether `model`, or what it wraps, carries gated prompts, active or not."""
+    """Whether `model`, or a model that it wraps, has gated prompts, active or not."""
     return find_bank(model) is not None
 
 
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
+    """Return the gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
 
-    With `hard_gates` this is the probability that training draws an open gate; eval mode opens those above 0.5.
+    With `hard_gates`, g is the probability of an open gate in training; in eval mode, gates above 0.5 are open.
     `adapter_name=None` means the active adapter, here and below (paper, Section 4).
 
     Raises:
-        GatedPromptError: the model carries no gated prompts, or no adapter of that name.
+        GatedPromptError: the model has no gated prompts, or no adapter of that name.
     """
     return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Attention temperatures, shape (K,), of the K blocks that the prompts pass; constants when fixed.
+    """Return the attention temperatures, shape (K,), of the K blocks with prompts; constants if fixed.
 
-    These are the values that a forward uses, inside `temperature_range`.
+    These are the values that a forward uses, clamped to `temperature_range`.
 
     Raises:
         GatedPromptError: as for `gates`.
@@ -43,19 +43,19 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
 
 
 def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Share of each gated block's output in the last prompt tokens, shape (G,), summing to 1; (0,) without gates.
+    """Return each gated block's share in the final prompt tokens, shape (G,), summing to 1; (0,) without gates.
 
     The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11),
-    normalized over the gated blocks. A block without a gate replaces the prompts (g = 1), so the blocks below it have
-    a share of 0; where this is so for all gated blocks, all shares are 0. Computed from logarithms, so that closed
-    gates give ratios rather than 0 / 0.
+    normalized over the gated blocks. A block without a gate replaces the prompts (g = 1), so all blocks before it have
+    a share of 0; if that includes every gated block, all shares are 0. Computed from logarithms, so that closed gates
+    give ratios rather than 0 / 0.
 
     Raises:
         GatedPromptError: as for `gates`.
     """
     bank, adapter = find_adapter(model, adapter_name)
     logits = _gate_logits(bank, adapter).double()
-    # The last block's output is no input of another: without a gate it replaces nothing that is read.
+    # No later block reads the prompts of the last block, so without a gate it replaces nothing.
     replaced = [block for block in adapter.blocks[:-1] if block not in adapter.gate_rows]
     reaches = torch.tensor([block > max(replaced, default=-1) for block in adapter.gate_rows], dtype=torch.bool)
     log_closed = F.logsigmoid(-logits)
@@ -65,15 +65,15 @@ def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch
 
 
 def _gate_logits(bank: PromptBank, adapter: Adapter) -> torch.Tensor:
-    """On the CPU: not every accelerator has float64, which the readouts compute with."""
+    """Return the logits on the CPU: the readouts use float64, which not every accelerator has."""
     return bank.gated_prompt_gate_logits[adapter.name].detach().cpu().clone() if adapter.gate_rows else torch.empty(0)
 
 
 def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Adapter]:
-    """The bank and the adapter of one adapter, None meaning the active one.
+    """Return the bank and one adapter; None means the active one.
 
     Raises:
-        GatedPromptError: the model carries no gated prompts, or no adapter of that name.
+        GatedPromptError: the model has no gated prompts, or no adapter of that name.
     """
     bank = find_bank(model)
     if bank is None:

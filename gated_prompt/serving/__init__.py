@@ -1,2 +1,2 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Many adapters on one frozen backbone, loaded as they are asked for: what a server stands on."""
+"""Many adapters on one frozen backbone, loaded on request: the basis of a server."""

@@ -1,8 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Adapters of many tasks on one frozen backbone, within a limit of memory.
+"""Adapters of many tasks on one frozen backbone, within a memory limit.
 
-The backbone has no head: it gives features, and each adapter's own linear layer makes logits of them. So heads may
-have any number of classes, and an adapter takes what its file holds and no more. Any number of threads may call.
+The backbone has no head: it returns features, and each adapter's own linear layer turns what it reads of them into
+logits. So heads may differ in what they read and in their number of classes, and an adapter takes no more memory than
+its file. Any number of threads may call.
 """
 
 import threading
@@ -26,55 +27,57 @@ from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..files.layout import BANK, PREFIX
 from ..sharing.card import last_part
 from ..sharing.loading import checked
-from ..sharing.predictor import FILE, read_predictor
+from ..sharing.predictor import FILE, Predictor, read_predictor
+from .features import Features
 from .resident import Resident, Stamp, head_of, memory_of, stamp_of_folder
 
-ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT wants one on the model at all times
-TRIES, MOMENT = 10, 0.005  # seconds between them, when a folder is replaced while it is read
+ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times
+TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced; seconds between them
 
 
 class PoolFullError(GatedPromptError):
-    """Every adapter in memory is in use, and one more does not fit; try again when some calls have ended."""
+    """Every adapter in memory is in use and one more does not fit; try again when some calls have ended."""
 
 
 class AdapterPool:
-    """A backbone, and the adapters that were used last.
+    """A backbone and the most recently used adapters.
 
     Args:
-        backbone: gives features (B, D) as `logits`: a classifier of transformers made with `num_labels=0`. It is
-            frozen, put in eval mode and changed in place.
-        memory: bytes that adapters may take together.
-        backbone_name: Hub id or folder; an adapter that says it was trained on another is refused. None: not compared.
+        backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
+            which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
+        memory: bytes that all adapters together may take.
+        backbone_name: Hub id or folder; adapters trained on another one are refused. None: not compared.
 
     Attributes:
-        nbytes: memory of all adapters that are loaded.
+        nbytes: memory of all loaded adapters.
 
     Raises:
-        ArchitectureError: the backbone is no Vision Transformer.
+        ArchitectureError: the backbone is not a Vision Transformer.
     """
 
     def __init__(self, backbone: nn.Module, memory: int, backbone_name: str | None = None) -> None:
         anchor = GatedPromptConfig(num_virtual_tokens=1, gates=False, temperature=False, modules_to_save=[])
-        self.model = get_peft_model(backbone, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
+        self.features = Features(backbone)
+        self.model = get_peft_model(self.features, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
         self.memory, self.backbone_name = memory, backbone_name
         self.device = next(backbone.parameters()).device
         self.nbytes = 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
-        self._replaced: list[Resident] = []  # another file has taken their place; they go when their calls have ended
+        self._replaced: list[Resident] = []  # by other files; dropped when their calls have ended
         self._count = 0
-        self._books = threading.Lock()  # for the three above; never held while something is read or computed
-        self._changes = threading.Lock()  # for adapters that come and go, one at a time
+        self._books = threading.Lock()  # guards the three above; never held while files are read or logits computed
+        self._changes = threading.Lock()  # adapters are loaded and dropped one at a time
 
     def __len__(self) -> int:
         return len(self._residents)
 
     @contextmanager
     def hold(self, folder: Path) -> Iterator[Resident]:
-        """The adapter in `folder`, read first if it is not in memory or was saved anew; it stays while this is open.
+        """The adapter in `folder`, loaded if it is not in memory or its files changed; it stays while this is open.
 
         Raises:
             PoolFullError: it does not fit beside the adapters in use.
-            GatedPromptError: it is damaged, does not fit the backbone, or is larger than the limit.
+            GatedPromptError: it is damaged, does not fit the backbone, or exceeds the limit alone.
         """
         resident = self._take(folder)
         try:
@@ -85,14 +88,16 @@ class AdapterPool:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, residents: Sequence[Resident]) -> list[Tensor]:
-        """Logits (K_i,) of each picture of `pixels` (B, 3, H, W) by its own adapter, in one mixed batch.
+        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter, in one mixed batch.
 
         Raises:
-            GatedPromptError: there is not one adapter for each picture.
+            GatedPromptError: the number of adapters is not that of the images.
         """
         keys = [resident.key for resident in residents]
-        features = self.model(pixel_values=pixels.to(self.device), adapter_names=keys).logits.float()
-        return [F.linear(row, one.weight, one.bias) for row, one in zip(features, residents, strict=True)]
+        tokens, own = self.model(pixel_values=pixels.to(self.device), adapter_names=keys)
+        kinds = {resident.predictor.reads for resident in residents}
+        read = {kind: self.features.read(tokens, own, kind).float() for kind in kinds}
+        return [F.linear(read[one.predictor.reads][row], one.weight, one.bias) for row, one in enumerate(residents)]
 
     def _take(self, folder: Path) -> Resident:
         found = self._in_memory(folder)
@@ -122,7 +127,7 @@ class AdapterPool:
             return found
 
     def forget(self, folder: Path) -> None:
-        """Let go of an adapter that was deleted; at once, or when the calls that use it have ended."""
+        """Drop an adapter, at once or when the calls that use it have ended."""
         with self._changes:
             with self._books:
                 old = self._residents.pop(folder, None)
@@ -131,7 +136,7 @@ class AdapterPool:
             self._make_room(0)
 
     def _load_undisturbed(self, folder: Path) -> Resident:
-        """Read it again where it was replaced meanwhile; a folder that is replaced is away for a moment."""
+        """Load it, again if its files changed meanwhile; a folder that is being replaced is missing for a moment."""
         for _ in range(TRIES):
             stamp = stamp_of_folder(folder)
             try:
@@ -143,26 +148,26 @@ class AdapterPool:
                 continue
             if stamp_of_folder(folder) == stamp:
                 return resident
-            self._drop(resident)  # it may have the names of one and the weights of another
-        raise DamagedAdapterError(f"the adapter in {folder} was replaced again and again while it was read; ask again")
+            self._drop(resident)  # it may have the names of one adapter and the weights of another
+        raise DamagedAdapterError(f"the adapter in {folder} kept being replaced while it was read; try again")
 
     def _load(self, folder: Path, stamp: Stamp) -> Resident:
         predictor = read_predictor(folder)
         with checked(str(folder)) as (config, _):
-            self._check_backbone(folder, config)
+            self._check_backbone(folder, config, predictor)
             nbytes = memory_of(config._file)
             if nbytes > self.memory:
                 raise GatedPromptError(
-                    f"the adapter in {folder} takes {nbytes} bytes, more than the {self.memory} that all may take; "
+                    f"the adapter in {folder} takes {nbytes} bytes, more than the limit of {self.memory} for all; "
                     "raise the limit"
                 )
             self._make_room(nbytes)
             if not config._file.is_small:
-                config._file.check_content()  # was left until now
+                config._file.check_content()  # of large files, only the header was read so far
             path = config._file.path
             loaded = load_file(path, device=str(self.device)) if path is not None else {}
             tensors = {key: loaded[key] for key in config._file.entries}  # without those of other adapters
-            # A copy without the head, which is applied here, and without the memory of where the backbone lay.
+            # A copy without the head, which is applied here, and without the backbone's location.
             own = replace(config, modules_to_save=[])
             own.base_model_name_or_path, own.inference_mode = None, True
         head = head_of(folder, config, tensors, predictor)
@@ -180,7 +185,7 @@ class AdapterPool:
         self.nbytes += nbytes
         return resident
 
-    def _check_backbone(self, folder: Path, config: GatedPromptConfig) -> None:
+    def _check_backbone(self, folder: Path, config: GatedPromptConfig, predictor: Predictor) -> None:
         trained_on = last_part(config.base_model_name_or_path)
         if self.backbone_name is not None and trained_on not in ("", last_part(self.backbone_name)):
             raise AdapterMismatchError(
@@ -188,19 +193,26 @@ class AdapterPool:
                 f"{last_part(self.backbone_name)!r}; if it is the same model under another name, change "
                 f"base_model_name_or_path in its {CONFIG_NAME}"
             )
+        here = self.model.get_base_model().config
+        other = [f"{name}={value}" for name, value in predictor.base.items() if getattr(here, name, None) != value]
+        if other:
+            raise AdapterMismatchError(
+                f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, "
+                "unlike the one here; serve it separately"
+            )
 
     def _try(self, resident: Resident) -> None:
-        """One picture through backbone and head, before anyone else calls it."""
+        """Compute one image before anyone else calls the adapter."""
         pixels = resident.predictor.transform()(Image.new("RGB", (64, 64), "grey"))[None]
         try:
             self.logits(pixels, [resident])
         except (RuntimeError, ValueError) as error:
             raise AdapterMismatchError(
-                f"the adapter does not compute on this backbone with the pictures that its {FILE} means: {error}"
+                f"the adapter does not compute on this backbone with images prepared as its {FILE} says: {error}"
             ) from error
 
     def _make_room(self, nbytes: int) -> None:
-        """Delete what nobody uses, least recently used first, until `nbytes` more fit."""
+        """Drop unused adapters, least recently used first, until `nbytes` more fit."""
         while True:
             with self._books:
                 gone = next((one for one in self._replaced if not one.users), None)

@@ -3,10 +3,12 @@
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -54,6 +56,9 @@ def initialize_head(
         class_weights: (K,), factors on the losses of the images of each class.
         seed: of the random numbers while `batches` is read; the same images in the same order give the same head.
 
+    Warns:
+        UserWarning: the head's precision, such as bfloat16 under autocast, rounds away what was fitted.
+
     Raises:
         GatedPromptError: no trained head, one that does not end in a Linear, wrong options, batches without pixels or
             labels, labels that do not fit the head, or features that are not finite. The model is then as before.
@@ -62,6 +67,7 @@ def initialize_head(
     heads = _trained_heads(root)
     _check_options(problem_type, l2, class_weights, heads)
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+    precisions: dict[str, torch.dtype] = {}
 
     def look_at_images() -> tuple[dict[str, Tensor], Tensor] | None:
         watched = [_LastLinear(name, head) for name, head in heads.items()]
@@ -75,6 +81,7 @@ def initialize_head(
         finally:
             for linear in watched:
                 linear.close()
+        precisions.update({linear.name: linear.precision for linear in watched if linear.seen})
         return ({linear.name: torch.cat(linear.seen) for linear in watched}, torch.cat(labels)) if labels else None
 
     def finish(parts: list[tuple[dict[str, Tensor], Tensor] | None]) -> dict[str, Fit]:
@@ -90,6 +97,7 @@ def initialize_head(
             outputs = linear.out_features
             problem = problem_type or problem_of(labels, outputs)
             fits[name] = fit_linear(features, labels, outputs, problem, l2, linear.bias is not None, weights)
+            _check_precision(name, features, fits[name], precisions.get(name, torch.float32))
         return fits
 
     for name, (weight, bias) in combine(look_at_images, finish).items():
@@ -137,11 +145,32 @@ def _not_a_linear(name: str, head: nn.Module) -> GatedPromptError:
     )
 
 
+def _check_precision(name: str, features: Tensor, fit: Fit, precision: torch.dtype) -> None:
+    """Warn if the outputs in this precision are off by more than a tenth of their spread over the images."""
+    if precision in (torch.float32, torch.float64):
+        return
+    exact, rounded = (
+        F.linear(*(tensor.to(dtype).double() for tensor in (features, *fit))) for dtype in (torch.float64, precision)
+    )
+    with_images = exact.std(0, correction=0) > 0  # a class without images has a constant output
+    spread = float(exact[:, with_images].std(0, correction=0).square().mean().sqrt())
+    error = float((rounded - exact)[:, with_images].square().mean().sqrt())
+    if error > 0.1 * spread:
+        warnings.warn(
+            f"initialize_head: {name} computes in {str(precision).removeprefix('torch.')}, which rounds away what was "
+            f"fitted: its outputs are off by {error / spread:.0%} of their spread over the images, because its "
+            "features hardly vary beside their mean. Keep the head in float32, outside autocast, as "
+            "gated_prompt.heads.TokenClassifier does",
+            stacklevel=4,
+        )
+
+
 class _LastLinear:
     """Collects what enters the last Linear of a head, float64 (N, D), and checks that its output is the head's."""
 
     def __init__(self, name: str, head: nn.Module) -> None:
         self.name, self.head, self.seen = name, head, list[Tensor]()
+        self.precision = torch.float32
         self._output: Tensor | None = None
         linear = last_linear(head, name)
         self._handles = [linear.register_forward_hook(self._of_linear)]
@@ -165,7 +194,7 @@ class _LastLinear:
                 "the precision of the base"
             )
         self.seen.append(features.double().cpu())
-        self._output = output
+        self._output, self.precision = output, output.dtype
 
     def _of_head(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not (isinstance(output, Tensor) and self._output is not None and torch.equal(output, self._output)):

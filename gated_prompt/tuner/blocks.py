@@ -211,7 +211,7 @@ def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bo
     scale = bank.inverse_temperature(forward.adapters[0], index)
     if rows is not None:
         scales = [bank.inverse_temperature(adapter, index) for adapter in forward.adapters]
-        scale = by_image([queries.new_ones(()) * (1.0 if s is None else s) for s in scales], rows, queries.ndim)
+        scale = by_image([_as_tensor(s, queries) for s in scales], rows, queries.ndim)
     if scale is None:
         return queries
     if isinstance(scale, torch.Tensor):
@@ -232,6 +232,10 @@ def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: in
         return prompts[forward.rows]
     prompts = bank.tokens(adapter, index).to(like.device, like.dtype).expand(count, -1, -1)
     return F.dropout(prompts, adapter.config.prompt_dropout, bank.training)
+
+
+def _as_tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor:
+    return scale if isinstance(scale, torch.Tensor) else like.new_tensor(1.0 if scale is None else scale)
 
 
 def by_image(values: list[torch.Tensor], rows: torch.Tensor, ndim: int) -> torch.Tensor:

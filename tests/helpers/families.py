@@ -49,7 +49,7 @@ def captioned(size: int = SIZE) -> Inputs:
 
 
 def packed(size: int = SIZE) -> Inputs:
-    """SigLIP 2: patches in a row, the second image smaller and padded."""
+    """SigLIP 2: sequences of patches, the second image smaller and padded."""
     length = (size // PATCH) ** 2
     pixels = torch.randn(2, length, 3 * PATCH * PATCH, generator=torch.Generator().manual_seed(1))
     shapes = torch.tensor([[size // PATCH, size // PATCH], [size // PATCH - 1, 3]])

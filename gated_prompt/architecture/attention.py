@@ -1,0 +1,108 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Describe the attention of one block: its projections and norms, and whether it uses AttentionInterface."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import ArchitectureError
+
+QUERY_NAMES = ("q_proj", "query", "qkv")
+KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
+QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
+OUTPUT_NAMES = ("o_proj", "out_proj", "proj", "projection_layer")
+NORM_NAMES = ("layernorm_before", "layer_norm1", "norm1", "layernorm1", "ln_1")  # before the attention of a block
+BIAS_TABLE = "relative_position_bias_table"
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """How one block computes queries, keys and values, and which function computes its attention.
+
+    Submodules are given by name, since LoRA and quantization replace them.
+
+    `block`, `attention`: the block and its submodule with the projections; `norm`: name in the block of the norm
+    before the attention; `query`, `key`, `value`: names of the projections, the last two None if `query` is one Linear
+    for all three; `query_norm`, `key_norm`: the norms after them; `eager`: the eager attention function of the model's
+    source file if the attention uses transformers' AttentionInterface, else None.
+    """
+
+    block: nn.Module
+    attention: nn.Module
+    norm: str | None
+    query: str
+    key: str | None
+    value: str | None
+    query_norm: str | None
+    key_norm: str | None
+    eager: Callable[..., Any] | None
+
+    @property
+    def uses_interface(self) -> bool:
+        """Whether the block calls transformers' AttentionInterface, with queries, keys and values."""
+        return self.eager is not None
+
+    @property
+    def can_be_passive(self) -> bool:
+        """Whether keys and values are exactly `key(norm(tokens))` and `value(norm(tokens))`."""
+        known = {self.query, self.key, self.value, *OUTPUT_NAMES}
+        others = [
+            name for name, child in self.attention.named_children()
+            if name not in known and any(True for _ in child.parameters()) and not hasattr(child, BIAS_TABLE)
+        ]  # fmt: skip
+        own = list(self.attention.parameters(recurse=False))
+        return self.uses_interface and None not in (self.norm, self.key, self.value) and not others and not own
+
+    @property
+    def query_output(self) -> nn.Module:
+        """The module that outputs the queries: after their norm, which would undo an earlier scaling."""
+        return self.attention.get_submodule(self.query_norm or self.query)
+
+    @property
+    def fused_output(self) -> bool:
+        """Whether this output is (..., 3 D), queries first."""
+        return self.query_norm is None and self.key is None
+
+
+def find_attention(block: nn.Module) -> AttentionParts | None:
+    """Return the parts of a block's attention; None if it has none, or several."""
+    named = dict(block.named_modules())
+    hits = [name for name in named if name.rpartition(".")[2] in QUERY_NAMES]
+    if len(hits) != 1:
+        return None
+    parent, _, query = hits[0].rpartition(".")
+    attention = named[parent]
+    if query == "qkv" and getattr(attention, "q_bias", None) is not None:
+        raise ArchitectureError(
+            f"{type(attention).__name__} adds its query bias outside its module `qkv`, so the attention "
+            "temperature would miss it; use a model whose bias is part of qkv"
+        )
+    return AttentionParts(
+        block=block,
+        attention=attention,
+        norm=_child(block, NORM_NAMES),
+        query=query,
+        key=_child(attention, KEY_NAMES),
+        value=_child(attention, VALUE_NAMES),
+        query_norm=_child(attention, QUERY_NORM_NAMES),
+        key_norm=_child(attention, KEY_NORM_NAMES),
+        eager=_eager_function(attention),
+    )
+
+
+def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    children = dict(module.named_children())
+    return next((name for name in names if not isinstance(children.get(name), (nn.Identity, type(None)))), None)
+
+
+def _eager_function(attention: nn.Module) -> Callable[..., Any] | None:
+    """Return the eager attention function of a module that uses AttentionInterface, else None."""
+    forward: Any = inspect.unwrap(type(attention).forward)
+    code = getattr(forward, "__code__", None)
+    if not hasattr(attention, "config") or code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
+        return None
+    eager: Callable[..., Any] | None = forward.__globals__.get("eager_attention_forward")
+    return eager
