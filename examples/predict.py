@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Classes and scores of new images, by what train_images.py has left behind.
+"""Classes and scores of new images, with the output of train_images.py.
 
     python examples/predict.py --images new_photos --adapters runs/images --output predictions.csv
     python examples/predict.py --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if stored.is_file():
         refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
 
-    # The backbone as it is, block by block.
+    # The frozen backbone, block by block.
     prepared = preparation(args.backbone, data_args.image_size)
     backbone = Backbone(args, Predictor(list(train.names), prepared, train.problem, args.backbone), accelerator)
     accelerator.wait_for_everyone()
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"{measure.text(one.probe_value)}{mark}"
         )
 
-    # What is trained on it: the head starts as a probe, the race finds the rates.
+    # Training: the head starts as a probe, the race finds the rates.
     bench = Bench(
         args=args,
         prompts=prompts,
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             runs.append(done)
             accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
 
-    # What to use, and how good it is on images that chose nothing.
+    # What to use, and its test score: these images were used for no choice.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
     model = None if best is None else load_trained(best.kept, read_predictor(best.kept)).to(accelerator.device)
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             output / results["use"],
         )
         write_json(output / "results.json", results)
-        print(f"{choice.sentence}\nLook at {output / 'report.html'}; what to use lies in {output / results['use']}")
+        print(f"{choice.sentence}\nReport: {output / 'report.html'}; what to use: {output / results['use']}")
     accelerator.end_training()
     return results
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What train_images.py can be told."""
+"""The arguments of train_images.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +44,7 @@ class DataArguments:
 
 @dataclass
 class RunArguments:
-    """What is tried on them, and how."""
+    """What is trained on them, and how."""
 
     backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
     read_block: str = _help(

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The backbone as it is, on every block, and the block that is read from here on."""
+"""The frozen backbone, measured on every block, and the block that is read."""
 
 import hashlib
 import json
@@ -92,6 +92,6 @@ class Backbone:
 
 
 def quiet_loading() -> None:
-    """A backbone is loaded for every run: without its list of blocks that are left out and heads that are new."""
+    """Silence transformers: it would list left-out blocks and new heads each time that a run loads the backbone."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Validation after each epoch: the best one is kept, and a run that no longer gets better ends."""
+"""Validation after each epoch: the best one is kept, and a run that no longer improves stops."""
 
 import math
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Weights with which rare classes count as much as frequent ones."""
+"""Class weights that make rare classes count as much as frequent ones."""
 
 from gated_prompt import GatedPromptError
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A data set of the Hub, or a folder in its form, by `datasets`."""
+"""A data set of the Hub, or a folder in its layout, read with `datasets`."""
 
 from functools import partial
 from pathlib import Path

@@ -24,7 +24,7 @@ NUMBERS: Final = "numbers"
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read when it is asked for; `identity` changes when its content does."""
+    """One image that is read on demand; `identity` changes when its content does."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -42,7 +42,7 @@ class ImageSet:
     """Images with their labels.
 
     Attributes:
-        pictures: the images, read when they are asked for.
+        pictures: the images, read on demand.
         targets: classes int64 (N,); zeros and ones float32 (N, K); or numbers float32 (N, K).
         problem: "classes", "labels" (several for an image) or "numbers".
         names: of the K classes, labels or numbers.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves behind to be used: the probe, and the best of what was trained, each with its predictor.json."""
+"""The usable output of a run: the probe and the best trained model, each with its predictor.json."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def leave_probe(folder: Path, probe: Probe, bench: Bench) -> None:
 
 
 def leave_run(output: Path, best: Run, model: nn.Module, bench: Bench) -> Path:
-    """Copy what the best run has trained to `output`, for prompts with a card; return where it lies."""
+    """Copy what the best run has trained to `output`, for prompts with a card; return its folder."""
     folder = output / best.kept.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(best.kept, folder)

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How good scores are: one main measure for each kind of label, others beside it, by torchmetrics."""
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -89,7 +89,7 @@ def all_measures(
 
 
 def bootstrap(of_rows: Callable[[Tensor], float], count: int) -> list[float]:
-    """Lower and upper end of the 95 % percentile interval of a measure over redrawn images, always redrawn alike."""
+    """Lower and upper end of the 95 % percentile interval of a measure over resampled images, with a fixed seed."""
     rng = np.random.default_rng(0)
     values = [of_rows(torch.from_numpy(rng.integers(0, count, count))) for _ in range(DRAWS)]
     return [float(value) for value in np.nanpercentile(values, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])]

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The drawings of the report, as PNG in a data URL: nothing beside the page is needed to look at it."""
+"""The figures of the report, as PNG in data URLs, so that the page is a single file."""
 
 import base64
 import io

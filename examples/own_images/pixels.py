@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Images as a backbone wants them: resized, cropped, for training also flipped."""
+"""Images as a backbone expects them: resized, cropped, and for training also flipped."""
 
 from typing import Any
 

@@ -44,7 +44,7 @@ class PredictionFile:
             os.fsync(file.fileno())
 
     def _take_up(self) -> None:
-        """Read what is there, and cut off a line that a kill has left half-written."""
+        """Read what is there, and cut off a line that was left half-written."""
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:

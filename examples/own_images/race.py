@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Learning rates by a race on validation: many short runs, the better half again for twice as long, and so on."""
+"""Learning rates by successive halving on validation: many short runs, the better half again for twice as long."""
 
 import json
 from pathlib import Path

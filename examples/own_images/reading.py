@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From the arguments to the three parts of the data."""
+"""Read the three parts of the data that the arguments name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes; a fraction of a GPU lets several runs share one. `address` is that of a Ray cluster."""
+    """The resources of one run; a fraction of a GPU makes runs share one. `address`: of a Ray cluster."""
 
     cpus: float = 1
     gpus: float = 0

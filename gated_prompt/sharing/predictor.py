@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How to go from an image to an answer: a file beside the weights, so that folder and backbone are all one needs.
+"""From an image to an answer: a file beside the weights, so that folder and backbone are enough.
 
 An adapter's tensors know neither the names of their classes nor how images became pixels in training. Other pixels
 than those of training give answers that look right and are not.
