@@ -28,6 +28,7 @@ from gated_prompt.data.images import decode
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 from helpers.hub_stand_in import HubStandIn
 from helpers.pages import blocks
+from serve.measure.ports import free_port
 
 MISSING = [n for n in ("ray", "fastapi", "prometheus_client", "python_multipart") if not importlib.util.find_spec(n)]
 if MISSING:
@@ -49,12 +50,6 @@ class Running:
 
     def ask(self, name: str, data: bytes, **options: object) -> requests.Response:
         return requests.post(f"{self.url}/v1/classify/{name}", data=data, timeout=30, **options)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def write_adapter(folder: Path, insert_at: int, read_from: int) -> None:

@@ -2,7 +2,6 @@
 """A server in processes of its own, started to be measured."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import requests
 from gated_prompt import GatedPromptError
 
 from ..load import IMAGES
+from .ports import free_port
 
 SCRIPT = Path(__file__).parents[2] / "measure_server.py"
 SECONDS = 180  # to start, and to stop
@@ -58,9 +58,7 @@ def started(contender: str, log: Path, options: Mapping[str, object]) -> Iterato
     Raises:
         GatedPromptError: it ends before it serves, or takes too long.
     """
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(SCRIPT), "serve", contender]
     for name, value in {**options, "port": port}.items():
         command += [f"--{name}", str(value)]
