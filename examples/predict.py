@@ -1,13 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Classes and scores of new pictures, by what train_images.py has left behind.
+"""Classes and scores of new images, with the output of train_images.py.
 
     python examples/predict.py --images new_photos --adapters runs/images --output predictions.csv
     python examples/predict.py --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl
     python examples/predict.py --adapters runs/images --export birds.onnx
 
 `--adapters` takes output folders of train_images.py (then what the run said to use) or a folder in them. Adapters of
-prompts that share a backbone see a batch of pictures in one pass. The file has a line for each picture and adapter;
-the same command goes on where it was stopped, and a picture that cannot be read gets a line that says why.
+prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter;
+the same command resumes where it was stopped, and an image that cannot be read gets a line that says why.
 """
 
 import json
@@ -35,11 +35,11 @@ from own_images.scorers import Group, make_groups
 class Arguments:
     """What to predict with what."""
 
-    images: list[str] = field(default_factory=list, metadata={"help": "pictures, and folders with pictures"})
+    images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
     adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of train_images.py"})
     output: str = field(default="predictions.csv", metadata={"help": "file to write, .csv or .jsonl"})
-    top: int = field(default=3, metadata={"help": "classes of each line"})
-    batch_size: int = field(default=32, metadata={"help": "pictures in a pass"})
+    top: int = field(default=3, metadata={"help": "classes per line"})
+    batch_size: int = field(default=32, metadata={"help": "images per pass"})
     backbone: str | None = field(default=None, metadata={"help": "where the backbone lies now, if it was moved"})
     export: str | None = field(default=None, metadata={"help": "write this ONNX file instead, and compare it"})
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         left = [name for name in names if any((name, label) not in output.done for label in group.members)]
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
             output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
-    print(f"{len(names)} pictures, {len(args.adapters)} adapters: {args.output}")
+    print(f"{len(names)} images, {len(args.adapters)} adapters: {args.output}")
 
 
 @torch.inference_mode()
@@ -106,11 +106,11 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
 
 
 def find_pictures(name: str) -> list[str]:
-    """A picture, or all below a folder that are not hidden."""
+    """An image, or all below a folder that are not hidden."""
     if os.path.isfile(name):
         return [name]
     if not os.path.isdir(name):
-        raise GatedPromptError(f"there is no picture or folder {name!r}")
+        raise GatedPromptError(f"there is no image or folder {name!r}")
     found = []
     for place, inner, files in os.walk(name):
         inner[:] = sorted(one for one in inner if not one.startswith("."))

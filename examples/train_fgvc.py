@@ -37,7 +37,7 @@ class Arguments(RunArguments):
     task: str = field(default="cub", metadata={"help": f"one of: {', '.join(FGVC)}"})
     eval_split: str = field(default="test", metadata={"help": "test, or val to choose settings"})
     output_dir: str = field(default="runs/fgvc", metadata={"help": "where everything is written"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "images a process and step"})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "images per process and step"})
     linear_probe: bool = field(default=False, metadata={"help": "score a linear probe on the same images as well"})
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From a folder of pictures to an answer, a file and a report.
+"""From a folder of images to an answer, a file and a report.
 
     accelerate launch examples/train_images.py --train_dir photos --backbone facebook/dinov2-small
 
@@ -13,7 +13,7 @@ rates are found by a race, and the best epoch is kept. It leaves in `--output_di
     adapter/       what was trained, with a model card; model/ for methods that train the model itself
     probe/         the linear probe
 
-and says in one sentence which of the two to use; `predict.py` takes either. The same command goes on where it was
+and says in one sentence which of the two to use; `predict.py` takes either. The same command resumes where it was
 stopped, and runs on one CPU, one GPU or several (`accelerate config`), also with `--mixed_precision bf16`.
 """
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = start(args.seeds[0], None, output)
     main_process = accelerator.is_main_process
 
-    # The pictures.
+    # The images.
     parts = read_parts(data_args, main_process)
     train, validation = parts.train, parts.validation
     measure = main_measure(train.problem, args.measure, len(train.names))
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if stored.is_file():
         refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
 
-    # The backbone as it is, block by block.
+    # The frozen backbone, block by block.
     prepared = preparation(args.backbone, data_args.image_size)
     backbone = Backbone(args, Predictor(list(train.names), prepared, train.problem, args.backbone), accelerator)
     accelerator.wait_for_everyone()
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"{measure.text(one.probe_value)}{mark}"
         )
 
-    # What is trained on it: the head starts as a probe, the race finds the rates.
+    # Training: the head starts as a probe, the race finds the rates.
     bench = Bench(
         args=args,
         prompts=prompts,
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             runs.append(done)
             accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
 
-    # What to use, and how good it is on pictures that chose nothing.
+    # What to use, and its test score: these images were used for no choice.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
     model = None if best is None else load_trained(best.kept, read_predictor(best.kept)).to(accelerator.device)
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             output / results["use"],
         )
         write_json(output / "results.json", results)
-        print(f"{choice.sentence}\nLook at {output / 'report.html'}; what to use lies in {output / results['use']}")
+        print(f"{choice.sentence}\nReport: {output / 'report.html'}; what to use: {output / results['use']}")
     accelerator.end_training()
     return results
 

@@ -29,9 +29,10 @@ from demo import training as train_adapter
 from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
 from demo.pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 from gated_prompt.errors import DamagedAdapterError, DataError
+from gated_prompt.sharing.predictor import read_predictor
 from helpers.data_files import real_data
 from recipe.methods import SHIPPED_BACKBONE
-from recipe.tasks import load_task
+from recipe.tasks import load_task, transform_for
 
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "demo.md"
 NAMES = ["digits", "objects", "shapes"]
@@ -283,6 +284,9 @@ def test_an_adapter_of_ones_own_images_joins_the_page(backbone: Path, tmp_path: 
     options = {"--task": "pets", "--data_dir": tmp_path / "photos", "--output_dir": tmp_path / "run"}
     options |= {"--backbone": backbone, "--num_train_epochs": 1, "--warmup_epochs": 0, "--num_virtual_tokens": 2}
     results = train_adapter.main([str(word) for pair in options.items() for word in pair] + ["--linear_probe", "no"])
+    predictor = read_predictor(tmp_path / "run" / "adapter")
+    assert (predictor.names, predictor.backbone) == (["cat", "dog", "eel"], str(backbone))
+    assert predictor.transform() == transform_for(str(backbone))
     shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "adapters" / "pets")
     own = load_collection(backbone, tmp_path / "adapters")
     assert own.adapters == {"pets": Adapter(["cat", "dog", "eel"], pytest.approx(results["accuracy"]))}

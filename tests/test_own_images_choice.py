@@ -135,7 +135,7 @@ def test_a_class_without_pictures_is_never_predicted_by_a_probe() -> None:
 def test_balanced_weights() -> None:
     assert balanced_weights(some(CLASSES, torch.tensor([0, 0, 0, 1]))) == [4 / 9, 4 / 3, 1.0]
     assert balanced_weights(some(LABELS, torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))) == [0.5, 2.0, 1.0]
-    with pytest.raises(GatedPromptError, match="these pictures have numbers"):
+    with pytest.raises(GatedPromptError, match="these images have numbers"):
         balanced_weights(some(NUMBERS, torch.zeros(2, 1)))
 
 

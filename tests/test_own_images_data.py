@@ -99,7 +99,7 @@ def test_numbers(photos: Path) -> None:
         ("image,label\ngul/01.png,\n", "entry 1, has no 'label'; its columns are image, label"),
         ("picture,label\ngul/01.png,a\n", "entry 1, has no 'image'"),
         ("image,label\ngul/01.png,a\n", "has 1 classes in column 'label'; at least two"),
-        ("image,label\n", "lists no pictures"),
+        ("image,label\n", "lists no images"),
     ],
 )
 def test_faults_of_tables(photos: Path, content: str, words: str) -> None:
@@ -165,5 +165,5 @@ def test_folders_that_hold_nothing_to_train_on(tmp_path: Path) -> None:
         read_parts(DataArguments(train_dir="nowhere"), show=False)
     (tmp_path / "one").mkdir()
     paint((0, 0, 0), 0).save(tmp_path / "one" / "1.png")
-    with pytest.raises(DataError, match="has 1 subfolders with pictures; at least two"):
+    with pytest.raises(DataError, match="has 1 subfolders with images; at least two"):
         read_parts(DataArguments(train_dir=str(tmp_path)), show=False)

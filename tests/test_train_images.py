@@ -334,7 +334,7 @@ def test_a_backbone_without_a_classifier_of_its_own(photos, tmp_path) -> None:
     assert len(said) == 24 and said.count(["gul"]) > 20
 
 
-def test_prompts_start_as_tokens_of_the_pictures(finished: Path, backbone: Path) -> None:
+def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -> None:
     _, args, prompts = parse(["--train_dir", "unused", "--backbone", str(backbone), "--num_virtual_tokens", "3"])
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
@@ -347,7 +347,26 @@ def test_prompts_start_as_tokens_of_the_pictures(finished: Path, backbone: Path)
     pixels = torch.stack([p for p, _ in Pixels(train, predictor)])
     with torch.no_grad():  # they enter block 1, half-way to the one that is read
         tokens = base(pixels, output_hidden_states=True).hidden_states[1][:, 1:].flatten(0, 1)
-    assert float(torch.cdist(prompt.reshape(3, -1), tokens).amin(1).max()) < 1e-4
+    distances = torch.cdist(prompt.reshape(3, -1), tokens, compute_mode="donot_use_mm_for_euclid_dist")
+    assert float(distances.amin(1).max()) < 1e-4
+
+
+def test_bf16(backbone, photos, tmp_path, monkeypatch) -> None:
+    """As `accelerate launch --mixed_precision bf16`: what is trained stays float32, and scores alike without it."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    results = run(backbone, photos, tmp_path / "run", "--learning_rate", "0.003", "--num_train_epochs", "2")
+    assert results["comparison"][1]["curve"][-1]["epoch"] == 2
+    folder = tmp_path / "run" / "runs" / "gated-seed0"
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    _, held = hold_back(read_folder(photos), 0.2, 0)
+    predictor = read_predictor(folder / "adapter")
+    pixels = torch.stack([one for one, _ in Pixels(held, predictor)])
+    with torch.no_grad():
+        found = load_trained(folder / "adapter", predictor)(pixels).logits
+    stored = load_file(folder / "scores.safetensors")["scores"]
+    assert not torch.equal(found, stored)  # it was autocast
+    torch.testing.assert_close(found, stored, atol=0.05 * float(found.abs().max()), rtol=0)
 
 
 def test_trackers_get_the_validation_measure(backbone, photos, tmp_path, monkeypatch) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Files into images, with a clear word about those that are none; attention and gates into pictures."""
+"""Files into images, with a clear error for those that are not; attention and gates into figures."""
 
 import io
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of shapes, the third task of the demo page, as a folder that train_adapter.py reads.
+"""Images of shapes, the third task of the demo page, as a folder that train_adapter.py reads.
 
 python examples/demo/shapes.py --output_dir runs/shapes/images
 """
@@ -20,8 +20,8 @@ SHAPES = {  # distance of each corner from the centre, at equal angles
     "triangle": [1.0] * 3,
 }
 UPRIGHT = {"circle": 0, "cross": -15, "square": 45, "star": -90, "triangle": -90}  # degrees of the first corner
-SIDE, FINER = 32, 4  # pixels of a picture, and how many times larger it is drawn, for smooth edges
-PARTS = {"train": 2000, "validation": 200, "test": 500}  # pictures
+SIDE, FINER = 32, 4  # pixels of an image, and how many times larger it is drawn, for smooth edges
+PARTS = {"train": 2000, "validation": 200, "test": 500}  # images
 
 
 def draw_shape(name: str, rng: np.random.Generator) -> Image.Image:
@@ -40,7 +40,7 @@ def draw_shape(name: str, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_part(part: str) -> Iterator[tuple[str, Image.Image]]:
-    """Name and picture of every shape of one of `PARTS`, the same every time, as many of each name."""
+    """Name and image of every shape of one of `PARTS`, the same every time, as many of each name."""
     rng = np.random.default_rng(list(PARTS).index(part))
     for index in range(PARTS[part]):
         name = list(SHAPES)[index % len(SHAPES)]

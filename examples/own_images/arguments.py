@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What train_images.py can be told."""
+"""The arguments of train_images.py."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,10 @@ def _help(text: str, default: Any) -> Any:
 
 @dataclass
 class DataArguments:
-    """Pictures and labels: a folder, a table, or a data set; and how they are divided."""
+    """Images and labels: a folder, a table, or a data set; and how they are divided."""
 
     train_dir: str | None = _help("folder with a subfolder for each class, or with train/, validation/, test/", None)
-    validation_dir: str | None = _help("the same for validation; without it, a part of the training pictures", None)
+    validation_dir: str | None = _help("the same for validation; without it, a part of the training images", None)
     test_dir: str | None = _help("the same for a test part, which is scored once, when all is chosen", None)
     train_file: str | None = _help(
         "CSV or JSONL with a column of paths and one of labels, instead of --train_dir", None
@@ -33,18 +33,18 @@ class DataArguments:
     train_split: str = _help("split of --dataset to train on", "train")
     validation_split: str | None = _help("split of --dataset for validation", None)
     test_split: str | None = _help("split of --dataset that is scored once", None)
-    image_column: str = _help("column of the pictures in a file or data set", "image")
+    image_column: str = _help("column of the images in a file or data set", "image")
     label_column: str = _help("column of the labels", "label")
-    problem: str = _help("classes, labels (several for a picture), numbers, or auto: by the column", "auto")
+    problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto")
     validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
     split_seed: int = _help("of what is held back and of --shots", 0)
-    shots: int | None = _help("train on so many pictures of each class", None)
+    shots: int | None = _help("train on this many images of each class", None)
     image_size: int | None = _help("side in pixels; None: that of the backbone's processor", None)
 
 
 @dataclass
 class RunArguments:
-    """What is tried on them, and how."""
+    """What is trained on them, and how."""
 
     backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
     read_block: str = _help(
@@ -68,9 +68,9 @@ class RunArguments:
         RECOMMENDED.warmup_epochs / RECOMMENDED.num_train_epochs,
     )
     per_device_train_batch_size: int = _help("images per process and step", RECOMMENDED.batch_size)
-    per_device_eval_batch_size: int = _help("pictures per process and step", 64)
+    per_device_eval_batch_size: int = _help("images per process and step", 64)
     gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
-    dataloader_num_workers: int = _help("processes that decode pictures", 0)
+    dataloader_num_workers: int = _help("processes that decode images", 0)
     learning_rate: str = _help("of the prompts, or of LoRA or the backbone; 'auto': by a short race", "auto")
     head_learning_rate: float | None = _help("of the head; None: a tenth of the former, or by the race", None)
     weight_decay: float = _help("on everything that is trained", 0.0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The backbone as it is, on every block, and the block that is read from here on."""
+"""The frozen backbone, measured on every block, and the block that is read."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ from .reading import Parts
 
 
 class Backbone:
-    """A frozen backbone, and its features of any pictures, kept in `args.cache_dir`.
+    """A frozen backbone, and its features of any images, kept in `args.cache_dir`.
 
-    `predictor` says how pictures become pixels, and what is predicted.
+    `predictor` says how images become pixels, and what is predicted.
 
     Raises:
         GatedPromptError: it cannot be loaded, or is no Vision Transformer.
@@ -42,7 +42,7 @@ class Backbone:
         self.key = backbone_key(self.model)
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
-        """Features of every block; `data_key` is a fingerprint of the pictures."""
+        """Features of every block; `data_key` is a fingerprint of the images."""
         named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
         return kept_features(
             self.model,
@@ -92,6 +92,6 @@ class Backbone:
 
 
 def quiet_loading() -> None:
-    """A backbone is loaded for every run: without its list of blocks that are left out and heads that are new."""
+    """Silence transformers: it would list left-out blocks and new heads each time that a run loads the backbone."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -53,7 +53,7 @@ class Bench:
     class_weights: list[float] | None
 
     def start(self, method: str, seed: int, output: Path) -> tuple[Accelerator, nn.Module]:
-        """A seeded accelerator, and the model of a method as it is before any picture was seen."""
+        """A seeded accelerator, and the model of a method as it is before any image was seen."""
         # Fine-tuning in full: backbones have parameters that no class needs, such as mask tokens.
         unused = DistributedDataParallelKwargs(find_unused_parameters=method == "full")
         together = self.args.gradient_accumulation_steps
@@ -84,29 +84,29 @@ class Bench:
         return replace(self.predictor, base={"num_hidden_layers": self.read + 1})
 
     def beginning(self, method: str, seed: int, output: Path) -> dict[str, Tensor]:
-        """The trained tensors that pictures decide, by name, as training begins: prompts, then the head.
+        """The trained tensors that images decide, by name, as training begins: prompts, then the head.
 
-        Prompts are tokens of the training pictures, and the head is a probe of what it sees with them in place.
+        Prompts are tokens of the training images, and the head is a probe of what it sees with them in place.
         """
         accelerator, model = self.start(method, seed, output)
         before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
-        pictures = self.share(accelerator)
+        images = self.share(accelerator)
         if method in PROMPT_METHODS and self.args.prompt_start != "random":
-            initialize_prompts(model, pictures, method=self.args.prompt_start, seed=seed)
-        self.fit_head(model, pictures)
+            initialize_prompts(model, images, method=self.args.prompt_start, seed=seed)
+        self.fit_head(model, images)
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}
 
     def share(self, accelerator: Accelerator) -> DataLoader[Any]:
-        """The training pictures that are this process's part, without augmentation."""
+        """The training images that are this process's part, without augmentation."""
         data = Pixels(self.parts.train, self.predictor)
         own = Subset(data, range(accelerator.process_index, len(data), accelerator.num_processes))
         return DataLoader(own, self.args.per_device_eval_batch_size, num_workers=self.args.dataloader_num_workers)
 
-    def fit_head(self, model: nn.Module, pictures: DataLoader[Any]) -> None:
+    def fit_head(self, model: nn.Module, images: DataLoader[Any]) -> None:
         """Make the head a linear probe of what it sees now."""
         problem = PROBLEM_TYPES[self.predictor.problem]
-        initialize_head(model, pictures, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
+        initialize_head(model, images, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
 
     def loss(self, scores: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """Mean loss of logits or numbers (N, K)."""
@@ -121,7 +121,7 @@ class Bench:
 
 @torch.inference_mode()
 def score(model: nn.Module, loader: DataLoader[Any], accelerator: Accelerator) -> Tensor:
-    """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the pictures."""
+    """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the images."""
     model.eval()
     rows = []
     for pixels, _ in tqdm(loader, desc="score", disable=not accelerator.is_main_process, leave=False):

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Validation after each epoch: the best one is kept, and a run that no longer gets better ends."""
+"""Validation after each epoch: the best one is kept, and a run that no longer improves stops."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class BestEpoch(Watch):
 
     Args:
         model: the model, unwrapped.
-        score: gives logits or numbers (N, K) of the validation pictures, on all processes.
+        score: gives logits or numbers (N, K) of the validation images, on all processes.
         loss: gives the loss of such scores.
         targets: (N,) or (N, K).
         patience: epochs without a better measure before `done`.

@@ -20,7 +20,7 @@ BLOCK = "block_{:03d}"
 
 
 class BlockFeatures:
-    """Features (N, F) by block, read from their file when they are asked for."""
+    """Features (N, F) by block, read from their file on demand."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One training run of one method, by the loop of recipe/: rates in, the best epoch out."""
+"""One training run of one method with given rates, by the loop in recipe/; the best epoch is kept."""
 
 import math
 from dataclasses import dataclass
@@ -42,17 +42,17 @@ class Fitted:
 
 
 def batches_per_epoch(bench: Bench, processes: int) -> int:
-    """Batches of each process in one pass over the training pictures."""
+    """Batches of each process in one pass over the training images."""
     return math.ceil(len(bench.parts.train) / (bench.args.per_device_train_batch_size * processes))
 
 
 def fit(
     bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, output: Path | None
 ) -> Fitted:
-    """Train for so many batches at most, and go back to the best epoch.
+    """Train for at most `batches` batches, then restore the best epoch.
 
     `begin`: the tensors that `Bench.beginning` found. `output`: folder for checkpoints, from the last of which the run
-    goes on; None: no checkpoints, and validation at the end only.
+    resumes; None: no checkpoints, and validation at the end only.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
@@ -113,7 +113,7 @@ def fit(
 
 
 class _Average(BestEpoch):
-    """Of a short run: takes steps into the average, and scores nothing on the way."""
+    """For short runs: updates the average after each step, but does not score epochs."""
 
     def __init__(self, watch: BestEpoch) -> None:
         self.__dict__ = watch.__dict__

@@ -27,12 +27,12 @@ def find_parts(folder: Path) -> dict[str, Path]:
 
 
 def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
-    """The pictures below each subfolder, at any depth; its name is their class.
+    """The images below each subfolder, at any depth; its name is their class.
 
     Hidden files and folders are passed over. `names`: the classes where they are known from another part.
 
     Raises:
-        DataError: there is no such folder, it has fewer than two classes with pictures, or one that is unknown.
+        DataError: there is no such folder, it has fewer than two classes with images, or one that is unknown.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give one that holds a subfolder for each class")
@@ -50,13 +50,13 @@ def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
                 if file.suffix.lower() in EXTENSIONS:
                     own.append(file)
                 else:
-                    skipped[str(file.relative_to(folder))] = "is no picture, by its name"
+                    skipped[str(file.relative_to(folder))] = "is no image, by its name"
     if names is None:
         names = tuple(name for name, own in files.items() if own)
-        skipped |= {name: "is a folder without pictures" for name, own in files.items() if not own}
+        skipped |= {name: "is a folder without images" for name, own in files.items() if not own}
         if len(names) < 2:
             raise DataError(
-                f"{folder} has {len(names)} subfolders with pictures; at least two are needed, one for each class: "
+                f"{folder} has {len(names)} subfolders with images; at least two are needed, one for each class: "
                 f"{folder}/cat/001.jpg, {folder}/dog/001.jpg, ..."
             )
     strangers = [name for name, own in files.items() if own and name not in names]
@@ -66,7 +66,7 @@ def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
         )
     found_files = [(file, name) for name, own in files.items() for file in own]
     if not found_files:
-        raise DataError(f"{folder} holds no pictures in the folders {', '.join(names)}")
+        raise DataError(f"{folder} holds no images in the folders {', '.join(names)}")
     pictures = [Picture(str(file.relative_to(folder)), partial(_same, file)) for file, _ in found_files]
     targets = class_targets([name for _, name in found_files], names)
     return ImageSet(pictures, targets, CLASSES, names, str(folder), skipped)

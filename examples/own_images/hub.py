@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A data set of the Hub, or a folder in its form, by `datasets`."""
+"""A data set of the Hub, or a folder in its layout, read with `datasets`."""
 
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ def read_split(
     """One split; names of classes are those of the column's feature where it has them.
 
     Raises:
-        DataError: a column is missing or holds no pictures, or a label is wrong.
+        DataError: a column is missing or holds no images, or a label is wrong.
     """
     from datasets import ClassLabel, Image
 
@@ -43,7 +43,7 @@ def read_split(
         if column not in rows.column_names:
             raise DataError(f"{source} has no column {column!r}; it has {', '.join(rows.column_names)}. Give {option}")
     if not isinstance(rows.features[image_column], Image):
-        raise DataError(f"the column {image_column!r} of {source} holds no pictures; give another --image_column")
+        raise DataError(f"the column {image_column!r} of {source} holds no images; give another --image_column")
     stored = rows.cast_column(image_column, Image(decode=False))
     pictures = [Picture(f"{source} {i}", partial(_read, stored, i, image_column)) for i in range(len(rows))]
     feature, values = rows.features[label_column], rows[label_column][:]

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Labelled pictures, whatever their labels are and wherever they came from."""
+"""Labelled images, whatever their labels are and wherever they came from."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ NUMBERS: Final = "numbers"
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture that is read when it is asked for; `identity` changes when its content does."""
+    """One image that is read on demand; `identity` changes when its content does."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -39,12 +39,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures with their labels.
+    """Images with their labels.
 
     Attributes:
-        pictures: the pictures.
+        pictures: the images, read on demand.
         targets: classes int64 (N,); zeros and ones float32 (N, K); or numbers float32 (N, K).
-        problem: "classes", "labels" (several for a picture) or "numbers".
+        problem: "classes", "labels" (several for an image) or "numbers".
         names: of the K classes, labels or numbers.
         source: where they came from, for reports.
         skipped: what was left out -> why.
@@ -61,25 +61,23 @@ class ImageSet:
         return len(self.pictures)
 
     def take(self, indices: Sequence[int]) -> "ImageSet":
-        """Some of the pictures, in this order."""
+        """Some of the images, in this order."""
         return replace(self, pictures=[self.pictures[i] for i in indices], targets=self.targets[list(indices)])
 
     def without_broken(self, show: bool) -> tuple["ImageSet", str]:
-        """The pictures that can be decoded, and a fingerprint of their names, contents and labels.
+        """The images that can be decoded, and a fingerprint of their names, contents and labels.
 
         Raises:
             DataError: none can.
         """
         with ThreadPoolExecutor() as threads:
-            bar = tqdm(
-                threads.map(_inspect, self.pictures), "check pictures", len(self), leave=False, disable=not show
-            )
+            bar = tqdm(threads.map(_inspect, self.pictures), "check images", len(self), leave=False, disable=not show)
             found = list(bar)
         broken = {p.name: e for p, (_, e) in zip(self.pictures, found, strict=True) if e is not None}
         whole = [index for index, (_, error) in enumerate(found) if error is None]
         if not whole:
             raise DataError(
-                f"none of the {len(self)} pictures of {self.source} can be read. {next(iter(broken.values()))}"
+                f"none of the {len(self)} images of {self.source} can be read. {next(iter(broken.values()))}"
             )
         sha = hashlib.sha256(repr((self.problem, self.names)).encode())
         for index in whole:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves behind to be used: the probe, and the best of what was trained, each with its predictor.json."""
+"""The usable output of a run: the probe and the best trained model, each with its predictor.json."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_worke
 
 def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:
     """Raises:
-    GatedPromptError: a folder holds a run with other settings or data, with which this one cannot go on.
+    GatedPromptError: a folder holds a run with other settings or data, with which this one cannot continue.
     """
     different = [name for name in new if old.get(name) != new[name] and name not in SETTINGS_THAT_CHANGE_NOTHING]
     if different:
@@ -41,7 +41,7 @@ def leave_probe(folder: Path, probe: Probe, bench: Bench) -> None:
 
 
 def leave_run(output: Path, best: Run, model: nn.Module, bench: Bench) -> Path:
-    """Copy what the best run has trained to `output`, for prompts with a card; return where it lies."""
+    """Copy what the best run has trained to `output`, for prompts with a card; return its folder."""
     folder = output / best.kept.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(best.kept, folder)
@@ -65,6 +65,6 @@ def _card(model: PeftModel, best: Run, bench: Bench) -> Any:
         predictor=True,
         notes=f"""## Training
 
-{len(bench.parts.train)} pictures to train on; the {len(bench.parts.validation)} of the validation part chose learning
-rates and epoch ({best.record["best_epoch"]}), so the number above is somewhat too good.""",
+{len(bench.parts.train)} images to train on; the {len(bench.parts.validation)} of the validation part chose learning
+rates and epoch ({best.record["best_epoch"]}), so the number above is slightly optimistic.""",
     )

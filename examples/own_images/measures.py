@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How good scores are: one main measure for each kind of label, others beside it, by torchmetrics."""
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -80,7 +80,7 @@ def all_measures(
         found["confusion"] = multiclass_confusion_matrix(scores, targets, count).tolist()
     elif problem == LABELS:
         precision = multilabel_average_precision(scores.sigmoid(), targets.long(), count, average=None)
-        shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any picture
+        shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any image
         found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, shares, strict=True)}
         found["macro_f1"] = float(multilabel_f1_score(scores.sigmoid(), targets.long(), count))
     else:
@@ -89,7 +89,7 @@ def all_measures(
 
 
 def bootstrap(of_rows: Callable[[Tensor], float], count: int) -> list[float]:
-    """Lower and upper end of the 95 % percentile interval of a measure over redrawn pictures, always redrawn alike."""
+    """Lower and upper end of the 95 % percentile interval of a measure over resampled images, with a fixed seed."""
     rng = np.random.default_rng(0)
     values = [of_rows(torch.from_numpy(rng.integers(0, count, count))) for _ in range(DRAWS)]
     return [float(value) for value in np.nanpercentile(values, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])]

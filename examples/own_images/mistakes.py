@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The pictures that a model is wrong about and most sure of."""
+"""The most confident mistakes of a model."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ SHOWN = 24
 
 @dataclass(frozen=True)
 class Mistake:
-    """One picture, small, with what it is and what was said."""
+    """A thumbnail with the true and the predicted class."""
 
     name: str
     picture: str

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""An ONNX file of one predictor, kept only if it computes what the model computes."""
+"""An ONNX file of one predictor, kept only if its outputs match the model's."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class _First(nn.Module):
 
 
 def export(groups: Sequence[Group], file: Path) -> str:
-    """Write the file with a free batch size, compare it on random pixels, and say how far the two are apart.
+    """Write the file with a free batch size, compare it on random pixels, and report the largest difference.
 
     Raises:
         GatedPromptError: there are several predictors, onnxruntime or onnxscript is missing, or the outputs differ.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What to use: the probe, unless what was trained is better than it on validation."""
+"""What to use: the probe, unless something trained is better on validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
             None,
             None,
             f"Use the linear probe on {place}: with {value} on validation it {verb} {NOUNS[method]} here ({found}), "
-            "and the backbone has to learn nothing.",
+            "and nothing in the backbone has to be trained.",
         )
     low, high = difference(probe.scores, best.scores, targets, measure)
     doubt = "" if low > 0 else (
@@ -68,7 +68,7 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
 
 
 def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure) -> tuple[float, float]:
-    """Ends of the 95 % percentile interval of the second's gain over the first's, on the same redrawn pictures."""
+    """Ends of the 95 % percentile interval of the second's gain over the first's, on the same resampled images."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(DRAWS):

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The drawings of the report, as PNG in a data URL: nothing beside the page is needed to look at it."""
+"""The figures of the report, as PNG in data URLs, so that the page is a single file."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def data_url(content: bytes, kind: str) -> str:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A small JPEG of a picture."""
+    """A small JPEG of an image."""
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()

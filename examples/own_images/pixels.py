@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Pictures as a backbone wants them: resized, cropped, for training also flipped."""
+"""Images as a backbone expects them: resized, cropped, and for training also flipped."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def preparation(backbone: str, side: int | None) -> dict[str, Any]:
 
 
 class Pixels(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs (pixels (3, side, side), label), as `predictor` prepares pictures.
+    """Pairs (pixels (3, side, side), label), as `predictor` prepares images.
 
     With `seed`, crops and flips are drawn from seed, epoch and position alone, so that they are the same after
     resuming and with any number of processes that decode.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A CSV or JSONL file of predictions that grows batch by batch and goes on where it was stopped."""
+"""A CSV or JSONL file of predictions that grows batch by batch and resumes where it was stopped."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from gated_prompt import GatedPromptError
 
 
 class PredictionFile:
-    """Rows of picture, adapter, classes and scores, by the ending of the name as CSV or JSON lines.
+    """Rows of image, adapter, classes and scores, by the ending of the name as CSV or JSON lines.
 
     Raises:
         GatedPromptError: the file has another ending, holds something else, or cannot be written.
@@ -44,7 +44,7 @@ class PredictionFile:
             os.fsync(file.fileno())
 
     def _take_up(self) -> None:
-        """Read what is there, and cut off a line that a kill has left half-written."""
+        """Read what is there, and cut off a line that was left half-written."""
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The backbone as it is: nearest neighbours and a linear probe on every block, by scikit-learn."""
+"""The frozen backbone: nearest neighbours and a linear probe on every block, by scikit-learn."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TENSORS = ("weight", "bias", "scores")
 
 @dataclass(frozen=True)
 class Probe:
-    """The best linear probe of one block: weight (K, F) and bias (K,) on its features, and what it gives."""
+    """The best linear probe of one block: weight (K, F) and bias (K,) on its features, and its scores."""
 
     block: int
     c: float
@@ -74,7 +74,7 @@ def best_block(results: list[BlockResult]) -> BlockResult:
 
 
 def neighbour_scores(x: Tensor, x_val: Tensor, data: ImageSet) -> Tensor:
-    """Mean label of the nearest pictures by cosine, weighted by closeness, as scores (N, K)."""
+    """Mean label of the nearest images by cosine, weighted by closeness, as scores (N, K)."""
     targets = torch.nn.functional.one_hot(data.targets, len(data.names)) if data.problem == CLASSES else data.targets
     model = KNeighborsRegressor(min(NEIGHBOURS, len(x)), weights=_closeness, metric="euclidean")
     model.fit(normalize(x.numpy()), targets.double().numpy())

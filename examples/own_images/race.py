@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Learning rates by a race on validation: many short runs, the better half again for twice as long, and so on."""
+"""Learning rates by successive halving on validation: many short runs, the better half again for twice as long."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def race(bench: Bench, method: str, seed: int, begin: dict[str, Tensor], batches
     """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
-    a race that was stopped goes on.
+    a race that was stopped resumes.
     """
     entries = grid(method)
     found: dict[str, list[float]] = json.loads(record.read_text()) if record.is_file() else {}

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From the arguments to the three parts of the data."""
+"""Read the three parts of the data that the arguments name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Parts:
-    """The pictures to train on, those that choices are made by, and those, if any, that are scored at the end.
+    """The images to train on, those that choices are made by, and those, if any, that are scored at the end.
 
     `keys`: a fingerprint of each part by its name.
     """
@@ -33,7 +33,7 @@ class Parts:
 
 
 def read_parts(args: DataArguments, show: bool) -> Parts:
-    """Read, check and divide the pictures; `show` a progress bar.
+    """Read, check and divide the images; `show` a progress bar.
 
     Raises:
         DataError: the data are not what they should be.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""report.html: everything that a run has found, in one file to look at."""
+"""report.html: all results of a run in one file."""
 
 import os
 from collections.abc import Mapping, Sequence

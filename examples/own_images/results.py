@@ -26,7 +26,7 @@ def assemble(
     choice: Choice,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that was found on the validation part, and how."""
+    """All results on the validation part, and how they were obtained."""
     measure, data = bench.measure, parts.validation
     rows = [_row("linear probe", read.probe.scores, data, measure, read.probe.weight.numel() + len(data.names), None)]
     rows += [

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Full runs, each in a folder of its own; one that is finished is read, not run again."""
+"""Full runs, each in its own folder; a finished one is read, not repeated."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From pixels to logits, by what train_images.py left behind; prompts on one backbone share a pass."""
+"""From pixels to logits with the output of train_images.py; prompts on one backbone share a pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Group:
 
 
 def make_groups(found: Mapping[str, tuple[Path, Predictor]]) -> list[Group]:
-    """One group for all adapters of prompts that share base, pictures and number of outputs; one for each other.
+    """One group for all adapters of prompts that share base, images and number of outputs; one for each other.
 
     Raises:
         GatedPromptError: a backbone cannot be loaded, or what was trained does not fit it.
@@ -44,7 +44,7 @@ def make_groups(found: Mapping[str, tuple[Path, Predictor]]) -> list[Group]:
 
 
 class Scorer(nn.Module):
-    """What one folder holds; or several adapters of prompts on one model, in one mixed batch."""
+    """The model of one folder; or several adapters of prompts on one backbone, in one mixed batch."""
 
     def __init__(self, folders: Sequence[Path], predictor: Predictor) -> None:
         super().__init__()

@@ -16,13 +16,13 @@ from gated_prompt.sharing.predictor import Problem
 
 from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, class_targets, label_targets
 
-SEPARATOR = ";"  # between the labels of one picture in a CSV file
+SEPARATOR = ";"  # between the labels of one image in a CSV file
 
 
 def read_table(
     file: Path, image_column: str, label_column: str, problem: str = "auto", names: tuple[str, ...] | None = None
 ) -> ImageSet:
-    """The pictures that a file lists, by paths from its own folder.
+    """The images that a file lists, by paths from its own folder.
 
     `problem` "auto": a JSON list means several labels, a number with a fraction numbers, anything else one class.
     Several labels in a CSV file are separated by ";" and need problem="labels".
@@ -50,13 +50,13 @@ def make_set(
     names: tuple[str, ...] | None,
     source: str,
 ) -> ImageSet:
-    """Pictures with the values of a column as their labels.
+    """Images with the values of a column as their labels.
 
     Raises:
         DataError: a value does not fit the problem, a class is not among `names`, or there is only one class.
     """
     if not values:
-        raise DataError(f"{source} lists no pictures")
+        raise DataError(f"{source} lists no images")
     kind = _kind(problem, values)
     if kind == NUMBERS:
         numbers = torch.tensor([_number(value, column, line) for line, value in enumerate(values, start=1)])

@@ -55,8 +55,8 @@ class RunArguments:
     seed: int = field(default=42, metadata={"help": "of head, prompts, order, crops and dropout"})
     num_train_epochs: int = field(default=100, metadata={"help": "passes over the training images"})
     warmup_epochs: int = field(default=10, metadata={"help": "epochs of linear warm-up; the first runs at rate 0"})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "images a process and step"})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images a process and step"})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "images per process and step"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images per process and step"})
     dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
     optimizer: str = field(
         default="sgd",

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From the scores of single runs to the cells of a table: spread over seeds, averages, what is missing.
+"""From the scores of single runs to the cells of a table: spread over seeds, averages, missing runs.
 
 Two averages of VTAB-1k are in use, and they differ: the mean over its 19 tasks (the paper's), and the mean over the
 means of its three groups. Both are printed, by name.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Whether a backbone can be had at all: asked once, for transformers asks for each of its files six times over."""
+"""Whether a backbone is available: checked once, since transformers asks for each file six times."""
 
 from pathlib import Path
 from typing import Any

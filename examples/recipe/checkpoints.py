@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Output folders, and checkpoints that survive a kill and notice damage.
+"""Output folders, and checkpoints that survive a kill and detect damage.
 
     <folder>/step_00000012/            as accelerate writes it, with the trained parameters alone
     <folder>/step_00000012/whole.json  digests of the other files, written last
@@ -90,9 +90,9 @@ def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, name: str, made_with: Mapping[str, Fact] = {}) -> None:
-    """Write a checkpoint and then drop older ones; a kill at any moment leaves a whole one behind.
+    """Write a checkpoint and then drop older ones; a kill at any moment leaves a complete one behind.
 
-    `made_with` is what a run that goes on from it must have in common with this one.
+    `made_with` is what a run that resumes from it must have in common with this one.
     """
     partial, target = folder / f"{name}.partial", folder / name
     if accelerator.is_main_process:
@@ -137,7 +137,7 @@ def is_due(every: str, step: int, epoch_length: int) -> bool:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Which file of a checkpoint is not as it was written; None where all are."""
+    """The first file of a checkpoint that differs from what was written, and how; None: all are intact."""
     try:
         files = dict(json.loads((checkpoint / WHOLE).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -170,7 +170,7 @@ def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
     for path in candidates:
         why = damage(path)
         if why is None:
-            return path, "; ".join([*faults, f"going on from {path}"]) if faults else ""
+            return path, "; ".join([*faults, f"resuming from {path}"]) if faults else ""
         faults.append(f"the checkpoint {path} is damaged: {why}")
     raise GatedPromptError(f"{'; '.join(faults)}; give the path of a whole one, or delete it to start anew")
 
@@ -222,14 +222,14 @@ def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with:
 
 
 def _check_random_states(file: Path) -> None:
-    """Warn where accelerate has left out random states: it does so in silence."""
+    """Warn where accelerate has left out random states, which it does silently."""
     saved = load(file)
     same = random.getstate() == saved["random_state"] and torch.equal(
         torch.get_rng_state(), saved["torch_manual_seed"]
     )
     if not same or (torch.cuda.is_available() and "torch_cuda_manual_seed" not in saved):
         warnings.warn(
-            f"the random states in {file} could not be restored, perhaps those of another device; the run goes on, "
+            f"the random states in {file} could not be restored, perhaps those of another device; the run continues, "
             "but not as one that was never stopped",
             stacklevel=3,
         )

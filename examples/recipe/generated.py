@@ -7,7 +7,7 @@ from gated_prompt import GatedPromptError
 
 
 def fill(page: str, parts: Mapping[str, str]) -> str:
-    """The page with these parts made anew, and everything else as it was.
+    """The page with these parts replaced, and everything else unchanged.
 
     Raises:
         GatedPromptError: a part has not exactly one place in the page.

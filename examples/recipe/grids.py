@@ -109,7 +109,7 @@ TABLES: Mapping[str, Table] = {
 
 
 def choose(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The asked ones in the order of the known ones, or all.
+    """The requested names in the order of the known ones, or all.
 
     Raises:
         GatedPromptError: one is not known; the known ones are listed.
@@ -208,12 +208,12 @@ def column(task: str, metric: str) -> str:
 
 @cache
 def published() -> dict[str, Any]:
-    """The content of paper_tables.json: the published numbers and where they stand."""
+    """The content of paper_tables.json: the published numbers and their sources."""
     return dict(json.loads((Path(__file__).parent / "paper_tables.json").read_text()))
 
 
 def published_row(table: str, kind: str, row: str) -> tuple[dict[str, float], str | None]:
-    """The published numbers of a row by column, and where they stand; empty and None where there are none."""
+    """The published numbers of a row by column, and their source; empty and None where there are none."""
     for entry in published()["tables"][table]:
         if (entry["backbone"], entry["row"]) == (kind, row):
             return dict(entry["values"]), str(entry["source"])

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The training loop under classification and segmentation: how it starts, goes on after a kill, and ends."""
+"""The training loop under classification and segmentation: how it starts, resumes after a kill, and ends."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Watch:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def build_model(
 
 
 def adapt(model: nn.Module, method: str, config: GatedPromptConfig | None, lora_r: int) -> nn.Module:
-    """Put on a model with a head what one of `METHODS` trains, and freeze the rest; `config`: see `prompt_config`.
+    """Add what one of `METHODS` trains to a model with a head, and freeze the rest; `config`: see `prompt_config`.
 
     Raises:
         GatedPromptError: a setting does not fit the model.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What an optimizer trains, in groups with rates of their own: of every method, for every head."""
+"""What an optimizer trains, in groups with their own rates, for every method and head."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Do many runs: one after the other, or by Ray Tune on all processors of a machine or a cluster.
 
-Both leave out what has a record, try a run again when it fails, and go on with the others when it keeps failing.
+Both leave out what has a record, try a run again when it fails, and continue with the others when it keeps failing.
 """
 
 import importlib
@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run takes; a fraction of a GPU lets several runs share one. `address` is that of a Ray cluster."""
+    """The resources of one run; a fraction of a GPU makes runs share one. `address`: of a Ray cluster."""
 
     cpus: float = 1
     gpus: float = 0

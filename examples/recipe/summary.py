@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The results of a table's runs as one JSON object and as Markdown, with all that bears on their worth."""
+"""The results of a table's runs as one JSON object and as Markdown, with what is needed to judge them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,7 +70,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
-    """The table, and below it what one has to know to read it."""
+    """The table, and below it the notes needed to read it."""
     rows = summary["rows"]
     seeds = ", ".join(map(str, summary["seeds"]))
     notes = [f"Mean ± standard deviation over the seeds {seeds}; one run each, last epoch."]

@@ -36,7 +36,7 @@ def load(
         base: the base model, changed in place; or a `PeftModel`, which gets one more adapter, not yet active.
         adapter: a folder, or the id of a Hub repository.
         adapter_name: its name on the model.
-        is_trainable: go on training it; otherwise its parameters need no gradient.
+        is_trainable: continue training it; otherwise its parameters need no gradient.
         subfolder: folder inside `adapter` that holds it.
         revision: branch, tag or commit of the repository.
         token: access token of the Hub; None: the one of `hf auth login`.

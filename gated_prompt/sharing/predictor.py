@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How to go from a picture to an answer: a file beside the weights, so that folder and backbone are all one needs.
+"""From an image to an answer: a file beside the weights, so that folder and backbone are enough.
 
-An adapter's tensors know neither the names of their classes nor how pictures became pixels in training. Other pixels
+An adapter's tensors know neither the names of their classes nor how images became pixels in training. Other pixels
 than those of training give answers that look right and are not.
 """
 
@@ -40,7 +40,7 @@ class Predictor:
 
     Attributes:
         names: of the classes, labels or numbers, in the order of the logits.
-        preparation: of pictures, the settings of `data.preprocess`: mean, std, and either resize and crop
+        preparation: of images, the settings of `data.preprocess`: mean, std, and either resize and crop
             (`FgvcTransform`) or size and antialias (`VtabTransform`); sides in pixels.
         problem: "classes" (one of them is right), "labels" (any number is) or "numbers" (values are predicted).
         backbone: Hub id or name of the model that the adapter was trained on.
@@ -102,13 +102,13 @@ class Predictor:
         return model.eval()
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """RGB picture -> float (3, height, width), as in evaluation."""
+        """RGB image -> float (3, height, width), as in evaluation."""
         if set(self.preparation) == CROP:
             return FgvcTransform(**self.preparation, train=False)
         return VtabTransform(**self.preparation)
 
     def answer(self, logits: Tensor, top: int) -> list[tuple[str, float]]:
-        """Names and scores of one picture's logits (K,), at most `top` of them, the best first; of numbers, all."""
+        """Names and scores of one image's logits (K,), at most `top` of them, the best first; of numbers, all."""
         if self.problem == "numbers":
             return list(zip(self.names, logits.tolist(), strict=True))
         shares = logits.softmax(-1) if self.problem == "classes" else logits.sigmoid()
@@ -129,7 +129,7 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
     path = Path(folder, FILE)
     if not path.is_file():
         raise DamagedAdapterError(
-            f"{path.parent} lacks {FILE}, which names its classes and says how pictures become pixels; write it with "
+            f"{path.parent} lacks {FILE}, which names its classes and says how images become pixels; write it with "
             "gated_prompt.sharing.predictor.Predictor(names=[...], preparation={...}).write(folder)"
         )
     values = read_config(path)

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The lines of a model card that load base and adapter, and ask about a picture, as they can be pasted."""
+"""The lines of a model card that load base and adapter, and ask about an image, as they can be pasted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -56,7 +56,7 @@ def usage(
             "",
             *([f"names = {[str(name) for name in names]!r}"] if names else []),
             f"processor = AutoImageProcessor.from_pretrained({python(source)})",
-            "# grey pictures of 16 bits need gated_prompt.data.images.decode(path)",
+            "# grey images of 16 bits need gated_prompt.data.images.decode(path)",
             f'pixels = processor({PICTURE}, return_tensors="pt")',
             "with torch.no_grad():",
             "    logits = model(**pixels).logits[0]",
@@ -75,7 +75,7 @@ def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub
     code = [
         "",
         f"folder = snapshot_download({python(place)})" if place_is_on_hub else f"folder = {python(place)}",
-        "predictor = read_predictor(folder)  # the backbone, how pictures become pixels, and what the logits mean",
+        "predictor = read_predictor(folder)  # the backbone, how images become pixels, and what the logits mean",
         f"base = predictor.load_base({python(source)})" + ("" if is_on_hub else "  # your copy of it"),
         "model = gated_prompt.load(base, folder).eval()",
         "",
@@ -88,7 +88,7 @@ def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub
 
 
 def _answer(base: nn.Module, names: Sequence[str]) -> list[str]:
-    """What the logits of one picture say, by the kind of problem as transformers decides it; empty: nothing known."""
+    """What the logits of one image say, by the kind of problem as transformers decides it; empty: nothing known."""
     config: Any = base.config
     problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
     if problem == "regression":
