@@ -38,12 +38,12 @@ def page(found: dict[str, Results]) -> str:
 def times(name: str, results: Results) -> str:
     """Requests per second and percentiles, by clients, contender and tasks."""
     machine = results["machine"]
-    visits = sorted({len(cell) for cell in results["cells"].values()})
+    visits = [len(cell) for cell in results["cells"].values()]
     tasks = axis(results, "tasks")
     lines = [
         f"Backbone: {BACKBONES[name].label}, {BACKBONES[name].prompts} prompts; {machine['cpu']}, "
         f"torch {machine['torch']}, PEFT {machine['peft']}, Ray {machine['ray']}; medians over "
-        f"{' or '.join(map(str, visits))} rounds of {results['seconds']:g} s. In each cell: requests per second, and "
+        f"{min(visits)} to {max(visits)} rounds of {results['seconds']:g} s. In each cell: requests per second, and "
         "p50 / p95 / p99 in ms.",
         "",
         f"| clients | | {' | '.join(map(count, tasks))} | time, {tasks[-1]} / 1 |",
