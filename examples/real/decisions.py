@@ -39,6 +39,15 @@ PAIRS: dict[str, tuple[Scores, Scores]] = {
     "attentive head, against the probe": (_head("heads", "attentive"), PROBE),
     'gated, "sample" start, against a random one': (_row("gated_start_sample_best"), _row("gated_start_best")),
     "gates with their own rate": (_row("gated_start_rate_best"), _row("gated_start_sample_best")),
+    "prompts from half-way on, against block 0": (
+        _row("gated_start_sample_half_best"),
+        _row("gated_start_sample_best"),
+    ),
+    'VPT-deep, against gated, both with "sample" start': (
+        _row("deep_start_sample_best"),
+        _row("gated_start_sample_best"),
+    ),
+    'zero start, against VPT-deep with "sample" start': (_row("zero_start_best"), _row("deep_start_sample_best")),
     'zero start, against "sample" start': (_row("zero_start_best"), _row("gated_start_sample_best")),
     "zero-start gates with their own rate": (_row("zero_start_rate_best"), _row("zero_start_best")),
     'gated, "sample" start, against the probe': (_row("gated_start_sample_best"), PROBE),

@@ -66,8 +66,9 @@ def table(found: Found) -> str:
         seeds = min(map(len, runs.values()))
         count = "" if seeds == len(grid.SEEDS) else f" ({seeds})"
         rows.append([f"{backbone}, {task}{count}", *map(text, complete[-1])])
-    if complete:
-        rows.append(["mean", *(text(_mean(column)) for column in zip(*complete, strict=True))])
+    if not complete:
+        return "Not run.\n"
+    rows.append(["mean", *(text(_mean(column)) for column in zip(*complete, strict=True))])
     return markdown(rows)
 
 
