@@ -25,6 +25,7 @@ from gated_prompt.data.images import decode
 from gated_prompt.errors import DataError
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images.backbone import quiet_loading
+from own_images.command_line import HelpFormatter, parse_command_line
 from own_images.folder import EXTENSIONS
 from own_images.onnx_file import export
 from own_images.predictions import PredictionFile
@@ -46,7 +47,8 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: those of the command line."""
-    (args,) = HfArgumentParser(Arguments, description=__doc__).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
+    (args,) = parse_command_line(parser, argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")
     if args.top < 1 or args.batch_size < 1:
@@ -65,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         left = [name for name in names if any((name, label) not in output.done for label in group.members)]
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
             output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
-    print(f"{len(names)} images, {len(args.adapters)} adapters: {args.output}")
+    used = len(args.adapters)
+    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}: {args.output}")
 
 
 @torch.inference_mode()
@@ -99,6 +102,12 @@ def predict(
 def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
     folder = Path(name)
+    if not folder.is_dir():
+        raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of train_images.py")
+    if (folder / "settings.json").is_file() and not (folder / "results.json").is_file():
+        raise GatedPromptError(
+            f"--adapters: the run in {name!r} has not finished; repeat its train_images.py command to resume it"
+        )
     if (folder / "results.json").is_file():
         folder /= json.loads((folder / "results.json").read_text())["use"]
     found = read_predictor(folder)

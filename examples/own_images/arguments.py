@@ -11,6 +11,8 @@ from gated_prompt.starts.initialize import METHODS as STARTS
 from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
 from recipe.presets import RECOMMENDED
 
+from .command_line import parse_command_line
+
 
 def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
@@ -94,7 +96,7 @@ def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
         gate_init=RECOMMENDED.gate_init,
         insert_at=None,  # by the block that is read
     )
-    data, run, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    data, run, prompts = parse_command_line(parser, argv)
     sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
     faults = []
     if len(sources) != 1:
