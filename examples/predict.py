@@ -6,8 +6,9 @@
     python examples/predict.py --adapters runs/images --export birds.onnx
 
 `--adapters` takes output folders of train_images.py (then what the run said to use) or a folder in them. Adapters of
-prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter;
-the same command resumes where it was stopped, and an image that cannot be read gets a line that says why.
+prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter, with a
+fingerprint of the weights; the same command resumes where it was stopped, and predicts again with an adapter that has
+changed. An image that cannot be read gets a line that says why.
 """
 
 import json
@@ -28,7 +29,7 @@ from own_images.backbone import quiet_loading
 from own_images.command_line import HelpFormatter, parse_command_line
 from own_images.folder import EXTENSIONS
 from own_images.onnx_file import export
-from own_images.predictions import PredictionFile
+from own_images.predictions import PredictionFile, fingerprint
 from own_images.scorers import Group, make_groups
 
 
@@ -54,21 +55,25 @@ def main(argv: list[str] | None = None) -> None:
     if args.top < 1 or args.batch_size < 1:
         raise GatedPromptError("--top and --batch_size are at least 1")
     quiet_loading()
-    groups = make_groups({name: find_predictor(name, args.backbone) for name in dict.fromkeys(args.adapters)})
+    found = {name: find_predictor(name, args.backbone) for name in dict.fromkeys(args.adapters)}
+    groups = make_groups(found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
         print(export(groups, Path(args.export)))
         return
     names = [file for name in args.images for file in find_pictures(name)]
     most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
-    output = PredictionFile(Path(args.output), most)
+    output = PredictionFile(
+        Path(args.output), most, {name: fingerprint(folder) for name, (folder, _) in found.items()}
+    )
+    kept = len(output.done)
     for group in groups:
         group.module.to(device)
         left = [name for name in names if any((name, label) not in output.done for label in group.members)]
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
             output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
     used = len(args.adapters)
-    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}: {args.output}")
+    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows were there: {args.output}")
 
 
 @torch.inference_mode()

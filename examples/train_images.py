@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     blocks = backbone.study(parts, measure, class_weights, output / "probes.safetensors")
     read = backbone.read_block(blocks, args.read_block)
     for one in blocks:
-        mark = " <- read from here on" if one is read else ""
+        mark = " <- best block, read from here on" if one is read else ""
         accelerator.print(
             f"block {one.block:2d}: nearest neighbours {measure.text(one.neighbours)}, linear probe "
             f"{measure.text(one.probe_value)}{mark}"

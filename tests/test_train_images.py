@@ -193,6 +193,20 @@ def test_predictions_are_those_of_the_run_and_go_on_after_a_stop(finished: Path,
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 
 
+def test_an_adapter_that_changed_is_asked_again(finished: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["--images", str(photos / "gul"), "--output", str(tmp_path / "all.csv")]
+    scores = {}
+    for kind in ("adapter", "probe"):  # two answers of one name
+        shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+        shutil.copytree(finished / kind, tmp_path / "mine")
+        for _ in range(2):  # the second time nothing is left to do
+            predict.main([*arguments, "--adapters", str(tmp_path / "mine")])
+        rows = list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))
+        scores[kind] = [row["score_1"] for row in rows[-12:]]
+    assert len(rows) == 2 * 12 and len({row["weights"] for row in rows}) == 2
+    assert scores["adapter"] != scores["probe"]
+
+
 def test_adapters_of_one_backbone_share_a_pass(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
     """Rows of a mixed batch are those of each adapter alone, whatever block each of them reads."""
     run(backbone, photos, tmp_path / "run", "--read_block", "2", "--learning_rate", "0.003", "--num_train_epochs", "1")

@@ -1,7 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A CSV or JSONL file of predictions that grows batch by batch and resumes where it was stopped."""
+"""A CSV or JSONL file of predictions that grows batch by batch and resumes where it was stopped.
+
+Each row names the weights that it comes from, so that an adapter that was trained again is asked again.
+"""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -12,18 +16,29 @@ from typing import Any
 from gated_prompt import GatedPromptError
 
 
+def fingerprint(folder: Path) -> str:
+    """Twelve hexadecimal digits that change with the weights and the predictor in this folder."""
+    sha = hashlib.sha256()
+    for file in (*sorted(folder.glob("*.safetensors")), folder / "predictor.json"):
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:12]
+
+
 class PredictionFile:
-    """Rows of image, adapter, classes and scores, by the ending of the name as CSV or JSON lines.
+    """Rows of image, adapter, weights, classes and scores, by the ending of the name as CSV or JSON lines.
+
+    `weights`: the fingerprint of each adapter. `done` holds the pairs of image and adapter that have a row with these
+    weights.
 
     Raises:
         GatedPromptError: the file has another ending, holds something else, or cannot be written.
     """
 
-    def __init__(self, path: Path, top: int) -> None:
-        self.path, self.is_csv = path, path.suffix.lower() == ".csv"
+    def __init__(self, path: Path, top: int, weights: Mapping[str, str]) -> None:
+        self.path, self.is_csv, self.weights = path, path.suffix.lower() == ".csv", weights
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise GatedPromptError(f"--output {path} has to end in .csv or .jsonl")
-        columns = ["image", "adapter", "error"]
+        columns = ["image", "adapter", "weights", "error"]
         self.columns = [*columns, *(f"{kind}_{i}" for i in range(1, top + 1) for kind in ("class", "score"))]
         self.done: set[tuple[str, str]] = set()
         try:
@@ -56,7 +71,8 @@ class PredictionFile:
             else:
                 found = [json.loads(line) for line in lines]
                 fits = True
-            self.done = {(row["image"], row["adapter"]) for row in found}
+            rows_by_weights = [(row["image"], row["adapter"], row["weights"]) for row in found]
+            self.done = {(image, name) for image, name, sha in rows_by_weights if sha == self.weights.get(name)}
         except (ValueError, KeyError, TypeError, AttributeError):
             fits = False
         if not fits:
@@ -69,10 +85,10 @@ class PredictionFile:
 
     def _text(self, row: Mapping[str, Any]) -> str:
         if not self.is_csv:
-            return json.dumps(row, ensure_ascii=False) + "\n"
+            return json.dumps({**row, "weights": self.weights[row["adapter"]]}, ensure_ascii=False) + "\n"
         pairs = zip(row.get("classes", []), row.get("scores", []), strict=True)
         flat = [part for pair in pairs for part in pair]
-        cells = [row["image"], row["adapter"], row.get("error", ""), *flat]
+        cells = [row["image"], row["adapter"], self.weights[row["adapter"]], row.get("error", ""), *flat]
         return self._line([*cells, *[""] * (len(self.columns) - len(cells))])
 
     def _line(self, cells: Sequence[Any]) -> str:
