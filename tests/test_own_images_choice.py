@@ -80,8 +80,9 @@ def probe(mistakes: int, block: int = 5) -> Probe:
     return Probe(block, 1.0, torch.zeros(3, 4), torch.zeros(3), wrong(mistakes), gain)
 
 
-def run(method: str, seed: int, mistakes: int) -> Run:
-    return Run(Path(), {"method": method, "seed": seed, "gain": 1 - mistakes / 30}, wrong(mistakes))
+def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
+    record = {"method": method, "seed": seed, "gain": 1 - mistakes / 30, "best_epoch": best_epoch}
+    return Run(Path(), record, wrong(mistakes))
 
 
 def test_the_probe_stays_unless_something_beats_it() -> None:
@@ -93,7 +94,9 @@ def test_the_probe_stays_unless_something_beats_it() -> None:
     assert choose(probe(6), [], TARGETS, measure).run is None
     ahead = choose(probe(6), [run("lora", 0, 7), run("gated", 0, 5), run("deep", 0, 6)], TARGETS, measure)
     assert ahead.method == "gated" and ahead.sentence.startswith("Use gated prompts on block 5: 83.3 % on validation")
-    assert "The lead is within chance" in ahead.sentence
+    assert "The lead is within chance" in ahead.sentence and "training added nothing" not in ahead.sentence
+    start = choose(probe(6), [run("gated", 0, 5, best_epoch=0)], TARGETS, measure)
+    assert start.sentence.endswith("Its best epoch is the start: training added nothing to the fitted head.")
     far = choose(probe(20), [run("lora", 0, 2)], TARGETS, measure)
     assert far.method == "lora" and "within chance" not in far.sentence
 

@@ -59,11 +59,15 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
         f" The lead is within chance: 95 % of redrawn validation parts put it between {_points(low, measure)} and "
         f"{_points(high, measure)}; the probe is simpler."
     )  # fmt: skip
+    start = (
+        "" if best.record["best_epoch"] else " Its best epoch is the start: training added nothing to the fitted head."
+    )
     return Choice(
         method,
         best,
         f"Use {NOUNS[method]} on {place}: {found} on validation, where the linear probe of the same block has {value}."
-        + doubt,
+        + doubt
+        + start,
     )
 
 
