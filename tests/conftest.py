@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vit(num_labels=10).save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Let each test begin without the accelerator of the one before."""
+    yield
+    from helpers.accelerate_state import fresh  # here: most test files do without accelerate
+
+    fresh()
 
 
 @pytest.fixture(scope="session")

@@ -7,25 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from peft import get_peft_model
 
 from gated_prompt import GatedPromptConfig, GatedPromptError
+from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
 from helpers.models import bank_of, images, vit
 from recipe.checkpoints import checkpoints, drop_checkpoints, keep_only_trainable, resume, save_checkpoint
 from train_vtab import main
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 FILES = ("trainable.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "random_states_0.pkl")
 QUICK = ["--max_train_samples", "20", "--num_train_epochs", "2", "--warmup_epochs", "0", "--linear_probe", "false"]
 QUICK += ["--per_device_train_batch_size", "5", "--num_virtual_tokens", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 class Run:
@@ -198,7 +193,7 @@ def test_latest_starts_a_run_that_has_no_checkpoint(backbone, tmp_path, capsys) 
 def test_after_damage_it_ends_with_the_same_bytes(backbone, tmp_path) -> None:
     command = [*QUICK, "--backbone", str(backbone), "--checkpointing_steps", "2", "--output_dir"]
     main([*command, str(tmp_path / "straight")])
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh()
     stopped_after_steps(5, lambda: main([*command, str(tmp_path / "again")]))
     cut(tmp_path / "again" / "checkpoints" / "step_00000004" / "trainable.safetensors")
     results = main([*command, str(tmp_path / "again"), "--resume_from_checkpoint", "latest"])
@@ -229,6 +224,5 @@ def test_other_options_are_refused(backbone, trained, tmp_path, options, words) 
 def trained(backbone, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     main([*QUICK, "--backbone", str(backbone), "--output_dir", str(folder)])
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    fresh()
     return folder

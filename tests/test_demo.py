@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -252,13 +251,6 @@ def test_picture_of_gates(collection: Collection) -> None:
 # Training.
 
 
-@pytest.fixture
-def _fresh_accelerate() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 def test_shapes_are_the_same_every_time_and_of_no_other_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {part: list(shapes.draw_part(part)) for part in shapes.PARTS}
     names = [name for name, _ in drawn["test"]]
@@ -273,7 +265,7 @@ def test_shapes_are_the_same_every_time_and_of_no_other_part(tmp_path: Path, mon
     assert [data.class_names[label] for label in data.labels] == sorted([*shapes.SHAPES] * 2)
 
 
-@pytest.mark.usefixtures("_fresh_accelerate")
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_an_adapter_of_ones_own_images_joins_the_page(backbone: Path, tmp_path: Path) -> None:
     for split in ("train", "test"):
         for count, name in enumerate(("cat", "dog", "eel")):
@@ -293,7 +285,7 @@ def test_an_adapter_of_ones_own_images_joins_the_page(backbone: Path, tmp_path: 
     assert list(own.predict(star(), ["pets"])["pets"]) == ["cat", "dog", "eel"]
 
 
-@pytest.mark.usefixtures("_fresh_accelerate")
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(
     ("options", "words"),
     [([], "--data_dir is missing"), (["--data_dir", "nowhere"], "nowhere is not a folder")],

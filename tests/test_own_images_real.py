@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoModel
 
 import train_images
@@ -17,14 +16,9 @@ from own_images.features import kept_features
 from own_images.folder import read_folder
 from own_images.pixels import Pixels, preparation
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 CLASSES = {"forest": 1, "highway": 3, "residential": 7, "sea": 9}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

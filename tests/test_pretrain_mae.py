@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
 import pretrain_mae
+from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 SMALL = [
     "--hidden_size",
@@ -24,13 +26,6 @@ SMALL = [
     "12",
 ]
 SMALL += ["--per_device_train_batch_size", "8", "--num_train_epochs", "3", "--warmup_epochs", "1"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def run(pictures: Path, output: Path) -> None:
 
 def test_resumed_ends_with_the_same_encoder(pictures, tmp_path) -> None:
     run(pictures, tmp_path / "straight")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh()
     stopped_after("step_00000004", lambda: run(pictures, tmp_path / "killed"))  # two epochs of two steps
     run(pictures, tmp_path / "killed")
     one, other = ((tmp_path / n / "encoder" / "model.safetensors").read_bytes() for n in ("straight", "killed"))

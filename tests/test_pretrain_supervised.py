@@ -6,19 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from transformers import AutoModel, ViTImageProcessor
 
 import pretrain_supervised
+from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after
 
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture
@@ -40,7 +35,7 @@ def train(pictures: Path, backbone: Path, output: Path) -> None:
 
 def test_resumed_ends_with_the_same_encoder(pictures, backbone, tmp_path) -> None:
     train(pictures, backbone, tmp_path / "straight")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh()
     stopped_after("step_00000004", lambda: train(pictures, backbone, tmp_path / "killed"))  # two epochs of two steps
     train(pictures, backbone, tmp_path / "killed")
 

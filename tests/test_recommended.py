@@ -6,30 +6,21 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel
 
 import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
+from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
 from recipe.block_features import block_features
 from recipe.block_probes import GRID, best_block
 from recipe.tasks import load_task, transform_for
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 QUICK = ["--num_train_epochs", "2", "--max_train_samples", "100", "--num_virtual_tokens", "3"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    fresh()
-
-
-def fresh() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def run(backbone: Path, output: Path, *more: str) -> dict:

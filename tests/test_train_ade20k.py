@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
@@ -19,6 +18,7 @@ from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
 from helpers import two_processes
+from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from recipe.methods import PromptArguments
@@ -29,20 +29,11 @@ from segmentation.scores import confusion_matrix, score
 from segmentation.setr import SetrPupForSemanticSegmentation
 from segmentation.sliding_window import predict
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 QUICK = ["--crop_size", "32", "--head_channels", "4", "--auxiliary_blocks", "1", "2", "--num_virtual_tokens", "3"]
 QUICK += ["--max_train_steps", "6", "--per_device_train_batch_size", "2", "--dataloader_num_workers", "0"]
 QUICK += ["--learning_rate", "0.02", "--gate_init", "-1", "--multi_scale", "false"]  # three steps per epoch
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    reset()
-
-
-def reset() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +101,7 @@ def test_what_a_run_leaves_behind(backbone, rooms, tmp_path) -> None:
 def test_resumed_ends_with_the_same_bytes(backbone, rooms, tmp_path, every, kill_at) -> None:
     """Killed in an epoch or at its end; prompts, gates, heads and the running statistics of the batch norms."""
     straight = run(backbone, rooms, tmp_path / "straight", "--checkpointing_steps", every)
-    reset()
+    fresh()
     stopped_after_steps(kill_at, lambda: run(backbone, rooms, tmp_path / "killed", "--checkpointing_steps", every))
     torch.manual_seed(999)  # the new process has another random state
     np.random.seed(999)
@@ -128,14 +119,14 @@ def test_seed_decides_and_workers_do_not(backbone, rooms, tmp_path) -> None:
     runs = (("a", "1", "0"), ("b", "1", "2"), ("c", "2", "0"))
     for name, seed, workers in runs:
         run(backbone, rooms, tmp_path / name, "--seed", seed, "--dataloader_num_workers", workers)
-        reset()
+        fresh()
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
     assert adapter_bytes(tmp_path / "a") != adapter_bytes(tmp_path / "c")
 
 
 def test_mixed_precision(backbone, rooms, tmp_path, monkeypatch) -> None:
     exact = run(backbone, rooms, tmp_path / "exact")
-    reset()
+    fresh()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     mixed = run(backbone, rooms, tmp_path / "mixed")
     assert adapter_bytes(tmp_path / "exact") != adapter_bytes(tmp_path / "mixed")
@@ -150,7 +141,7 @@ def test_test_windows_at_once_change_no_score(backbone, rooms, tmp_path) -> None
     results = []
     for size in ("1", "3", "50"):
         results.append(run(backbone, rooms, tmp_path / size, "--per_device_eval_batch_size", size))
-        reset()
+        fresh()
     assert results[0]["single_scale"] == results[1]["single_scale"] == results[2]["single_scale"]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from transformers import ViTImageProcessor
 
@@ -15,18 +14,15 @@ from gated_prompt import GatedPromptConfig
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.data.preprocess import TransformedImages
 from gated_prompt.errors import DataError
+from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
 from recipe import tasks
 
-pytestmark = pytest.mark.filterwarnings("ignore::gated_prompt.data.images.InexactDataWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_accelerate"),
+    pytest.mark.filterwarnings("ignore::gated_prompt.data.images.InexactDataWarning"),
+]
 QUICK = ["--num_train_epochs", "2", "--warmup_epochs", "1", "--num_virtual_tokens", "3", "--gate_init", "-1"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +79,7 @@ def test_the_recommended_recipe(backbone, flowers, tmp_path, block) -> None:
 
 def test_killed_inside_an_epoch_and_resumed_ends_with_the_same_bytes(backbone, flowers, tmp_path) -> None:
     run(backbone, flowers, tmp_path / "straight", "--checkpointing_steps", "1")
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh()
     stopped_after_steps(3, lambda: run(backbone, flowers, tmp_path / "killed", "--checkpointing_steps", "1"))
     torch.manual_seed(999)
     resume = ["--checkpointing_steps", "1", "--resume_from_checkpoint", "latest", "--dataloader_num_workers", "1"]

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from peft import get_peft_model, set_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
@@ -28,6 +27,7 @@ import train_images
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.sharing.predictor import read_predictor
 from helpers import two_processes
+from helpers.accelerate_state import fresh
 from helpers.families import CASES
 from helpers.picture_folder import COLOURS, make_folder
 from own_images.arguments import parse
@@ -42,20 +42,11 @@ from own_images.splitting import hold_back
 from own_images.table import read_table
 from own_images.trained import HEAD, TENSORS, load_trained
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).parents[1]
 QUICK = ["--num_train_epochs", "4", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "8"]
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    fresh()
-
-
-def fresh() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageClassification, HfArgumentParser
@@ -17,21 +16,17 @@ import train_vtab
 from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import InexactDataWarning
 from gated_prompt.errors import DataError
+from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from recipe import classification, methods
 from recipe.methods import PROMPT_METHODS, PromptArguments
 from recipe.tasks import load_task, transform_for
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 QUICK = ["--num_train_epochs", "3", "--warmup_epochs", "1", "--max_train_samples", "96", "--num_virtual_tokens", "3"]
 QUICK += ["--per_device_train_batch_size", "32", "--gate_init", "-1"]  # three steps an epoch
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def run(backbone: Path, output: Path, *more: str) -> dict:
@@ -86,7 +81,7 @@ def test_the_head_starts_as_a_probe(backbone: Path, tmp_path: Path) -> None:
     """Nothing is learned at rate 0: the accuracy is that of the start, far above a head of random numbers."""
     still = ["--num_train_epochs", "1", "--max_train_samples", "200", "--resume_from_checkpoint", "latest"]
     chance = run(backbone, tmp_path / "random", *still)["accuracy"]  # the first epoch of the warm-up runs at rate 0
-    AcceleratorState._reset_state(reset_partial_state=True)
+    fresh()
     started = run(backbone, tmp_path / "probe", *still, "--head_init", "probe")
     assert chance < 0.3 and started["accuracy"] > 0.5
     assert started["accuracy"] > started["linear_probe_accuracy"] - 0.15
@@ -95,7 +90,7 @@ def test_the_head_starts_as_a_probe(backbone: Path, tmp_path: Path) -> None:
 def test_seeds(backbone: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(backbone, tmp_path / name, "--seed", seed, "--num_train_epochs", "2")
-        AcceleratorState._reset_state(reset_partial_state=True)
+        fresh()
     assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b")
     assert adapter_bytes(tmp_path / "a") != adapter_bytes(tmp_path / "c")
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from backbones import pretraining
+
+from .accelerate_state import fresh
 
 
 def stopped_after(checkpoint: str, train: Callable[[], object]) -> None:
@@ -41,5 +42,4 @@ def _stopped(owner: Any, name: str, instead: Callable[..., Any], train: Callable
         patch.setattr(owner, name, instead)
         with pytest.raises(KeyboardInterrupt):
             train()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    fresh()
