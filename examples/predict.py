@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
             output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
     used = len(args.adapters)
-    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows were there: {args.output}")
+    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows kept: {args.output}")
 
 
 @torch.inference_mode()

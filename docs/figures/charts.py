@@ -19,10 +19,10 @@ import real.records
 from demo.adapters import load_collection
 from gated_prompt import gates
 from gated_prompt.inspect.readouts import find_adapter
+from gated_prompt.plots import COLOURS
 from real.images import TASKS
 
 ROOT = Path(__file__).parents[2]
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = (
     "M-5 0 a5 5 0 1 0 10 0 a5 5 0 1 0 -10 0",
     "M-4.5 -4.5 h9 v9 h-9 z",

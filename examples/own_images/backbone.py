@@ -15,6 +15,7 @@ from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.sharing.predictor import Predictor
 from recipe.backbone import load_backbone
 from recipe.block_features import reads_of
+from recipe.read_block import check_read_block
 
 from .arguments import RunArguments
 from .features import BlockFeatures, backbone_key, kept_features
@@ -77,12 +78,11 @@ class Backbone:
         Raises:
             GatedPromptError: there is no such block, or the backbone cannot end before its last one.
         """
+        check_read_block(asked, len(results))
         last = len(results) - 1
         can_end = getattr(self.model.config, "num_hidden_layers", None) == len(results)
         if asked == "best":
             return best_block(results) if can_end else results[last]
-        if asked != "last" and not (asked.isdecimal() and int(asked) <= last):
-            raise GatedPromptError(f"--read_block is {asked!r}; known: best, last, 0 to {last}")
         block = last if asked == "last" else int(asked)
         if block < last and not can_end:
             raise GatedPromptError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What every block of a backbone makes of every image, in one pass.
+"""Features of all images after every block of a backbone, in one pass.
 
 The features of a block are its CLS token, where there is one, and the mean of its patch tokens, both after the final
 norm: what a model that ends after this block would give to its head.

@@ -20,8 +20,10 @@ Parts = Callable[[], tuple[TransformedImages, TransformedImages]]
 
 
 def check_read_block(asked: str, blocks: int | None = None) -> None:
-    """Raises:
-    GatedPromptError: `--read_block` is neither best nor last nor one of so many blocks (None: of any number).
+    """Refuse a `--read_block` that is neither best nor last nor one of `blocks` blocks (None: number unknown).
+
+    Raises:
+        GatedPromptError: it is none of them.
     """
     is_block = asked.isdecimal() and (blocks is None or int(asked) < blocks)
     if asked not in ("best", "last") and not is_block:

@@ -33,9 +33,8 @@ async def count(request: Request, call_next: Callable[[Request], Awaitable[Respo
         code = response.status_code
         return response
     finally:
-        route = getattr(
-            request.scope.get("route"), "path", "other"
-        )  # the pattern, so that clients cannot create series at will
+        # The pattern of the route, so that clients cannot create series at will.
+        route = getattr(request.scope.get("route"), "path", "other")
         REQUESTS.labels(route=route, code=code, **LABELS).inc()
         LATENCY.labels(route=route, **LABELS).observe(time.perf_counter() - begin)
 

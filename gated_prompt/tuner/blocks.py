@@ -161,15 +161,14 @@ class LeaveBlock:
     def _leave_passive(self, forward: Forward, role: Role, tokens: torch.Tensor) -> torch.Tensor:
         """Finish a passive block: its prompts leave unchanged."""
         adapter = forward.adapters[0]
-        aside, LOCAL.held_prompts = LOCAL.held_prompts, None
+        held, LOCAL.held_prompts = LOCAL.held_prompts, None
         pools = self.index == adapter.last and adapter.config.pooling is not None
         if not (role.stay or pools):
             return tokens
-        prompts = aside if aside is not None else entering_prompts(forward, self.index, tokens, tokens.shape[0])
+        prompts = held if held is not None else entering_prompts(forward, self.index, tokens, tokens.shape[0])
         prefix, patches = tokens[:, : adapter.prompts.start], tokens[:, adapter.prompts.start :]
-        return torch.cat(
-            self._pooled(adapter, prefix, prompts, patches) if pools else (prefix, prompts, patches), dim=1
-        )
+        parts = self._pooled(adapter, prefix, prompts, patches) if pools else (prefix, prompts, patches)
+        return torch.cat(parts, dim=1)
 
     def _pooled(
         self, adapter: Adapter, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor

@@ -107,9 +107,7 @@ class _Local(threading.local):
         self.forward: Forward | None = None
         self.request: Request | None = None
         self.held_prompts: torch.Tensor | None = None  # prompts (B, P, D) that the running block holds separately
-        self.extra_outputs: int | None = (
-            None  # number of values that the last block returned after its tokens; None: no tuple
-        )
+        self.extra_outputs: int | None = None  # values that the last block returned after its tokens; None: no tuple
 
 
 LOCAL = _Local()

@@ -2,6 +2,7 @@
 """Clients of `load.py` for a while, and how they were served."""
 
 from argparse import Namespace
+from typing import Any
 
 import gevent
 from locust.env import Environment
@@ -12,13 +13,18 @@ SETTLE = 1.0  # seconds before counting starts
 Row = dict[str, float]
 
 
+def users_of(url: str, *kinds: type[Any], tasks: int = 0, churn: str = "") -> Environment:
+    """Locust's environment for users of `load.py`; `tasks`, `churn`: the options of that script."""
+    options = Namespace(tasks=tasks, churn=churn)
+    return Environment(user_classes=[load.Client, *kinds], host=url, parsed_options=options, stop_timeout=60)
+
+
 def under_load(url: str, tasks: int, clients: int, seconds: float) -> Row:
     """Requests per second, milliseconds, and failures of clients that ask without a pause.
 
     The clients ask the first `tasks` adapters.
     """
-    options = Namespace(tasks=tasks, churn="")
-    environment = Environment(user_classes=[load.Client], host=url, parsed_options=options, stop_timeout=60)
+    environment = users_of(url, tasks=tasks)
     runner = environment.create_local_runner()
     runner.start(clients, spawn_rate=clients)
     gevent.sleep(SETTLE)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recipe.reporting import write_json
+
 Results = dict[str, Any]
 
 
@@ -20,9 +22,7 @@ def read(path: Path) -> Results:
 def save(path: Path, results: Results) -> None:
     """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, path)
+    write_json(path, results)
 
 
 def machine() -> dict[str, str]:

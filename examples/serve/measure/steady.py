@@ -24,6 +24,7 @@ from gated_prompt.sharing.predictor import read_predictor
 from .. import load
 from ..settings import TOKEN
 from . import made, records
+from .clients import users_of
 from .started import Started, started
 
 TASKS, REQUESTS, CLIENTS = 16, 10_000, 8
@@ -60,12 +61,7 @@ def churn(server: Started, options: Options) -> dict[str, Any]:
     """Add, evict, load and delete adapters while clients ask."""
     remember_expected_answers(server.url, options)
     source = next(Path(str(options["allow"])).iterdir())
-    environment = Environment(
-        user_classes=[load.Client, load.Churner],
-        host=server.url,
-        parsed_options=Namespace(tasks=0, churn=str(source)),
-        stop_timeout=60,
-    )
+    environment = users_of(server.url, load.Churner, churn=str(source))
     begin = time.monotonic()
     runner = environment.create_local_runner()
     runner.start(CLIENTS + 1, spawn_rate=CLIENTS + 1)
@@ -79,9 +75,7 @@ def churn(server: Started, options: Options) -> dict[str, Any]:
 def killed(server: Started, options: Options) -> dict[str, Any]:
     """Kill one of two replicas; clients repeat the requests that it had in hand."""
     remember_expected_answers(server.url, options)
-    environment = Environment(
-        user_classes=[load.Client], host=server.url, parsed_options=Namespace(tasks=0, churn=""), stop_timeout=60
-    )
+    environment = users_of(server.url)
     runner = environment.create_local_runner()
     runner.start(CLIENTS, spawn_rate=CLIENTS)
     gevent.sleep(BEFORE)

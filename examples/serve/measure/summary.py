@@ -10,9 +10,14 @@ NAMES = {"gated": "gated prompts", "lora": "LoRA adapters", "full": "full models
 Results = dict[str, Any]
 
 
+def measured_as(contender: str, tasks: int) -> str:
+    """The contender that stands for this one: for one gated task, the server that has no other."""
+    return ONE if contender == "gated" and tasks == 1 else contender
+
+
 def rounds(results: Results, contender: str, tasks: int, clients: int) -> list[dict[str, float]]:
-    """The visits of a cell; one gated task means the server that has no other."""
-    cell = Cell(ONE if contender == "gated" and tasks == 1 else contender, tasks, clients)
+    """The visits of a cell."""
+    cell = Cell(measured_as(contender, tasks), tasks, clients)
     return list(results["cells"].get(cell.key, []))
 
 
@@ -37,5 +42,5 @@ def ratio(results: Results, contender: str, clients: int) -> float | None:
 
 def megabytes(results: Results, contender: str, tasks: int) -> float | None:
     """Resident memory of the replica."""
-    found: float | None = results["memory"].get(f"{ONE if contender == 'gated' and tasks == 1 else contender} {tasks}")
+    found: float | None = results["memory"].get(f"{measured_as(contender, tasks)} {tasks}")
     return found
