@@ -11,18 +11,20 @@ from transformers import AutoModel
 from .features import head_input
 
 
-class LinearHead(nn.Linear):
+class LinearHead(nn.Module):
     """What `Dinov2ForImageClassification` has: a Linear on CLS and mean patch token."""
 
     def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__(2 * width, num_classes)
-        nn.init.normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
+        super().__init__()
+        self.linear = nn.Linear(2 * width, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         # A fitted head undoes the mean and scale of its features, and bfloat16 may round away what is left.
         with torch.autocast(tokens.device.type, enabled=False):
-            return super().forward(head_input(tokens).float())
+            logits: torch.Tensor = self.linear(head_input(tokens).float())
+        return logits
 
 
 class AttentiveHead(nn.Module):
@@ -63,9 +65,9 @@ class Reader(nn.Module):
         width = self.backbone.config.hidden_size
         self.classifier = AttentiveHead(width, num_classes, queries) if queries else LinearHead(width, num_classes)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         with self.autocast():
-            return self.classifier(self.backbone(images).last_hidden_state).float()
+            return self.classifier(self.backbone(pixel_values).last_hidden_state).float()
 
     def autocast(self) -> torch.autocast:
         """The context in which backbone and head compute."""

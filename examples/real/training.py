@@ -14,14 +14,12 @@ from torch.utils.data import TensorDataset
 from transformers import get_cosine_schedule_with_warmup
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig, initialize_prompts
+from gated_prompt import GatedPromptConfig, initialize_head, initialize_prompts
 from recipe.prefix_cache import StartAtBlock, prefix_tokens
 
-from .features import head_input
 from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task
-from .probes import NEVER, fit_probe
-from .reader import LinearHead, Reader
+from .reader import Reader
 from .zero_start import add_zero_start
 
 BATCH = 20
@@ -90,24 +88,11 @@ def groups(model: nn.Module, cell: Cell, bench: Bench) -> list[dict[str, Any]]:
     return [{"params": params, "lr": rates[kind]} for kind, params in members.items() if params]
 
 
-@torch.no_grad()
 def start_head(model: nn.Module, bench: Bench) -> None:
-    """Set the head to the probe of what it reads with the untrained prompts in place."""
-    heads = [m for m in model.modules() if isinstance(m, LinearHead) and m.weight.requires_grad]
-    seen: list[torch.Tensor] = []
-    handles = [
-        head.register_forward_pre_hook(lambda m, args: seen.append(head_input(args[0]).float())) for head in heads
-    ]
-    predict(model, bench.task.parts["train"])
-    for handle in handles:
-        handle.remove()
-    features = torch.cat(seen).double().numpy()
-    weights, biases = fit_probe((features, bench.task.parts["train"].labels.numpy()), bench.strength)
-    for head in heads:
-        head.weight.zero_()
-        head.bias.fill_(NEVER)
-        head.weight[: len(weights)] = torch.from_numpy(weights)
-        head.bias[: len(biases)] = torch.from_numpy(biases)
+    """Set the head to the probe of what it reads with the prompts in place, as they are now."""
+    train = bench.task.parts["train"]
+    index = torch.arange(len(train.labels)).split(100)
+    initialize_head(model, ((train.batch(i), train.labels[i]) for i in index), l2=1 / bench.strength)
 
 
 @torch.no_grad()
