@@ -43,6 +43,14 @@ PAIRS: dict[str, tuple[Scores, Scores]] = {
         _row("gated_start_sample_half_best"),
         _row("gated_start_sample_best"),
     ),
+    "one prompt from half-way on, against ten": (
+        _row("gated_start_sample_half_1_best"),
+        _row("gated_start_sample_half_best"),
+    ),
+    "three prompts from half-way on, against ten": (
+        _row("gated_start_sample_half_3_best"),
+        _row("gated_start_sample_half_best"),
+    ),
     'VPT-deep, against gated, both with "sample" start': (
         _row("deep_start_sample_best"),
         _row("gated_start_sample_best"),

@@ -32,6 +32,7 @@ class Row:
         head_start: The head starts as the probe of the features with the untrained prompts in place.
         start: Method of `initialize_prompts`; None leaves the random start.
         attentive: Queries of an attentive head; 0: the linear head.
+        prompts: How many; with deep and zero-start prompts, in each block.
         rank: Of LoRA.
         like: The row whose chosen rate it takes.
     """
@@ -44,6 +45,7 @@ class Row:
     head_start: bool = False
     start: str | None = None
     attentive: int = 0
+    prompts: int = 10
     rank: int = 0
     like: str | None = None
 
@@ -73,6 +75,12 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
         like("gated_start_sample"): Row("gated", start="sample", like=like("gated_start"), **fitted),
         like("gated_start_sample_half"): Row(
             "gated", start="sample", insert_at=None, like=like("gated_start"), **fitted
+        ),
+        like("gated_start_sample_half_1"): Row(
+            "gated", start="sample", insert_at=None, prompts=1, like=like("gated_start"), **fitted
+        ),
+        like("gated_start_sample_half_3"): Row(
+            "gated", start="sample", insert_at=None, prompts=3, like=like("gated_start"), **fitted
         ),
         like("deep_start_sample"): Row("deep", start="sample", like=like("deep_start"), **fitted),
         like("gated_start_rate"): Row("gated", start="sample", gate_rates=(0.1,), like=like("gated_start"), **fitted),

@@ -33,6 +33,8 @@ def order() -> Iterator[tuple[str, str, int]]:
     yield from (("eurosat", row, 0) for row in ("gated_start_best", "shallow", "gated_start_sample", "lora8_start"))
     yield from (("eurosat", row, 0) for row in ("deep", "gated", "lora8", "temperature_only", "gate_only"))
     yield from ((task, "zero_start_best", 0) for task in images.TASKS)
+    few = ("gated_start_sample_half_1_best", "gated_start_sample_half_3_best")
+    yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in few)
     yield from ((task, "gated_start_best", seed) for seed in grid.SEEDS for task in images.TASKS)
     yield from (("eurosat", row, seed) for seed in grid.SEEDS for row in grid.ROWS)
     yield from ((task, row, seed) for seed in grid.SEEDS for task in images.TASKS for row in grid.ROWS)

@@ -23,7 +23,6 @@ from .reader import Reader
 from .zero_start import add_zero_start
 
 BATCH = 20
-PROMPTS = 10
 GATE_INIT = -3.0
 START_IMAGES = 200  # that prompts start from, where they start from images
 PROMPT_BOUND = (6 / (3 * 14 * 14 + 384)) ** 0.5  # as the package starts its prompts
@@ -55,7 +54,7 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
     if row.method in METHODS:
         settings: dict[str, Any] = METHODS[row.method]
         config = GatedPromptConfig(
-            num_virtual_tokens=PROMPTS, insert_at=row.entry(bench.read), gate_init=GATE_INIT, **settings
+            num_virtual_tokens=row.prompts, insert_at=row.entry(bench.read), gate_init=GATE_INIT, **settings
         )
         adapted = get_peft_model(model, config)
         if row.start is not None:
@@ -71,7 +70,7 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
             ),
         )
     if row.method == "zero":
-        add_zero_start(model, model.backbone.encoder.layer, PROMPTS, PROMPT_BOUND)
+        add_zero_start(model, model.backbone.encoder.layer, row.prompts, PROMPT_BOUND)
         model.classifier.requires_grad_(True)
     return model
 
