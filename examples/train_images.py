@@ -31,21 +31,19 @@ from own_images.arguments import parse
 from own_images.backbone import Backbone, quiet_loading
 from own_images.bench import Bench, score
 from own_images.class_weights import balanced_weights
-from own_images.fitting import Rates, batches_per_epoch
+from own_images.fitting import batches_per_epoch
 from own_images.leaving import leave_probe, leave_run, refuse_other_settings
 from own_images.measures import main_measure
 from own_images.mistakes import worst_mistakes
 from own_images.outcome import choose
 from own_images.pixels import Pixels, preparation
-from own_images.race import race
 from own_images.reading import read_parts
 from own_images.report import write_report
 from own_images.results import assemble, test_result
-from own_images.runs import Run, finished, run
+from own_images.runs import Run, run_seeds
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
-from recipe.presets import RECOMMENDED
 from recipe.reporting import write_json
 
 
@@ -97,23 +95,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     batches = args.num_train_epochs * batches_per_epoch(bench, accelerator.num_processes)
     runs: list[Run] = []
     for method in args.methods:
-        rates: Rates | None = None
-        for seed in args.seeds:
-            folder = output / "runs" / f"{method}-seed{seed}"
-            done = finished(folder)
-            if done is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                begin = bench.beginning(method, seed, folder)
-                if rates is None and args.learning_rate == "auto":
-                    rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
-                elif rates is None:
-                    rate = float(args.learning_rate)
-                    rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
-                if args.head_learning_rate is not None:
-                    rates = Rates(rates.main, rates.gates, args.head_learning_rate)
-                done = run(bench, method, seed, rates, begin, batches, folder)
+        for done in run_seeds(bench, method, batches, output / "runs"):
             runs.append(done)
-            accelerator.print(f"{method}, seed {seed}: {measure.text(measure(runs[-1].scores, validation.targets))}")
+            value = measure(done.scores, validation.targets)
+            accelerator.print(f"{method}, seed {done.record['seed']}: {measure.text(value)}")
 
     # What to use, and its test score: these images were used for no choice.
     choice = choose(read.probe, runs, validation.targets, measure)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, ViTImageProcessor
+from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 import gated_prompt
 import predict
@@ -41,6 +42,7 @@ from own_images.reading import Parts
 from own_images.splitting import hold_back
 from own_images.table import read_table
 from own_images.trained import HEAD, TENSORS, load_trained
+from recipe import prefix_cache
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -265,6 +267,33 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
         GatedPromptError, match=r"holds a run with other settings \(seeds; seeds was \[0\], now \[3\]\)"
     ):
         run(backbone, photos, tmp_path / "killed", *more, "--seeds", "3")
+
+
+def test_blocks_below_the_prompts_run_once_per_image(backbone, photos, tmp_path, monkeypatch, capsys) -> None:
+    seen: list[int] = []
+    forward = ViTEmbeddings.forward
+
+    def counted(self, pixel_values, *args, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(ViTEmbeddings, "forward", counted)
+    more = ["--augment", "false", "--read_block", "last", "--insert_at", "1"]
+    passes, adapters = [], []
+    for name, limit in (("pixels", 1000), ("kept", prefix_cache.MOST_BYTES)):
+        fresh()
+        seen.clear()
+        monkeypatch.setattr(prefix_cache, "MOST_BYTES", limit)
+        run(backbone, photos, tmp_path / name, *more)
+        passes.append(sum(seen))
+        adapters.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+        assert not list((tmp_path / name / "runs").glob("*tokens*"))
+    assert "and at most 9.31323e-07 GiB are kept" in capsys.readouterr().out
+    # Only the first run: features of 36 images, 1 image to see the size, 4 epochs of 30 images, 5 scores of 6. Only the
+    # second: tokens of 36 images, and the first image of both parts twice more.
+    assert passes[0] - passes[1] == 36 + 1 + 4 * 30 + 5 * 6 - (36 + 2 * 2)
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")

@@ -98,7 +98,7 @@ def start_at_block(
         model.eval()
         with torch.no_grad():
             _cached_tokens[name] = {
-                part: (torch.cat(list(prefix_tokens(model, start, TensorDataset(*data), 100))), data[1])
+                part: (torch.cat([t for t, _ in prefix_tokens(model, start, TensorDataset(*data), 100)]), data[1])
                 for part, data in parts.items()
             }
     start.open()

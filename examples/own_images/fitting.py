@@ -13,9 +13,11 @@ from transformers import get_cosine_schedule_with_warmup
 
 from recipe.loop import Plan, train, training_loader
 from recipe.optimizer import parameter_groups
+from recipe.prefix_cache import StartAtBlock
 
 from .bench import Bench, score
 from .best_epoch import BestEpoch
+from .kept_tokens import KeptTokens
 from .pixels import Pixels
 
 CHECKPOINTS = "checkpoints"
@@ -47,12 +49,20 @@ def batches_per_epoch(bench: Bench, processes: int) -> int:
 
 
 def fit(
-    bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, output: Path | None
+    bench: Bench,
+    method: str,
+    seed: int,
+    rates: Rates,
+    begin: dict[str, Tensor],
+    kept: KeptTokens | None,
+    batches: int,
+    output: Path | None,
 ) -> Fitted:
     """Train for at most `batches` batches, then restore the best epoch.
 
-    `begin`: the tensors that `Bench.beginning` found. `output`: folder for checkpoints, from the last of which the run
-    resumes; None: no checkpoints, and validation at the end only.
+    `begin`: the tensors that `Bench.beginning` found. `kept`: where training starts at the prompts' first block.
+    `output`: folder for checkpoints, from the last of which the run resumes; None: no checkpoints, and validation at
+    the end only.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
@@ -63,9 +73,11 @@ def fit(
     groups = parameter_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     pixels = Pixels(bench.parts.train, bench.predictor, seed if args.augment else None)
-    loader = training_loader(pixels, args.per_device_train_batch_size, args.dataloader_num_workers)
+    loader = training_loader(
+        pixels if kept is None else kept.train, args.per_device_train_batch_size, args.dataloader_num_workers
+    )
     held = DataLoader(
-        Pixels(bench.parts.validation, bench.predictor),
+        Pixels(bench.parts.validation, bench.predictor) if kept is None else kept.validation,
         args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
@@ -85,6 +97,9 @@ def fit(
         args.ema_decay,
     )
     checkpoints = output / CHECKPOINTS if output is not None else Path(args.output_dir)
+    shortcut = None if kept is None else StartAtBlock(model)
+    if shortcut is not None:
+        shortcut.open()
     stored = output is not None and any(checkpoints.glob("step_*[0-9]"))
     if output is not None and not stored:
         watch.after_epoch(0)
@@ -108,6 +123,8 @@ def fit(
     )
     if output is None:
         watch.after_epoch(1)
+    if shortcut is not None:
+        shortcut.close()
     watch.restore()
     return Fitted(model, accelerator, watch, trained, done.seconds)
 

@@ -12,6 +12,7 @@ from recipe.reporting import write_json
 
 from .bench import Bench
 from .fitting import Rates, fit
+from .kept_tokens import KeptTokens
 
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, float], ...]]] = {
@@ -40,7 +41,15 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
     return [(count, unit * 2**index) for index, count in enumerate(counts)] if unit else []
 
 
-def race(bench: Bench, method: str, seed: int, begin: dict[str, Tensor], batches: int, record: Path) -> Rates:
+def race(
+    bench: Bench,
+    method: str,
+    seed: int,
+    begin: dict[str, Tensor],
+    kept: KeptTokens | None,
+    batches: int,
+    record: Path,
+) -> Rates:
     """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
@@ -55,7 +64,7 @@ def race(bench: Bench, method: str, seed: int, begin: dict[str, Tensor], batches
         for index in alive:
             key = f"{entries[index]} for {length}"
             if key not in found:
-                fitted = fit(bench, method, seed, entries[index], begin, length, None)
+                fitted = fit(bench, method, seed, entries[index], begin, kept, length, None)
                 found[key] = [fitted.watch.gain, -fitted.watch.curve[-1]["loss"]]
                 if fitted.accelerator.is_main_process:
                     write_json(record, found)

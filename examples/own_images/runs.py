@@ -3,17 +3,22 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recipe.presets import RECOMMENDED
 from recipe.reporting import read_out, write_json
 
 from .bench import Bench
 from .fitting import CHECKPOINTS, Rates, fit
+from .kept_tokens import KeptTokens, keep_tokens
+from .race import race
 from .trained import save_trained
 
 RECORD, SCORES = "run.json", "scores.safetensors"
@@ -37,11 +42,44 @@ class Run:
         return self.folder / kept_in(self.record["method"])
 
 
+def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator[Run]:
+    """One run of a method for each seed; unless rates are given, the first one races for those of all."""
+    args = bench.args
+    rates: Rates | None = None
+    kept: KeptTokens | None = None
+    for seed in args.seeds:
+        folder = output / f"{method}-seed{seed}"
+        done = finished(folder)
+        if done is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            begin = bench.beginning(method, seed, folder)
+            if rates is None:
+                kept = keep_tokens(bench, method, output / f"{method}-tokens")
+                if args.learning_rate == "auto":
+                    rates = race(bench, method, seed, begin, kept, batches, output / f"{method}-race.json")
+                else:
+                    rate = float(args.learning_rate)
+                    rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
+            if args.head_learning_rate is not None:
+                rates = replace(rates, head=args.head_learning_rate)
+            done = run(bench, method, seed, rates, begin, kept, batches, folder)
+        yield done
+    if PartialState().is_main_process:
+        shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
+
+
 def run(
-    bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, folder: Path
+    bench: Bench,
+    method: str,
+    seed: int,
+    rates: Rates,
+    begin: dict[str, Tensor],
+    kept: KeptTokens | None,
+    batches: int,
+    folder: Path,
 ) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
-    fitted = fit(bench, method, seed, rates, begin, batches, folder)
+    fitted = fit(bench, method, seed, rates, begin, kept, batches, folder)
     if fitted.accelerator.is_main_process:
         save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
         save_file({"scores": fitted.watch.scores}, folder / SCORES)

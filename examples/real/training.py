@@ -197,7 +197,7 @@ def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tens
     images = TensorDataset(part.batch(torch.arange(len(part.labels))), part.labels)
     model.eval()
     with torch.no_grad():
-        return torch.cat(list(prefix_tokens(model, start, images, 100)))
+        return torch.cat([tokens for tokens, _ in prefix_tokens(model, start, images, 100)])
 
 
 def learned(model: nn.Module, row: Row) -> dict[str, list[float]]:

@@ -16,26 +16,30 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.tuner.bank import find_bank
 
 TOKENS = "tokens"  # (N, tokens, D), what reaches block k
+LABELS = "labels"  # (N,) or (N, K)
+MOST_BYTES = 2**31  # for one set of images; while the file is written, memory holds it twice
 
 
-class CachedPrefix(Dataset[tuple[torch.Tensor, int]]):
+class CachedPrefix(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Tokens (N, D) that reach block k in the place of pixels, and the label, image by image."""
 
-    def __init__(self, file: Path, labels: list[int]) -> None:
-        self.file, self.labels = file, labels
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with safe_open(file, "pt") as tensors:
+            self.labels: torch.Tensor = tensors.get_tensor(LABELS)
         self._tokens: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self._tokens is None:  # opened in the worker that reads
             self._tokens = safe_open(self.file, "pt").get_slice(TOKENS)
         return self._tokens[index], self.labels[index]
@@ -76,38 +80,48 @@ def cache_prefix(
     Only the main process writes; each process checks with its own model that training can start at block k.
 
     Raises:
-        GatedPromptError: there are no blocks below the prompts, or the model cannot start at block k: the logits of
-            the first images differ from those that it computes from pixels.
+        GatedPromptError: there are no blocks below the prompts, the tokens would take more than `MOST_BYTES`, or the
+            model cannot start at block k: the logits of the first images differ from those that it computes from
+            pixels.
     """
     start = StartAtBlock(model)
     if start.first == 0:
         raise GatedPromptError("nothing to keep: the prompts enter at block 0; --cache_prefix needs --insert_at > 0")
     mode = model.training
     model.eval()
+    first = next(prefix_tokens(model, start, Subset(data, [0]), 1))[0]
+    size = len(data) * first.numel() * first.element_size()  # type: ignore[arg-type]
+    if size > MOST_BYTES:
+        raise GatedPromptError(
+            f"the tokens of {len(data)} images take {size / 2**30:.1f} GiB, "  # type: ignore[arg-type]
+            f"and at most {MOST_BYTES / 2**30:g} GiB are kept; train from pixels instead"
+        )
     if accelerator.is_main_process:
+        tokens, labels = zip(*prefix_tokens(model, start, data, batch_size), strict=True)
         partial = file.with_suffix(".partial")
-        save_file({TOKENS: torch.cat(list(prefix_tokens(model, start, data, batch_size)))}, partial)
+        save_file({TOKENS: torch.cat(tokens), LABELS: torch.cat(labels)}, partial)
         os.replace(partial, file)
     accelerator.wait_for_everyone()
-    kept = CachedPrefix(file, [int(data[index][1]) for index in range(len(data))])  # type: ignore[arg-type]
-    _check(model, start, data[0][0][None].to(accelerator.device), kept[0][0][None].to(accelerator.device))
+    _check(model, start, data[0][0][None].to(accelerator.device), first.to(accelerator.device))
     model.train(mode)
-    return kept
+    return CachedPrefix(file)
 
 
 def prefix_tokens(
     model: nn.Module, start: StartAtBlock, data: Dataset[Any], batch_size: int
-) -> Iterator[torch.Tensor]:
-    """What reaches block k, batch by batch (B, N, D)."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What reaches block k, batch by batch (B, N, D), and the labels."""
     seen: list[torch.Tensor] = []
     hook = start.vit.blocks[start.first - 1].register_forward_hook(
         lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out).cpu())
     )
     device = next(model.parameters()).device
-    for pixels, _ in tqdm(DataLoader(data, batch_size), desc="cache", leave=False):
-        model(pixels.to(device))
-        yield seen.pop()
-    hook.remove()
+    try:
+        for pixels, labels in tqdm(DataLoader(data, batch_size), desc="cache", leave=False):
+            model(pixels.to(device))
+            yield seen.pop(), labels
+    finally:
+        hook.remove()
 
 
 def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: torch.Tensor) -> None:
@@ -122,7 +136,7 @@ def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: 
     if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise GatedPromptError(
             f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
-            "something beside them from the pixels, such as rotations); give --cache_prefix false"
+            "something beside them from the pixels, such as rotations); train from pixels instead"
         )
 
 
