@@ -289,7 +289,7 @@ def test_blocks_below_the_prompts_run_once_per_image(backbone, photos, tmp_path,
         adapters.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
         assert not list((tmp_path / name / "runs").glob("*tokens*"))
     assert "and at most 9.31323e-07 GiB are kept" in capsys.readouterr().out
-    # Only the first run: features of 36 images, 1 image to see the size, 4 epochs of 30 images, 5 scores of 6. Only the
+    # Only the first run: features of 36 images, 1 to see the size, 4 epochs of 30, 5 scores of 6 images. Only the
     # second: tokens of 36 images, and the first image of both parts twice more.
     assert passes[0] - passes[1] == 36 + 1 + 4 * 30 + 5 * 6 - (36 + 2 * 2)
     for name, tensor in adapters[0].items():
