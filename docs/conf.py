@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from docutils import nodes
 from peft import PeftConfig
-from sphinx.transforms import SphinxTransform
 
 import gated_prompt
 
@@ -79,24 +77,8 @@ def keep_outside_pages(app: Any, name: str, source: list[str]) -> None:
     source[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", source[0])
 
 
-class PairPictures(SphinxTransform):
-    """Where a page shows NAME_light.svg, readers of the dark site see NAME_dark.svg."""
-
-    default_priority = 100  # before the pictures of a page are collected, so that both are copied
-
-    def apply(self, **settings: Any) -> None:
-        for picture in list(self.document.findall(nodes.image)):
-            if picture["uri"].endswith("_light.svg"):
-                dark = picture.deepcopy()
-                dark["uri"] = picture["uri"].replace("_light.svg", "_dark.svg")
-                picture["classes"].append("only-light")
-                dark["classes"].append("only-dark")
-                picture.parent.insert(picture.parent.index(picture) + 1, dark)
-
-
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", hide_inherited)
     app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", list_settings)
     app.connect("source-read", keep_outside_pages)
-    app.add_transform(PairPictures)

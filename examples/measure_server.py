@@ -4,7 +4,7 @@
 python examples/measure_server.py memory                resident memory by number of tasks
 python examples/measure_server.py grid --backbone tiny  times by number of tasks and clients
 python examples/measure_server.py steady                10,000 requests while adapters come and go; a killed replica
-python examples/measure_server.py tables                the tables and figures of docs/serving.md
+python examples/measure_server.py tables                the tables of docs/serving.md
 
 Results are saved after every step, and a second call measures only what is missing.
 """

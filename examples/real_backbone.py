@@ -4,7 +4,7 @@
 python examples/real_backbone.py run --data_dir FOLDER       the cells that are missing
 python examples/real_backbone.py starts --data_dir FOLDER    what untrained prompts do to the features
 python examples/real_backbone.py cost                        seconds and megabytes of a training step
-python examples/real_backbone.py tables                      tables and pictures of docs/real.md
+python examples/real_backbone.py tables                      tables of docs/real.md
 python examples/real_backbone.py check --data_dir FOLDER     a part again, compared with the committed results
 """
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from measure_server import RESULTS
-from serve.measure import figure, made, summary, tables
+from serve.measure import made, summary, tables
 from serve.measure.contenders import FullModels, LoraAdapters, Tasks
 
 COMMAND = "python examples/measure_server.py tables"
@@ -14,11 +14,6 @@ COMMAND = "python examples/measure_server.py tables"
 
 def test_the_page_shows_the_committed_results() -> None:
     assert tables.PAGE.read_text() == tables.page(tables.read(RESULTS)), f"docs/serving.md is old: {COMMAND}"
-
-
-def test_the_figures_show_the_committed_results() -> None:
-    for path, drawing in figure.drawings(tables.read(RESULTS)).items():
-        assert path.read_text() == drawing, f"{path.name} is old: {COMMAND}"
 
 
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])

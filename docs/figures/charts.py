@@ -6,116 +6,108 @@ python docs/figures/charts.py
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from math import ceil, exp, floor
+from dataclasses import replace
+from math import exp
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
-from drawing import IMAGES, picture, text
-
+import miniature.records
 import real.records
 from demo.adapters import load_collection
-from gated_prompt import gates
+from drawing import IMAGES
+from gated_prompt import gates, temperatures
 from gated_prompt.inspect.readouts import find_adapter
-from gated_prompt.plots import COLOURS
+from miniature.data import TASKS as MINI_TASKS
+from miniature.grid import BACKBONES as MINI_BACKBONES
+from miniature.grid import BLOCKS
+from miniature.pages import sweep
+from miniature.runs import RECIPE
+from plotting import Panel, bars, lines
+from real.cells import final_runs
 from real.images import TASKS
+from serve.measure.made import BACKBONES
+from serve.measure.summary import NAMES, axis, middle, rounds
+from serve.measure.tables import read
 
-ROOT = Path(__file__).parents[2]
-MARKERS = (
-    "M-5 0 a5 5 0 1 0 10 0 a5 5 0 1 0 -10 0",
-    "M-4.5 -4.5 h9 v9 h-9 z",
-    "M0 -6 L6 5 H-6 z",
-    "M0 -6.5 L6 0 L0 6.5 L-6 0 z",
-)
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, FOOT = 720, 330, 64, 150, 30, 52
-Points = Sequence[tuple[int, float]]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REAL = EXAMPLES / "real" / "results"
 
 
-def lines(
-    title: str, along: str, up: str, series: Mapping[str, Points], step: float, start: float | None = None
-) -> str:
-    """A line for each series, named at its end; `step`: distance of the horizontal rules; `start`: a dashed one."""
-    points = [point for each in series.values() for point in each]
-    blocks = range(min(x for x, _ in points), max(x for x, _ in points) + 1)
-    low, high = (
-        turn(y / step) * step for turn, y in ((floor, min(y for _, y in points)), (ceil, max(y for _, y in points)))
-    )
-    right, bottom, height = WIDTH - RIGHT, HEIGHT - FOOT, HEIGHT
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - blocks[0]) / max(len(blocks) - 1, 1)
-        return round(LEFT + 14 + across * (right - LEFT - 28), 1), round(
-            bottom - (y - low) / (high - low) * (bottom - TOP), 1
-        )
-
-    parts = []
-    for count in range(round((high - low) / step) + 1):
-        value = low + count * step
-        y = place(0, value)[1]
-        parts += [f'<path d="M{LEFT} {y:g} H{right}" class="edge-line" stroke-width="1"/>']
-        parts += [text(LEFT - 8, y + 4, f"{value:g}", "soft", 12, anchor="end")]
-    parts += [text(place(x, low)[0], bottom + 20, str(x), "soft", 12) for x in blocks]
-    parts += [text((LEFT + right) / 2, height - 12, along)]
-    parts += [text(18, (TOP + bottom) / 2, up, look=f'transform="rotate(-90 18 {(TOP + bottom) / 2:g})"')]
-    if start is not None:
-        y = place(0, start)[1]
-        parts += [f'<path d="M{LEFT} {y:g} H{right}" class="soft-line" stroke-dasharray="6 4"/>']
-        parts += [text(right + 5, y + 4, "start", "soft", 12, anchor="start")]
-    ends = sorted((place(*each[-1])[1], name) for name, each in series.items())
-    heights: dict[str, float] = {}
-    for y, name in ends:  # names keep a distance of one line
-        heights[name] = max([y, *(other + 18 for other in heights.values())])
-    for (name, each), colour, marker in zip(series.items(), COLOURS, MARKERS, strict=False):
-        path = " L".join("{:g} {:g}".format(*place(*point)) for point in each)
-        parts.append(f'<path d="M{path}" stroke="{colour}" stroke-width="2.5" fill="none"/>')
-        marks = [
-            f'<path d="{marker}" transform="translate({x:g} {y:g})" fill="{colour}"/>'
-            for x, y in (place(*p) for p in each)
-        ]
-        parts += [
-            *marks,
-            f'<path d="{marker}" transform="translate({right + 10:g} {heights[name]:g})" fill="{colour}"/>',
-        ]
-        parts.append(text(right + 22, heights[name] + 4, name, anchor="start"))
-    return picture(WIDTH, height, title, parts)
-
-
-def bars(title: str, panels: Mapping[str, Mapping[str, float]], marked: tuple[str, ...]) -> str:
-    """Panels of horizontal bars with their values; bars with a name that starts with one of `marked` stand out."""
-    names = list(next(iter(panels.values())))
-    left, row, wide, gap = 232, 30, 190, 50
-    height = 62 + row * len(names)
-    parts = [text(left - 12, 62 + row * count, name, anchor="end") for count, name in enumerate(names)]
-    for place, (heading, values) in enumerate(panels.items()):
-        x, most = left + place * (wide + gap), max(values.values())
-        parts.append(text(x, 28, heading, anchor="start", look='font-weight="600"'))
-        for count, (name, value) in enumerate(values.items()):
-            y, width = 48 + row * count, round(value / most * wide, 1)
-            look = f'fill="{COLOURS[0]}"' if name.startswith(marked) else 'class="edge"'
-            parts.append(f'<rect x="{x}" y="{y}" width="{width:g}" height="18" rx="3" {look}/>')
-            parts.append(text(x + width + 6, y + 14, f"{value:.1f}", anchor="start"))
-    return picture(WIDTH, height, title, parts)
-
-
-def gates_by_block() -> str:
-    """The gates of the demo page's adapters."""
+def adapters_by_block() -> str:
+    """What the demo page's adapters have learned."""
     collection = load_collection()
-    series, starts = {}, set()
+    opened, sharpened, gate, temperature = {}, {}, 0.0, 0.0
     for name in collection.adapters:
         adapter = find_adapter(collection.model, name)[1]
-        series[name] = list(zip(adapter.gate_rows, gates(collection.model, name).tolist(), strict=True))
-        starts.add(1 / (1 + exp(-adapter.config.gate_init)))
-    return lines("Gates of trained adapters by block", "block", "gate", series, step=0.05, start=min(starts))
+        opened[name] = dict(zip(adapter.gate_rows, gates(collection.model, name).tolist(), strict=True))
+        sharpened[name] = dict(zip(adapter.blocks, temperatures(collection.model, name).tolist(), strict=True))
+        gate, temperature = 1 / (1 + exp(-adapter.config.gate_init)), adapter.config.temperature_init
+    panels = [
+        Panel(opened, 0.05, "gate", level=("start", gate)),
+        Panel(sharpened, 1, "temperature", level=("start", temperature)),
+    ]
+    return lines("Gates and temperatures of trained adapters by block", "block", "", panels)
 
 
 def accuracy_by_block() -> str:
     """Logistic regression on the features of each block of a real backbone."""
-    found = real.records.read(ROOT / "examples" / "real" / "results")
+    found = real.records.read(REAL)
     probes = {task: found[task, "probe"]["test"] for task in TASKS if (task, "probe") in found}
-    series = {task: [(block, 100 * v) for block, v in enumerate(values, start=1)] for task, values in probes.items()}
-    return lines("Accuracy of a linear classifier by block", "read after block", "test accuracy, %", series, step=10)
+    series = {task: {block: 100 * v for block, v in enumerate(values, start=1)} for task, values in probes.items()}
+    title = "Accuracy of a linear classifier by block"
+    return lines(title, "read after block", "test accuracy, %", [Panel(series, 10)])
+
+
+CURVES = {
+    "gated_start_best": "gated, random start",
+    "gated_start_sample_best": 'gated, "sample" start',
+    "zero_start_best": "zero-start prompts",
+    "lora8_start_best": "LoRA, rank 8",
+}
+
+
+def accuracy_by_epoch() -> str:
+    """Training from a fitted head on EuroSAT, read after the chosen block: means over the seeds that are there."""
+    found = real.records.read(REAL)
+    series = {}
+    for row, label in CURVES.items():
+        curves = [run["curve"] for run in final_runs("eurosat", row, found)]
+        if curves:
+            series[label] = {epoch: 100 * mean(seeds) for epoch, seeds in enumerate(zip(*curves, strict=True))}
+    level = "logistic regression", 100 * max(found["eurosat", "probe"]["val"])
+    title = "EuroSAT: validation accuracy by epoch"
+    return lines(title, "epoch", "validation accuracy, %", [Panel(series, 5, level=level)])
+
+
+def accuracy_by_insertion() -> str:
+    """What VPT-shallow gains or loses by insertion after block 0, on the tasks where every block was run."""
+    found = miniature.records.read(EXAMPLES / "miniature" / "results", RECIPE)
+    panels = []
+    for backbone in MINI_BACKBONES:
+        sweeps = {task: sweep(backbone, task, found) for task in MINI_TASKS}
+        whole = {task: blocks for task, blocks in sweeps.items() if len(blocks) == len(BLOCKS)}
+        gains = {task: {k: mean(v) - mean(blocks[0]) for k, v in blocks.items()} for task, blocks in whole.items()}
+        spread = {task: {k: stdev(v) for k, v in blocks.items() if len(v) > 1} for task, blocks in whole.items()}
+        panels.append(Panel(gains, 2, backbone, spread, level=("at block 0", 0.0)))
+    reach = [value for panel in panels for value in panel.extent]  # both on one scale
+    title = "Test accuracy of VPT-shallow by the block that prompts enter, minus that at block 0"
+    panels = [replace(panel, reach=reach) for panel in panels]
+    return lines(title, "block that prompts enter", "gain in test accuracy, points", panels)
+
+
+def requests_by_tasks() -> str:
+    """Requests that the server answers to 8 clients, by the number of tasks."""
+    found = read(EXAMPLES / "serve" / "results")
+    panels = []
+    for (name, backbone), step in zip(BACKBONES.items(), (20, 2), strict=True):
+        series = {}
+        for contender, label in NAMES.items():
+            visits = {tasks: rounds(found[name], contender, tasks, 8) for tasks in axis(found[name], "tasks")}
+            series[label] = {tasks: middle(some, "per_second") for tasks, some in visits.items() if some}
+        panels.append(Panel(series, step, backbone.label, reach=[0]))
+    return lines("Requests per second of 8 clients by number of tasks", "tasks", "requests per second", panels)
 
 
 SPEED = {
@@ -131,7 +123,7 @@ SPEED = {
 
 def throughput() -> str:
     """Images per second of ViT-S with 100 prompts."""
-    table = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())["tables"]["small-100"]
+    table = json.loads((EXAMPLES / "speed/results/cpu.json").read_text())["tables"]["small-100"]
     panels = {
         heading: {label: 8 / median(table[kind][name]) for name, label in SPEED.items()}
         for kind, heading in (("train_step", "training, images/s"), ("forward", "inference, images/s"))
@@ -142,8 +134,11 @@ def throughput() -> str:
 def pictures() -> dict[Path, str]:
     """Text of the files."""
     return {
-        IMAGES / "gates.svg": gates_by_block(),
+        IMAGES / "adapters.svg": adapters_by_block(),
         IMAGES / "block_accuracy.svg": accuracy_by_block(),
+        IMAGES / "real_epochs.svg": accuracy_by_epoch(),
+        IMAGES / "miniature.svg": accuracy_by_insertion(),
+        IMAGES / "serving.svg": requests_by_tasks(),
         IMAGES / "throughput.svg": throughput(),
     }
 

@@ -14,7 +14,7 @@ CLS, PROMPT, PATCH = "#56B4E9", "#E69F00", "#009E73"
 
 WIDTH, HEIGHT = 1020, 330
 TOP, STEP, SIDE = 98, 28, 20  # first row, distance of the rows, side of a token
-ROWS = {"cls": 0, "prompt": (1, 2), "patch": (3, 4, 5)}
+ROWS = {"prompt": (1, 2), "patch": (3, 4, 5)}
 PROMPT_ROW = TOP + 1.5 * STEP + SIDE / 2
 
 

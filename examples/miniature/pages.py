@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Generate the tables and the figure of docs/miniature.md from the committed results.
+"""Generate the tables of docs/miniature.md from the committed results.
 
     python examples/miniature/table.py
 
@@ -9,7 +9,6 @@ images, in percent, of the runs with the chosen rates.
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 
 from recipe.averages import Cell
@@ -21,7 +20,6 @@ from .grid import BACKBONES, BLOCKS, SEEDS, SWEEP, VARIANTS, Records, chosen_rat
 from .runs import HERE, RECIPE
 
 PAGE = HERE.parents[1] / "docs" / "miniature.md"
-PICTURE = HERE.parents[1] / "docs" / "images" / "miniature.png"
 NAMES = {
     "linear": "linear",
     "full": "full fine-tuning",
@@ -205,38 +203,8 @@ def new_page(page: str, found: Records) -> str:
     return fill(page, {name: part(found) for name, part in PARTS.items()})
 
 
-def draw(found: Records, target: Path) -> None:
-    """Plot the accuracy that VPT-shallow gains or loses by insertion after block 0, one panel per backbone.
-
-    Error bars: standard deviation over seeds. Only tasks for which every block was run.
-    """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    whole = [cell for cell in pairs_with_results(found) if best_block(*cell, found) is not None]
-    shown = list(dict.fromkeys(backbone for backbone, _ in whole))
-    size = (1 + 4 * len(shown), 3.4)
-    figure, grid = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    axes = grid[0]
-    for axis, backbone in zip(axes, shown, strict=True):
-        for task in (t for b, t in whole if b == backbone):
-            values = sweep(backbone, task, found)
-            spread = [stdev(v) if len(v) > 1 else 0.0 for v in values.values()]
-            gains = [mean(v) - mean(values[BLOCKS[0]]) for v in values.values()]
-            axis.errorbar(list(values), gains, spread, marker="o", capsize=2, label=task)
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=backbone, xlabel="block that the prompts enter", xticks=BLOCKS)
-    axes[0].set_ylabel("test accuracy minus that at block 0, points")
-    axes[0].legend(fontsize=8)
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
-
-
 def main() -> None:
-    """Rewrite the page and its figure; the only option is --help."""
+    """Rewrite the page; the only option is --help."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     found = records.read(HERE / "results", RECIPE)
     PAGE.write_text(new_page(PAGE.read_text(), found))
-    draw(found, PICTURE)

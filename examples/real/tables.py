@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The tables and pictures of docs/real.md, made from the cells.
+"""The tables of docs/real.md, made from the cells.
 
 python examples/real_backbone.py tables
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 
-from . import endings, grid, images, miniature, miniature_runs, pictures, records
+from . import endings, grid, images, miniature, miniature_runs, records
 from .cells import Found, best_block, final_runs, finals, head_scores, markdown, spread
 from .decisions import differences
 
@@ -213,7 +213,6 @@ def filled(page: str, found: Found) -> str:
 
 
 def main(args: Namespace) -> None:
-    """Write the page's generated parts and the pictures."""
+    """Write the page's generated parts."""
     found = records.read(args.results)
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
-    pictures.draw(found)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipe.generated import fill
 
-from . import figure, records
+from . import records
 from .made import BACKBONES
 from .plan import COUNTS
 from .summary import NAMES, Results, axis, megabytes, middle, ratio, rounds
@@ -16,11 +16,8 @@ PAGE = DOCS / "serving.md"
 
 
 def main(args: Namespace) -> None:
-    """Write the page and its figures."""
-    found = read(args.results)
-    PAGE.write_text(page(found))
-    for path, drawing in figure.drawings(found).items():
-        path.write_text(drawing)
+    """Write the page."""
+    PAGE.write_text(page(read(args.results)))
 
 
 def read(results: Path) -> dict[str, Results]:
