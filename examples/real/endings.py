@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""How a run from a fitted head should end: after its last epoch, at its best one, or with the head fitted again.
+"""How a run from a fitted head should end: after its last epoch, or at its best one.
 
 "Best epoch, or the probe" keeps the frozen probe unless the best epoch beats it on the validation images. It decides
 on validation alone, as `train_images.py` does.
@@ -32,7 +32,6 @@ def _recommended(cell: dict[str, Any], probe: tuple[float, float]) -> tuple[floa
 ENDINGS: dict[str, Ending] = {
     "last epoch": lambda cell, _: (cell["val"], cell["test"]),
     "best epoch": _best_epoch,
-    "last epoch, head fitted again": lambda cell, _: (cell["refitted"]["val"], cell["refitted"]["test"]),
     "best epoch, or the probe": _recommended,
 }
 

@@ -158,7 +158,7 @@ def execute(cell: Cell, bench: Bench) -> dict[str, Any]:
         test = bench.task.parts["test"]
         results["test"], results["test_loss"] = scores(predict(model, test), test.labels)
         if best is not None:
-            results |= ends(model, bench, best)
+            results["best_epoch"] = at_best_epoch(model, bench, best)
     results |= {"curve": [accuracy for accuracy, _ in curve], "losses": losses, **learned(model, row)}
     results["trained_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     results["train_cpu_seconds"] = round(spent, 1)
@@ -179,17 +179,12 @@ class Best:
             self.tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def ends(model: nn.Module, bench: Bench, best: Best) -> dict[str, Any]:
-    """Two other ends of a run that started from a fitted head: the head fitted again, and the best epoch."""
-    val, test = bench.task.parts["val"], bench.task.parts["test"]
-    start_head(model, bench)
-    refitted = [scores(predict(model, part), part.labels)[0] for part in (val, test)]
+def at_best_epoch(model: nn.Module, bench: Bench, best: Best) -> dict[str, Any]:
+    """The model with the weights of its best epoch."""
+    test = bench.task.parts["test"]
     model.load_state_dict(best.tensors, strict=False)
-    at_best = scores(predict(model, test), test.labels)[0]
-    return {
-        "refitted": {"val": refitted[0], "test": refitted[1]},
-        "best_epoch": {"epoch": best.epoch, "val": best.accuracy, "test": at_best},
-    }
+    accuracy = scores(predict(model, test), test.labels)[0]
+    return {"epoch": best.epoch, "val": best.accuracy, "test": accuracy}
 
 
 def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tensor:
