@@ -47,12 +47,19 @@ def batches_per_epoch(bench: Bench, processes: int) -> int:
 
 
 def fit(
-    bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, output: Path | None
+    bench: Bench,
+    method: str,
+    seed: int,
+    rates: Rates,
+    begin: dict[str, Tensor],
+    batches: int,
+    output: Path | None,
+    label: str,
 ) -> Fitted:
     """Train for at most `batches` batches, then restore the best epoch.
 
     `begin`: the tensors that `Bench.beginning` found. `output`: folder for checkpoints, from the last of which the run
-    resumes; None: no checkpoints, and validation at the end only.
+    resumes; None: no checkpoints, and validation at the end only. `label`: of the progress bar.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
@@ -94,6 +101,7 @@ def fit(
         checkpoints=checkpoints,
         checkpointing_steps="epoch" if output is not None else None,
         resume_from_checkpoint="latest" if stored else None,
+        label=label,
     )
     done = train(
         accelerator,

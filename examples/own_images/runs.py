@@ -41,7 +41,7 @@ def run(
     bench: Bench, method: str, seed: int, rates: Rates, begin: dict[str, Tensor], batches: int, folder: Path
 ) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
-    fitted = fit(bench, method, seed, rates, begin, batches, folder)
+    fitted = fit(bench, method, seed, rates, begin, batches, folder, f"{method}, seed {seed}")
     if fitted.accelerator.is_main_process:
         save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
         save_file({"scores": fitted.watch.scores}, folder / SCORES)
