@@ -28,7 +28,7 @@ from gated_prompt import GatedPromptError
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images import pictures
 from own_images.arguments import parse
-from own_images.backbone import Backbone, quiet_loading
+from own_images.backbone import Backbone
 from own_images.bench import Bench, score
 from own_images.class_weights import balanced_weights
 from own_images.fitting import Rates, batches_per_epoch
@@ -46,12 +46,13 @@ from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
 from recipe.presets import RECOMMENDED
+from recipe.quiet import quiet_loading
 from recipe.reporting import write_json
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
-    data_args, args, prompts = parse(argv)
+    data_args, args, prompts = parse(argv, __doc__)
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
     accelerator = start(args.seeds[0], None, output)
@@ -106,6 +107,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 begin = bench.beginning(method, seed, folder)
                 if rates is None and args.learning_rate == "auto":
                     rates = race(bench, method, seed, begin, batches, output / "runs" / f"{method}-race.json")
+                    accelerator.print(f"{method}: learning rate {rates.main:g}")
                 elif rates is None:
                     rate = float(args.learning_rate)
                     rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
