@@ -90,7 +90,7 @@ def test_every_script_ends_with_the_message(name: str, monkeypatch: pytest.Monke
 
 def test_a_misspelt_option_of_scripts_without_dataclasses() -> None:
     with pytest.raises(GatedPromptError, match="did you mean --results"):
-        real_backbone.main(["tables", "--result", "x"])
+        real_backbone.main(["run", "--result", "x"])
 
 
 def test_a_misspelt_option_of_predict() -> None:
