@@ -23,11 +23,20 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["serve"]:  # what the other commands start
         serve(*argv[1:])
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("memory", "grid", "steady", "tables"))
-    parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/serving"), help="folder for adapters and logs")
+    parser = argparse.ArgumentParser(  # not CommandLine, which would be imported before locust
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("command", choices=("memory", "grid", "steady", "tables"), help="see above")
+    parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serve/results"
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/serving"),
+        help="folder for adapters and logs (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped too
     if args.command != "tables":

@@ -21,6 +21,7 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.data.images import decode
 
+SMALL = str(Path(__file__).parent / "backbones" / "mae-cifar10-tiny")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -56,15 +57,21 @@ def accuracy(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, int]
 
 def main(argv: list[str] | None = None) -> float:
     """Run with these arguments (None: the command line's); return the accuracy on the held-out images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--photos", type=Path, required=True, help="folder with one subfolder per class")
-    parser.add_argument("--backbone", default=str(Path(__file__).parent / "backbones" / "mae-cifar10-tiny"))
-    parser.add_argument("--output", type=Path, default=Path("runs/minimal"), help="folder for the adapter")
-    parser.add_argument("--pooling", default=None, help="prompts_and_patches for MAE backbones, such as the default")
-    parser.add_argument("--prompts", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--learning_rate", type=float, default=0.003)
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--backbone", default=SMALL, help="Hub id or folder; default: the small ViT of this clone")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/minimal"), help="where the adapter goes (%(default)s)"
+    )
+    parser.add_argument(
+        "--pooling", help="prompts_and_patches for MAE, such as the small ViT; default: the model's own"
+    )
+    parser.add_argument("--prompts", type=int, default=10, help="number of prompts (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the photos (%(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=0.003, help="peak rate of the prompts (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="photos per step (%(default)s)")
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -19,18 +19,17 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.images import decode
 from gated_prompt.errors import DataError
 from gated_prompt.sharing.predictor import Predictor, read_predictor
-from own_images.backbone import quiet_loading
-from own_images.command_line import HelpFormatter, parse_command_line
 from own_images.folder import EXTENSIONS
 from own_images.onnx_file import export
 from own_images.predictions import PredictionFile, fingerprint
 from own_images.scorers import Group, make_groups
+from recipe.command_line import CommandLine
+from recipe.quiet import quiet_loading
 
 
 @dataclass
@@ -42,14 +41,17 @@ class Arguments:
     output: str = field(default="predictions.csv", metadata={"help": "file to write, .csv or .jsonl"})
     top: int = field(default=3, metadata={"help": "classes per line"})
     batch_size: int = field(default=32, metadata={"help": "images per pass"})
-    backbone: str | None = field(default=None, metadata={"help": "where the backbone lies now, if it was moved"})
-    export: str | None = field(default=None, metadata={"help": "write this ONNX file instead, and compare it"})
+    backbone: str | None = field(
+        default=None, metadata={"help": "Hub id or folder of the backbone; default: the one used in training"}
+    )
+    export: str | None = field(
+        default=None, metadata={"help": "write this ONNX file instead, and compare its outputs with the model's"}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: those of the command line."""
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=HelpFormatter)
-    (args,) = parse_command_line(parser, argv)
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")
     if args.top < 1 or args.batch_size < 1:

@@ -14,6 +14,7 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which is practical only for small images.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import (
-    HfArgumentParser,
     ViTConfig,
     ViTImageProcessor,
     ViTMAEConfig,
@@ -34,8 +34,10 @@ from transformers import (
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
+from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from recipe.checkpoints import prepare_output_dir
+from recipe.command_line import CommandLine
 
 
 @dataclass
@@ -115,7 +117,7 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: the command line's."""
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws its own crops and masks
     output = prepare_output_dir(args.output_dir)
@@ -147,4 +149,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

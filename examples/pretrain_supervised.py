@@ -11,6 +11,7 @@ script writes to `output_dir`:
     checkpoints/           the newest training state; run the same command again to resume
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,16 +22,18 @@ from accelerate.utils import set_seed
 from datasets import load_dataset
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import (
-    HfArgumentParser,
     ViTImageProcessor,
     get_cosine_schedule_with_warmup,
 )
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
+from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from recipe.checkpoints import prepare_output_dir
+from recipe.command_line import CommandLine
 from recipe.methods import SHIPPED_BACKBONE, PromptArguments, build_model
+from recipe.quiet import quiet_loading
 from recipe.tasks import image_settings
 
 
@@ -39,7 +42,10 @@ class Arguments:
     """The defaults are the recipe of the shipped backbone."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    start_from: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "folder of the ViT to start from"})
+    start_from: str = field(
+        default=str(SHIPPED_BACKBONE),
+        metadata={"help": "folder of the ViT to start from; default: the small ViT of this repository"},
+    )
     output_dir: str = field(default="runs/supervised", metadata={"help": "folder for all results"})
     num_train_epochs: int = field(default=3, metadata={"help": "passes over the training images"})
     warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})
@@ -47,7 +53,9 @@ class Arguments:
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
     min_crop: float = field(default=0.6, metadata={"help": "smallest share of the area in a random crop"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "limit the images, for quick trials"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "train on at most this many images, for quick trials; default: all"}
+    )
     seed: int = field(default=0, metadata={"help": "random seed for head, order and crops"})
 
 
@@ -59,7 +67,8 @@ def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: the command line's."""
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
+    quiet_loading()
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws its own crops
     output = prepare_output_dir(args.output_dir)
@@ -99,4 +108,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

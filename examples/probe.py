@@ -6,6 +6,7 @@
 Prints the accuracy on the data set's test split, and that of the same architecture with random weights.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from datasets import load_dataset
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, HfArgumentParser, set_seed
+from transformers import AutoConfig, AutoModel, set_seed
 
+from gated_prompt import GatedPromptError
 from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import VtabTransform
-from recipe.methods import SHIPPED_BACKBONE
+from recipe.command_line import CommandLine
+from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE
 from recipe.probe import patch_features, probe
+from recipe.quiet import quiet_loading
 from recipe.tasks import transform_for
 
 
@@ -27,7 +31,7 @@ class Arguments:
     """The backbone to probe and the data set."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that load_dataset reads"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
     seed: int = field(default=0, metadata={"help": "random seed for the untrained weights"})
 
 
@@ -37,8 +41,10 @@ def _read(split: Any, transform: VtabTransform) -> TensorDataset:
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))
 
 
-def main() -> None:
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+def main(argv: list[str] | None = None) -> None:
+    """Run with these arguments; None: the command line's."""
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
+    quiet_loading()
     transform = transform_for(args.backbone)
     data = load_dataset(args.dataset)
     train, test = _read(data["train"], transform), _read(data["test"], transform)
@@ -53,4 +59,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

@@ -8,7 +8,6 @@ python examples/real_backbone.py tables                      tables of docs/real
 python examples/real_backbone.py check --data_dir FOLDER     a part again, compared with the committed results
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import torch
 
 from gated_prompt import GatedPromptError
 from real import check, cost, grid, images, miniature, run, starts, tables
+from recipe.command_line import CommandLine
+from recipe.quiet import quiet_loading
 
 COMMANDS = {
     "run": run.main,
@@ -29,19 +30,31 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run with these arguments and return the exit status; None: those of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("command", choices=COMMANDS, help="what to do, see above")
     parser.add_argument(
         "--backbone", type=Path, default=Path("runs/dinov2-small-saliency"), help="folder of DINOv2-small"
     )
     parser.add_argument("--data_dir", type=Path, help="folder with real_vtab, dtd10, cifar10_jpeg")
-    parser.add_argument("--results", type=Path, default=run.RESULTS, help="where the results are")
+    parser.add_argument(
+        "--results", type=Path, default=run.RESULTS, help="where the results are; default: those of docs/real.md"
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("runs/real"), help="for frozen features")
-    parser.add_argument("--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS)
-    parser.add_argument("--rows", nargs="*", default=None, choices=list(grid.ROWS), help="None: all; check: a few")
+    parser.add_argument(
+        "--tasks", nargs="*", default=list(images.TASKS), choices=images.TASKS, metavar="TASK", help="data sets"
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        default=None,
+        choices=list(grid.ROWS),
+        metavar="ROW",
+        help="rows of real/grid.py; default: all, or a few for check",
+    )
     args = parser.parse_args(argv)
     if args.data_dir is None and args.command in ("run", "starts", "miniature", "check"):
         parser.error(f"{args.command} needs --data_dir")
+    quiet_loading()
     torch.set_num_threads(1)
     return COMMANDS[args.command](args) or 0
 

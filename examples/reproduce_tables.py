@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig
 
 from gated_prompt import GatedPromptError
 from recipe.arguments import parse_arguments
 from recipe.backbone import check_backbone
 from recipe.checkpoints import prepare_output_dir
+from recipe.command_line import CommandLine
 from recipe.grids import (
     LEARNING_RATES,
     SEEDS,
@@ -45,7 +46,7 @@ from recipe.grids import (
     final_run,
     search_runs,
 )
-from recipe.methods import SHIPPED_BACKBONE, backbone_kind
+from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE, backbone_kind
 from recipe.reporting import write_json
 from recipe.schedulers import SCHEDULERS, Resources, run_all
 from recipe.summary import summarize, to_markdown
@@ -64,7 +65,7 @@ class Arguments:
         default=None, metadata={"help": "methods to run; default: those of the paper's table"}
     )
     seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "random seeds for the final runs"})
-    backbone: str = field(default=SHIPPED, metadata={"help": "Hub id or folder of a ViT"})
+    backbone: str = field(default=SHIPPED, metadata={"help": BACKBONE_HELP})
     backbone_kind: str = field(default="auto", metadata={"help": "mae or moco; auto: from the name of --backbone"})
     vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; default: the Hub"})
     fgvc_dir: str | None = field(
@@ -97,7 +98,7 @@ def check_extra(runs: Sequence[Run]) -> None:
     """
     for run in {(run.script, run.arguments["method"], run.arguments["task"]): run for run in runs}.values():
         names = {*run.arguments, "learning_rate", "output_dir", "resume_from_checkpoint"}
-        own = [text for text in run.extra if text.startswith("--") and text[2:].split("=")[0] in names]
+        own = [text for text in run.extra if text[:2] == "--" and text[2:].split("=")[0].replace("-", "_") in names]
         if own:
             raise GatedPromptError(f"{own[0]} after -- is set by the table for each run; leave it out")
         if run.script != "train_ade20k.py":
@@ -143,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the table, write and print it; return 1 if results are missing, else 0."""
     argv = sys.argv[1:] if argv is None else argv
     own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(own, look_for_args_file=False)[0]
+    (args,) = CommandLine([Arguments], __doc__).parse(own)
 
     # Choose the runs.
     table = TABLES[choose("table", [args.table], tuple(TABLES))[0]]

@@ -25,14 +25,15 @@ from typing import Any
 import torch
 from accelerate import DistributedDataParallelKwargs
 from peft import get_peft_model
-from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.ade20k import IGNORE
 from recipe import loop
 from recipe.checkpoints import check_interval, prepare_output_dir
-from recipe.methods import SHIPPED_BACKBONE, PromptArguments, prompt_config
+from recipe.command_line import CommandLine
+from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE, PromptArguments, prompt_config
 from recipe.optimizer import parameter_groups
+from recipe.quiet import quiet_loading
 from recipe.reporting import environment, push, read_out, write_results
 from recipe.tasks import image_settings
 from segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
@@ -52,12 +53,14 @@ class Arguments:
 
     task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
     data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; default: the Hub"})
-    num_classes: int | None = field(default=None, metadata={"help": "number of classes, for your own data"})
+    num_classes: int | None = field(
+        default=None, metadata={"help": "for your own data: number of classes, which it needs"}
+    )
     reduce_labels: bool = field(
         default=False, metadata={"help": "for your own data: 0 is ignored, 1 is the first class"}
     )
     ignore_label: int = field(default=IGNORE, metadata={"help": "for your own data: value of ignored pixels"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
     method: str = field(default="gated", metadata={"help": "gated, shallow, deep, linear (heads only) or full"})
     output_dir: str = field(default="runs/ade20k", metadata={"help": "folder for all results"})
     seed: int = field(default=42, metadata={"help": "random seed for heads, prompts, order, crops and dropout"})
@@ -87,13 +90,19 @@ class Arguments:
         default=4, metadata={"help": "processes that load images; does not affect results"}
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "limit the training images, for quick trials"}
+        default=None, metadata={"help": "train on at most this many images, for quick trials; default: all"}
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
-    report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "checkpoint folder, or 'latest'; default: start anew"}
+    )
+    report_to: str | None = field(
+        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ...; default: none"}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
-    hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "repository to push to, user/name; default: the name of --output_dir"}
+    )
 
 
 def fill_in(args: Arguments) -> None:
@@ -138,7 +147,8 @@ def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Mod
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: the command line's) and return the content of results.json."""
-    args, prompts = HfArgumentParser((Arguments, PromptArguments)).parse_args_into_dataclasses(argv)
+    args, prompts = CommandLine((Arguments, PromptArguments), __doc__).parse(argv)
+    quiet_loading()
     fill_in(args)
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.num_classes, args.reduce_labels, args.ignore_label)

@@ -26,6 +26,7 @@ from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
+from recipe.quiet import quiet_loading
 from recipe.read_block import settle_blocks
 from recipe.tasks import fgvc_transform_for, load_fgvc_task
 
@@ -68,6 +69,7 @@ class AugmentedImages(Dataset[tuple[torch.Tensor, int]]):
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
     args, prompts = parse_arguments(Arguments, argv, lambda args: args.task)
+    quiet_loading()
     output = prepare_output_dir(args.output_dir)
     task = load_fgvc_task(args.task, args.data_dir, args.eval_split)
     accelerator = start(args.seed, args.report_to, output)

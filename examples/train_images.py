@@ -28,7 +28,7 @@ from gated_prompt import GatedPromptError
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images import pictures
 from own_images.arguments import parse
-from own_images.backbone import Backbone, quiet_loading
+from own_images.backbone import Backbone
 from own_images.bench import Bench, score
 from own_images.class_weights import balanced_weights
 from own_images.fitting import batches_per_epoch
@@ -44,12 +44,13 @@ from own_images.runs import Run, run_seeds
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
 from recipe.loop import start
+from recipe.quiet import quiet_loading
 from recipe.reporting import write_json
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
-    data_args, args, prompts = parse(argv)
+    data_args, args, prompts = parse(argv, __doc__)
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
     accelerator = start(args.seeds[0], None, output)

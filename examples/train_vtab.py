@@ -29,6 +29,7 @@ from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
 from recipe.prefix_cache import cache_prefix
+from recipe.quiet import quiet_loading
 from recipe.read_block import settle_blocks
 from recipe.tasks import KNOWN, load_task, transform_for
 
@@ -48,6 +49,7 @@ class Arguments(RunArguments):
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with these arguments (None: those of the command line) and return the content of results.json."""
     args, prompts = parse_arguments(Arguments, argv, lambda args: args.task)
+    quiet_loading()
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
     accelerator = start(args.seed, args.report_to, output)

@@ -1,7 +1,10 @@
 """Importing the package: what it registers, what it leaves alone."""
 
+import ast
+import configparser
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 import gated_prompt
 from gated_prompt.registration import add_peft_type, register
+
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def test_the_method_is_registered_once() -> None:
@@ -42,6 +47,38 @@ def test_nothing_optional_is_imported() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_setup_lists_what_is_imported() -> None:
+    """What `import gated_prompt` needs is installed with it, and all else is in an extra."""
+    code = "import sys, gated_prompt; print(*(m for m in sys.modules if m.partition('.')[0] == 'gated_prompt'))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(gated_prompt.__file__).parents[1]
+    always: set[str] = set()
+    anywhere: set[str] = set()
+    for file in root.glob("gated_prompt/**/*.py"):
+        tree = ast.parse(file.read_text())
+        names = re.sub(r"(/__init__)?\.py$", "", str(file.relative_to(root))).replace("/", ".")
+        anywhere |= _imported(list(ast.walk(tree)))
+        always |= _imported(tree.body) if names in run.stdout.split() else set()
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    listed = {name: _packages(text) for name, text in setup["options.extras_require"].items()}
+    required = _packages(setup["options"]["install_requires"])
+    own = set(sys.stdlib_module_names) | {"gated_prompt"}
+    assert {DISTRIBUTIONS.get(name, name) for name in always - own} <= required
+    assert {DISTRIBUTIONS.get(name, name) for name in anywhere - own} <= required.union(*listed.values())
+    assert all("pillow" in listed[extra] for extra in ("data", "serve", "examples"))  # gated_prompt.serving, .data
+
+
+def _imported(nodes: list[ast.AST] | list[ast.stmt]) -> set[str]:
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in found}
+
+
+def _packages(lines: str) -> set[str]:
+    return set(re.findall(r"^[\w-]+", lines, re.MULTILINE))
 
 
 def test_importing_adds_little_to_peft() -> None:

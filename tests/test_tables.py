@@ -234,6 +234,7 @@ def test_tables_with_more_methods_than_tasks_are_turned() -> None:
         (["--scheduler", "slurm"], "unknown scheduler 'slurm'; known: ray, serial, none"),
         (["--", "--seed", "3"], "--seed after -- is set by the table"),
         (["--", "--learning_rate=3"], "--learning_rate=3 after -- is set by the table"),
+        (["--", "--learning-rate", "3"], "--learning-rate after -- is set by the table"),
         (["--methods", "shallow", "--", "--gates", "true"], "--gates True contradicts --method shallow"),
     ],
 )
@@ -257,7 +258,7 @@ def test_places_are_looked_for_before_anything_runs(tmp_path, monkeypatch, argv,
 
 
 def test_an_unknown_argument_after_the_dashes_is_found_too(tmp_path) -> None:
-    with pytest.raises((SystemExit, ValueError)):
+    with pytest.raises(GatedPromptError, match="unknown option '--epochs'"):
         reproduce_tables.main(["--output_dir", str(tmp_path), "--scheduler", "none", "--", "--epochs", "3"])
 
 

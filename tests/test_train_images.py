@@ -230,6 +230,22 @@ def test_onnx(finished: Path, tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "m.onnx").stat().st_size > 10_000 and len(list(tmp_path.iterdir())) == 1
 
 
+def test_progress_names_the_rates_and_the_epoch(backbone, photos, tmp_path, capsys) -> None:
+    run(backbone, photos, tmp_path / "out", "--methods", "linear")
+    out, err = capsys.readouterr()
+    bars = {line.partition(": ")[0] for line in re.split(r"[\r\n]", err) if "linear" in line}
+    raced = [(1, rate) for rate in (0.001, 0.0001, 0.0003, 0.003)]
+    labels = {f"linear, race {number}/2, rate {rate:g}, head {rate:g}" for number, rate in raced}
+    assert {f"{label}, epoch 1/1" for label in labels} < bars
+    assert {bar for bar in bars if "seed" in bar} == {
+        "linear, seed 0",
+        *(f"linear, seed 0, epoch {n}/4" for n in (1, 2, 3, 4)),
+    }
+    assert len({bar for bar in bars if "race 2/2" in bar and "epoch" in bar}) == 2
+    assert "\x1b[A" not in err  # no bar below another
+    assert re.search(r"^linear: learning rate 0\.\d+$", out, re.MULTILINE)
+
+
 def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, photos, tmp_path, monkeypatch) -> None:
     more = ["--per_device_train_batch_size", "3", "--num_train_epochs", "5", "--ema_decay", "0.5"]
     more += ["--gradient_accumulation_steps", "2", "--read_block", "last"]

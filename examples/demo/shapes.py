@@ -48,7 +48,9 @@ def draw_part(part: str) -> Iterator[tuple[str, Image.Image]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="gets subfolders such as train/star")
     args = parser.parse_args(argv)
     for part in PARTS:

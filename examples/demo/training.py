@@ -19,6 +19,7 @@ from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
 from recipe.loop import start
+from recipe.quiet import quiet_loading
 from recipe.read_block import settle_blocks
 from recipe.tasks import Task, transform_for
 
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args, prompts = parse_arguments(Arguments, argv, lambda args: args.task)
     if args.data_dir is None:
         raise DataError("--data_dir is missing; give a folder with images such as train/cat/1.jpg and test/cat/7.jpg")
+    quiet_loading()
     output = prepare_output_dir(args.output_dir)
     train, scored = (load_part(args.task, Path(args.data_dir), split) for split in (args.train_split, args.eval_split))
     task = Task(args.task, list(train.class_names or ()), train, scored)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev, variance
 
-from transformers import HfArgumentParser
-
 from gated_prompt import GatedPromptError
+from recipe.command_line import CommandLine
+from recipe.quiet import quiet_loading
 
 from . import data, records
 from .grid import BACKBONES, SEEDS, MiniRun, chosen_rate, scores
@@ -62,7 +62,8 @@ def verdict(name: str, new: float, committed: Sequence[float], pooled: float) ->
 
 def main(argv: list[str] | None = None) -> int:
     """Run with these arguments (None: the command line's) and return the exit status."""
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
+    quiet_loading()
     data_dir = None if args.data_dir is None else Path(args.data_dir)
     committed = records.read(COMMITTED, RECIPE)
     tasks = list(data.FREE if data_dir is None else data.TASKS)

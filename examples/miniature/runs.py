@@ -21,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
-from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
+from recipe.command_line import CommandLine
 from recipe.methods import PromptArguments, build_model
 from recipe.optimizer import parameter_groups
 from recipe.prefix_cache import StartAtBlock, prefix_tokens
+from recipe.quiet import quiet_loading
 from recipe.reporting import read_out
 
 from . import data, records
@@ -197,7 +199,8 @@ def check_names(what: str, given: Sequence[str], known: Sequence[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: the command line's."""
-    args = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)[0]
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
+    quiet_loading()
     data_dir = None if args.data_dir is None else Path(args.data_dir)
     tasks = args.tasks or list(data.FREE if data_dir is None else data.TASKS)
     check_names("backbones", args.backbones, list(BACKBONES))

@@ -4,14 +4,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import HfArgumentParser
-
 from gated_prompt import GatedPromptError
 from gated_prompt.starts.initialize import METHODS as STARTS
-from recipe.methods import METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
+from recipe.command_line import CommandLine
+from recipe.methods import BACKBONE_HELP, METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
 from recipe.presets import RECOMMENDED
-
-from .command_line import parse_command_line
 
 
 def _help(text: str, default: Any) -> Any:
@@ -22,38 +19,44 @@ def _help(text: str, default: Any) -> Any:
 class DataArguments:
     """Images and labels: a folder, a table, or a data set; and how they are divided."""
 
+    _argument_group_name = "images"
+
     train_dir: str | None = _help("folder with a subfolder for each class, or with train/, validation/, test/", None)
-    validation_dir: str | None = _help("the same for validation; without it, a part of the training images", None)
-    test_dir: str | None = _help("the same for a test part, which is scored once, when all is chosen", None)
+    validation_dir: str | None = _help("the same for validation; default: a part of the training images", None)
+    test_dir: str | None = _help("the same for a test part, which is scored once, after all choices", None)
     train_file: str | None = _help(
         "CSV or JSONL with a column of paths and one of labels, instead of --train_dir", None
     )
     validation_file: str | None = _help("the same for validation", None)
     test_file: str | None = _help("the same for a test part", None)
     dataset: str | None = _help("Hub id or folder of a data set, instead of --train_dir", None)
-    dataset_revision: str | None = _help("commit or tag of the data set", None)
+    dataset_revision: str | None = _help("commit or tag of --dataset; default: the newest", None)
     train_split: str = _help("split of --dataset to train on", "train")
-    validation_split: str | None = _help("split of --dataset for validation", None)
-    test_split: str | None = _help("split of --dataset that is scored once", None)
+    validation_split: str | None = _help("split of --dataset for validation; default: a part of --train_split", None)
+    test_split: str | None = _help("split of --dataset that is scored once; default: none", None)
     image_column: str = _help("column of the images in a file or data set", "image")
     label_column: str = _help("column of the labels", "label")
     problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto")
     validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
-    split_seed: int = _help("of what is held back and of --shots", 0)
-    shots: int | None = _help("train on this many images of each class", None)
-    image_size: int | None = _help("side in pixels; None: that of the backbone's processor", None)
+    split_seed: int = _help("random seed of what is held back and of --shots", 0)
+    shots: int | None = _help("train on this many images of each class; default: all", None)
+    image_size: int | None = _help("side in pixels; default: that of the backbone's processor", None)
 
 
 @dataclass
 class RunArguments:
     """What is trained on them, and how."""
 
-    backbone: str = _help("Hub id or folder of a ViT", str(SHIPPED_BACKBONE))
+    _argument_group_name = "training"
+
+    backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
     read_block: str = _help(
         "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
     )
     methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "one run of each method for each"})
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "random seeds; each method is trained once with each"}
+    )
     output_dir: str = _help(
         "where everything is written; repeat the command to resume a run that was stopped", "runs/images"
     )
@@ -70,33 +73,39 @@ class RunArguments:
         RECOMMENDED.warmup_epochs / RECOMMENDED.num_train_epochs,
     )
     per_device_train_batch_size: int = _help("images per process and step", RECOMMENDED.batch_size)
-    per_device_eval_batch_size: int = _help("images per process and step", 64)
+    per_device_eval_batch_size: int = _help("images per process and step, to score", 64)
     gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
     dataloader_num_workers: int = _help("processes that decode images", 0)
-    learning_rate: str = _help("of the prompts, or of LoRA or the backbone; 'auto': by a short race", "auto")
-    head_learning_rate: float | None = _help("of the head; None: a tenth of the former, or by the race", None)
-    weight_decay: float = _help("on everything that is trained", 0.0)
-    label_smoothing: float = _help("for classes, in [0, 1)", 0.0)
+    learning_rate: str = _help(
+        "peak learning rate of the prompts, of LoRA or of the backbone; auto: chosen by a short race", "auto"
+    )
+    head_learning_rate: float | None = _help(
+        "learning rate of the head; default: chosen by the race, or a tenth of --learning_rate", None
+    )
+    weight_decay: float = _help("weight decay of everything that is trained", 0.0)
+    label_smoothing: float = _help("label smoothing for classes, in [0, 1)", 0.0)
     augment: bool = _help("crop and flip at random while training", True)
     patience: int = _help("epochs without a better validation measure before a run ends", 10)
-    ema_decay: float | None = _help("score and keep a moving average of what is trained, such as 0.99", None)
+    ema_decay: float | None = _help(
+        "score and keep a moving average of the weights, with a decay such as 0.99; default: no average", None
+    )
     lora_r: int = _help("rank of --methods lora", 8)
-    report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...", None)
+    report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
 
 
-def parse(argv: list[str] | None) -> tuple[DataArguments, RunArguments, Any]:
-    """Arguments of the data, the run and the prompts.
+def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataArguments, RunArguments, Any]:
+    """Arguments of the data, the run and the prompts; `description` is that of the help.
 
     Raises:
         GatedPromptError: something is unknown, outside its range or contradicts something else; all of it is listed.
     """
-    parser = HfArgumentParser((DataArguments, RunArguments, PromptArguments), description=__doc__)
+    parser = CommandLine((DataArguments, RunArguments, PromptArguments), description)
     parser.set_defaults(
         num_virtual_tokens=RECOMMENDED.num_virtual_tokens,
         gate_init=RECOMMENDED.gate_init,
         insert_at=None,  # by the block that is read
     )
-    data, run, prompts = parse_command_line(parser, argv)
+    data, run, prompts = parser.parse(argv)
     sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
     faults = []
     if len(sources) != 1:

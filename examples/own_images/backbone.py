@@ -9,7 +9,6 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from transformers.utils import logging
 
 from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.sharing.predictor import Predictor
@@ -89,9 +88,3 @@ class Backbone:
                 f"{type(self.model).__name__} cannot end after block {block}; give --read_block last"
             )
         return results[block]
-
-
-def quiet_loading() -> None:
-    """Silence transformers: it would list left-out blocks and new heads each time that a run loads the backbone."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from tqdm import tqdm
 
 from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.sharing.predictor import PROBLEM_TYPES, Predictor
@@ -121,9 +120,12 @@ class Bench:
 
 @torch.inference_mode()
 def score(model: nn.Module, loader: DataLoader[Any], accelerator: Accelerator) -> Tensor:
-    """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the images."""
+    """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the images.
+
+    It shows no progress: mostly it runs under the bar of a training.
+    """
     model.eval()
     rows = []
-    for pixels, _ in tqdm(loader, desc="score", disable=not accelerator.is_main_process, leave=False):
+    for pixels, _ in loader:
         rows.append(accelerator.gather_for_metrics(model(pixels).logits).float().cpu())
     return torch.cat(rows).clone()

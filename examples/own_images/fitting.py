@@ -57,12 +57,13 @@ def fit(
     kept: KeptTokens | None,
     batches: int,
     output: Path | None,
+    label: str,
 ) -> Fitted:
     """Train for at most `batches` batches, then restore the best epoch.
 
     `begin`: the tensors that `Bench.beginning` found. `kept`: where training starts at the prompts' first block.
     `output`: folder for checkpoints, from the last of which the run resumes; None: no checkpoints, and validation at
-    the end only.
+    the end only. `label`: of the progress bar.
     """
     args = bench.args
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
@@ -109,6 +110,7 @@ def fit(
         checkpoints=checkpoints,
         checkpointing_steps="epoch" if output is not None else None,
         resume_from_checkpoint="latest" if stored else None,
+        label=label,
     )
     done = train(
         accelerator,

@@ -59,12 +59,15 @@ def race(
     found: dict[str, list[float]] = json.loads(record.read_text()) if record.is_file() else {}
     alive = list(range(len(entries)))
     together = bench.args.gradient_accumulation_steps
-    for _, steps in budgets(len(entries), batches // together):
+    rounds = budgets(len(entries), batches // together)
+    for number, (_, steps) in enumerate(rounds, 1):
         length = steps * together
         for index in alive:
-            key = f"{entries[index]} for {length}"
+            rates = entries[index]
+            key = f"{rates} for {length}"
             if key not in found:
-                fitted = fit(bench, method, seed, entries[index], begin, kept, length, None)
+                label = f"{method}, race {number}/{len(rounds)}, rate {rates.main:g}, head {rates.head:g}"
+                fitted = fit(bench, method, seed, rates, begin, kept, length, None, label)
                 found[key] = [fitted.watch.gain, -fitted.watch.curve[-1]["loss"]]
                 if fitted.accelerator.is_main_process:
                     write_json(record, found)

@@ -57,6 +57,7 @@ def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator
                 kept = keep_tokens(bench, method, output / f"{method}-tokens")
                 if args.learning_rate == "auto":
                     rates = race(bench, method, seed, begin, kept, batches, output / f"{method}-race.json")
+                    PartialState().print(f"{method}: learning rate {rates.main:g}")
                 else:
                     rate = float(args.learning_rate)
                     rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
@@ -79,7 +80,7 @@ def run(
     folder: Path,
 ) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
-    fitted = fit(bench, method, seed, rates, begin, kept, batches, folder)
+    fitted = fit(bench, method, seed, rates, begin, kept, batches, folder, f"{method}, seed {seed}")
     if fitted.accelerator.is_main_process:
         save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
         save_file({"scores": fitted.watch.scores}, folder / SCORES)

@@ -2,9 +2,10 @@
 """The results on disk: one JSON file for each cell, written atomically."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from recipe.reporting import write_json
 
 
 def path_of(folder: Path, task: str, name: str) -> Path:
@@ -15,9 +16,7 @@ def path_of(folder: Path, task: str, name: str) -> Path:
 def write(file: Path, content: dict[str, Any]) -> None:
     """Replace the file in one step."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_json(file, content)
 
 
 def read(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -7,18 +7,27 @@ an epoch; prompt dropout 0.1; the inside of the frozen blocks in eval mode.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from gated_prompt.starts.initialize import METHODS as STARTS
 
 from .checkpoints import check_interval
-from .methods import METHODS, PROMPT_METHODS, SHIPPED_BACKBONE, PromptArguments, backbone_kind, check_method
+from .command_line import CommandLine
+from .methods import (
+    BACKBONE_HELP,
+    METHODS,
+    PROMPT_METHODS,
+    SHIPPED_BACKBONE,
+    PromptArguments,
+    backbone_kind,
+    check_method,
+)
 from .presets import PRESETS, RECOMMENDED, paper_preset
 from .read_block import check_read_block
 
@@ -30,8 +39,8 @@ SCHEDULES = ("epoch", "step")
 class RunArguments:
     """One training run; the settings of the prompts are those of `GatedPromptConfig`."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "folder with the data; without it: the Hub"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": "Hub id or folder of a ViT"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder with the data; default: the Hub"})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
     backbone_kind: str = field(
         default="auto", metadata={"help": "mae or moco, for --preset and --pooling auto; auto: by the name; or other"}
     )
@@ -52,32 +61,48 @@ class RunArguments:
         },
     )
     output_dir: str = field(default="runs/vtab", metadata={"help": "where everything is written"})
-    seed: int = field(default=42, metadata={"help": "of head, prompts, order, crops and dropout"})
+    seed: int = field(default=42, metadata={"help": "random seed of head, prompts, order, crops and dropout"})
     num_train_epochs: int = field(default=100, metadata={"help": "passes over the training images"})
     warmup_epochs: int = field(default=10, metadata={"help": "epochs of linear warm-up; the first runs at rate 0"})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "images per process and step"})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images per process and step"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images per process and step, to score"})
     dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
     optimizer: str = field(
         default="sgd",
         metadata={"help": "sgd: the paper's; or adamw, which gets further in few epochs, at rates near 0.03"},
     )
-    learning_rate: float = field(default=0.03, metadata={"help": "peak rate; of SGD the paper tries 0.05 to 5"})
-    prompt_learning_rate: float | None = field(default=None, metadata={"help": "of the prompts; None: the common one"})
-    gate_learning_rate: float | None = field(default=None, metadata={"help": "of the gates; None: the common one"})
+    learning_rate: float = field(
+        default=0.03, metadata={"help": "peak learning rate; with SGD the paper tries 0.05 to 5"}
+    )
+    prompt_learning_rate: float | None = field(
+        default=None, metadata={"help": "learning rate of the prompts; default: --learning_rate"}
+    )
+    gate_learning_rate: float | None = field(
+        default=None, metadata={"help": "learning rate of the gates; default: --learning_rate"}
+    )
     temperature_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the temperatures; None: the common one"}
+        default=None, metadata={"help": "learning rate of the temperatures; default: --learning_rate"}
     )
-    head_learning_rate: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
-    momentum: float = field(default=0.9, metadata={"help": "of SGD"})
-    weight_decay: float = field(default=0.0, metadata={"help": "on everything that is trained"})
-    prompt_weight_decay: float | None = field(default=None, metadata={"help": "of the prompts; None: the common one"})
-    gate_weight_decay: float | None = field(default=None, metadata={"help": "of the gates; None: the common one"})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "learning rate of the head; default: --learning_rate"}
+    )
+    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of everything that is trained"})
+    prompt_weight_decay: float | None = field(
+        default=None, metadata={"help": "weight decay of the prompts; default: --weight_decay"}
+    )
+    gate_weight_decay: float | None = field(
+        default=None, metadata={"help": "weight decay of the gates; default: --weight_decay"}
+    )
     temperature_weight_decay: float | None = field(
-        default=None, metadata={"help": "of the temperatures; None: the common one"}
+        default=None, metadata={"help": "weight decay of the temperatures; default: --weight_decay"}
     )
-    head_weight_decay: float | None = field(default=None, metadata={"help": "of the head; None: the common one"})
-    schedule_by: str = field(default="epoch", metadata={"help": "rates change after each epoch, the paper's; or step"})
+    head_weight_decay: float | None = field(
+        default=None, metadata={"help": "weight decay of the head; default: --weight_decay"}
+    )
+    schedule_by: str = field(
+        default="epoch", metadata={"help": "after what learning rates change: epoch, as in the paper, or step"}
+    )
     prompt_start: str = field(
         default="random",
         metadata={"help": f"how prompts are initialized: random; or from the training images, by {', '.join(STARTS)}"},
@@ -90,13 +115,21 @@ class RunArguments:
         },
     )
     lora_r: int = field(default=8, metadata={"help": "rank of --method lora"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "use fewer training images, to try things"})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "train on at most this many images, to try things; default: all"}
+    )
     linear_probe: bool = field(default=True, metadata={"help": "score a linear probe on the same images as well"})
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
-    resume_from_checkpoint: str | None = field(default=None, metadata={"help": "a checkpoint folder, or 'latest'"})
-    report_to: str | None = field(default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ..."})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "checkpoint folder, or 'latest'; default: start anew"}
+    )
+    report_to: str | None = field(
+        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ...; default: none"}
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
-    hub_model_id: str | None = field(default=None, metadata={"help": "repository to push to, user/name"})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "repository to push to, user/name; default: the name of --output_dir"}
+    )
 
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
@@ -107,13 +140,15 @@ def parse_arguments(
 ) -> tuple[Arguments, Any]:
     """The run's arguments and those of the prompts, with the preset filled in where nothing was given.
 
+    The help shows the docstring of the script that has `kind`.
+
     Raises:
-        GatedPromptError: method, optimizer, preset, start, schedule or kind of backbone are unknown, `--read_block` is
-            no block, `--checkpointing_steps` is no interval, the preset has no settings for the task or the method, or
-            an argument that was given contradicts the method.
+        GatedPromptError: an option, method, optimizer, preset, start, schedule or kind of backbone is unknown;
+            `--read_block` is no block; `--checkpointing_steps` is no interval; the preset has no settings for the task
+            or the method; or an argument that was given contradicts the method.
     """
-    parser = HfArgumentParser((kind, PromptArguments))
-    args, prompts = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    parser = CommandLine((kind, PromptArguments), sys.modules[kind.__module__].__doc__)
+    args, prompts = parser.parse(argv)
     check_method(args.method)
     check_interval(args.checkpointing_steps)
     check_read_block(args.read_block)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
-from transformers import AutoModel, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.data.preprocess import TransformedImages
@@ -23,6 +23,7 @@ from gated_prompt.sharing.predictor import Predictor, preparation_of
 
 from . import loop
 from .arguments import RunArguments
+from .backbone import load_backbone
 from .methods import build_model
 from .optimizer import parameter_groups
 from .prefix_cache import CachedPrefix, StartAtBlock
@@ -141,7 +142,7 @@ def train_and_score(
             **environment(),
         }
         if args.linear_probe:
-            backbone = AutoModel.from_pretrained(args.backbone, dtype="float32").eval().to(accelerator.device)
+            backbone = load_backbone(args.backbone).to(accelerator.device)
             results["linear_probe_accuracy"] = probe(
                 patch_features(backbone, Subset(probed, range(count))), patch_features(backbone, scored)
             )

@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The training loop under classification and segmentation: how it starts, resumes after a kill, and ends."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Plan:
         checkpoints: folder of the checkpoints.
         checkpointing_steps: 'epoch', a number of steps, or None for no checkpoints.
         resume_from_checkpoint: a checkpoint folder, 'latest', or None to start anew.
+        label: of the progress bar.
     """
 
     steps: int
@@ -57,6 +59,7 @@ class Plan:
     checkpoints: Path
     checkpointing_steps: str | None
     resume_from_checkpoint: str | None
+    label: str = "train"
 
 
 def plan_of(args: Any, output: Path, steps: int, schedule_by: str) -> Plan:
@@ -124,9 +127,12 @@ def train(
     made_with = _made_with(optimizer, loader)
     step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints, made_with)
     begin = time.perf_counter()
-    bar = tqdm(total=plan.steps, initial=step, desc="train", disable=not accelerator.is_main_process)
+    show = accelerator.is_main_process
+    bar = tqdm(total=plan.steps, initial=step, desc=plan.label, leave=False, disable=not show)
+    epochs = math.ceil(plan.steps / len(loader))
     while step < plan.steps and not watch.done:
         epoch, done = divmod(step, len(loader))
+        bar.set_description(f"{plan.label}, epoch {epoch + 1}/{epochs}")
         model.train()
         loader.set_epoch(epoch)  # type: ignore[attr-defined]  # accelerate's
         if set_epoch is not None:

@@ -28,6 +28,7 @@ from gated_prompt import GatedPromptConfig, GatedPromptError, find_head_names, f
 from .backbone import check_backbone
 
 SHIPPED_BACKBONE = Path(__file__).parents[1] / "backbones" / "mae-cifar10-tiny"
+BACKBONE_HELP = "Hub id or folder of a ViT; default: the small ViT of this repository"
 PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
     "gated": {},
     "gate_only": {"deep": False, "gates": True, "temperature": False},
@@ -39,6 +40,20 @@ METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
 BACKBONE_KINDS = ("auto", "mae", "moco", "other")
 HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
+PROMPT_HELP = {  # where a command line has other words than Python
+    "insert_at": "index of the first block with prompts in its input; train_images.py and --preset recommended choose "
+    "it by the block that is read",
+    "read_from": "index of the block whose output the head reads; later blocks do not run; default: the last",
+    "deep": "VPT-deep: fresh prompts at each block from --insert_at on, without gates",
+    "temperature": "learn one attention temperature per block from --insert_at on",
+    "temperature_init": "initial temperature; fixed with --no_temperature",
+    "temperature_range": "low and high: learned temperatures are clamped to this range",
+    "pooling": "mean that replaces token 0 before the final norm: prompts, patches or prompts_and_patches; none; or "
+    "auto: prompts_and_patches for MAE backbones, else none",
+    "eval_backbone": "keep the modules inside the frozen blocks in eval mode while training",
+    "modules_to_save": "modules to train and save with the prompts; default: the detected head",
+    "num_prefix_tokens": "number of tokens before the patches; default: detected",
+}
 RECORDED = (  # filled in when an adapter is made, not chosen
     "num_layers",
     "hidden_size",
@@ -53,23 +68,20 @@ def _prompt_arguments() -> type:
     PEFT's own fields are left out: the parser cannot read their types.
     """
     skip = {f.name for f in dataclasses.fields(PeftConfig)} | set(RECORDED)
-    changed = {
-        "pooling": (str, "auto", "auto: prompts_and_patches for the shipped MAE backbone, else none; or none, "),
-        "temperature_range": (list[float], [0.01, 10.0], "low and high: "),
-    }
+    changed = {"pooling": (str, "auto"), "temperature_range": (list[float], [0.01, 10.0])}
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(GatedPromptConfig):
         if field.name in skip:
             continue
-        kind, default, note = changed.get(field.name, (field.type, field.default, ""))
-        described = {"help": note + field.metadata["help"]}
+        kind, default = changed.get(field.name, (field.type, field.default))
+        described = {"help": PROMPT_HELP.get(field.name, field.metadata["help"].replace("None: ", "default: "))}
         if isinstance(default, list):
             fields.append(
                 (field.name, kind, dataclasses.field(default_factory=partial(list, default), metadata=described))
             )
         else:
             fields.append((field.name, kind, dataclasses.field(default=default, metadata=described)))
-    return dataclasses.make_dataclass("PromptArguments", fields)
+    return dataclasses.make_dataclass("PromptArguments", fields, namespace={"_argument_group_name": "prompts"})
 
 
 PromptArguments = _prompt_arguments()

@@ -20,7 +20,7 @@ def patch_features(backbone: torch.nn.Module, data: Dataset[Any]) -> Features:
     device = next(backbone.parameters()).device
     features, labels = [], []
     with torch.inference_mode():
-        for pixels, classes in tqdm(DataLoader(data, batch_size=256), desc="features", leave=False):
+        for pixels, classes in tqdm(DataLoader(data, batch_size=256), desc="features for the probe", leave=False):
             features.append(backbone(pixels.to(device)).last_hidden_state[:, prefix:].mean(1).float().cpu())
             labels.append(classes)
     return torch.cat(features).numpy(), torch.cat(labels).numpy()

@@ -8,6 +8,7 @@ from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig, Aut
 from gated_prompt import GatedPromptError, heads
 from gated_prompt.serving.pool import AdapterPool
 from recipe.backbone import check_backbone
+from recipe.quiet import quiet_loading
 
 
 def load_backbone(backbone: str) -> Any:
@@ -33,4 +34,5 @@ def load_pool(backbone: str, memory: int) -> AdapterPool:
     Raises:
         GatedPromptError: the backbone cannot be loaded, or takes no prompts.
     """
+    quiet_loading()  # here, as each replica is a process of its own
     return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone)

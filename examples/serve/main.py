@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from transformers import HfArgumentParser
 
 from gated_prompt import GatedPromptError
 from recipe.backbone import check_backbone
+from recipe.command_line import CommandLine
 from recipe.schedulers import connect
 
 from .backbone import load_pool
@@ -33,7 +33,7 @@ from .store import Store
 def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_pool) -> None:
     """Run with these arguments, or with those of the command line; `load` creates the pool of adapters."""
     try:
-        (settings,) = HfArgumentParser(Settings, description=__doc__).parse_args_into_dataclasses(argv)
+        (settings,) = CommandLine([Settings], __doc__).parse(argv)
         run(settings, load)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")

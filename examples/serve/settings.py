@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gated_prompt import GatedPromptError
-from recipe.methods import SHIPPED_BACKBONE
+from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE
 
 TOKEN = "GATED_PROMPT_TOKEN"  # in the environment, as everyone on the machine can read a command line
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -24,7 +24,7 @@ class Settings:
         GatedPromptError: a value is out of range, or anyone could change the adapters.
     """
 
-    backbone: str = _help("Hub id or folder of the backbone", str(SHIPPED_BACKBONE))
+    backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
     adapters: str = _help("folder with one subfolder per adapter", "examples/demo/adapters")
     allow: list[str] = field(
         default_factory=list,

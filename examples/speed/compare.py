@@ -7,6 +7,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts in that folder
 
+    from gated_prompt import GatedPromptError
     from speed.comparison import main
 
-    main()
+    try:
+        main()
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")

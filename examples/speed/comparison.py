@@ -23,9 +23,10 @@ import peft
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 import gated_prompt
+from recipe.command_line import CommandLine
+from recipe.reporting import write_json
 
 from .adapter_files import adapter_times
 from .clock import Run, Setting, peak_memory
@@ -57,7 +58,7 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Measure the requested results that are missing; return the content of results.json."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    (args,) = CommandLine([Arguments], __doc__).parse(argv)
     unknown = [name for name in args.contenders if name not in CONTENDERS]
     if unknown:
         sys.exit(f"error: unknown contenders {', '.join(unknown)}; known: {', '.join(CONTENDERS)}")
@@ -75,16 +76,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             key = f"{size}-{prompts}"
             if key not in results["tables"]:
                 results["tables"][key] = times(args, setting, prompts)
-                save(path, results)
+                write_json(path, results)
             table = results["tables"][key]
             if prompts in args.memory_prompts and "memory" not in table:
                 table["memory"] = {
                     name: peak_memory(name, prompts, setting) for name in tqdm(args.contenders, desc=f"memory {key}")
                 }
-                save(path, results)
+                write_json(path, results)
         if f"adapters-{size}" not in results:
             results[f"adapters-{size}"] = adapter_times(size, prompts=100)
-            save(path, results)
+            write_json(path, results)
     text = tables(results)
     (output / "results.md").write_text(text)
     print(text)
@@ -119,10 +120,3 @@ def machine(device: str) -> dict[str, str]:
         "peft": peft.__version__,
         "gated_prompt": gated_prompt.__version__,
     }
-
-
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Write the JSON file atomically."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, path)
