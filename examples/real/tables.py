@@ -96,21 +96,29 @@ def blocks(found: Found) -> str:
 
 
 def trained(found: Found, what: str) -> str:
-    """Every row that has been run, by task: after the last block, and after the chosen one."""
+    """Every row that has been run after the chosen block, by task."""
     tasks = tasks_there(found)
-    rows = [["", *(f"{task}, {read}" for task in tasks for read in ("last", f"block {best_block(task, found)}"))]]
+    rows = [["", *(f"{task}, block {best_block(task, found)}" for task in tasks)]]
     for row, name in NAMES.items():
-        both = [
-            finals(task, row + suffix, found, what) if row + suffix in grid.ROWS else []
-            for task in tasks
-            for suffix in ("", "_best")
-        ]
-        if any(both):
-            rows.append([name, *map(spread, both)])
-    probes = [
-        found[task, "probe"][what][block - 1] for task in tasks for block in (grid.LAST, best_block(task, found))
-    ]
+        values = [finals(task, f"{row}_best", found, what) if f"{row}_best" in grid.ROWS else [] for task in tasks]
+        if any(values):
+            rows.append([name, *map(spread, values)])
+    probes = [found[task, "probe"][what][best_block(task, found) - 1] for task in tasks]
     rows.append(["logistic regression, frozen", *(f"{100 * value:.1f}" for value in probes)])
+    return markdown(rows)
+
+
+def trained_last(found: Found) -> str:
+    """Every row that has been run after the last block of the task that rates are raced on."""
+    rows = [[grid.RACED_ON, "validation", "test", "training, s"]]
+    for row, name in NAMES.items():
+        runs = final_runs(grid.RACED_ON, row, found) if row in grid.ROWS else []
+        if runs:
+            values = [spread([100 * run[what] for run in runs]) for what in ("val", "test")]
+            rows.append([name, *values, f"{mean(run['train_cpu_seconds'] for run in runs):.0f}"])
+    probe = found[grid.RACED_ON, "probe"]
+    frozen_row = [f"{100 * probe[what][grid.LAST - 1]:.1f}" for what in ("val", "test")]
+    rows.append(["logistic regression, frozen", *frozen_row, ""])
     return markdown(rows)
 
 
@@ -192,6 +200,7 @@ def filled(page: str, found: Found) -> str:
         "blocks": blocks(found),
         "test": trained(found, "test"),
         "validation": trained(found, "val"),
+        "last block": trained_last(found),
         "endings": endings.table(found),
         "rates": rates(found),
         "differences": differences(found),
