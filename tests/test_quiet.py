@@ -3,6 +3,7 @@
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What the logger of transformers' models lets through, from a script that called `quiet_loading`."""
     logger = logging.getLogger("transformers.modeling_utils")
     found: list[str] = []
@@ -32,10 +33,13 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(logger, "filters", [])
     monkeypatch.setattr(logger, "handlers", [Ear()])
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # whatever the tests before set for all of transformers
     quiet_loading()
     quiet_loading()  # as often as a process calls it
     assert len(logger.filters) == 1
-    return found
+    yield found
+    logger.setLevel(level)
 
 
 def test_new_heads_other_classes_and_left_out_blocks_are_not_reported(folder: Path, heard: list[str]) -> None:
