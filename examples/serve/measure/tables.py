@@ -35,7 +35,7 @@ def page(found: dict[str, Results]) -> str:
 def times(name: str, results: Results) -> str:
     """Requests per second and percentiles, by clients, contender and tasks."""
     machine = results["machine"]
-    visits = [len(cell) for cell in results["cells"].values()]
+    visits = [len(each) for each in results["cells"].values()]
     tasks = axis(results, "tasks")
     lines = [
         f"Backbone: {BACKBONES[name].label}, {BACKBONES[name].prompts} prompts; {machine['cpu']}, "
