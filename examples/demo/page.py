@@ -156,8 +156,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_gradio() -> None:
-    """Raises:
-    GatedPromptError: it is not installed.
+    """Check that gradio is installed.
+
+    Raises:
+        GatedPromptError: it is not.
     """
     try:
         import gradio  # noqa: F401

@@ -43,33 +43,35 @@ class Fitted:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Where the runs of a method and seed begin, whatever their rates.
+
+    `tensors`: what `Bench.beginning` found. `kept`: tokens at the prompts' first block, at which training then starts.
+    """
+
+    method: str
+    seed: int
+    tensors: dict[str, Tensor]
+    kept: KeptTokens | None
+
+
 def batches_per_epoch(bench: Bench, processes: int) -> int:
     """Batches of each process in one pass over the training images."""
     return math.ceil(len(bench.parts.train) / (bench.args.per_device_train_batch_size * processes))
 
 
-def fit(
-    bench: Bench,
-    method: str,
-    seed: int,
-    rates: Rates,
-    begin: dict[str, Tensor],
-    kept: KeptTokens | None,
-    batches: int,
-    output: Path | None,
-    label: str,
-) -> Fitted:
+def fit(bench: Bench, begin: Beginning, rates: Rates, batches: int, output: Path | None, label: str) -> Fitted:
     """Train for at most `batches` batches, then restore the best epoch.
 
-    `begin`: the tensors that `Bench.beginning` found. `kept`: where training starts at the prompts' first block.
     `output`: folder for checkpoints, from the last of which the run resumes; None: no checkpoints, and validation at
     the end only. `label`: of the progress bar.
     """
-    args = bench.args
+    args, method, seed, kept = bench.args, begin.method, begin.seed, begin.kept
     accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
     with torch.no_grad():
         parameters = dict(model.named_parameters())
-        for name, tensor in begin.items():
+        for name, tensor in begin.tensors.items():
             parameters[name].copy_(tensor)
     groups = parameter_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])

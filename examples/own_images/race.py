@@ -4,15 +4,12 @@
 import json
 from pathlib import Path
 
-from torch import Tensor
-
 from recipe.methods import PROMPT_METHODS
 from recipe.presets import RECOMMENDED
 from recipe.reporting import write_json
 
 from .bench import Bench
-from .fitting import Rates, fit
-from .kept_tokens import KeptTokens
+from .fitting import Beginning, Rates, fit
 
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, float], ...]]] = {
@@ -41,21 +38,13 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
     return [(count, unit * 2**index) for index, count in enumerate(counts)] if unit else []
 
 
-def race(
-    bench: Bench,
-    method: str,
-    seed: int,
-    begin: dict[str, Tensor],
-    kept: KeptTokens | None,
-    batches: int,
-    record: Path,
-) -> Rates:
+def race(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
     """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
     a race that was stopped resumes.
     """
-    entries = grid(method)
+    entries = grid(begin.method)
     found: dict[str, list[float]] = json.loads(record.read_text()) if record.is_file() else {}
     alive = list(range(len(entries)))
     together = bench.args.gradient_accumulation_steps
@@ -66,8 +55,8 @@ def race(
             rates = entries[index]
             key = f"{rates} for {length}"
             if key not in found:
-                label = f"{method}, race {number}/{len(rounds)}, rate {rates.main:g}, head {rates.head:g}"
-                fitted = fit(bench, method, seed, rates, begin, kept, length, None, label)
+                label = f"{begin.method}, race {number}/{len(rounds)}, rate {rates.main:g}, head {rates.head:g}"
+                fitted = fit(bench, begin, rates, length, None, label)
                 found[key] = [fitted.watch.gain, -fitted.watch.curve[-1]["loss"]]
                 if fitted.accelerator.is_main_process:
                     write_json(record, found)

@@ -16,7 +16,7 @@ from recipe.presets import RECOMMENDED
 from recipe.reporting import read_out, write_json
 
 from .bench import Bench
-from .fitting import CHECKPOINTS, Rates, fit
+from .fitting import CHECKPOINTS, Beginning, Rates, fit
 from .kept_tokens import KeptTokens, keep_tokens
 from .race import race
 from .trained import save_trained
@@ -52,35 +52,29 @@ def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator
         done = finished(folder)
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
-            begin = bench.beginning(method, seed, folder)
+            tensors = bench.beginning(method, seed, folder)
             if rates is None:
                 kept = keep_tokens(bench, method, output / f"{method}-tokens")
+            begin = Beginning(method, seed, tensors, kept)
+            if rates is None:
                 if args.learning_rate == "auto":
-                    rates = race(bench, method, seed, begin, kept, batches, output / f"{method}-race.json")
+                    rates = race(bench, begin, batches, output / f"{method}-race.json")
                     PartialState().print(f"{method}: learning rate {rates.main:g}")
                 else:
                     rate = float(args.learning_rate)
                     rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
             if args.head_learning_rate is not None:
                 rates = replace(rates, head=args.head_learning_rate)
-            done = run(bench, method, seed, rates, begin, kept, batches, folder)
+            done = run(bench, begin, rates, batches, folder)
         yield done
     if PartialState().is_main_process:
         shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
 
 
-def run(
-    bench: Bench,
-    method: str,
-    seed: int,
-    rates: Rates,
-    begin: dict[str, Tensor],
-    kept: KeptTokens | None,
-    batches: int,
-    folder: Path,
-) -> Run:
+def run(bench: Bench, begin: Beginning, rates: Rates, batches: int, folder: Path) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
-    fitted = fit(bench, method, seed, rates, begin, kept, batches, folder, f"{method}, seed {seed}")
+    method, seed = begin.method, begin.seed
+    fitted = fit(bench, begin, rates, batches, folder, f"{method}, seed {seed}")
     if fitted.accelerator.is_main_process:
         save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
         save_file({"scores": fitted.watch.scores}, folder / SCORES)

@@ -26,7 +26,6 @@ NAMES = {
     "gated_rate": "gated, gates with their own rate",
     "gated_attentive": "gated, attentive head",
     "zero": "zero-start prompts",
-    "lora4_start": "fitted head: LoRA, rank 4",
     "lora8": "LoRA, rank 8",
     "full": "full fine-tuning",
     **{f"shallow_at_{k}": f"VPT-shallow from block {k}" for k in (2, 4, 6, 8, 10)},
@@ -41,6 +40,7 @@ NAMES = {
     "gated_start_rate": 'fitted head: gated, "sample" start, gates with their own rate',
     "zero_start": "fitted head: zero-start prompts",
     "zero_start_rate": "fitted head: zero-start prompts, gates with their own rate",
+    "lora4_start": "fitted head: LoRA, rank 4",
     "lora8_start": "fitted head: LoRA, rank 8",
 }
 HEADS = {
