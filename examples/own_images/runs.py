@@ -44,10 +44,9 @@ class Run:
 
 def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator[Run]:
     """One run of a method for each seed; unless rates are given, the first one races for those of all."""
-    args = bench.args
     rates: Rates | None = None
     kept: KeptTokens | None = None
-    for seed in args.seeds:
+    for seed in bench.args.seeds:
         folder = output / f"{method}-seed{seed}"
         done = finished(folder)
         if done is None:
@@ -56,19 +55,23 @@ def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator
             if rates is None:
                 kept = keep_tokens(bench, method, output / f"{method}-tokens")
             begin = Beginning(method, seed, tensors, kept)
-            if rates is None:
-                if args.learning_rate == "auto":
-                    rates = race(bench, begin, batches, output / f"{method}-race.json")
-                    PartialState().print(f"{method}: learning rate {rates.main:g}")
-                else:
-                    rate = float(args.learning_rate)
-                    rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
-            if args.head_learning_rate is not None:
-                rates = replace(rates, head=args.head_learning_rate)
+            rates = rates or find_rates(bench, begin, batches, output / f"{method}-race.json")
             done = run(bench, begin, rates, batches, folder)
         yield done
     if PartialState().is_main_process:
         shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
+
+
+def find_rates(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
+    """The rates that were given, or those that win a race, which is kept in `record`."""
+    args = bench.args
+    if args.learning_rate == "auto":
+        rates = race(bench, begin, batches, record)
+        PartialState().print(f"{begin.method}: learning rate {rates.main:g}")
+    else:
+        rate = float(args.learning_rate)
+        rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
+    return rates if args.head_learning_rate is None else replace(rates, head=args.head_learning_rate)
 
 
 def run(bench: Bench, begin: Beginning, rates: Rates, batches: int, folder: Path) -> Run:
