@@ -24,7 +24,7 @@ from .errors import (
 )
 from .inspect.check import CheckError, check
 from .inspect.pruning import Pruning, prune, pruning
-from .inspect.readouts import gates, has_prompts, selection_ratios, temperatures
+from .inspect.readouts import gates, has_prompts, head_gates, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
 from .sharing.hub import push_to_hub
@@ -62,6 +62,7 @@ __all__ = [
     "find_vision_transformer",
     "gates",
     "has_prompts",
+    "head_gates",
     "initialize_head",
     "initialize_prompts",
     "load",

@@ -50,6 +50,13 @@ class GatedPromptConfig(PeftConfig):
     deep: bool = field(
         default=False, metadata={"help": "VPT-deep: fresh prompts at each block from insert_at on, without gates"}
     )
+    zero_start: bool = field(
+        default=False,
+        metadata={
+            "help": "with deep: the other tokens read the prompts in a softmax of their own, times tanh(a), one a for "
+            "each head, 0 at the start: the adapted model begins as the base"
+        },
+    )
     gates: bool = field(default=True, metadata={"help": "learn one gate per gated block (paper, Section 4)"})
     gate_init: float = field(
         default=-5.0, metadata={"help": "initial gate logit; the paper's table value v means logit -v"}
@@ -95,6 +102,9 @@ class GatedPromptConfig(PeftConfig):
     )
     num_layers: int | None = field(default=None, metadata={"help": "recorded: number of blocks of the base model"})
     hidden_size: int | None = field(default=None, metadata={"help": "recorded: width of the base model"})
+    num_heads: int | None = field(
+        default=None, metadata={"help": "recorded with zero_start: number of attention heads of the base model"}
+    )
     detected_prefix_tokens: int | None = field(
         default=None, metadata={"help": "recorded: number of prefix tokens detected in the base model"}
     )
@@ -148,6 +158,7 @@ class GatedPromptConfig(PeftConfig):
             rank=self.prompt_rank,
             num_gates=len(self.gated_block_indices(num_layers)),
             temperature=self.temperature,
+            num_heads=self.num_heads if self.zero_start else None,
         )
 
     @classmethod
@@ -221,9 +232,11 @@ class GatedPromptConfig(PeftConfig):
     def _check_tensors(self, file: AdapterFile) -> AdapterFile:
         if file.path is None:
             return file
-        if self.num_layers is None or self.hidden_size is None:
+        recorded = ["num_layers", "hidden_size", *(["num_heads"] if self.zero_start else [])]
+        missing = [name for name in recorded if getattr(self, name) is None]
+        if self.num_layers is None or self.hidden_size is None or missing:
             raise DamagedAdapterError(
-                f"{CONFIG_NAME} beside {file.path} lacks num_layers or hidden_size, which every saved adapter "
-                "records; save the adapter again"
+                f"{CONFIG_NAME} beside {file.path} lacks {' and '.join(missing)}, which saving records; save the "
+                "adapter again"
             )
         return file.check_tensors(self.parameter_shapes(self.num_layers, self.hidden_size), self.modules_to_save or [])

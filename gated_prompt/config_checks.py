@@ -37,7 +37,21 @@ def setting_faults(config: "GatedPromptConfig") -> list[str]:
         faults.append(f"pooling is {config.pooling!r}; expected None, {', '.join(map(repr, POOLINGS))}")
     if config.num_prefix_tokens is not None and config.num_prefix_tokens < 0:
         faults.append(f"num_prefix_tokens is {config.num_prefix_tokens}; it cannot be negative")
-    return faults + _gate_faults(config) + _temperature_faults(config)
+    return faults + _zero_start_faults(config) + _gate_faults(config) + _temperature_faults(config)
+
+
+def _zero_start_faults(config: "GatedPromptConfig") -> list[str]:
+    if not config.zero_start:
+        return []
+    faults = []
+    if not config.deep:
+        faults.append("zero_start=True needs deep=True: each block reads prompts of its own")
+    if config.pooling in ("prompts", "prompts_and_patches"):
+        faults.append(
+            f"zero_start=True contradicts pooling={config.pooling!r}: these prompts never become output tokens; use "
+            "pooling='patches' or None"
+        )
+    return faults
 
 
 def _gate_faults(config: "GatedPromptConfig") -> list[str]:

@@ -10,7 +10,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from gated_prompt import GatedPromptConfig
 from helpers.models import bank_of, dinov2, images, vit
 
-SETTINGS = {"gated": {}, "deep": {"deep": True}, "pooled": {"pooling": "patches"}, "read": {"read_from": 1}}
+ZERO_START = {"deep": True, "zero_start": True}
+SETTINGS = {
+    "gated": {},
+    "deep": {"deep": True},
+    "pooled": {"pooling": "patches"},
+    "read": {"read_from": 1},
+    "zero": ZERO_START,
+}
 
 
 def make(base=vit, **settings: object) -> PeftModel:
@@ -87,7 +94,7 @@ def test_export_with_a_free_batch_size(base) -> None:
         torch.testing.assert_close(program.module()(images(3)), wanted)
 
 
-@pytest.mark.parametrize("settings", [{}, {"read_from": 1}], ids=["gated", "read"])
+@pytest.mark.parametrize("settings", [{}, {"read_from": 1}, ZERO_START], ids=["gated", "read", "zero"])
 def test_onnx(settings: dict, tmp_path) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is needed for the ONNX export")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is needed to run the ONNX file")

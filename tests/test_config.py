@@ -27,6 +27,7 @@ def test_defaults_are_the_contract() -> None:
         "insert_at": 0,
         "read_from": None,
         "deep": False,
+        "zero_start": False,
         "gates": True,
         "gate_init": -5.0,
         "gated_blocks": None,
@@ -43,6 +44,7 @@ def test_defaults_are_the_contract() -> None:
         "num_prefix_tokens": None,
         "num_layers": None,
         "hidden_size": None,
+        "num_heads": None,
         "detected_prefix_tokens": None,
         "weights_sha256": None,
     }

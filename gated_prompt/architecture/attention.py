@@ -15,6 +15,7 @@ KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
 QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
 OUTPUT_NAMES = ("o_proj", "out_proj", "proj", "projection_layer")
 NORM_NAMES = ("layernorm_before", "layer_norm1", "norm1", "layernorm1", "ln_1")  # before the attention of a block
+NUM_HEADS_NAMES = ("num_attention_heads", "num_heads")
 BIAS_TABLE = "relative_position_bias_table"
 
 
@@ -55,6 +56,13 @@ class AttentionParts:
         ]  # fmt: skip
         own = list(self.attention.parameters(recurse=False))
         return self.uses_interface and None not in (self.norm, self.key, self.value) and not others and not own
+
+    @property
+    def num_heads(self) -> int | None:
+        """Number of attention heads, if the module or its config names it."""
+        places = (self.attention, getattr(self.attention, "config", None))
+        found = (getattr(place, name, None) for place in places for name in NUM_HEADS_NAMES)
+        return next((int(value) for value in found if value is not None), None)
 
     @property
     def query_output(self) -> nn.Module:

@@ -19,14 +19,17 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
         ConfigError: a block index exceeds the model's depth, or the model lacks a module to save.
         DamagedAdapterError: the config is for inference and came without weights.
-        ArchitectureError: `pooling` is set but the model's head does not read token 0; or `read_from` is set but the
-            model reads the output of several blocks.
+        ArchitectureError: `pooling` is set but the model's head does not read token 0; `read_from` is set but the
+            model reads the output of several blocks; or `zero_start` is set but the prompts of a block cannot get
+            keys and values on their own.
     """
     config.check()  # again: fields may have been set since it was created
     if config.inference_mode:
         # PEFT reads the weights later, and would look for missing ones on the Hub. To start a new adapter from a saved
         # config, inference_mode must be off anyway, or nothing would train.
         config.check_weights_were_there()
+    if config.zero_start:
+        _check_zero_start(vit)
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model, vit)
@@ -39,6 +42,7 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         config._file.check_content()
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
+    config.num_heads = vit.attentions[0].num_heads if config.zero_start else None
     if config.num_prefix_tokens is None:
         config.num_prefix_tokens = vit.num_prefix_tokens
     obstacle = pooling_obstacle(model, vit, config.num_prefix_tokens) if config.pooling else None
@@ -71,6 +75,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
         ("blocks", config.num_layers, len(vit.blocks)),
         ("width", config.hidden_size, vit.hidden_size),
         ("prefix tokens", config.detected_prefix_tokens, vit.num_prefix_tokens),
+        ("attention heads", config.num_heads, vit.attentions[0].num_heads),
     )
     wrong = [f"{what}: adapter {old}, base {new}" for what, old, new in pairs if old is not None and old != new]
     if wrong:
@@ -79,6 +84,16 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
             + (f" (read from {config._file.place})" if config._file.place else "")
+        )
+
+
+def _check_zero_start(vit: VisionTransformer) -> None:
+    unfit = next((parts for parts in vit.attentions if not parts.can_be_passive or parts.num_heads is None), None)
+    if unfit is not None:
+        raise ArchitectureError(
+            "zero_start=True needs an attention that uses transformers' AttentionInterface, with projections of the "
+            f"normed tokens as keys and values; {type(unfit.attention).__name__} is not so; use deep=True without "
+            "zero_start"
         )
 
 

@@ -3,12 +3,13 @@
 
 PREFIX = "base_model.model."  # PEFT adds it to every key of a file
 BANK = "gated_prompt"  # name of the parameter bank on the base model's root; must not contain PEFT's prefix
-TOKENS, TOKENS_A, TOKENS_B, GATE_LOGITS, TEMPERATURES = PARAMETERS = (
+TOKENS, TOKENS_A, TOKENS_B, GATE_LOGITS, TEMPERATURES, HEAD_GATES = PARAMETERS = (
     "gated_prompt_tokens",
     "gated_prompt_tokens_a",
     "gated_prompt_tokens_b",
     "gated_prompt_gate_logits",
     "gated_prompt_temperatures",
+    "gated_prompt_head_gates",
 )
 
 
@@ -21,13 +22,14 @@ def parameter_shapes(
     rank: int | None,
     num_gates: int,
     temperature: bool,
+    num_heads: int | None,
 ) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the parameters of one adapter, without the head.
 
     With K = `num_blocks` (those with prompts), D = `hidden_size`, P = `num_tokens`: `gated_prompt_tokens` (S, P, D),
     S = K when deep, else 1; with a `rank` r instead `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b`
-    (S, r, D); `gated_prompt_gate_logits` (`num_gates`,); `gated_prompt_temperatures` (K,). Gate logits and
-    temperatures are left out if they are not learned.
+    (S, r, D); `gated_prompt_gate_logits` (`num_gates`,); `gated_prompt_temperatures` (K,);
+    `gated_prompt_head_gates` (K, `num_heads`). Those that the adapter does not learn are left out.
     """
     sets = num_blocks if deep else 1
     shapes: dict[str, tuple[int, ...]] = {TOKENS: (sets, num_tokens, hidden_size)}
@@ -37,4 +39,6 @@ def parameter_shapes(
         shapes[GATE_LOGITS] = (num_gates,)
     if temperature:
         shapes[TEMPERATURES] = (num_blocks,)
+    if num_heads is not None:
+        shapes[HEAD_GATES] = (num_blocks, num_heads)
     return shapes

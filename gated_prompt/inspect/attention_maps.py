@@ -63,12 +63,18 @@ def prompt_attention(
     Raises:
         GatedPromptError: there is no such adapter or prompt; the model is in training mode; its blocks do not get all
             patches in order (ViT-MAE), or the grids in the batch differ (SigLIP 2).
-        UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager.
+        UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager; or
+            the prompts have zero start, so nothing attends from them.
     """
     bank, adapter = find_adapter(model, adapter_name)
     root = next(module for module in model.modules() if bank in module.children())
     chosen = _chosen(prompts, adapter.config.num_virtual_tokens)
     inputs = dict(inputs or {})
+    if adapter.config.zero_start:
+        raise UnsupportedOperationError(
+            "zero-start prompts have keys and values but no queries, so there is no attention of prompts to show; "
+            "gated_prompt.head_gates(model) tells how much each head reads of them"
+        )
     if model.training:
         raise GatedPromptError("the model is in training mode, which drops prompt values at random; call model.eval()")
     if not isinstance(root, PreTrainedModel):

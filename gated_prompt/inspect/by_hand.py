@@ -12,6 +12,7 @@ from ..architecture import VisionTransformer
 from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
 from ..tuner.masks import widen_argument, widen_mask
+from .zero_start_by_hand import reading_prompts
 
 Call = tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]  # of a block: arguments, tokens that it returned
 
@@ -20,6 +21,9 @@ def run_by_hand(
     vit: VisionTransformer, bank: PromptBank, adapter: Adapter, calls: list[Call], flip: bool
 ) -> list[torch.Tensor]:
     """Return the output tokens (B, N, D), without prompts, of each block with prompts (paper, Eq. 5, 9)."""
+    if adapter.config.zero_start:
+        with reading_prompts(vit, bank, adapter, flip):
+            return _run_without_prompts(vit, adapter, calls)
     hidden, outputs = input_tokens(calls[adapter.first]), []
     start, stop, length = adapter.prompts.start, adapter.prompts.stop, hidden.shape[1]
     prompts = None
@@ -37,9 +41,25 @@ def run_by_hand(
         prompts = gate * row[:, start:stop] + (1 - gate) * prompts
         hidden = torch.cat((row[:, :start], row[:, stop:]), dim=1)
         outputs.append(hidden)
-    pooling, parts = adapter.config.pooling, []
+    return _pooled(adapter, outputs, prompts)
+
+
+def _run_without_prompts(vit: VisionTransformer, adapter: Adapter, calls: list[Call]) -> list[torch.Tensor]:
+    hidden, outputs = input_tokens(calls[adapter.first]), []
+    for block in adapter.blocks:
+        args, kwargs, _ = calls[block]
+        named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        output = vit.blocks[block](hidden, *args[1:], **named)
+        hidden = output[0] if isinstance(output, tuple) else output
+        outputs.append(hidden)
+    return _pooled(adapter, outputs, None)
+
+
+def _pooled(adapter: Adapter, outputs: list[torch.Tensor], prompts: torch.Tensor | None) -> list[torch.Tensor]:
+    """Put the mean that `pooling` names into token 0 of the last output."""
+    hidden, pooling, parts = outputs[-1], adapter.config.pooling, []
     parts += [prompts] if prompts is not None and pooling in ("prompts", "prompts_and_patches") else []
-    parts += [hidden[:, start:]] if pooling in ("patches", "prompts_and_patches") else []
+    parts += [hidden[:, adapter.prompts.start :]] if pooling in ("patches", "prompts_and_patches") else []
     if parts:
         mean = torch.cat(parts, dim=1).mean(dim=1, keepdim=True)
         outputs[-1] = torch.cat((mean, hidden[:, 1:]), dim=1)
@@ -85,7 +105,7 @@ def temperatures_and_biases(
             handle = vit.attentions[index].query_output.register_forward_hook(divide(index))
             stack.callback(handle.remove)
         for bias in vit.position_biases:
-            if bias.block is not None:
+            if bias.block is not None and not adapter.config.zero_start:
                 stack.callback(bias.module.register_forward_hook(widen).remove)
         yield
 

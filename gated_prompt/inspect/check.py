@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..architecture import VisionTransformer, find_vision_transformer
 from ..errors import GatedPromptError
-from ..files.layout import GATE_LOGITS
+from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES
 from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
 from ..tuner.forward import Inputs, Request, requested
@@ -85,8 +85,9 @@ def _faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs)
         for block, (call, following) in enumerate(pairwise(calls)):
             if not torch.equal(call[2], input_tokens(following)):
                 yield f"the model changes the tokens between blocks {block} and {block + 1}"
-        with requested(base):
-            yield from _attention_faults(vit, bank, adapter, calls)
+        if not adapter.config.zero_start:  # otherwise prompts are never part of the sequence
+            with requested(base):
+                yield from _attention_faults(vit, bank, adapter, calls)
         with requested(base), temperatures_and_biases(vit, bank, adapter):
             outputs, flipped = (run_by_hand(vit, bank, adapter, calls, flip) for flip in (False, True))
         if not _close(outputs[-1], flipped[-1]):
@@ -99,7 +100,8 @@ def _faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs)
             yield f"{name or 'the output'} differs from the blocks run by hand ({_difference(found, name, value)})"
         if not _close(_values(in_sequence).get(name), _values(found)[name]):
             yield f"{name or 'the output'} depends on whether passive blocks have the prompts in their sequence"
-    if all(torch.equal(value, _values(plain)[name]) for name, value in _values(found).items()):
+    is_base = all(torch.equal(value, _values(plain)[name]) for name, value in _values(found).items())
+    if is_base and not _starts_as_base(bank, adapter):
         yield "the prompts have no effect: the output is the same with and without them"
     yield from _gradient_faults(root, bank, adapter, inputs)
 
@@ -130,6 +132,7 @@ def _gradient_faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs
         if adapter.name in (tensors := getattr(bank, kind))
         and tensors[adapter.name].requires_grad
         and not (adapter.config.hard_gates and kind == GATE_LOGITS)  # a step function in eval mode
+        and not (kind not in (HEAD_GATES, TEMPERATURES) and _starts_as_base(bank, adapter))  # times tanh(0)
     }
     if not trained or torch.is_inference_mode_enabled():
         return
@@ -142,6 +145,11 @@ def _gradient_faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs
         if gradient is None or not bool(torch.isfinite(gradient).all()) or not bool((gradient != 0).any()):
             state = "no" if gradient is None else "a zero or non-finite"
             yield f"{kind} gets {state} gradient from the output"
+
+
+def _starts_as_base(bank: PromptBank, adapter: Adapter) -> bool:
+    """Whether zero start has not begun: all head gates are 0, so that the prompts have neither effect nor gradient."""
+    return adapter.config.zero_start and not bool(bank.gated_prompt_head_gates[adapter.name].any())
 
 
 def _run(root: nn.Module, request: Request, inputs: Inputs) -> Any:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Read what an adapter has learned: gates, temperatures and selection ratios per block."""
+"""Read what an adapter has learned: gates, temperatures and selection ratios per block; head gates of zero start."""
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,18 @@ def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
         GatedPromptError: the model has no gated prompts, or no adapter of that name.
     """
     return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
+
+
+def head_gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
+    """Return the gates tanh(a) of zero start, shape (K, H), by block and attention head; (0, 0) without zero start.
+
+    Raises:
+        GatedPromptError: as for `gates`.
+    """
+    bank, adapter = find_adapter(model, adapter_name)
+    if not adapter.config.zero_start:
+        return torch.empty(0, 0)
+    return torch.tanh(bank.gated_prompt_head_gates[adapter.name].detach().cpu())
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:

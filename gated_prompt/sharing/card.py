@@ -17,7 +17,7 @@ from torch import nn
 from ..config import GatedPromptConfig
 from ..errors import GatedPromptError
 from ..files.folder import locked, replace_text
-from ..inspect.readouts import gates, selection_ratios, temperatures
+from ..inspect.readouts import gates, head_gates, selection_ratios, temperatures
 from .quoting import code_span, line, markdown
 from .usage import usage, usage_by_predictor
 
@@ -167,7 +167,7 @@ def _link(repo_id: str | None, kind: str) -> str:
 
 def _kind(config: GatedPromptConfig) -> str:
     if config.deep:
-        return "Deep visual prompts"
+        return "Zero-start visual prompts" if config.zero_start else "Deep visual prompts"
     return "Gated visual prompts" if config.gates else "Visual prompts"
 
 
@@ -227,6 +227,13 @@ def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
         block: f"{g:.4g} | {r:.3f}"
         for block, g, r in zip(config.gated_block_indices(num_layers), gate, ratio, strict=True)
     }
+    if config.zero_start:
+        sizes = head_gates(model, adapter_name).abs().mean(1).tolist()
+        rows = [
+            f"| {block} | {size:.4g} | {t:.4g} |"
+            for block, (size, t) in enumerate(zip(sizes, tau, strict=True), start=config.insert_at)
+        ]
+        return "\n".join(["| block | mean size of the head gates | temperature |", "|---|---|---|", *rows])
     rows = [
         f"| {block} | {gated.get(block, '- | -')} | {t:.4g} |" for block, t in enumerate(tau, start=config.insert_at)
     ]

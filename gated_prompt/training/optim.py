@@ -9,12 +9,12 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..errors import GatedPromptError
-from ..files.layout import GATE_LOGITS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
+from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from ..inspect.readouts import find_adapter
 
 GROUPS = {
     "prompts": (TOKENS, TOKENS_A, TOKENS_B),
-    "gates": (GATE_LOGITS,),
+    "gates": (GATE_LOGITS, HEAD_GATES),
     "temperatures": (TEMPERATURES,),
 }
 SETTINGS = ("lr", "weight_decay")
@@ -41,7 +41,7 @@ def parameter_groups(
         lr: learning rate of groups without their own.
         weight_decay: weight decay of groups without their own.
         prompts: `{"lr": ..., "weight_decay": ...}`, both optional; the next three take the same form.
-        gates: for the gate logits.
+        gates: for the gate logits, and the head gates of zero start.
         temperatures: for the attention temperatures.
         head: for the modules saved with the adapter.
 

@@ -34,7 +34,7 @@ class Adapter:
     `first`: the block at which the prompts are inserted; `last`: the last block that runs, after which they are
     removed; `prompts`: their slice of the token axis; `gate_rows`: row of `gate_logits` by block. Three tuples hold
     the roles in the blocks from `first` to `last`: `in_sequence` without passive blocks, `training` with those that
-    are passive anyway, `evaluation` with the pruned ones too.
+    are passive anyway, `evaluation` with the pruned ones too. With zero start, all blocks are passive in all three.
     """
 
     name: str
@@ -85,7 +85,7 @@ def make_adapter(
         last=last,
         prompts=slice(start, start + config.num_virtual_tokens),
         gate_rows=gate_rows,
-        in_sequence=_roles(config, last, gate_rows, ()),
+        in_sequence=roles if config.zero_start else _roles(config, last, gate_rows, ()),
         training=roles,
         evaluation=roles,
     )

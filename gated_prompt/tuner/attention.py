@@ -20,6 +20,7 @@ from .bank import PromptBank
 from .blocks import entering_prompts, scale_queries
 from .forward import LOCAL, Forward, running
 from .masks import widen_keys
+from .zero_start import add_prompts
 
 NAME = "gated_prompt"
 
@@ -102,6 +103,10 @@ def attend(
             more_keys, more_values = route.keys_and_values(
                 _passive_prompts(forward, role, index, query), key.shape[-1]
             )
+            if adapter.config.zero_start:
+                output, weights = route.function(module, query, key, value, attention_mask, **kwargs)
+                more = (more_keys, more_values)
+                return add_prompts(forward, index, output, query, more, kwargs.get("scaling")), weights
             key, value = (
                 _insert(key, more_keys, adapter.prompts.start),
                 _insert(value, more_values, adapter.prompts.start),

@@ -15,7 +15,7 @@ from torch import nn
 from ..architecture import VisionTransformer
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
-from ..files.layout import GATE_LOGITS, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
+from ..files.layout import GATE_LOGITS, HEAD_GATES, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from .adapter import Adapter, make_adapter
 from .low_rank import factor_bound, factorise
 
@@ -43,7 +43,8 @@ class PromptBank(nn.Module, BaseTunerLayer):
     - `gated_prompt_tokens` (S, P, D) with S = 1, or S = K when deep; with a `prompt_rank` r instead
       `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
     - `gated_prompt_gate_logits` (G,), one per gated block, if gates are learned;
-    - `gated_prompt_temperatures` (K,), one for each of the K blocks with prompts, if temperatures are learned.
+    - `gated_prompt_temperatures` (K,), one for each of the K blocks with prompts, if temperatures are learned;
+    - `gated_prompt_head_gates` (K, H), one for each head of these blocks, with zero start (`zero_start.py`).
     """
 
     adapter_layer_names = PARAMETERS
@@ -56,6 +57,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.gated_prompt_tokens_b = nn.ParameterDict()
         self.gated_prompt_gate_logits = nn.ParameterDict()
         self.gated_prompt_temperatures = nn.ParameterDict()
+        self.gated_prompt_head_gates = nn.ParameterDict()
         self.adapters: dict[str, Adapter] = {}
         self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the initial prompts
         self.handles: list[Removable] = []
@@ -75,7 +77,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
 
         Initial values: prompts uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the patch projection's Xavier bound,
         as in the official code (a low-rank product gets the same variance); gate logits `gate_init`; temperatures
-        `temperature_init`.
+        `temperature_init`; head gates 0.
         """
         vit = self.vit
         adapter = make_adapter(adapter_name, config, len(vit.blocks), self.can_be_passive)
@@ -87,6 +89,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
             TOKENS_B: (-factor, factor),
             GATE_LOGITS: (config.gate_init,) * 2,
             TEMPERATURES: (config.temperature_init,) * 2,
+            HEAD_GATES: (0.0, 0.0),
         }
         for name in PARAMETERS:  # as in PEFT, an adapter of the same name is replaced completely
             if adapter_name in getattr(self, name):
@@ -171,6 +174,11 @@ class PromptBank(nn.Module, BaseTunerLayer):
             return (logit > 0).to(logit.dtype)
         soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
         return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+    def head_gates(self, adapter: Adapter, block: int) -> torch.Tensor:
+        """The values a (H,) of this block, with zero start."""
+        gates: torch.Tensor = self.gated_prompt_head_gates[adapter.name][block - adapter.first]
+        return gates
 
     def inverse_temperature(self, adapter: Adapter, block: int) -> torch.Tensor | float | None:
         """1 / tau of this block as a scalar, or None if tau is fixed at exactly 1."""

@@ -58,7 +58,8 @@ class MixedImages:
             shape = None
             if adapter is not None:
                 where = (adapter.first, adapter.last, adapter.prompts.start, adapter.prompts.stop)
-                shape = (where, adapter.config.deep, adapter.config.pooling, adapter.evaluation)
+                config = adapter.config
+                shape = (where, config.deep, config.zero_start, config.pooling, adapter.evaluation)
             groups.setdefault(shape, []).append(row)
         self.groups = list(groups.values())
         self.inputs: Inputs = ((), {})

@@ -63,7 +63,7 @@ _ROWS = {
     "huge-float": (settings(gate_init=10**400), ConfigError, "gate_init is .*; expected a number", True),
     "not-finite": (settings(temperature_init=float("inf")), ConfigError, "temperature_init is inf", True),
     "task": (settings(task_type="IMAGES"), ConfigError, "Invalid task type", True),
-    "lost-record": (settings(num_layers=None), DamagedAdapterError, "lacks num_layers or hidden_size", True),
+    "lost-record": (settings(num_layers=None), DamagedAdapterError, "lacks num_layers, which saving records", True),
     "other-depth": (settings(num_layers=5), DamagedAdapterError, r"has shape \(3,\), but .* requires \(4,\)", True),
     "other-prefix": (settings(detected_prefix_tokens=2), AdapterMismatchError, "adapter 2, base 1", True),
     "no-tokens": (tensors(lambda t: t.pop(TOKENS)), DamagedAdapterError, rf"lacks {TOKENS}, .*\(1, 3, 32\)", True),

@@ -1,7 +1,7 @@
 """The method in NumPy and float64, written from the paper's equations; shares no code with the package.
 
 Weights come under the official names (golden_cases.Case.state). Reference for what the golden files do not cover:
-`insert_at`, `read_from`, chosen gated blocks, temperatures of some blocks.
+`insert_at`, `read_from`, chosen gated blocks, temperatures of some blocks, zero start.
 """
 
 import math
@@ -16,21 +16,38 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
     return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-6) * weight + bias
 
 
-def attention(x: np.ndarray, w: dict[str, np.ndarray], heads: int, temperature: float) -> np.ndarray:
-    """softmax(q k^T / (sqrt(d) tau)) v for tokens (N, D)."""
-    n, width = x.shape
-    q, k, v = (
-        part.reshape(n, heads, width // heads).transpose(1, 0, 2)
-        for part in np.split(x @ w["attn.qkv.weight"].T + w["attn.qkv.bias"], 3, axis=1)
-    )
-    logits = q @ k.transpose(0, 2, 1) / math.sqrt(width // heads) / temperature
+Apart = tuple[np.ndarray, np.ndarray]  # zero start: prompts (P, D), one gate tanh(a) for each head
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max(-1, keepdims=True))
-    mixed = (weights / weights.sum(-1, keepdims=True)) @ v
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def attention(
+    x: np.ndarray, w: dict[str, np.ndarray], heads: int, temperature: float, apart: Apart | None = None
+) -> np.ndarray:
+    """softmax(q k^T / (sqrt(d) tau)) v for normed tokens (N, D), plus what they read from the prompts `apart`."""
+    n, width = x.shape
+
+    def project(tokens: np.ndarray) -> list[np.ndarray]:
+        parts = np.split(tokens @ w["attn.qkv.weight"].T + w["attn.qkv.bias"], 3, axis=1)
+        return [part.reshape(len(tokens), heads, width // heads).transpose(1, 0, 2) for part in parts]
+
+    q, k, v = project(x)
+    scale = math.sqrt(width // heads) * temperature
+    mixed = softmax(q @ k.transpose(0, 2, 1) / scale) @ v
+    if apart is not None:
+        prompts, gates = apart
+        _, k, v = project(layer_norm(prompts, w["norm1.weight"], w["norm1.bias"]))
+        mixed = mixed + gates[:, None, None] * (softmax(q @ k.transpose(0, 2, 1) / scale) @ v)
     return mixed.transpose(1, 0, 2).reshape(n, width) @ w["attn.proj.weight"].T + w["attn.proj.bias"]
 
 
-def block(x: np.ndarray, w: dict[str, np.ndarray], heads: int, temperature: float) -> np.ndarray:
-    x = x + attention(layer_norm(x, w["norm1.weight"], w["norm1.bias"]), w, heads, temperature)
+def block(
+    x: np.ndarray, w: dict[str, np.ndarray], heads: int, temperature: float, apart: Apart | None = None
+) -> np.ndarray:
+    x = x + attention(layer_norm(x, w["norm1.weight"], w["norm1.bias"]), w, heads, temperature, apart)
     hidden = layer_norm(x, w["norm2.weight"], w["norm2.bias"]) @ w["mlp.fc1.weight"].T + w["mlp.fc1.bias"]
     hidden = hidden * 0.5 * (1 + ERF(hidden / math.sqrt(2)))
     return x + hidden @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"]
@@ -72,5 +89,23 @@ def logits(
         if i in gate_logits:
             g = 1 / (1 + math.exp(-gate_logits[i]))
             tokens[1 : 1 + count] = g * tokens[1 : 1 + count] + (1 - g) * before[1 : 1 + count]
+    feature = layer_norm(tokens, state["enc.norm.weight"], state["enc.norm.bias"])[0]
+    return state["head.last_layer.weight"] @ feature + state["head.last_layer.bias"]
+
+
+def zero_start_logits(
+    image: np.ndarray,
+    state: dict[str, np.ndarray],
+    apart: dict[int, Apart],
+    temperatures: dict[int, float],
+    heads: int = 4,
+    patch: int = 8,
+    read_from: int = 3,
+) -> np.ndarray:
+    """Class scores (C,) of one image with zero-start prompts; prompts, gates and temperatures by block index."""
+    tokens = embed(image, state, patch)
+    for i in range(read_from + 1):
+        weights = {k.split(".", 3)[3]: v for k, v in state.items() if k.startswith(f"enc.blocks.{i}.")}
+        tokens = block(tokens, weights, heads, temperatures.get(i, 1.0), apart.get(i))
     feature = layer_norm(tokens, state["enc.norm.weight"], state["enc.norm.bias"])[0]
     return state["head.last_layer.weight"] @ feature + state["head.last_layer.bias"]

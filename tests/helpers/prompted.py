@@ -29,6 +29,8 @@ def prompted(
         logits.data += torch.randn(logits.shape, generator=noise)
     for temperatures in bank.gated_prompt_temperatures.values():
         temperatures.data *= 0.5 + torch.rand(temperatures.shape, generator=noise)
+    for gates in bank.gated_prompt_head_gates.values():
+        gates.data = torch.randn(gates.shape, generator=noise)
     return model
 
 

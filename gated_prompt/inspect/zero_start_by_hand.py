@@ -1,0 +1,60 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Run the blocks of a model by hand with zero-start prompts, by the equation in `tuner/zero_start.py`."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..architecture import VisionTransformer
+from ..tuner.adapter import Adapter
+from ..tuner.attention import AttentionRoute, Function
+from ..tuner.bank import PromptBank
+
+
+@contextmanager
+def reading_prompts(vit: VisionTransformer, bank: PromptBank, adapter: Adapter, flip: bool) -> Iterator[None]:
+    """Add what each block reads from its prompts to its attention, while blocks are called by hand."""
+    with ExitStack() as stack:
+        for index in adapter.blocks:
+            stack.callback(_ReadByHand(vit, bank, adapter, index, flip).remove)
+        yield
+
+
+class _ReadByHand(AttentionRoute):
+    """Adds tanh(a) softmax(q k_p^T / sqrt(d)) v_p to what the base's attention function returns."""
+
+    def __init__(self, vit: VisionTransformer, bank: PromptBank, adapter: Adapter, index: int, flip: bool) -> None:
+        parts = vit.attentions[index]
+        route: Any = parts.attention.config
+        self.own: Function = route.function
+        tokens = bank.tokens(adapter, index)
+        self.prompts = tokens.flip(0) if flip else tokens
+        self.gates = torch.tanh(bank.head_gates(adapter, index))
+        super().__init__(bank, index, parts)
+
+    @property
+    def function(self) -> Function:
+        """The attention function of the base, with the prompts."""
+        return self.read
+
+    def read(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend; queries, keys and values are (B, H, N, d), the result is (B, N, H, d)."""
+        output, weights = self.own(module, query, key, value, attention_mask, **kwargs)
+        block, attention, width = self.parts.block, self.parts.attention, query.shape[-1]
+        normed = getattr(block, str(self.parts.norm))(self.prompts.to(query))
+        keys = getattr(attention, str(self.parts.key))(normed).unflatten(-1, (-1, width))  # (P, H, d)
+        values = getattr(attention, str(self.parts.value))(normed).unflatten(-1, (-1, width))
+        logits = torch.einsum("bhnd,phd->bhnp", query, keys) * (kwargs.get("scaling") or width**-0.5)
+        read = torch.einsum("bhnp,phd->bnhd", logits.softmax(-1), values)
+        return output + self.gates.to(query)[:, None] * read, weights
