@@ -1,16 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The comparison on a real backbone: its grid, its new heads and prompts, and its page against the committed cells."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+import gated_prompt
 from real import check, grid, images, probes, records, run, tables, training
 from real.reader import AttentiveHead, Reader
-from real.zero_start import add_zero_start
+from real.training import Bench, build
 
 DEPTH = 3
 
@@ -68,46 +67,15 @@ def test_a_row_that_follows_waits_for_the_other_ones_race():
     assert [c.rate for c in grid.steps_to("eurosat", "gate_only", 2, found)] == [0.03]
 
 
-def test_zero_start_begins_as_the_base_and_learns(backbone, task):
+def test_zero_start_begins_as_the_base(backbone, task):
+    bench = Bench(task, backbone, DEPTH, 0.1, 1.0, in_bfloat16=False)
+    adapted = build(grid.ROWS["zero"], bench, seed=0).eval()
     torch.manual_seed(0)
-    model = Reader(backbone, DEPTH, 3).eval()
+    model = Reader(backbone, DEPTH, task.num_classes, in_bfloat16=False).eval()
     pixels = task.parts["train"].batch(torch.arange(4))
     with torch.no_grad():
-        before = model(pixels)
-    adapted = copy.deepcopy(model)
-    prompts = add_zero_start(adapted, adapted.backbone.encoder.layer, 5, 0.1)
-    adapted.classifier.requires_grad_(True)
-    assert torch.equal(adapted(pixels), before)
-    torch.nn.functional.cross_entropy(adapted(pixels), torch.arange(4) % 3).backward()
-    assert all(p.gate.grad.abs().min() > 0 for p in prompts)
-    assert {n.split(".")[0] for n, p in adapted.named_parameters() if p.requires_grad} == {
-        "zero_prompts",
-        "classifier",
-    }
-
-
-def test_zero_start_adds_attention_over_the_prompts(backbone):
-    """Against NumPy, for one block: what the queries read from the prompts, times tanh(a)."""
-    torch.manual_seed(1)
-    model = Dinov2Model.from_pretrained(backbone).eval()
-    block = model.encoder.layer[0]
-    attention, tokens = block.attention, torch.randn(2, 7, 48)
-    with torch.no_grad():
-        plain = block.attention(block.norm1(tokens))[0]
-        (prompts,) = add_zero_start(model, [block], 5, 1.0)
-        prompts.gate.copy_(torch.tensor([0.3, -0.8]))
-        added = (block.attention(block.norm1(tokens))[0] - plain).numpy()
-        q = attention.q_proj(block.norm1(tokens)).numpy().reshape(2, 7, 2, 24)
-        k, v = (
-            part(block.norm1(prompts.tokens)).numpy().reshape(5, 2, 24)
-            for part in (attention.k_proj, attention.v_proj)
-        )
-    logits = np.einsum("bnhd,phd->bhnp", q, k) / 24**0.5
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    read = np.einsum("bhnp,phd->bnhd", weights, v) * np.tanh([0.3, -0.8])[:, None]
-    expected = read.reshape(2, 7, 48) @ attention.o_proj.weight.detach().numpy().T
-    np.testing.assert_allclose(added, expected, atol=2e-6)
+        assert torch.equal(adapted(pixels), model(pixels))
+    gated_prompt.check(adapted, pixels)
 
 
 def test_attentive_head_against_numpy():

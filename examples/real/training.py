@@ -20,18 +20,17 @@ from recipe.prefix_cache import StartAtBlock, prefix_tokens
 from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task
 from .reader import Reader
-from .zero_start import add_zero_start
 
 BATCH = 20
 GATE_INIT = -3.0
 START_IMAGES = 200  # that prompts start from, where they start from images
-PROMPT_BOUND = (6 / (3 * 14 * 14 + 384)) ** 0.5  # as the package starts its prompts
-METHODS = {  # what each fixes in the configuration
+METHODS: dict[str, dict[str, Any]] = {  # what each fixes in the configuration
     "shallow": {"gates": False, "temperature": False},
     "deep": {"deep": True, "temperature": False},
     "gate_only": {"gates": True, "temperature": False},
     "temperature_only": {"gates": False, "temperature": True},
     "gated": {"gates": True, "temperature": True},
+    "zero": {"deep": True, "zero_start": True, "temperature": False, "prompt_dropout": 0.0},
 }
 
 
@@ -52,7 +51,7 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = Reader(bench.backbone, bench.read, bench.task.num_classes, row.attentive, bench.in_bfloat16)
     if row.method in METHODS:
-        settings: dict[str, Any] = METHODS[row.method]
+        settings = METHODS[row.method]
         config = GatedPromptConfig(
             num_virtual_tokens=row.prompts, insert_at=row.entry(bench.read), gate_init=GATE_INIT, **settings
         )
@@ -69,9 +68,6 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
                 r=row.rank, lora_alpha=row.rank, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"]
             ),
         )
-    if row.method == "zero":
-        add_zero_start(model, model.backbone.encoder.layer, row.prompts, PROMPT_BOUND)
-        model.classifier.requires_grad_(True)
     return model
 
 
@@ -80,7 +76,7 @@ def groups(model: nn.Module, cell: Cell, bench: Bench) -> list[dict[str, Any]]:
     members: dict[str, list[nn.Parameter]] = {"head": [], "gates": [], "other": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_gate = "gate_logits" in name or name.endswith(".gate")
+            is_gate = "gate_logits" in name or "head_gates" in name
             members["head" if "classifier" in name else "gates" if is_gate else "other"].append(parameter)
     share = FITTED_HEAD if ROWS[cell.row].head_start else 1.0
     rates = {"head": share * bench.head_rate, "gates": cell.gate_rate or cell.rate, "other": cell.rate}
@@ -198,8 +194,7 @@ def keep_prefix(model: nn.Module, start: StartAtBlock, part: Part) -> torch.Tens
 def learned(model: nn.Module, row: Row) -> dict[str, list[float]]:
     """Gates and temperatures after training, where there are any."""
     if row.method == "zero":
-        zero: Any = model.zero_prompts
-        return {"gates": [round(float(torch.tanh(p.gate.detach()).abs().mean()), 4) for p in zero]}
+        return {"gates": [round(float(size), 4) for size in gated_prompt.head_gates(model).abs().mean(1)]}
     if row.method not in METHODS or row.method in ("deep", "shallow"):
         return {}
     read = {"gates": gated_prompt.gates(model).tolist(), "temperatures": gated_prompt.temperatures(model).tolist()}

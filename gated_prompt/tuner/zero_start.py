@@ -29,15 +29,16 @@ def add_prompts(
     Raises:
         ArchitectureError: the block has another number of heads than the adapter has gates for.
     """
-    keys, values = (part.to(query.dtype).expand(query.shape[0], -1, -1, -1) for part in keys_and_values)
+    keys, values = keys_and_values
     gates = head_gates(forward, index)
     if not query.shape[1] == keys.shape[1] == gates.shape[-1] == output.shape[2]:
         raise ArchitectureError(
             f"block {index} attends with {query.shape[1]} heads to keys with {keys.shape[1]}, but the adapter has "
             f"zero-start gates for {gates.shape[-1]}; use deep=True without zero_start"
         )
-    read = F.scaled_dot_product_attention(query, keys, values, scale=scaling)
-    return output + (gates[:, :, None, None].to(read) * read).transpose(1, 2)
+    values = values * gates[:, :, None, None].to(values)  # rather than what is read, which is larger
+    keys, values = (part.to(query.dtype).expand(query.shape[0], -1, -1, -1) for part in (keys, values))
+    return output + F.scaled_dot_product_attention(query, keys, values, scale=scaling).transpose(1, 2)
 
 
 def head_gates(forward: Forward, index: int) -> torch.Tensor:
