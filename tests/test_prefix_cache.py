@@ -99,5 +99,8 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
             output.logits = output.pooler_output
             return output
 
+    model = make(WithLogits).train()
     with pytest.raises(GatedPromptError, match="cannot start at block 2"):
-        cache_prefix(make(WithLogits), DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True))
+        cache_prefix(model, DATA, tmp_path / "prefix.safetensors", Accelerator(cpu=True))
+    assert model.training
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Linear
 
-from gated_prompt import GatedPromptError
+from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
@@ -21,6 +21,7 @@ from recipe.methods import (
     add_lora,
     backbone_kind,
     build_model,
+    prompt_config,
 )
 from recipe.optimizer import parameter_groups
 from recipe.presets import RECOMMENDED, TABLE_5, Preset, paper_preset
@@ -57,7 +58,20 @@ def test_all_25_tasks_have_a_row_for_both_backbones() -> None:
 def test_deep_has_ten_prompts_a_block_where_gated_has_a_hundred() -> None:
     assert paper_preset("cub", "mae", "deep") == Preset(64, 10, 0.1, -5)
     assert paper_preset("caltech101", "moco", "deep").num_virtual_tokens == 10
+    assert paper_preset("cub", "mae", "zero_start").num_virtual_tokens == 10
     assert paper_preset("cub", "mae", "shallow").num_virtual_tokens == 100
+
+
+def test_zero_start_pools_no_prompts() -> None:
+    def pooling(asked: str) -> str | None:
+        return prompt_config("zero_start", PromptArguments(pooling=asked), mae_backbone=True).pooling
+
+    assert (pooling("auto"), pooling("none")) == ("patches", None)
+    assert prompt_config("zero_start", PromptArguments(), mae_backbone=False).pooling is None
+    with pytest.raises(ConfigError, match="contradicts pooling='prompts'"):
+        prompt_config("zero_start", PromptArguments(pooling="prompts"), mae_backbone=True)
+    with pytest.raises(ConfigError, match="zero_start=True needs deep=True"):
+        prompt_config("gated", PromptArguments(zero_start=True), mae_backbone=False)
 
 
 def test_the_preset_fills_in_what_was_not_given() -> None:
@@ -188,6 +202,7 @@ def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
             "temperature_only": {"prompts": prompts, "temperatures": temperatures, "head": head},
             "shallow": {"prompts": prompts, "head": head},
             "deep": {"prompts": 4 * prompts, "head": head},
+            "zero_start": {"prompts": 4 * prompts, "gates": 4 * 4, "head": head},
             "linear": {"head": head},
             "full": {"other": everything - head, "head": head},
             "lora": {"other": 4 * 2 * 8 * (32 + 32), "head": head},

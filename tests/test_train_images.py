@@ -337,15 +337,19 @@ def table(photos: Path, file: Path, label) -> list[str]:
 def test_several_labels_and_methods(backbone, photos, tmp_path) -> None:
     labels = {"blå": ["cold"], "gul": ["warm", "light"], "rød": ["warm"]}
     data = table(photos, tmp_path / "list.jsonl", lambda name, _: labels[name])
-    more = ["--methods", "deep", "lora", "full", "linear", "--learning_rate", "0.001", "--num_train_epochs", "1"]
+    methods = ["deep", "zero_start", "lora", "full", "linear"]
+    more = ["--methods", *methods, "--learning_rate", "0.001", "--num_train_epochs", "1"]
     results = run(backbone, photos, tmp_path / "run", *data, *more, "--class_weights", "balanced")
     assert (results["problem"], results["names"]) == ("labels", ["cold", "light", "warm"])
     probe, *rows = results["comparison"]
-    assert [row["name"].split(",")[0] for row in rows] == ["deep", "lora", "full", "linear"]
+    assert [row["name"].split(",")[0] for row in rows] == methods
     assert probe["measures"]["mean_average_precision"] > 0.9
-    for row in rows[1:]:  # without prompts nothing stands between the head and the probe
+    for row in rows[
+        1:
+    ]:  # without prompts, or with those that begin as nothing, nothing stands between the head and the probe
         assert row["curve"][0]["mean_average_precision"] == probe["measures"]["mean_average_precision"]
-    kept = ["deep-seed0/adapter", "lora-seed0/adapter", "full-seed0/model", "linear-seed0/model"]
+    folders = ["adapter", "adapter", "adapter", "model", "model"]
+    kept = [f"{method}-seed0/{folder}" for method, folder in zip(methods, folders, strict=True)]
     assert_loaded_as_they_were_scored(tmp_path / "run", kept)
 
 

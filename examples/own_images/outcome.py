@@ -19,6 +19,7 @@ NOUNS = {
     "temperature_only": "prompts with temperatures",
     "shallow": "prompts at one block",
     "deep": "prompts at every block",
+    "zero_start": "zero-start prompts",
     "linear": "a head trained by gradient descent",
     "full": "fine-tuning of the whole backbone",
     "lora": "LoRA",

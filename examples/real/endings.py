@@ -17,6 +17,7 @@ ROWS = {
     "gated_start_sample_best": 'gated, "sample" start',
     "gated_start_sample_half_best": 'gated, "sample" start, from half-way on',
     "deep_start_sample_best": 'VPT-deep, "sample" start',
+    "zero_start_best": "zero-start prompts",
     "lora8_start_best": "LoRA, rank 8",
 }
 

@@ -6,6 +6,7 @@ gate_only          gates, all temperatures 1
 temperature_only   temperatures, prompts as in VPT-shallow
 shallow            VPT-shallow: prompts alone; with --insert_at k at block k, as in the paper's first figure
 deep               VPT-deep: fresh prompts at every block
+zero_start         the same, read in a softmax of their own, times gates that start at 0
 linear             the head alone
 full               everything
 lora               PEFT's LoRA on queries and values: what one would take instead
@@ -34,7 +35,8 @@ PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the c
     "gate_only": {"deep": False, "gates": True, "temperature": False},
     "temperature_only": {"deep": False, "gates": False, "temperature": True},
     "shallow": {"deep": False, "gates": False, "temperature": False},
-    "deep": {"deep": True, "temperature": False},
+    "deep": {"deep": True, "zero_start": False, "temperature": False},
+    "zero_start": {"deep": True, "zero_start": True, "temperature": False},
 }
 METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
 BACKBONE_KINDS = ("auto", "mae", "moco", "other")
@@ -57,6 +59,7 @@ PROMPT_HELP = {  # where a command line has other words than Python
 RECORDED = (  # filled in when an adapter is made, not chosen
     "num_layers",
     "hidden_size",
+    "num_heads",
     "detected_prefix_tokens",
     "weights_sha256",
 )
@@ -104,9 +107,11 @@ def prompt_config(method: str, arguments: Any, mae_backbone: bool) -> GatedPromp
     check_method(method)
     if method not in PROMPT_METHODS:
         return None
-    settings = dict(vars(arguments))
-    settings["pooling"] = resolve_pooling(settings["pooling"], mae_backbone)
-    return GatedPromptConfig(**{**settings, **PROMPT_METHODS[method]})
+    settings = {**vars(arguments), **PROMPT_METHODS[method]}
+    pooling = resolve_pooling(settings["pooling"], mae_backbone)
+    if settings["pooling"] == "auto" and pooling is not None and settings["zero_start"]:
+        pooling = "patches"  # no prompt leaves a block
+    return GatedPromptConfig(**{**settings, "pooling": pooling})
 
 
 def backbone_kind(backbone: str, asked: str = "auto") -> str:

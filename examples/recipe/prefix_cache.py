@@ -89,6 +89,16 @@ def cache_prefix(
         raise GatedPromptError("nothing to keep: the prompts enter at block 0; --cache_prefix needs --insert_at > 0")
     mode = model.training
     model.eval()
+    try:
+        _write(model, start, data, file, accelerator, batch_size)
+    finally:
+        model.train(mode)
+    return CachedPrefix(file)
+
+
+def _write(
+    model: nn.Module, start: StartAtBlock, data: Dataset[Any], file: Path, accelerator: Accelerator, batch_size: int
+) -> None:
     first = next(prefix_tokens(model, start, Subset(data, [0]), 1))[0]
     size = len(data) * first.numel() * first.element_size()  # type: ignore[arg-type]
     if size > MOST_BYTES:
@@ -96,15 +106,13 @@ def cache_prefix(
             f"the tokens of {len(data)} images take {size / 2**30:.1f} GiB, "  # type: ignore[arg-type]
             f"and at most {MOST_BYTES / 2**30:g} GiB are kept; train from pixels instead"
         )
+    _check(model, start, data[0][0][None].to(accelerator.device), first.to(accelerator.device))
     if accelerator.is_main_process:
         tokens, labels = zip(*prefix_tokens(model, start, data, batch_size), strict=True)
         partial = file.with_suffix(".partial")
         save_file({TOKENS: torch.cat(tokens), LABELS: torch.cat(labels)}, partial)
         os.replace(partial, file)
     accelerator.wait_for_everyone()
-    _check(model, start, data[0][0][None].to(accelerator.device), first.to(accelerator.device))
-    model.train(mode)
-    return CachedPrefix(file)
 
 
 def prefix_tokens(

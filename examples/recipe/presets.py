@@ -95,6 +95,6 @@ def paper_preset(task: str, kind: str, method: str) -> Preset:
             f"which to take with --backbone_kind {' or '.join(KINDS)}"
         )
     batch_size, prompts, learning_rate, gate_prior = TABLE_5[task][KINDS.index(kind)]
-    if method == "deep" and prompts == 100:
+    if method in ("deep", "zero_start") and prompts == 100:
         prompts = DEEP_PROMPTS
     return Preset(batch_size, prompts, learning_rate, -gate_prior)
