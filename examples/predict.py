@@ -13,7 +13,6 @@ changed. An image that cannot be read gets a line that says why.
 
 import json
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from own_images.folder import EXTENSIONS
 from own_images.onnx_file import export
 from own_images.predictions import PredictionFile, fingerprint
 from own_images.scorers import Group, make_groups
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.quiet import quiet_loading
 
 
@@ -136,7 +135,5 @@ def find_pictures(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -14,7 +14,6 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which is practical only for small images.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +33,9 @@ from transformers import (
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 
 
 @dataclass
@@ -149,7 +147,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -11,7 +11,6 @@ script writes to `output_dir`:
     checkpoints/           the newest training state; run the same command again to resume
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,10 +27,9 @@ from transformers import (
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.methods import SHIPPED_BACKBONE, PromptArguments, build_model
 from recipe.quiet import quiet_loading
 from recipe.tasks import image_settings
@@ -108,7 +106,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -6,7 +6,6 @@
 Prints the accuracy on the data set's test split, and that of the same architecture with random weights.
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +15,9 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, set_seed
 
-from gated_prompt import GatedPromptError
 from gated_prompt.data.images import to_rgb
 from gated_prompt.data.preprocess import VtabTransform
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE
 from recipe.probe import patch_features, probe
 from recipe.quiet import quiet_loading
@@ -59,7 +57,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from gated_prompt import GatedPromptError
 from real import check, cost, grid, images, miniature, run, starts, tables
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.quiet import quiet_loading
 
 COMMANDS = {
@@ -60,7 +59,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         sys.exit(main())
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

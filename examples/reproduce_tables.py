@@ -34,7 +34,7 @@ from gated_prompt import GatedPromptError
 from recipe.arguments import parse_arguments
 from recipe.backbone import check_backbone
 from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.grids import (
     LEARNING_RATES,
     SEEDS,
@@ -206,7 +206,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         sys.exit(main())
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

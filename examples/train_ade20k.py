@@ -16,7 +16,6 @@ Evaluation: sliding windows of 512 pixels with stride 341, at scale 1, and at sc
 docs/segmentation.md states what is exact and what is not.
 """
 
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from gated_prompt import GatedPromptError
 from gated_prompt.data.ade20k import IGNORE
 from recipe import loop
 from recipe.checkpoints import check_interval, prepare_output_dir
-from recipe.command_line import CommandLine
+from recipe.command_line import CommandLine, mistakes_in_one_line
 from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE, PromptArguments, prompt_config
 from recipe.optimizer import parameter_groups
 from recipe.quiet import quiet_loading
@@ -269,7 +268,5 @@ Always predicting the most frequent class has a mean IoU of {results["majority_c
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

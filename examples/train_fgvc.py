@@ -11,7 +11,6 @@ recipe are those of train_vtab.py. With `--data_dir` and VPT's JSON lists in it 
 numbers; else docs/data.md says how they differ.
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from gated_prompt import GatedPromptError
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.preprocess import TransformedImages
 from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
+from recipe.command_line import mistakes_in_one_line
 from recipe.loop import start
 from recipe.quiet import quiet_loading
 from recipe.read_block import settle_blocks
@@ -87,7 +86,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -18,13 +18,11 @@ stopped, and runs on one CPU, one GPU or several (`accelerate config`), also wit
 """
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from gated_prompt import GatedPromptError
 from gated_prompt.sharing.predictor import Predictor, read_predictor
 from own_images import pictures
 from own_images.arguments import parse
@@ -43,6 +41,7 @@ from own_images.results import assemble, test_result
 from own_images.runs import Run, run_seeds
 from own_images.trained import load_trained
 from recipe.checkpoints import prepare_output_dir
+from recipe.command_line import mistakes_in_one_line
 from recipe.loop import start
 from recipe.quiet import quiet_loading
 from recipe.reporting import write_json
@@ -136,7 +135,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

@@ -16,17 +16,16 @@ model's size, without augmentation. In recipe/: arguments.py has recipe and argu
 presets.py the named settings. reproduce_tables.py runs whole tables.
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from gated_prompt import GatedPromptError
 from gated_prompt.data.preprocess import CachedImages, TransformedImages
 from recipe.arguments import RunArguments, parse_arguments
 from recipe.checkpoints import prepare_output_dir
 from recipe.classification import build, train_and_score
+from recipe.command_line import mistakes_in_one_line
 from recipe.loop import start
 from recipe.prefix_cache import cache_prefix
 from recipe.quiet import quiet_loading
@@ -69,7 +68,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line():
         main()
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")

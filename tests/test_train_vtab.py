@@ -155,7 +155,7 @@ def test_arguments_mirror_the_config() -> None:
     config = dataclasses.asdict(GatedPromptConfig())
     assert set(config) - set(parsed) == {
         *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-        *("inference_mode", "num_layers", "hidden_size", "detected_prefix_tokens", "weights_sha256"),
+        *("inference_mode", "num_layers", "hidden_size", "num_heads", "detected_prefix_tokens", "weights_sha256"),
     }
     for name, value in parsed.items():
         wanted = {"pooling": "auto", "temperature_range": [0.01, 10.0]}.get(name, config[name])

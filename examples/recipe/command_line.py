@@ -1,8 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The command line of the scripts: one line for each option in `--help`, one line for a mistake."""
 
+import sys
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -11,6 +13,15 @@ from transformers import HfArgumentParser
 from gated_prompt import GatedPromptError
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """End the program with exit status 1 and the message alone where the `with` block raises a GatedPromptError."""
+    try:
+        yield
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

@@ -102,6 +102,11 @@ def deep_dropout(size: str, prompts: int) -> nn.Module:
     return prompted(size, prompts, deep=True, temperature=False, prompt_dropout=0.1)
 
 
+def zero_start(size: str, prompts: int) -> nn.Module:
+    """P prompts in every block, read in a softmax of their own."""
+    return prompted(size, prompts, deep=True, zero_start=True, temperature=False)
+
+
 class ResearchBlock(nn.Module):
     """One block as in typical research code, with explicit attention."""
 
@@ -181,6 +186,7 @@ CONTENDERS: dict[str, Callable[[str, int], nn.Module]] = {
     "research_deep": research_deep,
     "deep": deep,
     "deep_dropout": deep_dropout,
+    "zero_start": zero_start,
 }
 
 

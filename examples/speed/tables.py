@@ -16,6 +16,7 @@ LABELS = {
     "research_deep": "(c-deep) usual research code of VPT-deep",
     "deep": "VPT-deep, P per block",
     "deep_dropout": "VPT-deep, P per block, prompt dropout 0.1",
+    "zero_start": "zero-start prompts, P per block",
 }
 REFERENCES = {
     "train_step": ("one_token", "extra_tokens", "research", "research_deep"),

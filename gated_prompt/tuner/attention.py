@@ -4,7 +4,7 @@
 In transformers, attention modules look up their attention function by name in `AttentionInterface` and pass it the
 module with queries, keys and values. `attend` is registered there under its own name and calls the function that the
 model would have called (sdpa, eager, flash, ...). If a module does not use the interface, the temperature is applied
-after its query projection (`ScaleQueries` in `blocks.py`), and prompts are always part of the token sequence.
+after its query projection (`ScaleQueries`), and prompts are always part of the token sequence.
 """
 
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from ..architecture import AttentionParts
 from ..errors import UnsupportedOperationError
 from .adapter import Role
 from .bank import PromptBank
-from .blocks import entering_prompts, scale_queries
+from .blocks import by_image, entering_prompts
 from .forward import LOCAL, Forward, running
 from .masks import widen_keys
 from .zero_start import add_prompts
@@ -141,3 +141,65 @@ def _insert(tokens: torch.Tensor, more: torch.Tensor, start: int) -> torch.Tenso
 
 
 AttentionInterface.register(NAME, attend)
+
+
+class ScaleQueries:
+    """After the query projection, in blocks that do not use AttentionInterface: apply the temperature."""
+
+    def __init__(self, bank: PromptBank, index: int, parts: AttentionParts) -> None:
+        self.bank, self.index, self.parts = bank, index, parts
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        forward = running(self.bank)
+        if forward is None or not forward.adapters[0].first <= self.index <= forward.adapters[0].last:
+            return None
+        if module is not self.parts.query_output:
+            raise UnsupportedOperationError(
+                f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
+                "added after the prompts, so the temperature would miss its part: inject LoRA first, then prompts"
+            )
+        forward.attended = self.index
+        return scale_queries(forward, self.index, output, self.parts.fused_output)
+
+
+def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bool = False) -> torch.Tensor:
+    """Divide `queries` (B, ...) by the block's temperature, and with them the attention logits.
+
+    If `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
+    """
+    bank, rows = forward.bank, forward.rows
+    scale = bank.inverse_temperature(forward.adapters[0], index)
+    if rows is not None:
+        scales = [bank.inverse_temperature(adapter, index) for adapter in forward.adapters]
+        scale = by_image([_as_tensor(s, queries) for s in scales], rows, queries.ndim)
+    if scale is None:
+        return queries
+    if isinstance(scale, torch.Tensor):
+        scale = scale.to(queries)
+    if fused:
+        first, rest = queries.tensor_split((queries.shape[-1] // 3,), dim=-1)
+        return torch.cat((first * scale, rest), dim=-1)
+    if isinstance(scale, torch.Tensor) and scale.requires_grad and torch.is_grad_enabled():
+        return _ScaleKeepingOutput.apply(queries, scale)
+    return queries * scale
+
+
+def _as_tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor:
+    return scale if isinstance(scale, torch.Tensor) else like.new_tensor(1.0 if scale is None else scale)
+
+
+class _ScaleKeepingOutput(torch.autograd.Function):
+    """`queries * scale`, saving only its output for the backward pass: attention saves that tensor anyway."""
+
+    @staticmethod
+    def forward(queries: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return queries * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output, scale = ctx.saved_tensors
+        return gradient * scale, (gradient * output).sum() / scale

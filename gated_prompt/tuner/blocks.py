@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..architecture import AttentionParts
 from ..errors import ArchitectureError, UnsupportedOperationError
 from .adapter import Adapter, Role
 from .bank import PromptBank
@@ -182,47 +181,6 @@ class LeaveBlock:
         return mean, prefix[:, 1:], patches
 
 
-class ScaleQueries:
-    """After the query projection, in blocks that do not use AttentionInterface: apply the temperature."""
-
-    def __init__(self, bank: PromptBank, index: int, parts: AttentionParts) -> None:
-        self.bank, self.index, self.parts = bank, index, parts
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        forward = running(self.bank)
-        if forward is None or not forward.adapters[0].first <= self.index <= forward.adapters[0].last:
-            return None
-        if module is not self.parts.query_output:
-            raise UnsupportedOperationError(
-                f"the queries of block {self.index} now come from a {type(self.parts.query_output).__name__} that was "
-                "added after the prompts, so the temperature would miss its part: inject LoRA first, then prompts"
-            )
-        forward.attended = self.index
-        return scale_queries(forward, self.index, output, self.parts.fused_output)
-
-
-def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bool = False) -> torch.Tensor:
-    """Divide `queries` (B, ...) by the block's temperature, and with them the attention logits.
-
-    If `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
-    """
-    bank, rows = forward.bank, forward.rows
-    scale = bank.inverse_temperature(forward.adapters[0], index)
-    if rows is not None:
-        scales = [bank.inverse_temperature(adapter, index) for adapter in forward.adapters]
-        scale = by_image([_as_tensor(s, queries) for s in scales], rows, queries.ndim)
-    if scale is None:
-        return queries
-    if isinstance(scale, torch.Tensor):
-        scale = scale.to(queries)
-    if fused:
-        first, rest = queries.tensor_split((queries.shape[-1] // 3,), dim=-1)
-        return torch.cat((first * scale, rest), dim=-1)
-    if isinstance(scale, torch.Tensor) and scale.requires_grad and torch.is_grad_enabled():
-        return _ScaleKeepingOutput.apply(queries, scale)
-    return queries * scale
-
-
 def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: int) -> torch.Tensor:
     """Return the bank's prompts for this block, (count, P, D), with dropout per image in training."""
     bank, adapter = forward.bank, forward.adapters[0]
@@ -231,10 +189,6 @@ def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: in
         return prompts[forward.rows]
     prompts = bank.tokens(adapter, index).to(like.device, like.dtype).expand(count, -1, -1)
     return F.dropout(prompts, adapter.config.prompt_dropout, bank.training)
-
-
-def _as_tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.Tensor:
-    return scale if isinstance(scale, torch.Tensor) else like.new_tensor(1.0 if scale is None else scale)
 
 
 def by_image(values: list[torch.Tensor], rows: torch.Tensor, ndim: int) -> torch.Tensor:
@@ -266,23 +220,6 @@ class RequireInputGradient:
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, torch.Tensor) and first.is_floating_point() and not first.requires_grad:
             first.requires_grad_()
-
-
-class _ScaleKeepingOutput(torch.autograd.Function):
-    """`queries * scale`, saving only its output for the backward pass: attention saves that tensor anyway."""
-
-    @staticmethod
-    def forward(queries: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return queries * scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
-        ctx.save_for_backward(output, inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output, scale = ctx.saved_tensors
-        return gradient * scale, (gradient * output).sum() / scale
 
 
 def _split(tokens: torch.Tensor, adapter: Adapter) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,9 +11,9 @@ from torch import nn
 
 from ..architecture import VisionTransformer
 from ..errors import UnsupportedOperationError
-from .attention import AttentionRoute
+from .attention import AttentionRoute, ScaleQueries
 from .bank import PromptBank
-from .blocks import EnterBlock, LeaveBlock, RequireInputGradient, ScaleQueries
+from .blocks import EnterBlock, LeaveBlock, RequireInputGradient
 from .forward import EnterModel, LeaveModel, running
 from .masks import KeepBiasSize, WidenBias
 from .skip import Skips
