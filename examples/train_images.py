@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     batches = args.num_train_epochs * batches_per_epoch(bench, accelerator.num_processes)
     runs: list[Run] = []
-    for method in args.methods:
+    for method in backbone.methods:
         for done in run_seeds(bench, method, batches, output / "runs"):
             runs.append(done)
             value = measure(done.scores, validation.targets)

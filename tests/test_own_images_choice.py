@@ -62,7 +62,7 @@ def test_a_race_is_no_longer_than_one_full_run(runs: int, steps: int) -> None:
 
 
 def test_every_method_has_rates_to_race() -> None:
-    assert [len(grid(method)) for method in ("gated", "deep", "lora", "full", "linear")] == [8, 8, 8, 8, 4]
+    assert [len(grid(method)) for method in ("gated", "zero_start", "lora", "full", "linear")] == [8, 8, 8, 8, 4]
     assert len(set(grid("gated"))) == 8
 
 

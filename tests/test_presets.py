@@ -24,7 +24,7 @@ from recipe.methods import (
     prompt_config,
 )
 from recipe.optimizer import parameter_groups
-from recipe.presets import RECOMMENDED, TABLE_5, Preset, paper_preset
+from recipe.presets import TABLE_5, Preset, entry_block, paper_preset
 from recipe.tasks import load_task
 from train_fgvc import Arguments as FgvcArguments
 from train_vtab import Arguments
@@ -110,13 +110,22 @@ def test_batches_of_the_preset_are_shared_between_processes(monkeypatch) -> None
 def test_the_recommended_recipe_is_the_default_of_train_images() -> None:
     args, prompts = parse("--preset", "recommended")
     _, own, own_prompts = image_arguments.parse(["--train_dir", "unused"])
-    for name in ("num_train_epochs", "per_device_train_batch_size", "prompt_start", "read_block", "weight_decay"):
+    for name in ("num_train_epochs", "per_device_train_batch_size", "read_block", "weight_decay"):
         assert getattr(args, name) == getattr(own, name), name
-    assert prompts == own_prompts
+    assert dataclasses.replace(prompts, prompt_dropout=None) == own_prompts
+    assert (args.method, args.prompt_start, prompts.prompt_dropout) == ("zero_start", "random", 0.0)
     assert (prompts.num_virtual_tokens, prompts.gate_init, prompts.insert_at) == (10, -3.0, None)
     assert (args.num_train_epochs, args.per_device_train_batch_size) == (10, 20)
     assert args.warmup_epochs / args.num_train_epochs == own.warmup_ratio == 0.1
     assert (args.optimizer, args.schedule_by, args.head_init, args.cache_prefix) == ("adamw", "step", "probe", True)
+    assert (args.learning_rate, args.head_learning_rate) == (0.01, pytest.approx(0.0003))
+    assert vars(grid("zero_start")[0]) == {"main": 0.01, "gates": 0.01, "head": pytest.approx(0.0003)}
+    assert len(grid("zero_start")) == len(grid("gated")) == 8
+
+
+def test_the_recommended_settings_of_gated_prompts() -> None:
+    args, prompts = parse("--preset", "recommended", "--method", "gated")
+    assert (args.method, args.prompt_start, prompts.prompt_dropout) == ("gated", "sample", 0.1)
     assert (args.learning_rate, args.head_learning_rate) == (0.003, pytest.approx(0.0003))
     assert vars(grid("gated")[0]) == {"main": 0.003, "gates": 0.003, "head": pytest.approx(0.0003)}
 
@@ -129,8 +138,8 @@ def test_what_is_given_wins_over_the_recommended_recipe() -> None:
 
 def test_prompts_enter_half_way() -> None:
     """As measured: of 5 blocks that run, at block 2; of 12 at block 6."""
-    assert [RECOMMENDED.entry("gated", read) for read in (0, 4, 5, 11)] == [0, 2, 3, 6]
-    assert RECOMMENDED.entry("deep", 11) == RECOMMENDED.entry("shallow", 11) == 0
+    assert [entry_block("gated", read) for read in (0, 4, 5, 11)] == [0, 2, 3, 6]
+    assert entry_block("zero_start", 11) == entry_block("shallow", 11) == 0
 
 
 @pytest.mark.parametrize(

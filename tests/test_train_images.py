@@ -26,12 +26,13 @@ import gated_prompt
 import predict
 import train_images
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.sharing.predictor import read_predictor
+from gated_prompt.sharing.predictor import Predictor, read_predictor
 from helpers import two_processes
 from helpers.accelerate_state import fresh
-from helpers.families import CASES
+from helpers.families import CASES, HERE
 from helpers.picture_folder import COLOURS, make_folder
 from own_images.arguments import parse
+from own_images.backbone import Backbone
 from own_images.bench import Bench
 from own_images.fitting import CHECKPOINTS
 from own_images.folder import read_folder
@@ -83,7 +84,7 @@ def results_of(output: Path) -> dict:
 
 def test_what_a_run_leaves_behind(finished: Path, photos: Path) -> None:
     results = results_of(finished)
-    assert [row["name"] for row in results["comparison"]] == ["linear probe", "gated, seed 0"]
+    assert [row["name"] for row in results["comparison"]] == ["linear probe", "zero_start, seed 0"]
     assert sum(row["chosen"] for row in results["comparison"]) == 1
     assert (results["block"], len(results["blocks"]), results["names"]) == (1, 4, list(COLOURS))
     assert [results["data"][part]["count"] for part in ("train", "validation", "test")] == [30, 6, 36]
@@ -93,7 +94,7 @@ def test_what_a_run_leaves_behind(finished: Path, photos: Path) -> None:
     assert [point["epoch"] for point in curve] == list(range(len(curve)))
     card = (finished / "adapter" / "README.md").read_text()
     assert "predictor.load_base(" in card and "blå, gul, rød" in card
-    assert not (finished / "runs" / "gated-seed0" / CHECKPOINTS).exists()
+    assert not (finished / "runs" / "zero_start-seed0" / CHECKPOINTS).exists()
 
 
 def test_the_adapter_is_that_of_the_best_epoch(finished: Path) -> None:
@@ -106,7 +107,7 @@ def test_the_adapter_is_that_of_the_best_epoch(finished: Path) -> None:
     _, held = parts_of(finished)
     with torch.no_grad():
         found = model(torch.stack([pixels for pixels, _ in Pixels(held, predictor)])).logits
-    stored = load_file(finished / "runs" / "gated-seed0" / "scores.safetensors")["scores"]
+    stored = load_file(finished / "runs" / "zero_start-seed0" / "scores.safetensors")["scores"]
     best = max(point["accuracy"] for point in results["comparison"][1]["curve"])
     torch.testing.assert_close(found, stored, atol=1e-5, rtol=1e-5)
     assert float((found.argmax(1) == held.targets).double().mean()) == pytest.approx(best)
@@ -266,13 +267,13 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
             patch.setattr(torch.optim.AdamW, "step", step_or_die)
             with pytest.raises(KeyboardInterrupt):
                 run(backbone, photos, tmp_path / "killed", *more)
-        race = json.loads((tmp_path / "killed" / "runs" / "gated-race.json").read_text())
-        checkpoints = tmp_path / "killed" / "runs" / "gated-seed0" / CHECKPOINTS
+        race = json.loads((tmp_path / "killed" / "runs" / "zero_start-race.json").read_text())
+        checkpoints = tmp_path / "killed" / "runs" / "zero_start-seed0" / CHECKPOINTS
         found.append((len(race), max((path.name for path in checkpoints.glob("*")), default="")))
     assert found == [(7, ""), (14, "step_00000010"), (14, "step_00000020")]
     fresh()
     run(backbone, photos, tmp_path / "killed", *more)
-    for name in ("adapter/adapter_model.safetensors", "probe/trained.safetensors", "runs/gated-race.json"):
+    for name in ("adapter/adapter_model.safetensors", "probe/trained.safetensors", "runs/zero_start-race.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     fresh()
     with monkeypatch.context() as patch:  # what is finished is read: prompts and head are not started once more
@@ -370,7 +371,7 @@ def test_numbers(backbone, photos, tmp_path) -> None:
     assert (results["problem"], results["measure"]) == ("numbers", "mean_absolute_error")
     errors = [row["measures"]["mean_absolute_error"] for row in results["comparison"]]
     assert min(errors) < 0.5 and next(r for r in results["comparison"] if r["chosen"])["measures"]["r2"] > 0.5
-    assert_loaded_as_they_were_scored(tmp_path / "run", ["gated-seed0/adapter"])
+    assert_loaded_as_they_were_scored(tmp_path / "run", ["zero_start-seed0/adapter"])
 
 
 def test_a_backbone_without_a_classifier_of_its_own(photos, tmp_path) -> None:
@@ -386,6 +387,18 @@ def test_a_backbone_without_a_classifier_of_its_own(photos, tmp_path) -> None:
     predict.main(["--images", str(photos / "gul"), "--adapters", *folders, "--output", str(output), "--top", "1"])
     said = [json.loads(line)["classes"] for line in output.read_text().splitlines()]
     assert len(said) == 24 and said.count(["gul"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("id", "method"), [("ViTModel", "zero_start"), ("Data2VecVisionModel-mean", "gated")], ids=["fits", "rules it out"]
+)
+def test_the_default_method_fits_the_backbone(id: str, method: str, tmp_path) -> None:
+    next(case for case in HERE if case.id == id).build().save_pretrained(tmp_path)
+    _, args, _ = parse(["--train_dir", "unused", "--backbone", str(tmp_path)])
+    predictor = Predictor(["a", "b"], {"antialias": True, "mean": [0.5] * 3, "size": 32, "std": [0.5] * 3})
+    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == [method]
+    args.methods = ["lora"]
+    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == ["lora"]
 
 
 def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -> None:
@@ -410,7 +423,7 @@ def test_bf16(backbone, photos, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     results = run(backbone, photos, tmp_path / "run", "--learning_rate", "0.003", "--num_train_epochs", "2")
     assert results["comparison"][1]["curve"][-1]["epoch"] == 2
-    folder = tmp_path / "run" / "runs" / "gated-seed0"
+    folder = tmp_path / "run" / "runs" / "zero_start-seed0"
     tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     _, held = hold_back(read_folder(photos), 0.2, 0)

@@ -8,7 +8,9 @@ from gated_prompt import GatedPromptError
 from gated_prompt.starts.initialize import METHODS as STARTS
 from recipe.command_line import CommandLine
 from recipe.methods import BACKBONE_HELP, METHODS, SHIPPED_BACKBONE, PromptArguments, check_method
-from recipe.presets import RECOMMENDED
+from recipe.presets import BEST_METHOD, recommended
+
+RECOMMENDED = recommended(BEST_METHOD)
 
 
 def _help(text: str, default: Any) -> Any:
@@ -53,7 +55,12 @@ class RunArguments:
     read_block: str = _help(
         "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
     )
-    methods: list[str] = field(default_factory=lambda: ["gated"], metadata={"help": f"any of: {', '.join(METHODS)}"})
+    methods: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"any of: {', '.join(METHODS)}; default: {BEST_METHOD}, or gated where a backbone rules that out"
+        },
+    )
     seeds: list[int] = field(
         default_factory=lambda: [0], metadata={"help": "random seeds; each method is trained once with each"}
     )
@@ -61,9 +68,10 @@ class RunArguments:
         "where everything is written; repeat the command to resume a run that was stopped", "runs/images"
     )
     cache_dir: str = _help("where features are kept from run to run", "runs/features")
-    prompt_start: str = _help(
-        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random",
-        RECOMMENDED.prompt_start,
+    prompt_start: str | None = _help(
+        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random; default: random "
+        "for zero_start, else sample",
+        None,
     )
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
     class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
@@ -103,7 +111,8 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
     parser.set_defaults(
         num_virtual_tokens=RECOMMENDED.num_virtual_tokens,
         gate_init=RECOMMENDED.gate_init,
-        insert_at=None,  # by the block that is read
+        insert_at=None,  # by method and the block that is read
+        prompt_dropout=None,  # by method
     )
     data, run, prompts = parser.parse(argv)
     sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
@@ -135,7 +144,7 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
         faults.append(f"--problem is {data.problem!r}; known: auto, classes, labels, numbers")
     if run.class_weights not in ("none", "balanced"):
         faults.append(f"--class_weights is {run.class_weights!r}; known: none, balanced")
-    if run.prompt_start not in ("random", *STARTS):
+    if run.prompt_start not in (None, "random", *STARTS):
         faults.append(f"--prompt_start is {run.prompt_start!r}; known: random, {', '.join(STARTS)}")
     if run.learning_rate != "auto" and not _is_rate(run.learning_rate):
         faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")

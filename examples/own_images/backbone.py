@@ -14,6 +14,7 @@ from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.sharing.predictor import Predictor
 from recipe.backbone import load_backbone
 from recipe.block_features import reads_of
+from recipe.presets import BEST_METHOD
 from recipe.read_block import check_read_block
 
 from .arguments import RunArguments
@@ -28,7 +29,8 @@ from .reading import Parts
 class Backbone:
     """A frozen backbone, and its features of any images, kept in `args.cache_dir`.
 
-    `predictor` says how images become pixels, and what is predicted.
+    `predictor` says how images become pixels, and what is predicted. `methods` are those that were asked for, or the
+    recommended one that fits.
 
     Raises:
         GatedPromptError: it cannot be loaded, or is no Vision Transformer.
@@ -37,8 +39,9 @@ class Backbone:
     def __init__(self, args: RunArguments, predictor: Predictor, accelerator: Accelerator) -> None:
         self.args, self.accelerator = args, accelerator
         self.model = load_backbone(args.backbone)
-        prefix = find_vision_transformer(self.model).num_prefix_tokens
-        self.predictor = replace(predictor, reads=reads_of(prefix))
+        vit = find_vision_transformer(self.model)
+        self.predictor = replace(predictor, reads=reads_of(vit.num_prefix_tokens))
+        self.methods = args.methods or [BEST_METHOD if vit.unfit_for_zero_start is None else "gated"]
         self.key = backbone_key(self.model)
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:

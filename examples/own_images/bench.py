@@ -16,7 +16,7 @@ from gated_prompt.sharing.predictor import PROBLEM_TYPES, Predictor
 from recipe.checkpoints import trained_tensors
 from recipe.loop import start
 from recipe.methods import PROMPT_METHODS, adapt, prompt_config
-from recipe.presets import RECOMMENDED
+from recipe.presets import entry_block, recommended
 
 from .arguments import RunArguments
 from .image_set import CLASSES, LABELS
@@ -64,8 +64,13 @@ class Bench:
 
     def prompts_of(self, method: str) -> Any:
         """The settings of a method's prompts: as given, and by the block that is read."""
-        entry = RECOMMENDED.entry(method, self.read) if self.prompts.insert_at is None else self.prompts.insert_at
-        return replace(self.prompts, read_from=None if self.reads_last else self.read, insert_at=entry)
+        entry, dropout = self.prompts.insert_at, self.prompts.prompt_dropout
+        return replace(
+            self.prompts,
+            read_from=None if self.reads_last else self.read,
+            insert_at=entry_block(method, self.read) if entry is None else entry,
+            prompt_dropout=recommended(method).prompt_dropout if dropout is None else dropout,
+        )
 
     @property
     def reads_last(self) -> bool:
@@ -90,8 +95,9 @@ class Bench:
         accelerator, model = self.start(method, seed, output)
         before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
         images = self.share(accelerator)
-        if method in PROMPT_METHODS and self.args.prompt_start != "random":
-            initialize_prompts(model, images, method=self.args.prompt_start, seed=seed)
+        prompt_start = self.args.prompt_start or recommended(method).prompt_start
+        if method in PROMPT_METHODS and prompt_start != "random":
+            initialize_prompts(model, images, method=prompt_start, seed=seed)
         self.fit_head(model, images)
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}

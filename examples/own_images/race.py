@@ -5,15 +5,16 @@ import json
 from pathlib import Path
 
 from recipe.methods import PROMPT_METHODS
-from recipe.presets import RECOMMENDED
+from recipe.presets import recommended
 from recipe.reporting import write_json
 
 from .bench import Bench
 from .fitting import Beginning, Rates, fit
 
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
-GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, float], ...]]] = {
-    "prompts": ((RECOMMENDED.learning_rate, 0.001, 0.01, 0.03), ((1.0, RECOMMENDED.head_share), (3.0, 0.01))),
+Grid = tuple[tuple[float, ...], tuple[tuple[float, float], ...]]
+PROMPT_RATES = (0.001, 0.003, 0.01, 0.03)
+GRIDS: dict[str, Grid] = {
     "lora": ((0.001, 0.0003, 0.003, 0.01), ((1.0, 0.1), (1.0, 1.0))),
     "full": ((1e-5, 3e-6, 3e-5, 1e-4), ((1.0, 1.0), (1.0, 10.0))),
     "linear": ((0.001, 0.0001, 0.0003, 0.003), ((1.0, 1.0),)),
@@ -22,8 +23,14 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, float], ...]]] = {
 
 def grid(method: str) -> list[Rates]:
     """The rates that a race tries: 8, or 4 where there is only a head."""
-    mains, factors = GRIDS["prompts" if method in PROMPT_METHODS else method]
+    mains, factors = _prompt_grid(method) if method in PROMPT_METHODS else GRIDS[method]
     return [Rates(main, main * gates, main * head) for main in mains for gates, head in factors]
+
+
+def _prompt_grid(method: str) -> Grid:
+    recipe = recommended(method)
+    rates = dict.fromkeys((recipe.learning_rate, *PROMPT_RATES))  # the recommended one first
+    return tuple(rates), ((1.0, recipe.head_share), (3.0, 0.01))
 
 
 def budgets(runs: int, steps: int) -> list[tuple[int, int]]:

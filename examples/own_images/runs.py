@@ -12,7 +12,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipe.presets import RECOMMENDED
+from recipe.presets import recommended
 from recipe.reporting import read_out, write_json
 
 from .bench import Bench
@@ -70,7 +70,7 @@ def find_rates(bench: Bench, begin: Beginning, batches: int, record: Path) -> Ra
         PartialState().print(f"{begin.method}: learning rate {rates.main:g}")
     else:
         rate = float(args.learning_rate)
-        rates = Rates(rate, rate, RECOMMENDED.head_share * rate)
+        rates = Rates(rate, rate, recommended(begin.method).head_share * rate)
     return rates if args.head_learning_rate is None else replace(rates, head=args.head_learning_rate)
 
 

@@ -28,7 +28,7 @@ from .methods import (
     backbone_kind,
     check_method,
 )
-from .presets import PRESETS, RECOMMENDED, paper_preset
+from .presets import BEST_METHOD, PRESETS, paper_preset, recommended
 from .read_block import check_read_block
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -159,6 +159,8 @@ def parse_arguments(
     # Parsed once more over marks, which the parser leaves where nothing was given.
     marks = argparse.Namespace(**dict.fromkeys((*vars(args), *vars(prompts)), argparse.SUPPRESS))
     given = {k: v for k, v in vars(parser.parse_args(argv, marks)).items() if v is not argparse.SUPPRESS}
+    if args.preset == "recommended" and "method" not in given:
+        args.method = BEST_METHOD
     for name, value in PROMPT_METHODS.get(args.method, {}).items():
         if given.get(name, value) != value:
             raise GatedPromptError(f"--{name} {given[name]} contradicts --method {args.method}; leave one of them out")
@@ -189,9 +191,10 @@ def _preset(args: RunArguments, task_of: Callable[[Any], str]) -> dict[str, Any]
         return {}
     if args.method not in PROMPT_METHODS:
         raise GatedPromptError(f"--preset recommended is for prompts, and --method {args.method} has none")
+    recipe = recommended(args.method)
     return {
-        **asdict(RECOMMENDED),
-        "head_learning_rate": RECOMMENDED.head_share * RECOMMENDED.learning_rate,
+        **asdict(recipe),
+        "head_learning_rate": recipe.head_share * recipe.learning_rate,
         "insert_at": None,
         "optimizer": "adamw",
         "schedule_by": "step",

@@ -14,7 +14,7 @@ from .backbone import load_backbone
 from .block_features import block_features
 from .block_probes import best_block
 from .methods import PROMPT_METHODS
-from .presets import RECOMMENDED
+from .presets import entry_block
 
 Parts = Callable[[], tuple[TransformedImages, TransformedImages]]
 
@@ -75,5 +75,5 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
         read = int(args.read_block)
     prompts.read_from = None if read == blocks - 1 else read
     if prompts.insert_at is None:
-        prompts.insert_at = RECOMMENDED.entry(args.method, read)
+        prompts.insert_at = entry_block(args.method, read)
     return l2

@@ -28,8 +28,12 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         # PEFT reads the weights later, and would look for missing ones on the Hub. To start a new adapter from a saved
         # config, inference_mode must be off anyway, or nothing would train.
         config.check_weights_were_there()
-    if config.zero_start:
-        _check_zero_start(vit)
+    if config.zero_start and vit.unfit_for_zero_start is not None:
+        raise ArchitectureError(
+            "zero_start=True needs an attention that uses transformers' AttentionInterface, with projections of the "
+            f"normed tokens as keys and values; {type(vit.unfit_for_zero_start).__name__} is not so; use deep=True "
+            "without zero_start, or gated prompts"
+        )
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model, vit)
@@ -84,16 +88,6 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
             + (f" (read from {config._file.place})" if config._file.place else "")
-        )
-
-
-def _check_zero_start(vit: VisionTransformer) -> None:
-    unfit = next((parts for parts in vit.attentions if not parts.can_be_passive or parts.num_heads is None), None)
-    if unfit is not None:
-        raise ArchitectureError(
-            "zero_start=True needs an attention that uses transformers' AttentionInterface, with projections of the "
-            f"normed tokens as keys and values; {type(unfit.attention).__name__} is not so; use deep=True without "
-            "zero_start"
         )
 
 

@@ -55,6 +55,12 @@ class VisionTransformer:
         """v = sqrt(6 / (3 p p + D)), the patch projection's Xavier bound: prompts start uniform in (-v, v)."""
         return math.sqrt(6.0 / (self.patch_values + self.hidden_size))
 
+    @property
+    def unfit_for_zero_start(self) -> nn.Module | None:
+        """The first attention in which prompts cannot be read on their own (`zero_start`); None: all fit."""
+        unfit = (p.attention for p in self.attentions if not p.can_be_passive or p.num_heads is None)
+        return next(unfit, None)
+
 
 def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> VisionTransformer:
     """Describe the Vision Transformer inside `root`.
