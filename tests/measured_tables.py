@@ -13,7 +13,7 @@ from real import grid, images
 from real.cells import Found, best_block, final_runs, finals, markdown, spread
 from recipe import grids
 
-GATED, RECOMMENDED = "gated_start_sample_best", "gated_start_sample_half_best"
+GATED, HALF, RECOMMENDED = "gated_start_sample_best", "gated_start_sample_half_best", "zero_start_best"
 LORA = "lora8_start_best"
 SHOWN_ON = "eurosat"  # trained numbers, file and time depend on block and classes; those of this task are shown
 CLASSES, FEATURES = 10, 2 * 384  # of that task; CLS beside the mean patch of a ViT-S
@@ -56,7 +56,8 @@ def real(found: Found) -> str:
     probe = [*_size(CLASSES * (FEATURES + 1)), "none: one pass"]
     trained = {
         "gated prompts, best block": GATED,
-        "gated prompts from half-way on, best block": RECOMMENDED,
+        "gated prompts from half-way on, best block": HALF,
+        "zero-start prompts, best block": RECOMMENDED,
         "LoRA of rank 8, best block": LORA,
         "LoRA of rank 8, last block": "lora8",
         "full fine-tuning, last block": "full",
@@ -77,6 +78,7 @@ def ladder(found: Found) -> str:
         "linear probe, last block": _last_block,
         "linear probe, best block": _best_block,
         "gated prompts, fitted head, best block": _row(GATED),
+        "zero-start prompts, fitted head, best block": _row(RECOMMENDED),
         "LoRA of rank 8, fitted head, best block": _row(LORA),
         "LoRA of rank 8, last block": _row("lora8"),
         "full fine-tuning, last block": _row("full"),

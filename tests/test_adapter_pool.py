@@ -46,6 +46,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("adapters")
     found = {name: write_adapter(root / name, k, num_virtual_tokens=3) for name, k in CLASSES.items()}
     found["deep"] = write_adapter(root / "deep", 4, num_virtual_tokens=2, deep=True)
+    found["zero"] = write_adapter(root / "zero", 2, num_virtual_tokens=2, deep=True, zero_start=True)
     found["pooled"] = write_adapter(root / "pooled", 2, num_virtual_tokens=3, pooling="patches")
     return found
 
@@ -73,9 +74,9 @@ def ask(shared: AdapterPool, names: list[Path], pixels: torch.Tensor) -> list[to
 
 
 def test_a_mixed_batch_says_what_single_calls_say(folders: dict[str, Path]) -> None:
-    """Three structures, five numbers of classes."""
-    names = [folders[n] for n in ("birds", "deep", "pets", "pooled", "birds", "trees")]
-    pixels = images(6)
+    """Four structures, five numbers of classes."""
+    names = [folders[n] for n in ("birds", "deep", "pets", "pooled", "birds", "trees", "zero")]
+    pixels = images(7)
     found = ask(pool(), names, pixels)
     for row, folder, logits in zip(pixels, names, found, strict=True):
         torch.testing.assert_close(logits, alone(folder, row[None])[0], rtol=1e-5, atol=1e-5)

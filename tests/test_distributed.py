@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.distributed_worker import make, train
+from helpers.distributed_worker import KINDS, make, train
 from helpers.two_processes import run
 
 WORKER = Path(__file__).parent / "helpers" / "distributed_worker.py"
@@ -19,9 +19,9 @@ def losses() -> dict[str, list[float]]:
     return json.loads(run(WORKER).strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["gated", "deep"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_losses_are_those_of_one_process(losses: dict[str, list[float]], how: str, kind: str) -> None:
-    wanted = train(make(deep=kind == "deep"), rank=0, world=1)
+    wanted = train(make(kind), rank=0, world=1)
     assert len(set(wanted)) == 3
     assert losses[f"{how} {kind}"] == pytest.approx(wanted, rel=1e-5)

@@ -22,7 +22,7 @@ from .features import head_input
 from .images import Part, Task
 from .training import Bench, execute
 
-TRAINED = ("gated_start_sample_half_best", "lora8_start_best")  # gated prompts as recommended, and LoRA beside them
+TRAINED = ("gated_start_sample_half_best", "zero_start_best", "lora8_start_best")
 ENDS = ("last epoch", "best epoch, or the probe")
 
 

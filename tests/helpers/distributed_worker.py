@@ -13,11 +13,12 @@ from gated_prompt import GatedPromptConfig
 from helpers.models import images, vit
 
 BATCH, STEPS = 4, 3
+KINDS = {"gated": {}, "deep": {"deep": True}, "zero": {"deep": True, "zero_start": True}}
 
 
-def make(deep: bool) -> torch.nn.Module:
+def make(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    config = GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, gate_init=0.0, deep=deep)
+    config = GatedPromptConfig(num_virtual_tokens=3, prompt_dropout=0.0, gate_init=0.0, **KINDS[kind])
     return get_peft_model(vit(), config).train()
 
 
@@ -56,8 +57,8 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    cases = [(how, kind) for how in ("ddp", "fsdp") for kind in ("gated", "deep")]
-    losses = {f"{how} {kind}": train(parallel(make(kind == "deep"), how), rank, world) for how, kind in cases}
+    cases = [(how, kind) for how in ("ddp", "fsdp") for kind in KINDS]
+    losses = {f"{how} {kind}": train(parallel(make(kind), how), rank, world) for how, kind in cases}
     if rank == 0:
         print(json.dumps(losses))
     dist.destroy_process_group()
