@@ -16,7 +16,7 @@ from torch import nn
 
 from .errors import GatedPromptError
 from .inspect.attention_maps import PromptAttention, prompt_attention
-from .inspect.readouts import find_adapter, gates, selection_ratios, temperatures
+from .inspect.readouts import find_adapter, gates, head_gates, selection_ratios, temperatures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +50,8 @@ class Recording(Protocol):
 def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
     """Plot the gate of each gated block; a dashed grey line marks the initial value.
 
+    With zero start, that is the mean size of the gates of a block's attention heads.
+
     Args:
         model: a model with gated prompts, or several models by their names in the legend.
         adapter_names: adapters of one model to compare; None: the active one.
@@ -62,6 +64,10 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
     starts = set()
     for count, (label, each, name) in enumerate(_adapters(model, adapter_names)):
         _, adapter = find_adapter(each, name)
+        if adapter.config.zero_start:
+            starts.add(0.0)
+            _line(ax, count, list(adapter.blocks), head_gates(each, name).abs().mean(1).tolist(), label)
+            continue
         values = gates(each, name).tolist()
         if values:
             starts.add(1 / (1 + math.exp(-adapter.config.gate_init)))

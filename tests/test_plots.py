@@ -301,3 +301,14 @@ def test_without_matplotlib_the_extra_is_named() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "plots require matplotlib: pip install 'gated-prompt[viz]'"
+
+
+def test_gates_of_zero_start_by_block() -> None:
+    config = GatedPromptConfig(num_virtual_tokens=3, deep=True, zero_start=True, insert_at=1)
+    model = get_peft_model(vit(), config)
+    bank_of(model).gated_prompt_head_gates["default"].data.copy_(torch.tensor([[0.5, -0.5, 0.0, 0.0]] * 3))
+    ax = plots.plot_gates({"learned": model})
+    line, start = ax.get_lines()
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    np.testing.assert_allclose(line.get_ydata(), [np.tanh(0.5) / 2] * 3, rtol=1e-6)
+    assert list(start.get_ydata()) == [0, 0]

@@ -37,11 +37,13 @@ def has_prompts(model: torch.nn.Module) -> bool:
     return isinstance(model, PeftModel) and isinstance(model.active_peft_config, gated_prompt.GatedPromptConfig)
 
 
-def read_out(model: torch.nn.Module) -> dict[str, list[float]]:
+def read_out(model: torch.nn.Module) -> dict[str, list[Any]]:
     """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
     if not has_prompts(model):
         return {}
+    heads = gated_prompt.head_gates(model).tolist()  # with zero start, by block
     return {
+        **({"head_gates": heads} if heads else {}),
         "gates": gated_prompt.gates(model).tolist(),
         "temperatures": gated_prompt.temperatures(model).tolist(),
         "selection_ratios": gated_prompt.selection_ratios(model).tolist(),
