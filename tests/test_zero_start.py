@@ -24,6 +24,7 @@ from gated_prompt import (
 from gated_prompt.inspect.attention_maps import prompt_attention
 from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import DEPTH, HERE, Case
+from helpers.families_more import MORE, More
 from helpers.golden_cases import Case as Golden
 from helpers.models import bank_of, images, vit
 from helpers.numpy_reference import zero_start_logits
@@ -34,11 +35,12 @@ HEADS = 4
 ZERO = {"deep": True, "zero_start": True}
 
 
-def fits(case: Case) -> bool:
+def fits(case: Case | More) -> bool:
     return all(parts.can_be_passive for parts in find_vision_transformer(case.build()).attentions)
 
 
 FIT = [case for case in HERE if fits(case)]
+MORE_HERE = [case for case in MORE if case.here]
 
 
 def cases(chosen: list[Case]) -> pytest.MarkDecorator:
@@ -112,6 +114,21 @@ def test_every_family_against_the_independent_loop(case: Case) -> None:
     assert not torch.allclose(read(case, found), read(case, plain), atol=1e-4)
     inputs = case.inputs()
     gated_prompt.check(model, *(() if case.config else inputs.values()), **(inputs if case.config else {}))
+
+
+@pytest.mark.parametrize("case", MORE_HERE, ids=[case.id for case in MORE_HERE])
+def test_more_families_pass_the_check_or_are_refused(case: More) -> None:
+    config = GatedPromptConfig(num_virtual_tokens=P, prompt_dropout=0.0, **ZERO)
+    if not fits(case):
+        assert case.family not in ("MetaCLIP 2", "PaliGemma", "InternVL", "ViTPose")
+        with pytest.raises(ArchitectureError, match="zero_start=True needs an attention that uses transformers"):
+            get_peft_model(case.build(), config)
+        return
+    model = get_peft_model(case.build(), config).eval()
+    noise = torch.Generator().manual_seed(5)
+    for parameter in parameters(model):
+        parameter.data = torch.randn(parameter.shape, generator=noise)
+    gated_prompt.check(model, **case.inputs())
 
 
 @pytest.mark.parametrize("read_from", [3, 2])
