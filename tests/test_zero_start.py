@@ -21,9 +21,10 @@ from gated_prompt import (
     UnsupportedOperationError,
     find_vision_transformer,
 )
+from gated_prompt.architecture import AttentionParts
 from gated_prompt.inspect.attention_maps import prompt_attention
 from gated_prompt.tuner.attention import AttentionRoute
-from helpers.families import DEPTH, HERE, Case
+from helpers.families import DEPTH, HERE, VERSION, Case
 from helpers.families_more import MORE, More
 from helpers.golden_cases import Case as Golden
 from helpers.models import bank_of, images, vit
@@ -124,6 +125,8 @@ def test_more_families_pass_the_check_or_are_refused(case: More) -> None:
         with pytest.raises(ArchitectureError, match="zero_start=True needs an attention that uses transformers"):
             get_peft_model(case.build(), config)
         return
+    if case.family == "LLaVA-OneVision" and VERSION < (5, 0):
+        pytest.skip("transformers 4 reads hidden states that `check` cannot replace, with prompts of every kind")
     model = get_peft_model(case.build(), config).eval()
     noise = torch.Generator().manual_seed(5)
     for parameter in parameters(model):
@@ -336,12 +339,10 @@ def test_attention_out_of_reach_is_refused(case: Case) -> None:
     assert list(base.state_dict()) == keys
 
 
-def test_a_number_of_heads_that_its_module_does_not_name_right() -> None:
-    base = vit()
-    for block in find_vision_transformer(base).blocks:
-        block.attention.num_attention_heads = 2  # read by nobody but the detection
+def test_a_number_of_heads_that_its_module_does_not_name_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AttentionParts, "num_heads", 2)
     with pytest.raises(ArchitectureError, match=r"block 0 attends with 4 heads .* gates for 2"):
-        logits(tuned(base=base))
+        logits(tuned())
 
 
 def test_attention_maps_are_refused() -> None:
