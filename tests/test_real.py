@@ -7,6 +7,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 import gated_prompt
+from gated_prompt import find_vision_transformer
+from gated_prompt.tuner.bank import find_bank
 from real import check, grid, images, probes, records, run, tables, training
 from real.reader import AttentiveHead, Reader
 from real.training import Bench, build
@@ -76,6 +78,26 @@ def test_zero_start_begins_as_the_base(backbone, task):
     with torch.no_grad():
         assert torch.equal(adapted(pixels), model(pixels))
     gated_prompt.check(adapted, pixels)
+
+
+def test_a_propagated_start_is_the_same_tokens_in_every_block(backbone, task, monkeypatch):
+    monkeypatch.setattr(training, "START_IMAGES", 12)
+    bench = Bench(task, backbone, DEPTH, 0.1, 1.0, in_bfloat16=False)
+    adapted = build(grid.ROWS["deep_start_propagated"], bench, seed=2)
+    bank = find_bank(adapted)
+    tokens = bank.gated_prompt_tokens["default"]
+    assert tokens.shape == (DEPTH, 10, 48)
+    blocks, seen = find_vision_transformer(adapted.get_base_model()).blocks, []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, 1:].flatten(0, 1)))
+    train = task.parts["train"]
+    with torch.no_grad(), adapted.disable_adapter():
+        adapted.eval()(train.batch(torch.arange(len(train.labels))))
+    places = [(seen[0] == prompt).all(1).nonzero().item() for prompt in tokens[0]]
+    for prompts, entered in zip(tokens, seen, strict=True):
+        torch.testing.assert_close(prompts, entered[places], rtol=1e-4, atol=1e-5)
+    found = adapted(train.batch(torch.arange(2)))
+    assert found.isfinite().all()
 
 
 def test_attentive_head_against_numpy():

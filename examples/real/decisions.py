@@ -55,6 +55,10 @@ PAIRS: dict[str, tuple[Scores, Scores]] = {
         _row("deep_start_sample_best"),
         _row("gated_start_sample_best"),
     ),
+    'VPT-deep, propagated start against "sample"': (
+        _row("deep_start_propagated_best"),
+        _row("deep_start_sample_best"),
+    ),
     'zero start, against VPT-deep with "sample" start': (_row("zero_start_best"), _row("deep_start_sample_best")),
     'zero start, against "sample" start': (_row("zero_start_best"), _row("gated_start_sample_best")),
     'zero start, "sample" start against a random one': (_row("zero_start_sample_best"), _row("zero_start_best")),

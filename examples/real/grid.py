@@ -30,7 +30,7 @@ class Row:
         insert_at: The block that prompts enter; None: half-way to the block that is read.
         gate_rates: Rates that the gates race for themselves, with the prompts' rate of `like`.
         head_start: The head starts as the probe of the features with the untrained prompts in place.
-        start: Method of `initialize_prompts`; None leaves the random start.
+        start: Method of `initialize_prompts`, or "propagate"; None leaves the random start.
         attentive: Queries of an attentive head; 0: the linear head.
         prompts: How many; with deep and zero-start prompts, in each block.
         rank: Of LoRA.
@@ -83,6 +83,7 @@ def _rows(suffix: str, best_block: bool) -> dict[str, Row]:
             "gated", start="sample", insert_at=None, prompts=3, like=like("gated_start"), **fitted
         ),
         like("deep_start_sample"): Row("deep", start="sample", like=like("deep_start"), **fitted),
+        like("deep_start_propagated"): Row("deep", start="propagate", like=like("deep_start"), **fitted),
         like("gated_start_rate"): Row("gated", start="sample", gate_rates=(0.1,), like=like("gated_start"), **fitted),
         like("zero_start"): Row("zero", PROMPT_RATES_FROM_A_FITTED_HEAD, **fitted),
         like("zero_start_sample"): Row("zero", start="sample", like=like("zero_start"), **fitted),

@@ -37,6 +37,7 @@ NAMES = {
     "gated_start_sample_half_1": 'fitted head: gated, "sample" start, one prompt from half-way on',
     "gated_start_sample_half_3": 'fitted head: gated, "sample" start, three prompts from half-way on',
     "deep_start_sample": 'fitted head: VPT-deep, "sample" start',
+    "deep_start_propagated": "fitted head: VPT-deep, propagated start",
     "gated_start_rate": 'fitted head: gated, "sample" start, gates with their own rate',
     "zero_start": "fitted head: zero-start prompts",
     "zero_start_sample": 'fitted head: zero-start prompts, "sample" start',

@@ -19,6 +19,7 @@ from recipe.prefix_cache import StartAtBlock, prefix_tokens
 
 from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task
+from .propagated import start_propagated
 from .reader import Reader
 
 BATCH = 20
@@ -59,7 +60,10 @@ def build(row: Row, bench: Bench, seed: int) -> nn.Module:
         if row.start is not None:
             train = bench.task.parts["train"]
             batches = [train.batch(index) for index in torch.arange(START_IMAGES).split(50)]
-            initialize_prompts(adapted, batches, method=row.start, seed=seed)
+            if row.start == "propagate":
+                start_propagated(adapted, batches, seed)
+            else:
+                initialize_prompts(adapted, batches, method=row.start, seed=seed)
         return adapted
     if row.method == "lora":
         return get_peft_model(
