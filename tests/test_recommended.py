@@ -42,14 +42,16 @@ def probe_accuracy(backbone: Path, block: int) -> float:
     return max(one.score(held, task.eval.labels) for one in probes)
 
 
-def test_the_block_is_chosen_on_the_200_though_all_1000_are_trained_on(backbone, tmp_path, capsys) -> None:
-    results = run(backbone, tmp_path, "--preset", "recommended")
+@pytest.mark.parametrize("more", [[], ["--method", "gated"]], ids=["zero_start", "gated"])
+def test_the_block_is_chosen_on_the_200_though_all_1000_are_trained_on(backbone, tmp_path, capsys, more) -> None:
+    results = run(backbone, tmp_path, "--preset", "recommended", *more)
     config = GatedPromptConfig.from_pretrained(str(tmp_path / "adapter"))
     found = [probe_accuracy(backbone, block) for block in range(4)]
     read = 3 if config.read_from is None else config.read_from
     assert f"block {read} has the best linear probe" in capsys.readouterr().out
     assert found[read] >= max(found) - 0.005  # one image: the last digits of features differ
-    assert config.insert_at == (read + 1) // 2
+    assert config.zero_start is not bool(more)
+    assert config.insert_at == ((read + 1) // 2 if more else 0)
     assert results["data"][0]["split"] == "train800val200" and results["data"][1]["split"] == "test"
     assert (tmp_path / "prefix.safetensors").is_file() is (config.insert_at > 0)
     assert results["steps"] == 2 * 100 / 20
@@ -57,7 +59,7 @@ def test_the_block_is_chosen_on_the_200_though_all_1000_are_trained_on(backbone,
 
 
 def test_resumed_it_ends_with_the_same_bytes(backbone, tmp_path) -> None:
-    more = ["--preset", "recommended", "--optimizer", "sgd", "--read_block", "best"]
+    more = ["--preset", "recommended", "--method", "gated", "--optimizer", "sgd", "--read_block", "best"]
     run(backbone, tmp_path / "straight", *more)
     fresh()
     stopped_after_steps(7, lambda: run(backbone, tmp_path / "killed", *more))
