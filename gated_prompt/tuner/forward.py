@@ -6,6 +6,7 @@ can call one model. A block that runs outside of that module (called alone, or r
 new state for the active adapter.
 """
 
+import inspect
 import threading
 import weakref
 from collections.abc import Iterator, MutableMapping
@@ -274,6 +275,14 @@ class SwitchHead:
         if forward.rows is None or forward.images is None:
             return (heads[0] if heads else head.original_module)(*args, **kwargs)
         return forward.images.through(heads, forward.rows, (args, kwargs))
+
+
+def first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+    """Before a trained head: pass its first argument by position, as PEFT before 0.20 needs; ZoeDepth names it."""
+    name = None if args else next(iter(inspect.signature(head.original_module.forward).parameters), None)
+    if name not in kwargs:
+        return None
+    return (kwargs[name],), {other: value for other, value in kwargs.items() if other != name}
 
 
 def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:

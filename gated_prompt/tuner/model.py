@@ -20,7 +20,7 @@ from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
-from .forward import Inputs, SwitchHead, forward_context
+from .forward import SwitchHead, first_by_position, forward_context
 from .hooks import attach_hooks
 from .load_adapter import CheckLoadedTensors, check_can_be_loaded, fill_from_file
 from .mixed_batch import mixed_batch
@@ -109,7 +109,7 @@ class GatedPromptModel(BaseTuner):
                 if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
                     head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
                     if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
-                        head.register_forward_pre_hook(_first_by_position, with_kwargs=True)
+                        head.register_forward_pre_hook(first_by_position, with_kwargs=True)
         except Exception:
             bank.adapters.pop(adapter_name, None)
             bank.update_skips()
@@ -215,11 +215,3 @@ class GatedPromptModel(BaseTuner):
             "correspond, so their mean is meaningless. Keep both adapters and choose one per image "
             "(adapter_names=[...]), or average checkpoints of one run with gated_prompt.AveragedAdapter"
         )
-
-
-def _first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-    """Before a trained head: pass its first argument by position, as PEFT before 0.20 needs; ZoeDepth names it."""
-    name = None if args else next(iter(inspect.signature(head.original_module.forward).parameters), None)
-    if name not in kwargs:
-        return None
-    return (kwargs[name],), {other: value for other, value in kwargs.items() if other != name}
