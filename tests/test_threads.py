@@ -144,8 +144,8 @@ def test_a_forward_is_short() -> None:
         sys.setprofile(None)
     print(f"{calls} calls into {sorted(files)}")
     assert len(files) <= 4
-    more = len(find_vision_transformer(model.base_model.model).ancestors) - 2  # 4.57 has an encoder
-    assert calls <= 80 + 5 * more
+    more = len(find_vision_transformer(model.base_model.model).ancestors) - 2  # 4.57 has an encoder, its PEFT one hook
+    assert calls <= 80 + 6 * more
 
 
 def test_blocks_called_out_of_order_are_refused() -> None:
