@@ -15,7 +15,7 @@ import torch
 from miniature.data import TASKS, MiniTask
 from miniature.grid import BACKBONES
 
-from . import grid, probes
+from . import grid, images, probes
 from .cells import Found, final_runs, markdown
 from .endings import ENDINGS, ROWS
 from .features import head_input
@@ -24,6 +24,7 @@ from .training import Bench, execute
 
 TRAINED = ("gated_start_sample_half_best", "zero_start_best", "lora8_start_best")
 ENDS = ("last epoch", "best epoch, or the probe")
+GROUPS = ("real backbone", "miniature", "all")
 
 
 class Prepared(Part):
@@ -59,8 +60,7 @@ def table(found: Found) -> str:
         runs = {row: final_runs(name, row, found) for row in TRAINED}
         if not all(runs.values()):
             continue
-        frozen = found["miniature", name]
-        probe = frozen["val"][frozen["chosen_block"] - 1], frozen["test"][frozen["chosen_block"] - 1]
+        probe = _probe(name, found)
         scores = [[ENDINGS[end](run, probe) for run in runs[row]] for row, end in product(TRAINED, ENDS)]
         complete.append([probe, *(_mean(pairs) for pairs in scores)])
         seeds = min(map(len, runs.values()))
@@ -70,6 +70,31 @@ def table(found: Found) -> str:
         return "Not run.\n"
     rows.append(["mean", *(text(_mean(column)) for column in zip(*complete, strict=True))])
     return markdown(rows)
+
+
+def together(found: Found) -> str:
+    """Means over the tasks of the real backbone, those of the miniature, and all of them, each task counted once."""
+    small = [f"{backbone}-{task}" for backbone, task in product(BACKBONES, TASKS)]
+    groups = (list(images.TASKS), small, [*images.TASKS, *small])
+    if not all(final_runs(task, row, found) for task, row in product(groups[-1], TRAINED)):
+        return "Not run.\n"
+    probes = {task: _probe(task, found) for task in groups[-1]}
+    rows = [["", *(f"{name}, {len(tasks)} tasks" for name, tasks in zip(GROUPS, groups, strict=True))]]
+    rows.append(["probe of the chosen block", *(text(_mean(probes[task] for task in tasks)) for tasks in groups)])
+    for row, end in product(TRAINED, ENDS):
+        scores = {
+            task: _mean([ENDINGS[end](run, probes[task]) for run in final_runs(task, row, found)])
+            for task in groups[-1]
+        }
+        rows.append([f"{ROWS[row]}: {end}", *(text(_mean(scores[task] for task in tasks)) for tasks in groups)])
+    return markdown(rows)
+
+
+def _probe(task: str, found: Found) -> tuple[float, float]:
+    """Validation and test accuracy of the chosen block's probe."""
+    cell = found[task, "probe"] if task in images.TASKS else found["miniature", task]
+    block = cell["chosen_block"] - 1
+    return cell["val"][block], cell["test"][block]
 
 
 def text(pair: tuple[float, float]) -> str:

@@ -214,6 +214,7 @@ def filled(page: str, found: Found) -> str:
     if any(task == "miniature" for task, _ in found):
         parts["miniature"] = miniature.table(found)
         parts["miniature, trained"] = miniature_runs.table(found)
+        parts["together"] = miniature_runs.together(found)
     if ("cost", "steps") in found:
         parts["cost"] = cost(found)
     for name, text in parts.items():
