@@ -67,13 +67,16 @@ def test_settings_are_chosen_on_the_validation_part(backbone, flowers, tmp_path)
     assert results["data"][1]["split"] == "val"
 
 
-@pytest.mark.parametrize("block", ["best", "2"])
-def test_the_recommended_recipe(backbone, flowers, tmp_path, block) -> None:
+@pytest.mark.parametrize(("block", "method"), [("best", "zero_start"), ("2", "gated")])
+def test_the_recommended_recipe(backbone, flowers, tmp_path, block, method) -> None:
     """The block is chosen on the validation part, before the run that is scored on the test part."""
-    results = run(backbone, flowers, tmp_path, "--preset", "recommended", "--read_block", block)
+    more = [] if method == "zero_start" else ["--method", method]  # the preset's own
+    results = run(backbone, flowers, tmp_path, "--preset", "recommended", "--read_block", block, *more)
     config = GatedPromptConfig.from_pretrained(str(tmp_path / "adapter"))
     read = 3 if config.read_from is None else config.read_from
-    assert config.insert_at == (read + 1) // 2 and (block == "best" or read == 2)
+    assert config.zero_start is (method == "zero_start")
+    assert config.insert_at == (0 if config.zero_start else (read + 1) // 2)
+    assert block == "best" or read == 2
     assert ([part["split"] for part in results["data"]], results["num_eval"]) == (["train", "test"], 3)
 
 

@@ -62,7 +62,7 @@ class AttentionParts:
         """Number of attention heads, if the module or its config names it."""
         places = (self.attention, getattr(self.attention, "config", None))
         found = (getattr(place, name, None) for place in places for name in NUM_HEADS_NAMES)
-        return next((int(value) for value in found if value is not None), None)
+        return next((value for value in found if isinstance(value, int)), None)  # a list: of a hierarchical model
 
     @property
     def query_output(self) -> nn.Module:
