@@ -17,7 +17,7 @@ from miniature.grid import BACKBONES
 
 from . import grid, images, probes
 from .cells import Found, final_runs, markdown
-from .endings import ENDINGS, ROWS
+from .endings import ENDINGS, ROWS, probe_of
 from .features import head_input
 from .images import Part, Task
 from .training import Bench, execute
@@ -92,9 +92,11 @@ def together(found: Found) -> str:
 
 def _probe(task: str, found: Found) -> tuple[float, float]:
     """Validation and test accuracy of the chosen block's probe."""
-    cell = found[task, "probe"] if task in images.TASKS else found["miniature", task]
-    block = cell["chosen_block"] - 1
-    return cell["val"][block], cell["test"][block]
+    if task in images.TASKS:
+        return probe_of(task, found)
+    frozen = found["miniature", task]
+    block = frozen["chosen_block"] - 1
+    return frozen["val"][block], frozen["test"][block]
 
 
 def text(pair: tuple[float, float]) -> str:

@@ -11,16 +11,13 @@ import torch
 from peft import PeftModel
 
 from gated_prompt import find_vision_transformer
-from gated_prompt.tuner.bank import find_bank
+from gated_prompt.inspect.readouts import find_adapter
 
 
 @torch.no_grad()
 def start_propagated(model: PeftModel, batches: Sequence[torch.Tensor], seed: int) -> None:
     """Start block b's prompts from P patch tokens of random images as they enter block b, the same P for every b."""
-    bank = find_bank(model)
-    if bank is None:
-        raise ValueError("the model has no prompts")
-    (adapter,) = bank.adapters_in_use
+    bank, adapter = find_adapter(model, None)
     seen: dict[int, list[torch.Tensor]] = {block: [] for block in adapter.blocks}
     vit, mode = find_vision_transformer(model.get_base_model()), model.training
     with ExitStack() as stack, model.disable_adapter():

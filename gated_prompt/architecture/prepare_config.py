@@ -31,8 +31,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
     if config.zero_start and vit.unfit_for_zero_start is not None:
         raise ArchitectureError(
             "zero_start=True needs an attention that uses transformers' AttentionInterface, with projections of the "
-            f"normed tokens as keys and values; {type(vit.unfit_for_zero_start).__name__} is not so; use deep=True "
-            "without zero_start, or gated prompts"
+            f"normed tokens as keys and values; {type(vit.unfit_for_zero_start).__name__} does not qualify; use "
+            "deep=True without zero_start, or gated prompts"
         )
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:

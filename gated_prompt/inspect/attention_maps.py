@@ -73,7 +73,7 @@ def prompt_attention(
     if adapter.config.zero_start:
         raise UnsupportedOperationError(
             "zero-start prompts have keys and values but no queries, so there is no attention of prompts to show; "
-            "gated_prompt.head_gates(model) tells how much each head reads of them"
+            "gated_prompt.head_gates(model) shows how much each head reads from them"
         )
     if model.training:
         raise GatedPromptError("the model is in training mode, which drops prompt values at random; call model.eval()")

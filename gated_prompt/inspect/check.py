@@ -132,7 +132,7 @@ def _gradient_faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs
         if adapter.name in (tensors := getattr(bank, kind))
         and tensors[adapter.name].requires_grad
         and not (adapter.config.hard_gates and kind == GATE_LOGITS)  # a step function in eval mode
-        and not (kind not in (HEAD_GATES, TEMPERATURES) and _starts_as_base(bank, adapter))  # times tanh(0)
+        and (kind in (HEAD_GATES, TEMPERATURES) or not _starts_as_base(bank, adapter))  # times tanh(0)
     }
     if not trained or torch.is_inference_mode_enabled():
         return

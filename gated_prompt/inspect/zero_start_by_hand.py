@@ -41,16 +41,10 @@ class _ReadByHand(AttentionRoute):
         return self.read
 
     def read(
-        self,
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: Any,
-        **kwargs: Any,
+        self, module: nn.Module, query: torch.Tensor, *others: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend; queries, keys and values are (B, H, N, d), the result is (B, N, H, d)."""
-        output, weights = self.own(module, query, key, value, attention_mask, **kwargs)
+        """Attend with queries (B, H, N, d); returns (B, N, H, d). `others`: see `Function`."""
+        output, weights = self.own(module, query, *others, **kwargs)
         block, attention, width = self.parts.block, self.parts.attention, query.shape[-1]
         normed = getattr(block, str(self.parts.norm))(self.prompts.to(query))
         keys = getattr(attention, str(self.parts.key))(normed).unflatten(-1, (-1, width))  # (P, H, d)
