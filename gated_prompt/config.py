@@ -1,22 +1,20 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The settings of an adapter: `GatedPromptConfig`."""
 
-import os
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, get_type_hints
 
-from peft import PeftConfig
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-
-from .config_checks import setting_faults
-from .errors import ConfigError, DamagedAdapterError
+from .config_file import ConfigWithFile
+from .errors import ConfigError
 from .field_types import convert, fault_of
-from .files.adapter_file import FINGERPRINT, AdapterFile
-from .files.folder import read_settings, read_undisturbed, write_settings
-from .files.layout import parameter_shapes
+from .files.adapter_file import AdapterFile
+from .files.layout import BANK, parameter_shapes
 from .registration import NAME, add_peft_type
+
+POOLINGS = ("prompts", "patches", "prompts_and_patches")
 
 
 def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def _hints(cls: type["GatedPromptConfig"]) -> dict[str, Any]:
 
 
 @dataclass
-class GatedPromptConfig(PeftConfig):
+class GatedPromptConfig(ConfigWithFile):
     """Settings of gated prompt tuning (Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067).
 
     The constructor checks all fields together. `get_peft_model` checks those that depend on the depth of the base
@@ -77,7 +75,7 @@ class GatedPromptConfig(PeftConfig):
     )
     prompt_dropout: float = field(default=0.1, metadata={"help": "dropout on the inserted prompts in training"})
     prompt_rank: int | None = field(
-        default=None, metadata={"help": "r: the prompts are a product of (P, r) and (r, D); None: P x D parameters"}
+        default=None, metadata={"help": "deprecated; r: the prompts are a product of (P, r) and (r, D)"}
     )
     pooling: str | None = field(
         default=None,
@@ -118,11 +116,17 @@ class GatedPromptConfig(PeftConfig):
         except (ValueError, TypeError) as error:
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
-        # The weights file found beside this config, until a model has its tensors. Not a field, so never saved.
-        self._file = AdapterFile("")
+        self.weights_file = AdapterFile("")
         for name, hint in _hints(type(self)).items():
             setattr(self, name, convert(getattr(self, name), hint))
         self.check()
+        if self.prompt_rank is not None:
+            warnings.warn(
+                "prompt_rank is deprecated and will be removed; leave it out for prompts of full rank. Adapters "
+                "that were saved with it can still be loaded",
+                FutureWarning,
+                stacklevel=3,
+            )
 
     def check(self) -> None:
         """Check the settings that are independent of the base model.
@@ -133,7 +137,7 @@ class GatedPromptConfig(PeftConfig):
         hints = _hints(type(self))
         # Types first: values of a wrong type cannot be compared.
         faults = [f for name, hint in hints.items() if (f := fault_of(name, getattr(self, name), hint))]
-        faults = faults or setting_faults(self)
+        faults = faults or _setting_faults(self)
         if faults:
             raise ConfigError(faults)
 
@@ -161,82 +165,90 @@ class GatedPromptConfig(PeftConfig):
             num_heads=self.num_heads if self.zero_start else None,
         )
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Self:
-        """Read `adapter_config.json` from a folder or Hub repository and check the weights beside it.
+    def recorded(self) -> dict[str, int | None]:
+        """What saving records of the base model, and reading needs; None: not recorded."""
+        names = ["num_layers", "hidden_size", *(["num_heads"] if self.zero_start else [])]
+        return {name: getattr(self, name) for name in names}
 
-        PEFT calls this before it opens the weights, so damage is found before anything changes. If the weights exceed
-        256 MiB, only their header is read here; the tuner reads the rest after comparing shapes with the base. If
-        another process saves into the folder meanwhile, both files are read again.
-        `kwargs` are those of `huggingface_hub.hf_hub_download`, as in PEFT.
+    def recorded_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the adapter's parameters on the base that was recorded, without the head."""
+        return self.parameter_shapes(self.num_layers or 0, self.hidden_size or 0)
 
-        Raises:
-            DamagedAdapterError: the config is not a JSON object; or the weights file is truncated, incomplete, a
-                pickle, from another save than the config, or has unknown keys, wrong shapes or types, or non-finite
-                numbers. A config without a weights file is allowed here; the tuner refuses it.
-            AdapterMismatchError: the config belongs to another PEFT method.
-            ConfigError: the config has wrong values.
-        """
-        source = os.fspath(pretrained_model_name_or_path)
-        place = os.path.join(source, subfolder) if subfolder else source
 
-        def read() -> GatedPromptConfig:
-            try:
-                config = super(GatedPromptConfig, cls).from_pretrained(source, subfolder=subfolder, **kwargs)
-            except ConfigError as error:
-                raise ConfigError(error.faults, place=f"{CONFIG_NAME} in {place}") from None
-            hub_kwargs, _, _ = cls._split_kwargs(kwargs)
-            config._file = config._check_tensors(
-                AdapterFile.find(source, subfolder, hub_kwargs, config.weights_sha256)
-            )
-            if config._file.is_small:
-                config._file.check_content()
-            return config
+def _setting_faults(config: GatedPromptConfig) -> list[str]:
+    """Return one message for each setting that is wrong for any base model."""
+    faults = []
+    if config.task_type is not None:
+        faults.append(f"task_type is {config.task_type!r}; use None, since PEFT's task types are for language models")
+    if config.num_virtual_tokens < 1:
+        faults.append(f"num_virtual_tokens is {config.num_virtual_tokens}; expected at least 1")
+    if config.prompt_rank is not None and not 1 <= config.prompt_rank <= config.num_virtual_tokens:
+        faults.append(
+            f"prompt_rank is {config.prompt_rank}; it must lie between 1 and num_virtual_tokens, "
+            f"{config.num_virtual_tokens}; None gives prompts of full rank"
+        )
+    names = config.modules_to_save or []
+    if {"", BANK} & set(names) or len(set(names)) < len(names):
+        faults.append(f"modules_to_save is {names}; name each module of the base once")
+    if config.insert_at < 0:
+        faults.append(f"insert_at is {config.insert_at}; blocks are counted from 0")
+    if config.read_from is not None and config.read_from < max(0, config.insert_at):
+        faults.append(f"read_from is {config.read_from}; it must be at least insert_at={config.insert_at}")
+    if not 0 <= config.prompt_dropout < 1:
+        faults.append(f"prompt_dropout is {config.prompt_dropout}; it must lie in [0, 1)")
+    if config.pooling is not None and config.pooling not in POOLINGS:
+        faults.append(f"pooling is {config.pooling!r}; expected None, {', '.join(map(repr, POOLINGS))}")
+    if config.num_prefix_tokens is not None and config.num_prefix_tokens < 0:
+        faults.append(f"num_prefix_tokens is {config.num_prefix_tokens}; it cannot be negative")
+    return faults + _zero_start_faults(config) + _gate_faults(config) + _temperature_faults(config)
 
-        return read_undisturbed(Path(place), read)
 
-    @classmethod
-    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
-        """Read the fields from a file, strictly: PEFT's reader accepts any JSON, and repeated keys."""
-        own, known = set(cls.__annotations__) - {FINGERPRINT}, {f.name for f in fields(cls)}
-        return read_settings(Path(path_json_file), NAME, own, known)
+def _zero_start_faults(config: GatedPromptConfig) -> list[str]:
+    if not config.zero_start:
+        return []
+    faults = []
+    if not config.deep:
+        faults.append("zero_start=True needs deep=True: each block reads prompts of its own")
+    if config.pooling in ("prompts", "prompts_and_patches"):
+        faults.append(
+            f"zero_start=True contradicts pooling={config.pooling!r}: these prompts never become output tokens; use "
+            "pooling='patches' or None"
+        )
+    return faults
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write `adapter_config.json` atomically, with the SHA-256 of the weights if it is known.
 
-        It is known if the caller is `PeftModel.save_pretrained`, recognized by its `auto_mapping_dict`: it has just
-        written the weights. transformers writes the config first, and a user may save a config alone; weights in the
-        folder are then older, or unrelated.
-        """
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ConfigError([f"cannot save to {folder}, which is a file; give a folder"])
-        values, of_weights = self.to_dict(), "auto_mapping_dict" in kwargs
-        if of_weights:
-            values["auto_mapping"] = kwargs["auto_mapping_dict"] or values["auto_mapping"]
-        write_settings(folder, values, of_weights)
+def _gate_faults(config: GatedPromptConfig) -> list[str]:
+    faults = []
+    if not math.isfinite(config.gate_init):
+        faults.append(f"gate_init is {config.gate_init}; expected a finite logit (-20 closes a gate, 20 opens it)")
+    if config.hard_gates and (config.deep or not config.gates):
+        faults.append("hard_gates=True needs gates, but deep=True and gates=False have none")
+    if config.gated_blocks is None:
+        return faults
+    if config.deep:
+        faults.append("deep=True has no gates, which contradicts gated_blocks; leave one of the two out")
+    elif not config.gates:
+        faults.append("gates=False contradicts gated_blocks; leave one of the two out")
+    elif not config.gated_blocks:
+        faults.append("gated_blocks is empty; use gates=False for prompts without gates")
+    if sorted(set(config.gated_blocks)) != config.gated_blocks:
+        faults.append(f"gated_blocks is {config.gated_blocks}; list each block once, in ascending order")
+    below = [b for b in config.gated_blocks if b < config.insert_at]
+    if below:
+        faults.append(f"gated_blocks {below} lie below insert_at={config.insert_at}: these blocks have no prompts")
+    above = [b for b in config.gated_blocks if config.read_from is not None and b > config.read_from]
+    if above:
+        faults.append(f"gated_blocks {above} lie above read_from={config.read_from}: these blocks do not run")
+    return faults
 
-    def check_weights_were_there(self) -> None:
-        """Check that a config that was read from a folder or repository came with weights.
 
-        Raises:
-            DamagedAdapterError: there was no weights file beside the config.
-        """
-        if self._file.place and self._file.path is None:
-            raise DamagedAdapterError(
-                f"{self._file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or "
-                "download the whole adapter. To start a new one with these settings, set inference_mode=False on the "
-                "config"
-            )
-
-    def _check_tensors(self, file: AdapterFile) -> AdapterFile:
-        if file.path is None:
-            return file
-        recorded = ["num_layers", "hidden_size", *(["num_heads"] if self.zero_start else [])]
-        missing = [name for name in recorded if getattr(self, name) is None]
-        if self.num_layers is None or self.hidden_size is None or missing:
-            raise DamagedAdapterError(
-                f"{CONFIG_NAME} beside {file.path} lacks {' and '.join(missing)}, which saving records; save the "
-                "adapter again"
-            )
-        return file.check_tensors(self.parameter_shapes(self.num_layers, self.hidden_size), self.modules_to_save or [])
+def _temperature_faults(config: GatedPromptConfig) -> list[str]:
+    faults = []
+    low, high = config.temperature_range
+    if not (0 < low < high and math.isfinite(high)):
+        faults.append(f"temperature_range is {config.temperature_range}; expected 0 < low < high")
+    elif config.temperature and not low <= config.temperature_init <= high:
+        faults.append(f"temperature_init is {config.temperature_init}, outside temperature_range ({low}, {high})")
+    if not (config.temperature_init > 0 and math.isfinite(config.temperature_init)):
+        faults.append(f"temperature_init is {config.temperature_init}; expected a positive, finite number")
+    return faults

@@ -69,7 +69,7 @@ def state(folder: Path) -> str:
         config = GatedPromptConfig.from_pretrained(folder)
     except (GatedPromptError, ValueError) as error:
         return f"refused: {error}"
-    if config._file.path is None:
+    if config.weights_file.path is None:
         return "refused: no weights"
     pair = float(load_file(folder / WEIGHTS)[TOKENS].mean()), config.pooling
     return {(1.0, None): "old", (2.0, "patches"): "new"}[pair]

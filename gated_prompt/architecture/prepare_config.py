@@ -42,8 +42,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         raise ConfigError(faults)
     config.modules_to_save = resolve(model, config.modules_to_save)
     _check_head(config, model)
-    if not config._file.is_small:
-        config._file.check_content()
+    if not config.weights_file.is_small:
+        config.weights_file.check_content()
     config.num_layers, config.hidden_size = len(vit.blocks), vit.hidden_size
     config.detected_prefix_tokens = vit.num_prefix_tokens
     config.num_heads = vit.attentions[0].num_heads if config.zero_start else None
@@ -87,7 +87,7 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
             f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
-            + (f" (read from {config._file.place})" if config._file.place else "")
+            + (f" (read from {config.weights_file.place})" if config.weights_file.place else "")
         )
 
 
@@ -123,7 +123,7 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
 
 def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     """Compare the head of the base with the head in the weights file of `config`, if it has one."""
-    if config._file.path is None:
+    if config.weights_file.path is None:
         return
     heads = tuple(f"{name}." for name in config.modules_to_save or [])
     base = {
@@ -131,7 +131,9 @@ def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
         for key, tensor in model.state_dict().items()
         if key.startswith(heads) and ".modules_to_save." not in key
     }
-    saved = {key.removeprefix(PREFIX): (entry.shape, entry.is_float) for key, entry in config._file.entries.items()}
+    saved = {
+        key.removeprefix(PREFIX): (entry.shape, entry.is_float) for key, entry in config.weights_file.entries.items()
+    }
     for key, entry in base.items():
         found = saved.get(key)
         if found != entry:
@@ -140,12 +142,12 @@ def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
                 remedy = "the file is damaged, or comes from a transformers version whose head has other names"
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
-                f"the adapter of {config._file.place}; {remedy}"
+                f"the adapter of {config.weights_file.place}; {remedy}"
             )
     surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
     if surplus:
         raise AdapterMismatchError(
-            f"the adapter of {config._file.place} holds {', '.join(surplus[:5])}, which the head of this "
+            f"the adapter of {config.weights_file.place} holds {', '.join(surplus[:5])}, which the head of this "
             f"{type(model).__name__} does not have; load the base that the adapter was trained on"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..config_checks import POOLINGS
+from ..config import POOLINGS
 from ..errors import GatedPromptError
 from . import KINDS, convert_adapter, convert_backbone
 

@@ -155,18 +155,18 @@ class AdapterPool:
         predictor = read_predictor(folder)
         with checked(str(folder)) as (config, _):
             self._check_backbone(folder, config, predictor)
-            nbytes = memory_of(config._file)
+            nbytes = memory_of(config.weights_file)
             if nbytes > self.memory:
                 raise GatedPromptError(
                     f"the adapter in {folder} takes {nbytes} bytes, more than the limit of {self.memory} for all; "
                     "raise the limit"
                 )
             self._make_room(nbytes)
-            if not config._file.is_small:
-                config._file.check_content()  # of large files, only the header was read so far
-            path = config._file.path
+            if not config.weights_file.is_small:
+                config.weights_file.check_content()  # of large files, only the header was read so far
+            path = config.weights_file.path
             loaded = load_file(path, device=str(self.device)) if path is not None else {}
-            tensors = {key: loaded[key] for key in config._file.entries}  # without those of other adapters
+            tensors = {key: loaded[key] for key in config.weights_file.entries}  # without those of other adapters
             # A copy without the head, which is applied here, and without the backbone's location.
             own = replace(config, modules_to_save=[])
             own.base_model_name_or_path, own.inference_mode = None, True

@@ -84,12 +84,12 @@ def checked(
 
         def read() -> GatedPromptConfig:
             config = read_adapter(source, subfolder, revision, token)
-            if os.path.isdir(place) and config._file.is_small:
-                config._file = config._file.copy_to(Path(copy))
+            if os.path.isdir(place) and config.weights_file.is_small:
+                config.weights_file = config.weights_file.copy_to(Path(copy))
             return config
 
         config = read_undisturbed(Path(place), read)
-        yield config, str(config._file.folder)
+        yield config, str(config.weights_file.folder)
 
 
 def read_adapter(

@@ -19,9 +19,8 @@ from ..architecture import find_head_names
 from ..errors import GatedPromptError
 from ..inspect.readouts import has_prompts
 from ..training.processes import combine, rank_and_world
-from .hooked_base import Batch, model_inputs
+from .hooked_base import Batch, model_inputs, seeded
 from .linear_fit import PROBLEMS, Fit, fit_linear, problem_of
-from .seeded import seeded
 
 HEAD = re.compile("classifier|head")  # in a name; a norm beside it may be saved with the adapter as well
 

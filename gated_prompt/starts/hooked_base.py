@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ..architecture import VisionTransformer
+from ..architecture.prefix import undisturbed
 from ..errors import GatedPromptError
 from ..files.layout import BANK
 from ..tuner.forward import Request, requested
-from .seeded import seeded
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
 Look = Callable[[torch.Tensor], torch.Tensor | None]  # what it returns takes the place of the tensor
@@ -142,6 +142,21 @@ def hooked_base(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int)
         finally:
             look.clear()
             _restore(forwards)
+
+
+@contextmanager
+def seeded(root: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, `root` is evaluated without gradients; on leaving, also by an error, all is as it was.
+
+    The global random numbers inside are those of `seed`: they order a shuffling loader and choose the patches that a
+    ViT-MAE drops.
+    """
+    with undisturbed(root):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _forwards(root: nn.Module) -> list[tuple[nn.Module, Any]]:

@@ -17,7 +17,6 @@ from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from .adapter import Adapter, make_adapter
-from .low_rank import factor_bound, factorise
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
@@ -281,3 +280,27 @@ class PromptBank(nn.Module, BaseTunerLayer):
 def find_bank(model: nn.Module) -> PromptBank | None:
     """Return the bank of a base model, also from inside a wrapper; None if it has no gated prompts."""
     return next((module for module in model.modules() if isinstance(module, PromptBank)), None)
+
+
+# Prompts of low rank (deprecated, but files with them are read): (P, D) as the product of a (P, r) and an (r, D)
+# matrix, as in Wang et al., *Attention to the Burstiness in Visual Prompt Tuning!* (https://arxiv.org/abs/2506.22908).
+
+
+def factor_bound(bound: float, rank: int) -> float:
+    """Return a such that A B, with entries of A and B uniform in (-a, a), has the variance of uniform (-bound, bound).
+
+    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2; the target variance is bound^2 / 3.
+    """
+    return float((3 * bound**2 / rank) ** 0.25)
+
+
+def factorise(tokens: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A (S, P, r) and B (S, r, D) whose product is nearest to `tokens` (S, P, D), by truncated SVD.
+
+    Both factors get the square roots of the singular values, so that they learn at the same pace.
+    """
+    left, values, right = torch.linalg.svd(tokens.double(), full_matrices=False)
+    roots = values[:, :rank].sqrt()
+    return (left[:, :, :rank] * roots[:, None]).to(tokens.dtype), (roots[:, :, None] * right[:, :rank]).to(
+        tokens.dtype
+    )

@@ -84,7 +84,7 @@ def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
     Raises:
         DamagedAdapterError: it was replaced, so settings and tensors may come from different adapters.
     """
-    file, config._file = config._file, AdapterFile("")  # tensors loaded later come from another file
+    file, config.weights_file = config.weights_file, AdapterFile("")  # tensors loaded later come from another file
     if file.is_replaced:
         raise DamagedAdapterError(
             f"{file.path} was replaced while it was being loaded; load the base again, and the adapter with "
@@ -101,7 +101,7 @@ def check_can_be_loaded(config: GatedPromptConfig) -> None:
     """
     if config.inference_mode:
         config.check_weights_were_there()
-    if LOSES_ADAPTERS and config.inference_mode is (config._file.path is None):
+    if LOSES_ADAPTERS and config.inference_mode is (config.weights_file.path is None):
         raise UnsupportedOperationError(
             f"load_adapter of transformers {transformers.__version__} loses tensors of adapters with "
             f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}; use gated_prompt.load(model, "
@@ -116,9 +116,9 @@ def fill_from_file(model: nn.Module, name: str, config: GatedPromptConfig) -> No
     Only in inference mode, which transformers' `load_adapter` sets: otherwise it may be a new adapter that reuses the
     settings of an old one.
     """
-    if not config.inference_mode or config._file.path is None:
+    if not config.inference_mode or config.weights_file.path is None:
         return
-    tensors, bank = safetensors.torch.load_file(config._file.path), getattr(model, BANK)
+    tensors, bank = safetensors.torch.load_file(config.weights_file.path), getattr(model, BANK)
     check_is_the_file_that_was_read(config)
     for kind in bank.adapter_layer_names:
         if name in getattr(bank, kind):
