@@ -46,11 +46,11 @@ test: $(VENV)/.installed
 # The tests of the demo page, in a real browser where Chromium is on the PATH; without it they skip and say so.
 test-web: $(VENV)/.installed-demo
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo-test]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_demo.py -rs $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_demo_page.py -rs $(TEST_ARGS)
 
 # The tests of the server, with a real Ray Serve on loopback; without the extra they skip and say so.
 test-serve: $(VENV)/.installed-serve
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_serve.py -rs $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_serve.py -rs $(TEST_ARGS)
 
 $(VENV)/.installed-serve: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
@@ -73,8 +73,8 @@ tables: $(VENV)/.installed
 	$(BIN)/python examples/miniature/table.py
 	$(BIN)/python examples/real_backbone.py tables
 	$(BIN)/python examples/measure_server.py tables
-	$(BIN)/python tests/family_table.py
-	$(BIN)/python tests/readme_tables.py
+	$(BIN)/python tools/family_table.py
+	$(BIN)/python tools/readme_tables.py
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -82,7 +82,7 @@ quality: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
-	$(BIN)/python docs/prose.py
+	$(BIN)/python tools/prose.py
 
 style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

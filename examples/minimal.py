@@ -19,9 +19,9 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, GatedPromptError
-from gated_prompt.data.images import decode
+from gated_prompt.images import decode
 
-SMALL = str(Path(__file__).parent / "backbones" / "mae-cifar10-tiny")
+SMALL = str(Path(gated_prompt.__file__).parent / "backbones" / "mae-cifar10-tiny")
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 

@@ -33,9 +33,9 @@ from transformers import (
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.training.checkpoints import prepare_output_dir
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass

@@ -27,12 +27,13 @@ from transformers import (
 
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine, mistakes_in_one_line
-from recipe.methods import SHIPPED_BACKBONE, PromptArguments, build_model
-from recipe.quiet import quiet_loading
-from recipe.tasks import image_settings
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.finetune.methods import PromptArguments, build_model
+from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.training.checkpoints import prepare_output_dir
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass

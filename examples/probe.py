@@ -15,13 +15,13 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, set_seed
 
-from gated_prompt.data.images import to_rgb
-from gated_prompt.data.preprocess import VtabTransform
-from recipe.command_line import CommandLine, mistakes_in_one_line
-from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE
-from recipe.probe import patch_features, probe
-from recipe.quiet import quiet_loading
-from recipe.tasks import transform_for
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.images import to_rgb
+from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.transforms import VtabTransform
+from paper.probe import patch_features, probe
+from paper.tasks import transform_for
 
 
 @dataclass

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.training.quiet import quiet_loading
 from real import check, cost, grid, images, miniature, run, starts, tables
-from recipe.command_line import CommandLine, mistakes_in_one_line
-from recipe.quiet import quiet_loading
 
 COMMANDS = {
     "run": run.main,

@@ -31,11 +31,13 @@ import torch
 from transformers import AutoConfig
 
 from gated_prompt import GatedPromptError
-from recipe.arguments import parse_arguments
-from recipe.backbone import check_backbone
-from recipe.checkpoints import prepare_output_dir
-from recipe.command_line import CommandLine, mistakes_in_one_line
-from recipe.grids import (
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.finetune.methods import backbone_kind
+from gated_prompt.finetune.reporting import write_json
+from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE, check_backbone
+from gated_prompt.training.checkpoints import prepare_output_dir
+from paper.arguments import parse_arguments
+from paper.grids import (
     LEARNING_RATES,
     SEEDS,
     TABLES,
@@ -46,11 +48,9 @@ from recipe.grids import (
     final_run,
     search_runs,
 )
-from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE, backbone_kind
-from recipe.reporting import write_json
-from recipe.schedulers import SCHEDULERS, Resources, run_all
-from recipe.summary import summarize, to_markdown
-from recipe.training_runs import Run, read_records
+from paper.jobs import Run, read_records
+from paper.schedulers import SCHEDULERS, Resources, run_all
+from paper.summary import summarize, to_markdown
 
 SHIPPED = f"examples/backbones/{SHIPPED_BACKBONE.name}"
 

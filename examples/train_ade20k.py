@@ -26,21 +26,22 @@ from accelerate import DistributedDataParallelKwargs
 from peft import get_peft_model
 
 from gated_prompt import GatedPromptError
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
-from recipe import loop
-from recipe.checkpoints import check_interval, prepare_output_dir
-from recipe.command_line import CommandLine, mistakes_in_one_line
-from recipe.methods import BACKBONE_HELP, SHIPPED_BACKBONE, PromptArguments, prompt_config
-from recipe.optimizer import parameter_groups
-from recipe.quiet import quiet_loading
-from recipe.reporting import environment, push, read_out, write_results
-from recipe.tasks import image_settings
-from segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
-from segmentation.pictures import draw_predictions
-from segmentation.schedule import poly_schedule
-from segmentation.scores import confusion_matrix, majority_score, score
-from segmentation.setr import SetrPupForSemanticSegmentation, setr_loss
-from segmentation.sliding_window import MULTI_SCALE, predict
+from gated_prompt.finetune.methods import PromptArguments, prompt_config
+from gated_prompt.finetune.reporting import environment, push, read_out, write_results
+from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
+from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.training import loop
+from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
+from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.quiet import quiet_loading
+from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
+from paper.segmentation.pictures import draw_predictions
+from paper.segmentation.schedule import poly_schedule
+from paper.segmentation.scores import confusion_matrix, majority_score, score
+from paper.segmentation.setr import SetrPupForSemanticSegmentation, setr_loss
+from paper.segmentation.sliding_window import MULTI_SCALE, predict
 
 POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
 POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
@@ -251,7 +252,7 @@ A ViT with a SETR-PUP head, from `segmentation/` in the examples of gated_prompt
 the head:
 
 ```python
-from segmentation.setr import SetrPupForSemanticSegmentation
+from paper.segmentation.setr import SetrPupForSemanticSegmentation
 
 base = SetrPupForSemanticSegmentation(
     "{backbone}",

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gated_prompt.command_line import mistakes_in_one_line
 from gated_prompt.data.fgvc import FGVC
-from gated_prompt.data.preprocess import TransformedImages
-from recipe.arguments import RunArguments, parse_arguments
-from recipe.checkpoints import prepare_output_dir
-from recipe.classification import build, train_and_score
-from recipe.command_line import mistakes_in_one_line
-from recipe.loop import start
-from recipe.quiet import quiet_loading
-from recipe.read_block import settle_blocks
-from recipe.tasks import fgvc_transform_for, load_fgvc_task
+from gated_prompt.training.checkpoints import prepare_output_dir
+from gated_prompt.training.loop import start
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.transforms import TransformedImages
+from paper.arguments import RunArguments, parse_arguments
+from paper.classification import build, train_and_score
+from paper.read_block import settle_blocks
+from paper.tasks import fgvc_transform_for, load_fgvc_task
 
 
 @dataclass

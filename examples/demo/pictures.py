@@ -11,8 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import nn
 
 from gated_prompt import plots
-from gated_prompt.data.images import to_rgb
 from gated_prompt.errors import DataError
+from gated_prompt.images import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MEGAPIXELS, MEGABYTES = 50, 30

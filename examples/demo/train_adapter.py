@@ -8,7 +8,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts that lie there
 
     from demo.training import main
-    from recipe.command_line import mistakes_in_one_line
+    from gated_prompt.command_line import mistakes_in_one_line
 
     with mistakes_in_one_line():
         main()

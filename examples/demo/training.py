@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from gated_prompt.data.hub import HubImages, open_table
-from gated_prompt.data.images import LabelledImages, Provenance
-from gated_prompt.data.preprocess import CachedImages, TransformedImages
 from gated_prompt.errors import DataError
-from recipe.arguments import RunArguments, parse_arguments
-from recipe.checkpoints import prepare_output_dir
-from recipe.classification import build, train_and_score
-from recipe.loop import start
-from recipe.quiet import quiet_loading
-from recipe.read_block import settle_blocks
-from recipe.tasks import Task, transform_for
+from gated_prompt.images import LabelledImages, Provenance
+from gated_prompt.training.checkpoints import prepare_output_dir
+from gated_prompt.training.loop import start
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.transforms import CachedImages, TransformedImages
+from paper.arguments import RunArguments, parse_arguments
+from paper.classification import build, train_and_score
+from paper.read_block import settle_blocks
+from paper.tasks import Task, transform_for
 
 
 @dataclass

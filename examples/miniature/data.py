@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from gated_prompt.data.images import decode
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
 from gated_prompt.errors import DataError
-from recipe.tasks import load_task
+from gated_prompt.images import decode
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
+from paper.tasks import load_task
 
 from . import sprites
 

@@ -8,9 +8,15 @@ images (ties: the first listed). The other seeds use that rate. Test accuracies 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-BACKBONES = {"mae": "mae-cifar10-tiny", "supervised": "supervised-cifar10-tiny"}
+from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+
+BACKBONES = {
+    "mae": SHIPPED_BACKBONE,
+    "supervised": Path(__file__).parents[1] / "backbones" / "supervised-cifar10-tiny",
+}
 SEEDS = (0, 1, 2)
 BLOCKS = (0, 2, 4, 6, 8, 10)
 RATES = (0.03, 0.1)  # of prompts, gates and temperatures

@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from statistics import mean, stdev
 
-from recipe.averages import Cell
-from recipe.generated import fill
+from paper.averages import Cell
+from paper.generated import fill
 
 from . import records
 from .data import SIZES, TASKS

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean, stdev, variance
 
 from gated_prompt import GatedPromptError
-from recipe.command_line import CommandLine
-from recipe.quiet import quiet_loading
+from gated_prompt.command_line import CommandLine
+from gated_prompt.training.quiet import quiet_loading
 
 from . import data, records
 from .grid import BACKBONES, SEEDS, MiniRun, chosen_rate, scores

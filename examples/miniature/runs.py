@@ -24,12 +24,12 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
-from recipe.command_line import CommandLine
-from recipe.methods import PromptArguments, build_model
-from recipe.optimizer import parameter_groups
-from recipe.prefix_cache import StartAtBlock, prefix_tokens
-from recipe.quiet import quiet_loading
-from recipe.reporting import read_out
+from gated_prompt.command_line import CommandLine
+from gated_prompt.finetune.methods import PromptArguments, build_model
+from gated_prompt.finetune.reporting import read_out
+from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.training.token_cache import StartAtBlock, prefix_tokens
 
 from . import data, records
 from .grid import BACKBONES, VARIANTS, MiniRun, missing_runs
@@ -75,7 +75,7 @@ def build(run: MiniRun, task: data.MiniTask, recipe: Mapping[str, Any]) -> torch
         gate_init=recipe["gate_init"],
         pooling=recipe["pooling"],
     )
-    backbone = HERE.parent / "backbones" / BACKBONES[run.backbone]
+    backbone = BACKBONES[run.backbone]
     model = build_model(str(backbone), variant.method, prompts, task.class_names)
     if variant.start is not None:
         initialize_prompts(model, task.parts["train"][0].split(50), method=variant.start, seed=run.seed)

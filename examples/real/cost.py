@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recipe.prefix_cache import StartAtBlock
+from gated_prompt.training.token_cache import StartAtBlock
 
 from . import images, records
 from .grid import LAST, ROWS

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gated_prompt.data.images import decode
-from gated_prompt.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
 from gated_prompt.errors import DataError
+from gated_prompt.images import decode
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
 
 SIDE = 98  # pixels: 7 x 7 patches of 14
 LISTS = {"train": "train800", "val": "val200", "test": "test"}

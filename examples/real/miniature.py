@@ -26,7 +26,6 @@ from .features import head_input
 from .heads import head_race, standardised_race
 from .reader import AttentiveHead, LinearHead
 
-FOLDER = Path(__file__).parents[1] / "backbones"
 QUERIES = 8
 HEADS = {
     "linear": "linear head",
@@ -82,7 +81,7 @@ def table(found: Found) -> str:
 def main(args: Namespace) -> None:
     """Measure what has no record, seed by seed."""
     for seed, backbone, task in product(grid.SEEDS, BACKBONES, TASKS):
-        name, folder = f"{backbone}-{task}", FOLDER / BACKBONES[backbone]
+        name, folder = f"{backbone}-{task}", BACKBONES[backbone]
         file = records.path_of(args.results, "miniature", name)
         if not file.is_file():
             records.write(file, measure(folder, load(task, args.data_dir)))

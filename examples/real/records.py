@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recipe.reporting import write_json
+from gated_prompt.finetune.reporting import write_json
 
 
 def path_of(folder: Path, task: str, name: str) -> Path:

@@ -15,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 import gated_prompt
 from gated_prompt import GatedPromptConfig, initialize_head, initialize_prompts
-from recipe.prefix_cache import StartAtBlock, prefix_tokens
+from gated_prompt.training.token_cache import StartAtBlock, prefix_tokens
 
 from .grid import FITTED_HEAD, ROWS, Cell, Row
 from .images import Part, Task

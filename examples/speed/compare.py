@@ -7,7 +7,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts in that folder
 
-    from recipe.command_line import mistakes_in_one_line
+    from gated_prompt.command_line import mistakes_in_one_line
     from speed.comparison import main
 
     with mistakes_in_one_line():

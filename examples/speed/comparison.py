@@ -25,8 +25,8 @@ import transformers
 from tqdm import tqdm
 
 import gated_prompt
-from recipe.command_line import CommandLine
-from recipe.reporting import write_json
+from gated_prompt.command_line import CommandLine
+from gated_prompt.finetune.reporting import write_json
 
 from .adapter_files import adapter_times
 from .clock import Run, Setting, peak_memory

@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..images import ImageFiles, Images, Provenance, decode
 from .hub import HubImages, open_table
-from .images import ImageFiles, Images, Provenance, decode
 
 IGNORE = 255
 """Label of pixels that the loss and the scores ignore."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..images import ImageFiles, LabelledImages, Provenance
 from .fgvc_original import READERS
 from .hub import HubImages, open_table
-from .images import ImageFiles, LabelledImages, Provenance
 
 SPLITS = ("train", "val", "test")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..errors import DataError
-from .images import decode
+from ..images import decode
 
 if TYPE_CHECKING:
     import datasets

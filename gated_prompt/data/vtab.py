@@ -9,7 +9,7 @@
 Each loader returns `LabelledImages`; its `provenance` says whether the images are exactly VTAB's.
 """
 
-from .images import InexactDataWarning, LabelledImages, Provenance
+from ..images import InexactDataWarning, LabelledImages, Provenance
 from .vtab_folder import load_folder
 from .vtab_hub import load_hub
 from .vtab_original import load_original

@@ -10,7 +10,7 @@ The labels are VTAB's classes. All images were re-encoded as JPEG of quality 75,
 from pathlib import Path
 
 from ..errors import DataError
-from .images import ImageFiles, LabelledImages, Provenance
+from ..images import ImageFiles, LabelledImages, Provenance
 from .vtab_tasks import check_split, find_task
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..images import LabelledImages, Provenance
 from .hub import HubImages, HubTable, open_table
-from .images import LabelledImages, Provenance
 from .vtab_hub_sources import HUB_SOURCES, HubSource
 from .vtab_splits import split_keys
 from .vtab_tasks import Slice, VtabTask, check_split, find_task

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import DataError
-from .images import ImageFiles, LabelledImages, Provenance
+from ..images import ImageFiles, LabelledImages, Provenance
 from .vtab_labels import kitti_distance_of_text
 from .vtab_original_arrays import ARRAYS, PixelRows
 from .vtab_original_files import FILES

@@ -10,7 +10,7 @@ from torch import nn
 from ..architecture import find_vision_transformer
 from ..errors import AdapterMismatchError
 from ..heads import Reads, read_tokens
-from ..sharing.predictor import FILE
+from ..predictor import FILE
 
 
 class Features(nn.Module):

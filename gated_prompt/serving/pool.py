@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..files.layout import BANK, PREFIX
+from ..predictor import FILE, Predictor, read_predictor
 from ..sharing.card import last_part
 from ..sharing.loading import checked
-from ..sharing.predictor import FILE, Predictor, read_predictor
 from .features import Features
 from .resident import Resident, Stamp, head_of, memory_of, stamp_of_folder
 

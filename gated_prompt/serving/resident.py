@@ -13,7 +13,7 @@ from ..errors import AdapterMismatchError
 from ..files.adapter_file import AdapterFile, stamp_of
 from ..files.folder import PENDING_NAME
 from ..files.layout import BANK, PREFIX
-from ..sharing.predictor import FILE, Predictor
+from ..predictor import FILE, Predictor
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 

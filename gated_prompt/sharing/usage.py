@@ -70,7 +70,7 @@ def usage(
 def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub: bool) -> str:
     """A block of Python for an adapter that has `predictor.json` beside it; arguments as for `usage`."""
     imports = ["import gated_prompt", "import torch", "from gated_prompt.data.images import decode"]
-    imports.append("from gated_prompt.sharing.predictor import read_predictor")
+    imports.append("from gated_prompt.predictor import read_predictor")
     imports += ["from huggingface_hub import snapshot_download"] if place_is_on_hub else []
     code = [
         "",

@@ -1,0 +1,174 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""One classification run, from a task and a model to results.json.
+
+The accuracy is that of the last epoch. The images that are scored are looked at once, when training is over, so
+that no epoch can be chosen by them.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from gated_prompt import initialize_head, initialize_prompts
+from gated_prompt.finetune.methods import build_model
+from gated_prompt.finetune.reporting import environment, has_prompts, push, read_out, write_results
+from gated_prompt.predictor import Predictor, preparation_of
+from gated_prompt.sharing.backbone import load_backbone
+from gated_prompt.training import loop
+from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.token_cache import CachedPrefix, StartAtBlock
+from gated_prompt.transforms import TransformedImages
+from paper.arguments import RunArguments
+from paper.probe import patch_features, probe
+from paper.tasks import Task
+
+
+def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
+    """The model that the arguments ask for, with a head for the task's classes; see `build_model`."""
+    return build_model(
+        args.backbone,
+        args.method,
+        prompts,
+        task.class_names,
+        kind=args.backbone_kind,
+        lora_r=args.lora_r,
+        head_init=args.head_init,
+    )
+
+
+def evaluate(model: torch.nn.Module, loader: DataLoader[Any], num_classes: int, accelerator: Accelerator) -> float:
+    """Top-1 accuracy in [0, 1]."""
+    metric = MulticlassAccuracy(num_classes, average="micro").to(accelerator.device)
+    model.eval()
+    with torch.inference_mode():
+        for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
+            metric.update(*accelerator.gather_for_metrics((model(pixels).logits, labels)))
+    return float(metric.compute())
+
+
+def train_and_score(
+    args: RunArguments,
+    prompts: Any,
+    accelerator: Accelerator,
+    output: Path,
+    task: Task,
+    model: torch.nn.Module,
+    train: Dataset[Any],
+    probed: Dataset[Any],
+    scored: TransformedImages,
+    l2: float = 1.0,
+) -> dict[str, Any]:
+    """Train, score once, write everything, and return the content of results.json (empty but on the main process).
+
+    `train`, `scored`: (pixels, class) of `task.train` and `task.eval`; `probed`: of `task.train` without augmentation,
+    from which prompts and head start and a linear probe is made; `l2`: strength of the penalty of a head that starts
+    as a probe.
+    """
+    before = read_out(model)
+    count = min(len(task.train), args.max_train_samples or len(task.train))
+    workers = args.dataloader_num_workers
+    share = range(accelerator.process_index, count, accelerator.num_processes)
+    batches = DataLoader(Subset(probed, share), args.per_device_eval_batch_size, num_workers=workers)
+    # A checkpoint, if there is one, replaces both starts.
+    if args.prompt_start != "random":
+        initialize_prompts(model.to(accelerator.device), batches, method=args.prompt_start, seed=args.seed)
+    if args.head_init == "probe":
+        initialize_head(model.to(accelerator.device), batches, l2=l2)
+    loader = loop.training_loader(Subset(train, range(count)), args.per_device_train_batch_size, workers)
+    eval_loader = DataLoader(scored, args.per_device_eval_batch_size, num_workers=workers)
+
+    own = {
+        "prompts": _given(lr=args.prompt_learning_rate, weight_decay=args.prompt_weight_decay),
+        "gates": _given(lr=args.gate_learning_rate, weight_decay=args.gate_weight_decay),
+        "temperatures": _given(lr=args.temperature_learning_rate, weight_decay=args.temperature_weight_decay),
+        "head": _given(lr=args.head_learning_rate, weight_decay=args.head_weight_decay),
+    }
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, own)
+    trained = sum(parameter.numel() for group in groups for parameter in group["params"])
+    accelerator.print(f"{args.method}: {trained} trained parameters")
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.SGD(groups, args.learning_rate, args.momentum)
+        if args.optimizer == "sgd"
+        else torch.optim.AdamW(groups, args.learning_rate)
+    )
+    batch = args.per_device_train_batch_size * accelerator.num_processes
+    unit = math.ceil(count / batch) if args.schedule_by == "step" else 1
+    schedule = get_cosine_schedule_with_warmup(optimizer, unit * args.warmup_epochs, unit * args.num_train_epochs)
+    model, optimizer, loader, eval_loader = accelerator.prepare(model, optimizer, loader, eval_loader)
+    if args.report_to:
+        accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
+
+    shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
+    if shortcut is not None:
+        shortcut.open()
+    done = loop.train(
+        accelerator,
+        model,
+        loader,
+        optimizer,
+        schedule,
+        lambda pixels, labels: F.cross_entropy(model(pixels).logits, labels),
+        loop.plan_of(args, output, args.num_train_epochs * len(loader), args.schedule_by),
+        getattr(train, "set_epoch", None),
+    )
+    if shortcut is not None:
+        shortcut.close()
+
+    accuracy = evaluate(model, eval_loader, len(task.class_names), accelerator)
+    results: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        results = {
+            "task": task.name,
+            "data": [task.train.provenance.to_dict(), task.eval.provenance.to_dict()],
+            "class_names": task.class_names,
+            "method": args.method,
+            "accuracy": accuracy,
+            "linear_probe_accuracy": None,
+            "num_train": count,
+            "num_eval": len(task.eval),
+            "trained_parameters": trained,
+            "train_seconds": round(done.seconds, 1),
+            "steps": done.steps,
+            "settings": {**vars(args), **vars(prompts)},
+            **environment(),
+        }
+        if args.linear_probe:
+            backbone = load_backbone(args.backbone).to(accelerator.device)
+            results["linear_probe_accuracy"] = probe(
+                patch_features(backbone, Subset(probed, range(count))), patch_features(backbone, scored)
+            )
+        metrics, notes = {"accuracy": accuracy}, _notes(results)
+        write_results(output, accelerator.unwrap_model(model), before, results, metrics, notes)
+        if has_prompts(accelerator.unwrap_model(model)):
+            preparation = preparation_of(scored.transform)
+            Predictor(task.class_names, preparation, backbone=args.backbone).write(output / "adapter")
+        if args.push_to_hub:
+            push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
+        print(f"accuracy of {args.method} on {task.eval.provenance.split}: {accuracy:.4f}")
+        if args.linear_probe:
+            print(f"accuracy of a linear probe: {results['linear_probe_accuracy']:.4f}")
+        print(f"trained for {done.seconds:.0f} s; results.json and the trained weights are in {output}")
+    accelerator.end_training()
+    return results
+
+
+def _given(**settings: float | None) -> dict[str, float]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _notes(results: dict[str, Any]) -> str:
+    train, scored = results["data"]
+    probe_accuracy = results["linear_probe_accuracy"]
+    beside = "" if probe_accuracy is None else f" That of a linear probe of the same backbone is {probe_accuracy:.4f}."
+    return f"""## Training
+
+{results["num_train"]} images of {train["split"]} to train on and {results["num_eval"]} of {scored["split"]} to score,
+from {train["source"]}. The accuracy is that of the last epoch.{beside}"""

@@ -1,0 +1,219 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The paper's tables as grids: which rows and tasks each has, and the runs behind one cell."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gated_prompt import GatedPromptError
+from gated_prompt.data.vtab import TASKS as VTAB
+from gated_prompt.finetune.methods import METHODS
+from paper.jobs import Run
+from paper.presets import paper_preset
+
+LEARNING_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # the paper's grid (Appendix A.2)
+SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs; the paper does not tell how many it made
+SEARCH_SEED = 42
+VITB_BLOCKS = 12
+
+Value = str | int | float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method, and settings that differ from the paper's choice for the task."""
+
+    name: str
+    method: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        title: What it shows.
+        tasks: Its columns.
+        rows: Its rows, by kind of backbone ("mae", "moco").
+        any_method: Whether rows of other methods can be asked for.
+        metrics: Where the scores of a run lie in its results, by name; one is called "".
+        search: Whether learning rates are chosen on validation images; else they are the paper's.
+    """
+
+    title: str
+    tasks: tuple[str, ...]
+    rows: Mapping[str, tuple[Row, ...]]
+    any_method: bool = False
+    metrics: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"": ("accuracy",)})
+    search: bool = True
+
+
+def _both(*rows: Row) -> dict[str, tuple[Row, ...]]:
+    return {"mae": rows, "moco": rows}
+
+
+def _methods(*names: str) -> tuple[Row, ...]:
+    return tuple(Row(name, name) for name in names)
+
+
+def _with_prompts(count: int, blocks: int = VITB_BLOCKS, *, shallow: bool = True) -> tuple[Row, ...]:
+    """The three methods with the same number of prompts in all; VPT-deep spreads them over its blocks."""
+    rows = [Row(f"shallow, {count} prompts", "shallow", {"num_virtual_tokens": count})] if shallow else []
+    rows.append(Row(f"deep, {count} prompts in all", "deep", {"num_virtual_tokens": count // blocks}))
+    return (*rows, Row(f"gated, {count} prompts", "gated", {"num_virtual_tokens": count}))
+
+
+_FGVC_TASKS = ("cub", "flowers", "cars", "dogs", "nabirds")
+TABLES: Mapping[str, Table] = {
+    "vtab": Table(
+        "VTAB-1k, accuracy in percent", tuple(VTAB), _both(*_methods("shallow", "deep", "gated")), any_method=True
+    ),
+    "fgvc": Table(
+        "FGVC, accuracy in percent", _FGVC_TASKS, _both(*_methods("shallow", "deep", "gated")), any_method=True
+    ),
+    "fgvc_prompts": Table(
+        "FGVC with fewer prompts, accuracy in percent",
+        _FGVC_TASKS,
+        _both(*(row for count in (24, 48, 96) for row in _with_prompts(count, shallow=False))),
+        search=False,  # "hyper-parameters kept"
+    ),
+    "backbones": Table(
+        "Other backbones (MAE: ViT-L/16, MoCo v3: ViT-S/16), accuracy in percent",
+        ("cub", "flowers"),
+        {"mae": _with_prompts(48, blocks=24), "moco": _with_prompts(48)},
+    ),
+    "first_figure": Table(
+        "VPT-shallow with prompts from block k on, accuracy in percent",
+        ("cub", "kitti"),
+        _both(*(Row(f"shallow from block {k}", "shallow", {"insert_at": k}) for k in range(VITB_BLOCKS))),
+        search=False,  # its learning rates are given
+    ),
+    "ade20k": Table(
+        "ADE20K, mean intersection over union in percent, at one scale and at several",
+        ("ade20k",),
+        _both(
+            Row("shallow, 100 prompts", "shallow", {"num_virtual_tokens": 100}),
+            Row("deep, 10 prompts a block", "deep", {"num_virtual_tokens": 10}),
+            Row("gated, 100 prompts", "gated", {"num_virtual_tokens": 100}),
+            *_with_prompts(24),
+        ),
+        metrics={"single_scale": ("single_scale", "mean_iou"), "multi_scale": ("multi_scale", "mean_iou")},
+        search=False,
+    ),
+}
+
+
+def choose(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The requested names in the order of the known ones, or all.
+
+    Raises:
+        GatedPromptError: one is not known; the known ones are listed.
+    """
+    unknown = [name for name in asked or () if name not in known]
+    if unknown:
+        raise GatedPromptError(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+    return [name for name in known if asked is None or name in asked]
+
+
+def choose_rows(table: Table, kind: str, methods: Sequence[str] | None) -> list[Row]:
+    """The rows of these methods, or the paper's.
+
+    Raises:
+        GatedPromptError: the table has no row of a method, or none for this kind of backbone.
+    """
+    if kind not in table.rows:
+        raise GatedPromptError(
+            f"the paper's tables are for MAE and MoCo v3, and the name of --backbone tells neither; say which with "
+            f"--backbone_kind {' or '.join(table.rows)}"
+        )
+    rows = table.rows[kind]
+    own = list(dict.fromkeys(row.method for row in rows))
+    if table.any_method and methods is not None:
+        return list(_methods(*choose("method", methods, METHODS)))
+    chosen = choose("method", methods, own)
+    return [row for row in rows if row.method in chosen]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all runs of a sweep share; folders are None for the Hub, and may hold environment variables."""
+
+    backbone: str
+    kind: str
+    vtab_dir: str | None = None
+    fgvc_dir: str | None = None
+    ade20k_dir: str | None = None
+    extra: tuple[str, ...] = ()
+    processes: int = 1
+    mixed_precision: str = "no"
+
+
+def search_runs(common: Common, row: Row, task: str, rates: Sequence[float]) -> list[Run]:
+    """One run for each learning rate, scored on validation images."""
+    splits = {"train_split": "train800", "eval_split": "val200"} if task in VTAB else {"eval_split": "val"}
+    return [_run(common, row, task, {**splits, "seed": SEARCH_SEED, "learning_rate": rate}) for rate in rates]
+
+
+def final_run(common: Common, row: Row, task: str, seed: int, rate: float | None) -> Run:
+    """The run that is reported, scored on the test part; `rate` None is the paper's."""
+    splits: dict[str, Value] = {"train_split": "train800val200"} if task in VTAB else {}
+    splits |= {"eval_split": "test"} if task != "ade20k" else {}
+    return _run(common, row, task, {**splits, "seed": seed, **({} if rate is None else {"learning_rate": rate})})
+
+
+def _run(common: Common, row: Row, task: str, settings: Mapping[str, Value]) -> Run:
+    arguments: dict[str, Value] = {"task": task, "method": row.method, "backbone": common.backbone}
+    if task == "ade20k":
+        script, folder = "train_ade20k.py", common.ade20k_dir
+        preset = paper_preset(task, common.kind, row.method)
+        arguments["per_device_train_batch_size"] = preset.batch_size // common.processes
+        arguments["learning_rate"] = preset.learning_rate
+        if row.method == "gated":
+            arguments["gate_init"] = preset.gate_init
+    else:
+        arguments |= {"backbone_kind": common.kind, "preset": "paper", "linear_probe": "false"}
+        if task in VTAB:
+            script, folder = "train_vtab.py", common.vtab_dir
+        else:
+            script, folder = "train_fgvc.py", common.fgvc_dir and f"{common.fgvc_dir}/{task}"
+    if "insert_at" in row.settings and task == "kitti":
+        arguments["learning_rate"] = 0.1  # the paper's first figure, for both backbones
+    if folder is not None:
+        arguments["data_dir"] = folder
+    return Run(
+        script, {**arguments, **row.settings, **settings}, common.extra, common.processes, common.mixed_precision
+    )
+
+
+def scores(table: Table, results: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of one run in percent, by metric."""
+    found = {}
+    for metric, path in table.metrics.items():
+        value: Any = results
+        for part in path:
+            value = value[part]
+        found[metric] = 100 * float(value)
+    return found
+
+
+def column(task: str, metric: str) -> str:
+    """Name of a column: the task, and the metric where a run has several."""
+    return f"{task} {metric}".strip()
+
+
+@cache
+def published() -> dict[str, Any]:
+    """The content of paper_tables.json: the published numbers and their sources."""
+    return dict(json.loads((Path(__file__).parent / "paper_tables.json").read_text()))
+
+
+def published_row(table: str, kind: str, row: str) -> tuple[dict[str, float], str | None]:
+    """The published numbers of a row by column, and their source; empty and None where there are none."""
+    for entry in published()["tables"][table]:
+        if (entry["backbone"], entry["row"]) == (kind, row):
+            return dict(entry["values"]), str(entry["source"])
+    return {}, None

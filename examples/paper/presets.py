@@ -1,0 +1,72 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The paper's settings for each task: batch size, prompts, learning rate and gate prior, for MAE and MoCo v3.
+
+Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067, Table 5, all of it for ViT-B/16 and gated prompts. The paper
+gives no such table for VPT-shallow, VPT-deep and the other baselines: they get the same batch size and learning rate.
+"""
+
+from dataclasses import dataclass
+
+from gated_prompt import GatedPromptError
+
+PRESETS = ("none", "paper", "recommended")
+KINDS = ("mae", "moco")
+DEEP_PROMPTS = 10  # of each block, where gated prompts have 100 (Table 1)
+
+# (batch size, prompts, learning rate, gate prior v) for MAE, then for MoCo v3. The gates start at the logit -v.
+TABLE_5: dict[str, tuple[tuple[int, int, float, float], tuple[int, int, float, float]]] = {
+    "caltech101": ((128, 1, 0.5, 5), (128, 10, 2.5, 4)),
+    "cifar": ((128, 1, 0.25, 5), (128, 10, 1.0, 15)),
+    "clevr_dist": ((128, 1, 0.1, 15), (128, 5, 1.0, 10)),
+    "clevr_count": ((128, 1, 0.05, 15), (128, 5, 0.5, 5)),
+    "diabetic_retinopathy": ((128, 5, 0.05, 10), (128, 5, 0.5, 5)),
+    "dmlab": ((128, 1, 0.1, 5), (128, 1, 1.0, 5)),
+    "dsprites_ori": ((128, 1, 0.05, 5), (128, 5, 0.5, 5)),
+    "dsprites_loc": ((128, 1, 0.1, 5), (128, 5, 0.5, 5)),
+    "dtd": ((128, 1, 0.25, 1), (128, 10, 1.0, 5)),
+    "eurosat": ((128, 5, 0.1, 1), (128, 10, 1.0, 5)),
+    "kitti": ((128, 5, 0.1, 7), (128, 5, 1.0, 5)),
+    "oxford_flowers102": ((128, 1, 0.25, 5), (128, 5, 1.0, 7)),
+    "oxford_iiit_pet": ((128, 1, 0.5, 10), (64, 100, 1.0, 1)),
+    "patch_camelyon": ((128, 1, 0.05, 5), (128, 1, 1.0, 10)),
+    "resisc45": ((128, 10, 0.25, 5), (64, 100, 1.0, 7)),
+    "smallnorb_azi": ((128, 1, 0.1, 20), (128, 10, 0.5, 3)),
+    "smallnorb_ele": ((128, 1, 0.05, 10), (128, 5, 0.5, 4)),
+    "sun397": ((128, 1, 0.5, 10), (128, 1, 1.0, 4)),
+    "svhn": ((128, 1, 0.1, 10), (128, 5, 1.0, 10)),
+    "cub": ((64, 100, 0.1, 5), (64, 100, 1.0, 5)),
+    "flowers": ((64, 100, 0.1, 15), (64, 100, 1.0, 10)),
+    "cars": ((64, 100, 0.25, 5), (64, 100, 0.5, 5)),
+    "dogs": ((64, 100, 0.5, 15), (64, 100, 0.5, 10)),
+    "nabirds": ((64, 100, 0.5, 5), (64, 100, 1.0, 5)),
+    "ade20k": ((16, 100, 0.001, 10), (16, 100, 0.001, 10)),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the paper uses for one task; `batch_size` counts the images of all processes together."""
+
+    batch_size: int
+    num_virtual_tokens: int
+    learning_rate: float
+    gate_init: float
+
+
+def paper_preset(task: str, kind: str, method: str) -> Preset:
+    """The paper's settings for a task and a backbone of this kind; VPT-deep has 10 prompts where others have 100.
+
+    Raises:
+        GatedPromptError: the paper has none for this task or this kind of backbone.
+    """
+    if task not in TABLE_5:
+        raise GatedPromptError(f"--preset paper has no settings for task {task!r}; it has: {', '.join(TABLE_5)}")
+    if kind not in KINDS:
+        raise GatedPromptError(
+            "--preset paper has settings for MAE and MoCo v3 only, and the name of --backbone tells neither; say "
+            f"which to take with --backbone_kind {' or '.join(KINDS)}"
+        )
+    batch_size, prompts, learning_rate, gate_prior = TABLE_5[task][KINDS.index(kind)]
+    if method in ("deep", "zero_start") and prompts == 100:
+        prompts = DEEP_PROMPTS
+    return Preset(batch_size, prompts, learning_rate, -gate_prior)

@@ -1,0 +1,66 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Which block's output the head reads: as asked, or the one with the best linear probe on validation images."""
+
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+
+from gated_prompt import GatedPromptError, find_vision_transformer
+from gated_prompt.finetune.block_features import block_features
+from gated_prompt.finetune.block_probes import best_block
+from gated_prompt.finetune.methods import PROMPT_METHODS
+from gated_prompt.finetune.recipe import check_read_block, entry_block
+from gated_prompt.sharing.backbone import load_backbone
+from gated_prompt.transforms import TransformedImages
+
+Parts = Callable[[], tuple[TransformedImages, TransformedImages]]
+
+
+def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Accelerator) -> float:
+    """Fill in where prompts leave (`read_from`) and, where it is None, where they enter (`insert_at`).
+
+    `parts` loads the images that probes are fitted to and the validation images that choose among them; None: this
+    script has no validation images.
+
+    Returns:
+        The strength of the L2 penalty of the best probe, with which a head should start; 1 where none was fitted.
+
+    Raises:
+        GatedPromptError: the method has no prompts, there are no validation images, or both `--read_block` and
+            `--read_from` are given.
+    """
+    if args.read_block == "last" and prompts.insert_at is not None:
+        return 1.0
+    if args.method not in PROMPT_METHODS:
+        raise GatedPromptError(f"--read_block {args.read_block} is for prompts, and --method {args.method} has none")
+    if args.read_block != "last" and prompts.read_from is not None:
+        raise GatedPromptError(
+            f"--read_block {args.read_block} and --read_from {prompts.read_from}: leave one of them out"
+        )
+    backbone = load_backbone(args.backbone)
+    blocks, l2 = len(find_vision_transformer(backbone).blocks), 1.0
+    check_read_block(args.read_block, blocks)
+    if args.read_block == "best":
+        if parts is None:
+            raise GatedPromptError("--read_block best needs validation images, and there are none here; give a number")
+        data = parts()
+        size, workers = args.per_device_eval_batch_size, args.dataloader_num_workers
+        train, held = (block_features(backbone, part, accelerator, size, workers) for part in data)
+        found: list[Any] = [None]
+        if accelerator.is_main_process:
+            found = [best_block(train, data[0].data.labels, held, data[1].data.labels)]
+        broadcast_object_list(found)
+        read, c = found[0]
+        l2 = 1 / c
+        set_seed(args.seed)  # the passes have drawn from the generators
+        accelerator.print(f"block {read} has the best linear probe on validation; the head reads it")
+    elif args.read_block == "last":
+        read = blocks - 1 if prompts.read_from is None else prompts.read_from
+    else:
+        read = int(args.read_block)
+    prompts.read_from = None if read == blocks - 1 else read
+    if prompts.insert_at is None:
+        prompts.insert_at = entry_block(args.method, read)
+    return l2

@@ -1,0 +1,114 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Do many runs: one after the other, or by Ray Tune on all processors of a machine or a cluster.
+
+Both leave out what has a record, try a run again when it fails, and continue with the others when it keeps failing.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gated_prompt import GatedPromptError
+from gated_prompt.serving.ray_cluster import connect
+from paper.jobs import Run, execute, read_records
+
+SCHEDULERS = ("ray", "serial", "none")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The resources of one run; a fraction of a GPU makes runs share one. `address`: of a Ray cluster."""
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 2
+    address: str | None = None
+
+
+def run_all(runs: Sequence[Run], folder: Path, scheduler: str, resources: Resources) -> None:
+    """Do the runs that have no record yet. A run that keeps failing is reported, and missing afterwards.
+
+    Raises:
+        GatedPromptError: the scheduler is unknown, or Ray is not installed or cannot be reached.
+    """
+    if scheduler not in SCHEDULERS:
+        raise GatedPromptError(f"unknown scheduler {scheduler!r}; known: {', '.join(SCHEDULERS)}")
+    done = read_records(folder)
+    missing = list({run.key: run for run in runs if run.key not in done}.values())
+    if missing and scheduler == "serial":
+        run_serial(missing, folder, resources)
+    if missing and scheduler == "ray":
+        run_ray(missing, folder, resources)
+
+
+def run_serial(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
+    """One run after the other, in this process."""
+    for run in tqdm(runs, desc="runs"):
+        for attempt in range(resources.retries + 1):
+            try:
+                execute(run, folder, threads=max(1, int(resources.cpus)))
+                break
+            except GatedPromptError as error:
+                tqdm.write(f"attempt {attempt + 1} of {resources.retries + 1}: {error}")
+
+
+def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
+    """One Ray Tune trial for each run; a trial whose worker dies is started again, perhaps on another machine.
+
+    Raises:
+        GatedPromptError: Ray is not installed or cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # results lie in our own records
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths that users give start where they started the sweep
+    try:
+        import ray
+        from ray import tune
+    except ImportError as error:
+        raise GatedPromptError(
+            "--scheduler ray needs Ray Tune: pip install 'gated-prompt[sweep]', or use --scheduler serial"
+        ) from error
+
+    class Progress(tune.Callback):
+        """One bar over all runs; made when Tune starts, as Tune pickles its callbacks before."""
+
+        def setup(self, *args: Any, **info: Any) -> None:
+            self.bar = tqdm(total=len(runs), desc="runs")
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.bar.update()
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.bar.update()
+            tqdm.write(f"gave up {runs[trial.config['run']].name} after {resources.retries + 1} attempts")
+
+        def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+            self.bar.close()
+
+    threads, here = max(1, int(resources.cpus)), os.getcwd()
+
+    def trial(config: dict[str, int]) -> dict[str, int]:
+        execute(runs[config["run"]], folder, threads=threads, cwd=here)
+        return {"done": 1}
+
+    connect(ray, resources.address)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            tune.Tuner(
+                tune.with_resources(trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                param_space={"run": tune.grid_search(list(range(len(runs))))},
+                run_config=tune.RunConfig(
+                    name=f"sweep-{os.getpid()}",
+                    failure_config=tune.FailureConfig(max_failures=resources.retries),
+                    callbacks=[Progress()],
+                    verbose=0,
+                    storage_path=str(folder / "ray") if resources.address else scratch,
+                ),
+            ).fit()
+    finally:
+        ray.shutdown()

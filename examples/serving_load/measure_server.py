@@ -1,0 +1,62 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Measure the server over HTTP, with clients on the same machine, for docs/serving.md.
+
+python examples/measure_server.py memory                resident memory by number of tasks
+python examples/measure_server.py grid --backbone tiny  times by number of tasks and clients
+python examples/measure_server.py steady                10,000 requests while adapters come and go; a killed replica
+python examples/measure_server.py tables                the tables of docs/serving.md
+
+Results are saved after every step, and a second call measures only what is missing.
+"""
+
+import argparse
+import importlib
+import signal
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(argv: list[str]) -> None:
+    """Run with these arguments."""
+    if argv[:1] == ["serve"]:  # what the other commands start
+        serve(*argv[1:])
+        return
+    parser = argparse.ArgumentParser(  # not CommandLine, which would be imported before locust
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("command", choices=("memory", "grid", "steady", "tables"), help="see above")
+    parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serve/results"
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("runs/serving"),
+        help="folder for adapters and logs (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped too
+    if args.command != "tables":
+        importlib.import_module("locust")  # first: gevent replaces parts of what is imported after it
+    from gated_prompt import GatedPromptError
+
+    try:
+        importlib.import_module(f"serve.measure.{args.command}").main(args)
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
+
+
+def serve(contender: str, *options: str) -> None:
+    """Start the server with one of the contenders."""
+    from gated_prompt.cli.serve import main as start
+    from gated_prompt.serving.backbone import load_pool
+    from serving_load.contenders import FullModels, LoraAdapters
+
+    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender, load_pool))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The generated parts of docs/serving.md."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from paper.generated import fill
+from serving_load import records
+from serving_load.made import BACKBONES
+from serving_load.plan import COUNTS
+from serving_load.summary import NAMES, Results, axis, megabytes, middle, ratio, rounds
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "serving.md"
+
+
+def main(args: Namespace) -> None:
+    """Write the page."""
+    PAGE.write_text(page(read(args.results)))
+
+
+def read(results: Path) -> dict[str, Results]:
+    """All results, by file name."""
+    return {path.stem: records.read(path) for path in sorted(results.glob("*.json"))}
+
+
+def page(found: dict[str, Results]) -> str:
+    """The page with its generated parts updated."""
+    parts = {f"times, {name}": times(name, found[name]) for name in BACKBONES}
+    parts |= {"memory": memory(found), "steady": steady(found["steady"])}
+    return fill(PAGE.read_text(), parts)
+
+
+def times(name: str, results: Results) -> str:
+    """Requests per second and percentiles, by clients, contender and tasks."""
+    machine = results["machine"]
+    visits = [len(each) for each in results["cells"].values()]
+    tasks = axis(results, "tasks")
+    lines = [
+        f"Backbone: {BACKBONES[name].label}, {BACKBONES[name].prompts} prompts; {machine['cpu']}, "
+        f"torch {machine['torch']}, PEFT {machine['peft']}, Ray {machine['ray']}; medians over "
+        f"{min(visits)} to {max(visits)} rounds of {results['seconds']:g} s. In each cell: requests per second, and "
+        "p50 / p95 / p99 in ms.",
+        "",
+        f"| clients | | {' | '.join(map(count, tasks))} | time, {tasks[-1]} / 1 |",
+        "|" + "---|" * (len(tasks) + 3),
+    ]
+    for clients in axis(results, "clients"):
+        for contender, label in NAMES.items():
+            shown = [cell(rounds(results, contender, one, clients)) for one in tasks]
+            if any(shown):
+                times_one = ratio(results, contender, clients)
+                last = "" if times_one is None else f"{times_one:.2f}"
+                lines.append(f"| {clients} | {label} | {' | '.join(shown)} | {last} |")
+    return "\n".join(lines)
+
+
+def count(tasks: int) -> str:
+    """'1 task', '4 tasks'."""
+    return "1 task" if tasks == 1 else f"{tasks} tasks"
+
+
+def cell(visits: list[dict[str, float]]) -> str:
+    """'81.0, 98 / 120 / 130', or nothing where nothing was measured."""
+    if not visits:
+        return ""
+    spread = " / ".join(f"{middle(visits, f'p{share}_ms'):.0f}" for share in (50, 95, 99))
+    return f"{middle(visits, 'per_second'):.1f}, {spread}"
+
+
+def memory(found: dict[str, Results]) -> str:
+    """Resident megabytes of the replica."""
+    lines = [f"| backbone | | {' | '.join(map(count, COUNTS))} | {COUNTS[-1]} / 1 |", "|" + "---|" * (len(COUNTS) + 3)]
+    for name, backbone in BACKBONES.items():
+        for contender, label in NAMES.items():
+            row = [megabytes(found[name], contender, tasks) for tasks in COUNTS]
+            shown = " | ".join("" if one is None else f"{one:.0f}" for one in row)
+            growth = "" if row[0] is None or row[-1] is None else f"{row[-1] / row[0]:.2f}"
+            lines.append(f"| {backbone.label} | {label} | {shown} | {growth} |")
+    return "\n".join(lines)
+
+
+def steady(results: Results) -> str:
+    """Counts of the long runs."""
+    churn, killed = results["churn"], results["killed"]
+    return "\n".join(
+        [
+            "| | adapters come and go | one of two replicas is killed |",
+            "|---|---|---|",
+            f"| requests answered | {churn['classify']} | {killed['classify']} |",
+            f"| failed or wrong | {churn['failures']} | {killed['failures']} |",
+            f"| failed once, answered when repeated | {churn.get('sent again', 0)} | {killed.get('sent again', 0)} |",
+            f"| asked to wait (503) | {churn.get('asked to wait', 0)} | {killed.get('asked to wait', 0)} |",
+            f"| adapters added and deleted | {churn['put']} | 0 |",
+        ]
+    )

@@ -1,0 +1,32 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The command line: `gated-prompt train | predict | serve | convert`, also as `python -m gated_prompt`."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
+    "predict": "classify new images with what `train` left, or export it to ONNX",
+    "serve": "answer over HTTP with many adapters on one backbone",
+    "convert": "convert checkpoints of MAE, MoCo v3, DINO, timm and the paper's official code",
+}
+
+MODULES = {"convert": "gated_prompt.convert.command"}  # others lie here, under their own names
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; `argv` None: the arguments of the process."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]
+        print("usage: gated-prompt COMMAND [options]", "", *lines, "", "COMMAND --help lists its options.", sep="\n")
+        return
+    if words[0] not in COMMANDS:
+        sys.exit(f"error: unknown command {words[0]!r}; known: {', '.join(COMMANDS)}")
+    from ..errors import GatedPromptError
+
+    try:
+        status = import_module(MODULES.get(words[0], f"{__name__}.{words[0]}")).main(words[1:])
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,133 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
+
+    python examples/serve/app.py
+    python examples/serve/app.py --backbone facebook/dinov2-small --adapters runs/served --allow runs
+
+Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..command_line import CommandLine
+from ..errors import GatedPromptError
+from ..serving.backbone import load_pool
+from ..serving.ray_cluster import connect
+from ..serving.settings import TOKEN, Settings
+from ..serving.store import Store
+from ..sharing.backbone import check_backbone
+
+
+def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_pool) -> None:
+    """Run with these arguments, or with those of the command line; `load` creates the pool of adapters."""
+    try:
+        (settings,) = CommandLine([Settings], __doc__).parse(argv)
+        run(settings, load)
+    except GatedPromptError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
+    """Serve until SIGINT or SIGTERM arrives.
+
+    Raises:
+        GatedPromptError: Ray Serve is not installed, or backbone, adapters or port cannot be used.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray import serve
+
+        from ..serving.http import Server
+    except ImportError as error:
+        raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
+    settings = absolute(settings)
+    check(settings)
+    stop = threading.Event()
+    connect(ray, settings.address)
+    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
+        signal.signal(number, lambda *_: stop.set())
+    started = descendants()  # now: children of a process that has ended cannot be found any more
+    try:
+        serve.start(
+            proxy_location="HeadOnly" if settings.address is None else "EveryNode",
+            http_options={"host": settings.host, "port": settings.port},
+        )
+        server: Any = Server
+        server = server.options(
+            num_replicas=settings.replicas,
+            max_ongoing_requests=2 * settings.queue,  # so that the replica itself answers 503, with Retry-After
+            ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
+        )
+        serve.run(server.bind(dataclasses.asdict(settings), load))
+        print(f"serving on http://{settings.host}:{settings.port}", flush=True)
+        stop.wait()
+    finally:
+        started |= descendants()
+        serve.shutdown()
+        ray.shutdown()
+        end(started)
+
+
+def descendants() -> set[psutil.Process]:
+    """Children of this process, their children, and so on."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def end(processes: set[psutil.Process]) -> None:
+    """Wait for these processes, and kill those that remain: Ray's agents may outlive it for a while."""
+    _, left = psutil.wait_procs(list(processes), timeout=3)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=3)
+
+
+def absolute(settings: Settings) -> Settings:
+    """The same settings with absolute folders, for replicas in other working directories; Hub ids stay."""
+
+    def found(place: str) -> str:
+        return os.path.abspath(place) if os.path.isdir(place) else place
+
+    return dataclasses.replace(
+        settings,
+        backbone=found(settings.backbone),
+        adapters=os.path.abspath(settings.adapters),
+        allow=[found(place) for place in settings.allow],
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuse here what would fail in a replica, where the message is hard to find.
+
+    Raises:
+        GatedPromptError: there is no such backbone or folder, or the port is taken.
+    """
+    check_backbone(settings.backbone)
+    Store(settings.adapters, settings.allow)
+    if settings.address is None:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        try:
+            socket.create_server((settings.host, settings.port), family=family).close()
+        except OSError as error:
+            raise GatedPromptError(
+                f"cannot listen on --host {settings.host} --port {settings.port} ({error.strerror}); give another port"
+            ) from error
+
+
+def environment() -> dict[str, str]:
+    """Environment variables for the replicas: the path of this code, and the token."""
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {name: os.environ[name] for name in (TOKEN, "HF_HUB_OFFLINE") if name in os.environ}
+    return {"PYTHONPATH": os.pathsep.join(places), **kept}

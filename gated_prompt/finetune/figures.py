@@ -1,0 +1,112 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The figures of the report, as PNG in data URLs, so that the page is a single file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from gated_prompt import plots
+
+from .reporting import has_prompts
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+THUMBNAIL = 128  # pixels
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """An image file as a URL that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(image: Image.Image) -> str:
+    """A small JPEG of an image."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return data_url(file.getvalue(), "jpeg")
+
+
+def by_block(results: Sequence[Mapping[str, float]], read: int, trained: Mapping[str, float], name: str) -> str:
+    """Nearest neighbours and probe over the blocks, and what was trained on the one that is read."""
+    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    blocks = [result["block"] for result in results]
+    ax.plot(blocks, [result["linear_probe"] for result in results], "o-", label="linear probe")
+    ax.plot(blocks, [result["nearest_neighbours"] for result in results], "s--", label="nearest neighbours")
+    for method, value in trained.items():
+        ax.plot([read], [value], "*", markersize=12, label=method)
+    ax.axvline(read, color="0.85", zorder=0)
+    ax.set(xlabel="block", ylabel=name.replace("_", " "), xticks=blocks)
+    ax.legend(fontsize=8)
+    return _url(figure)
+
+
+def learned(model: Any) -> str:
+    """Gates and temperatures by block."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    plots.plot_gates({"learned": model}, ax=axes[0])
+    plots.plot_temperatures({"learned": model}, ax=axes[1])
+    return _url(figure)
+
+
+def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
+    """Measure and loss on validation over the epochs; epoch 0 is the start."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for run, curve in runs.items():
+        epochs = [point["epoch"] for point in curve]
+        axes[0].plot(epochs, [point[name] for point in curve], "o-", markersize=3, label=run)
+        axes[1].plot(epochs, [point["loss"] for point in curve], "o-", markersize=3, label=run)
+    for ax, label in zip(axes, (name.replace("_", " "), "loss"), strict=True):
+        ax.set(xlabel="epoch", ylabel=f"{label} on validation")
+        ax.legend(fontsize=8)
+    return _url(figure)
+
+
+def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Rows: the true class; columns: the one that was predicted; shares of the row."""
+    counts = np.asarray(matrix, dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(12.0, 2.5 + 0.32 * len(names))
+    figure, ax = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ax.set(xlabel="predicted", ylabel="true", xticks=range(len(names)), yticks=range(len(names)))
+    size = 8 if len(names) <= 30 else 4
+    ax.set_xticklabels(names, rotation=90, fontsize=size)
+    ax.set_yticklabels(names, fontsize=size)
+    if len(names) <= 20:
+        for row in range(len(names)):
+            for column in range(len(names)):
+                if counts[row, column]:
+                    colour = "white" if shares[row, column] > 0.5 else "black"
+                    text = f"{counts[row, column]:.0f}"
+                    ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(image, ax=ax, shrink=0.6)
+    return _url(figure)
+
+
+def _url(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return data_url(file.getvalue(), "png")
+
+
+def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
+    """Every drawing of the report by its name; None where there is nothing. `model`: the best one that was trained."""
+    name = results["measure"]
+    trained = [row for row in results["comparison"] if "curve" in row]
+    values = {row["name"]: row["measures"][name] for row in trained}
+    return {
+        "by_block": by_block(results["blocks"], results["block"], values, name),
+        "learned": learned(model) if model is not None and has_prompts(model) else None,
+        "curves": curves({row["name"]: row["curve"] for row in trained}, name) if trained else None,
+        "confusion": confusion(results["confusion"], results["names"]) if results["confusion"] else None,
+    }

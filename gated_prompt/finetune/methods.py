@@ -1,0 +1,256 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The methods that the example scripts compare, their arguments, and what each of them trains.
+
+gated              the paper's: gates and temperatures
+gate_only          gates, all temperatures 1
+temperature_only   temperatures, prompts as in VPT-shallow
+shallow            VPT-shallow: prompts alone; with --insert_at k at block k, as in the paper's first figure
+deep               VPT-deep: fresh prompts at every block
+zero_start         the same, read in a softmax of their own, times gates that start at 0
+linear             the head alone
+full               everything
+lora               PEFT's LoRA on queries and values: what one would take instead
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForImageClassification
+
+from ..architecture import find_head_names, find_vision_transformer
+from ..config import GatedPromptConfig
+from ..errors import GatedPromptError
+from ..sharing.backbone import SHIPPED_BACKBONE, check_backbone
+
+PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
+    "gated": {},
+    "gate_only": {"deep": False, "gates": True, "temperature": False},
+    "temperature_only": {"deep": False, "gates": False, "temperature": True},
+    "shallow": {"deep": False, "gates": False, "temperature": False},
+    "deep": {"deep": True, "zero_start": False, "temperature": False},
+    "zero_start": {"deep": True, "zero_start": True, "temperature": False},
+}
+METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
+BACKBONE_KINDS = ("auto", "mae", "moco", "other")
+HEAD_INITS = ("model", "kaiming", "probe")
+VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
+PROMPT_HELP = {  # where a command line has other words than Python
+    "insert_at": "index of the first block with prompts in its input; train_images.py and --preset recommended choose "
+    "it by the block that is read",
+    "prompt_dropout": "dropout on the inserted prompts in training; train_images.py and --preset recommended: 0 for "
+    "zero_start",
+    "read_from": "index of the block whose output the head reads; later blocks do not run; default: the last",
+    "deep": "VPT-deep: fresh prompts at each block from --insert_at on, without gates",
+    "temperature": "learn one attention temperature per block from --insert_at on",
+    "temperature_init": "initial temperature; fixed with --no_temperature",
+    "temperature_range": "low and high: learned temperatures are clamped to this range",
+    "pooling": "mean that replaces token 0 before the final norm: prompts, patches or prompts_and_patches; none; or "
+    "auto: prompts_and_patches for MAE backbones, else none",
+    "eval_backbone": "keep the modules inside the frozen blocks in eval mode while training",
+    "modules_to_save": "modules to train and save with the prompts; default: the detected head",
+    "num_prefix_tokens": "number of tokens before the patches; default: detected",
+}
+RECORDED = (  # filled in when an adapter is made, not chosen
+    "num_layers",
+    "hidden_size",
+    "num_heads",
+    "detected_prefix_tokens",
+    "weights_sha256",
+)
+
+
+def _prompt_arguments() -> type:
+    """A dataclass with every field of `GatedPromptConfig` that a user can choose, for `HfArgumentParser`.
+
+    PEFT's own fields are left out: the parser cannot read their types.
+    """
+    skip = {f.name for f in dataclasses.fields(PeftConfig)} | set(RECORDED)
+    changed = {"pooling": (str, "auto"), "temperature_range": (list[float], [0.01, 10.0])}
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(GatedPromptConfig):
+        if field.name in skip:
+            continue
+        kind, default = changed.get(field.name, (field.type, field.default))
+        described = {"help": PROMPT_HELP.get(field.name, field.metadata["help"].replace("None: ", "default: "))}
+        if isinstance(default, list):
+            fields.append(
+                (field.name, kind, dataclasses.field(default_factory=partial(list, default), metadata=described))
+            )
+        else:
+            fields.append((field.name, kind, dataclasses.field(default=default, metadata=described)))
+    return dataclasses.make_dataclass("PromptArguments", fields, namespace={"_argument_group_name": "prompts"})
+
+
+PromptArguments = _prompt_arguments()
+
+
+def check_method(method: str) -> None:
+    """Raises:
+    GatedPromptError: there is no such method; the known ones are listed.
+    """
+    if method not in METHODS:
+        raise GatedPromptError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
+
+
+def prompt_config(method: str, arguments: Any, mae_backbone: bool) -> GatedPromptConfig | None:
+    """The adapter's configuration for one of `METHODS`; None for those without prompts.
+
+    Raises:
+        GatedPromptError: the method is unknown, or a setting is wrong.
+    """
+    check_method(method)
+    if method not in PROMPT_METHODS:
+        return None
+    settings = {**vars(arguments), **PROMPT_METHODS[method]}
+    pooling = resolve_pooling(settings["pooling"], mae_backbone)
+    if settings["pooling"] == "auto" and pooling is not None and settings["zero_start"]:
+        pooling = "patches"  # no prompt leaves a block
+    return GatedPromptConfig(**{**settings, "pooling": pooling})
+
+
+def backbone_kind(backbone: str, asked: str = "auto") -> str:
+    """'mae', 'moco' or 'other': as asked, else by the last part of the name ('facebook/vit-mae-base', 'mocov3-vit-b').
+
+    Raises:
+        GatedPromptError: no such kind is known, or the shipped backbone is called something else than 'mae'.
+    """
+    if asked not in BACKBONE_KINDS:
+        raise GatedPromptError(f"unknown --backbone_kind {asked!r}; known kinds: {', '.join(BACKBONE_KINDS)}")
+    name = Path(backbone).name.lower()
+    hits = [kind for kind, form in (("mae", r"(?<![a-z])mae(?![a-z])"), ("moco", r"moco")) if re.search(form, name)]
+    kind = hits[0] if len(hits) == 1 else "other"
+    if asked == "auto":
+        return kind
+    if asked != "mae" and Path(backbone).resolve() == SHIPPED_BACKBONE.resolve():
+        raise GatedPromptError(f"--backbone_kind {asked} contradicts --backbone: the shipped one is mae")
+    return asked
+
+
+def resolve_pooling(asked: str, mae_backbone: bool) -> str | None:
+    """The paper's choice for MAE, whose CLS token carries little: the mean of all other tokens."""
+    if asked == "auto":
+        return "prompts_and_patches" if mae_backbone else None
+    return None if asked == "none" else asked
+
+
+def build_model(
+    backbone: str,
+    method: str,
+    prompts: Any,
+    labels: list[str],
+    *,
+    kind: str = "auto",
+    lora_r: int = 8,
+    head_init: str = "model",
+) -> nn.Module:
+    """The frozen backbone with prompts and head, or what the methods without prompts train.
+
+    `kind` is one of `BACKBONE_KINDS`, `lora_r` the rank of LoRA. `head_init` is 'model', the initial head that
+    transformers makes, 'kaiming', that of the official code, or 'probe', which needs images later and makes that of
+    'model' here.
+
+    Raises:
+        GatedPromptError: the method is unknown, a setting is wrong, or the backbone is no ViT.
+    """
+    is_mae = backbone_kind(backbone, kind) == "mae"
+    config = prompt_config(method, prompts, mae_backbone=is_mae)
+    check_backbone(backbone)
+    names = dict(enumerate(labels))
+    try:
+        model = AutoModelForImageClassification.from_pretrained(
+            backbone,
+            num_labels=len(labels),
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
+            ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
+            dtype="float32",
+        )
+    except OSError as error:
+        raise GatedPromptError(
+            f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    except ValueError as error:  # of a model without such a class, DINOv3 for one
+        raise GatedPromptError(
+            f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
+            "another backbone, or train_images.py, which brings a head of its own"
+        ) from error
+    initialize_heads(model, head_init)
+    if config is None and resolve_pooling(prompts.pooling, is_mae) is not None:
+        read_patches(model)
+    return adapt(model, method, config, lora_r)
+
+
+def adapt(model: nn.Module, method: str, config: GatedPromptConfig | None, lora_r: int) -> nn.Module:
+    """Add what one of `METHODS` trains to a model with a head, and freeze the rest; `config`: see `prompt_config`.
+
+    Raises:
+        GatedPromptError: a setting does not fit the model.
+    """
+    if config is not None:
+        return get_peft_model(model, config)
+    if method == "lora":
+        return add_lora(model, lora_r)
+    if method == "linear":
+        model.requires_grad_(False)
+        for head in find_head_names(model):
+            model.get_submodule(head).requires_grad_(True)
+    return model
+
+
+def initialize_heads(model: nn.Module, how: str) -> None:
+    """Start the classification heads as one of `HEAD_INITS` says.
+
+    'kaiming' is the official code's: normal with variance 2 / classes. Its bias, one constant for all classes, changes
+    nothing under a softmax and is 0 here.
+
+    Raises:
+        GatedPromptError: there is no such initialisation.
+    """
+    if how not in HEAD_INITS:
+        raise GatedPromptError(f"unknown --head_init {how!r}; known: {', '.join(HEAD_INITS)}")
+    if how == "kaiming":
+        for head in map(model.get_submodule, find_head_names(model)):
+            for linear in (m for m in head.modules() if isinstance(m, nn.Linear)):
+                nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+
+
+def add_lora(model: nn.Module, rank: int) -> nn.Module:
+    """PEFT's LoRA, with its defaults, on the query and value projections of all blocks; the head is trained too.
+
+    Raises:
+        GatedPromptError: the rank is below 1, or the model has no value projections by the names that are known.
+    """
+    if rank < 1:
+        raise GatedPromptError(f"--lora_r is {rank}; at least 1 is needed")
+    inside = {id(m) for block in find_vision_transformer(model).blocks for m in block.modules()}
+    modules = dict(model.named_modules())
+    queries = [n for n, m in modules.items() if id(m) in inside and n.rpartition(".")[2] in VALUE_NAMES]
+    values = [f"{n.rpartition('.')[0]}.{VALUE_NAMES[n.rpartition('.')[2]]}" for n in queries]
+    missing = [name for name in values if name not in modules]
+    if missing:
+        raise GatedPromptError(f"--method lora finds no value projection {missing[0]!r} in {type(model).__name__}")
+    targets = sorted({*queries, *values})
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, modules_to_save=find_head_names(model))
+    )
+
+
+def read_patches(model: nn.Module) -> None:
+    """Let a head that reads token 0 see the mean of the patch tokens, as `pooling` does for prompts."""
+    vit = find_vision_transformer(model)
+
+    def pool(module: nn.Module, args: Any, tokens: torch.Tensor) -> torch.Tensor:
+        mean = tokens[:, vit.num_prefix_tokens :].mean(dim=1, keepdim=True)
+        return torch.cat((mean, tokens[:, 1:]), dim=1)
+
+    vit.blocks[-1].register_forward_hook(pool)

@@ -1,0 +1,111 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional import mean_absolute_error, r2_score
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multilabel_average_precision,
+    multilabel_f1_score,
+)
+
+from ..errors import GatedPromptError
+from .image_set import CLASSES, LABELS, NUMBERS
+
+DRAWS = 1000  # of the bootstrap
+LEVEL = 0.95
+MAIN = {
+    CLASSES: ("accuracy", "balanced_accuracy", "macro_f1"),
+    LABELS: ("mean_average_precision",),
+    NUMBERS: ("mean_absolute_error",),
+}
+SMALLER_IS_BETTER = ("mean_absolute_error",)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The main measure of a run; `gain` turns it into something to maximise."""
+
+    name: str
+    num_classes: int
+
+    def __call__(self, scores: Tensor, targets: Tensor) -> float:
+        return float(_measure(self.name, scores, targets, self.num_classes))
+
+    def gain(self, scores: Tensor, targets: Tensor) -> float:
+        return -self(scores, targets) if self.name in SMALLER_IS_BETTER else self(scores, targets)
+
+    def text(self, value: float) -> str:
+        return f"{value:.4g}" if self.name in SMALLER_IS_BETTER else f"{100 * value:.1f} %"
+
+
+def main_measure(problem: str, asked: str, num_classes: int) -> Measure:
+    """The measure that choices are made by; `asked` "auto" means the first for the problem.
+
+    Raises:
+        GatedPromptError: there is no such measure for these labels.
+    """
+    known = MAIN[problem]
+    if asked not in ("auto", *known):
+        raise GatedPromptError(f"--measure {asked!r} is not for {problem}; known: auto, {', '.join(known)}")
+    return Measure(known[0] if asked == "auto" else asked, num_classes)
+
+
+def all_measures(
+    problem: str, scores: Tensor, targets: Tensor, measure: Measure, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Everything that is reported of scores (N, K): logits, or numbers."""
+    count = len(names)
+    interval = bootstrap(lambda rows: measure(scores[rows], targets[rows]), len(targets))
+    found: dict[str, Any] = {measure.name: measure(scores, targets), "interval": interval}
+    if problem == CLASSES:
+        found |= {name: float(_measure(name, scores, targets, count)) for name in MAIN[CLASSES]}
+        found["calibration_error"] = float(multiclass_calibration_error(scores.softmax(-1), targets, count, n_bins=15))
+        recall = multiclass_accuracy(scores, targets, count, average=None)
+        counts = targets.bincount(minlength=count).tolist()
+        found["per_class"] = {
+            n: {"accuracy": r, "pictures": c} for n, r, c in zip(names, recall.tolist(), counts, strict=True)
+        }
+        found["confusion"] = multiclass_confusion_matrix(scores, targets, count).tolist()
+    elif problem == LABELS:
+        precision = multilabel_average_precision(scores.sigmoid(), targets.long(), count, average=None)
+        shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any image
+        found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, shares, strict=True)}
+        found["macro_f1"] = float(multilabel_f1_score(scores.sigmoid(), targets.long(), count))
+    else:
+        found["r2"] = float(r2_score(scores, targets)) if len(targets) > 1 else float("nan")
+    return found
+
+
+def bootstrap(of_rows: Callable[[Tensor], float], count: int) -> list[float]:
+    """Lower and upper end of the 95 % percentile interval of a measure over resampled images, with a fixed seed."""
+    rng = np.random.default_rng(0)
+    values = [of_rows(torch.from_numpy(rng.integers(0, count, count))) for _ in range(DRAWS)]
+    return [float(value) for value in np.nanpercentile(values, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])]
+
+
+def _measure(name: str, scores: Tensor, targets: Tensor, count: int) -> Tensor | float:
+    if name == "accuracy":
+        return (scores.argmax(-1) == targets).double().mean()
+    if name == "balanced_accuracy":
+        return multiclass_accuracy(scores, targets, count, average="macro")
+    if name == "macro_f1":
+        return multiclass_f1_score(scores, targets, count, average="macro")
+    if name == "mean_average_precision":
+        return multilabel_average_precision(scores.sigmoid(), targets.long(), count, average="macro")
+    return mean_absolute_error(scores, targets)
+
+
+def brief(measures: Mapping[str, Any]) -> dict[str, float]:
+    """The single numbers among the measures."""
+    return {name: value for name, value in measures.items() if isinstance(value, float)}

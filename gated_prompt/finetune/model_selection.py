@@ -1,0 +1,87 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What to use: the probe, unless something trained is better on validation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .metrics import DRAWS, LEVEL, Measure
+from .probing import Probe
+from .runs import Run
+
+NOUNS = {
+    "gated": "gated prompts",
+    "gate_only": "prompts with gates",
+    "temperature_only": "prompts with temperatures",
+    "shallow": "prompts at one block",
+    "deep": "prompts at every block",
+    "zero_start": "zero-start prompts",
+    "linear": "a head trained by gradient descent",
+    "full": "fine-tuning of the whole backbone",
+    "lora": "LoRA",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`run` is the best seed of the chosen method, None where the probe is kept; `sentence` says why."""
+
+    method: str | None
+    run: Run | None
+    sentence: str
+
+
+def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure) -> Choice:
+    """The method with the best mean over its seeds, if that is better than the probe of the same block."""
+    by_method: dict[str, list[Run]] = {}
+    for one in runs:
+        by_method.setdefault(one.record["method"], []).append(one)
+    place, value = f"block {probe.block}", measure.text(measure(probe.scores, targets))
+    if not by_method:
+        return Choice(None, None, f"Use the linear probe on {place}: {value} on validation; nothing else was tried.")
+    gains = {method: mean(one.gain for one in own) for method, own in by_method.items()}
+    method = max(gains, key=lambda name: gains[name])
+    best = max(by_method[method], key=lambda one: one.gain)
+    found = measure.text(mean(measure(one.scores, targets) for one in by_method[method]))
+    if gains[method] <= probe.gain:
+        verb = "is as good as" if gains[method] == probe.gain else "beats"
+        return Choice(
+            None,
+            None,
+            f"Use the linear probe on {place}: with {value} on validation it {verb} {NOUNS[method]} here ({found}), "
+            "and nothing in the backbone has to be trained.",
+        )
+    low, high = difference(probe.scores, best.scores, targets, measure)
+    doubt = "" if low > 0 else (
+        f" The lead is within chance: 95 % of redrawn validation parts put it between {_points(low, measure)} and "
+        f"{_points(high, measure)}; the probe is simpler."
+    )  # fmt: skip
+    start = (
+        "" if best.record["best_epoch"] else " Its best epoch is the start: training added nothing to the fitted head."
+    )
+    return Choice(
+        method,
+        best,
+        f"Use {NOUNS[method]} on {place}: {found} on validation, where the linear probe of the same block has {value}."
+        + doubt
+        + start,
+    )
+
+
+def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure) -> tuple[float, float]:
+    """Ends of the 95 % percentile interval of the second's gain over the first's, on the same resampled images."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(DRAWS):
+        rows = torch.from_numpy(rng.integers(0, len(targets), len(targets)))
+        found.append(measure.gain(second[rows], targets[rows]) - measure.gain(first[rows], targets[rows]))
+    low, high = np.nanpercentile(found, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])
+    return float(low), float(high)
+
+
+def _points(value: float, measure: Measure) -> str:
+    return f"{value:+.3g}" if measure.name == "mean_absolute_error" else f"{100 * value:+.1f} points"

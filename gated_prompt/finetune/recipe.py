@@ -1,0 +1,53 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The recommended recipe for few images and few epochs."""
+
+from dataclasses import dataclass
+
+from ..errors import GatedPromptError
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What the measurements of docs/real.md led to: defaults of train_images.py and of `--preset recommended`.
+
+    AdamW without decay; the head starts as a probe fitted with the untrained prompts in place, and then learns with
+    `head_share` of the prompts' rate. `batch_size` counts the images of all processes together.
+    """
+
+    num_virtual_tokens: int = 10
+    gate_init: float = -3.0
+    prompt_dropout: float = 0.1
+    prompt_start: str = "sample"
+    read_block: str = "best"
+    batch_size: int = 20
+    num_train_epochs: int = 10
+    warmup_epochs: int = 1
+    learning_rate: float = 0.003
+    head_share: float = 0.1
+
+
+BEST_METHOD = "zero_start"  # on the mean of the validation images of docs/real.md
+
+
+def recommended(method: str) -> Recommended:
+    """The recommended settings of one method."""
+    if method == "zero_start":
+        return Recommended(prompt_dropout=0.0, prompt_start="random", learning_rate=0.01, head_share=0.03)
+    return Recommended()
+
+
+def entry_block(method: str, read: int) -> int:
+    """The block that prompts enter: gated ones half-way to the block that is read, others block 0."""
+    return (read + 1) // 2 if method == "gated" else 0
+
+
+def check_read_block(asked: str, blocks: int | None = None) -> None:
+    """Refuse a `--read_block` that is neither best nor last nor one of `blocks` blocks (None: number unknown).
+
+    Raises:
+        GatedPromptError: it is none of them.
+    """
+    is_block = asked.isdecimal() and (blocks is None or int(asked) < blocks)
+    if asked not in ("best", "last") and not is_block:
+        most = "" if blocks is None else f" to {blocks - 1}"
+        raise GatedPromptError(f"--read_block is {asked!r}; known: best, last, numbers from 0{most}")

@@ -1,0 +1,197 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Labelled images and their provenance, as every classification loader returns them."""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+
+from .errors import DataError
+
+WHITE_16_BIT = 65535
+
+
+class InexactDataWarning(UserWarning):
+    """The data are usable but not exactly the benchmark's, so results are not comparable with published ones."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a data set came from, for results files.
+
+    Attributes:
+        dataset: Name of the data set or task.
+        split: Split name in the benchmark's terms.
+        source: Hub repository or folder.
+        revision: Commit of the Hub repository that was read; None for local files.
+        exact: Whether these are exactly the benchmark's examples.
+        note: The reason, in one sentence.
+        count: Number of examples.
+        expected_count: Number of examples in the benchmark; None if unknown.
+    """
+
+    dataset: str
+    split: str
+    source: str
+    revision: str | None
+    exact: bool
+    note: str
+    count: int
+    expected_count: int | None
+
+    def to_dict(self) -> dict[str, str | bool | int | None]:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
+
+    def warn_if_inexact(self) -> None:
+        """Warn if the examples are not exactly the benchmark's; skipped if its size is unknown."""
+        if not self.exact and self.expected_count is not None:
+            message = f"{self.dataset} {self.split}: not exactly the benchmark's examples. {self.note}"
+            warnings.warn(message, InexactDataWarning, stacklevel=4)
+
+
+class Images(Protocol):
+    """Images by index, decoded on access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    def name(self, index: int) -> str:
+        """Return the name of an image for error messages."""
+        ...
+
+
+def decode(
+    source: str | Path | bytes,
+    name: str | None = None,
+    *,
+    as_stored: bool = False,
+    upright: bool = True,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int | None = None,
+) -> Image.Image:
+    """Decode an image the way training does; see `to_rgb`.
+
+    Args:
+        source: Path or content of a file.
+        name: Name for error messages; None: the path.
+        formats: Pillow's names of the accepted formats; None: all. Restrict them for untrusted images.
+        most_pixels: Reject larger images before decoding a pixel; None: Pillow's own limit.
+        as_stored: Neither convert nor rotate, for label maps.
+        upright: See `to_rgb`.
+
+    Raises:
+        DataError: The image is missing, damaged or too large, or its pixel range is unknown; the message names it.
+    """
+    name = name or ("in memory" if isinstance(source, bytes) else str(source))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise DataError(f"has {image.width} x {image.height} pixels, more than {most_pixels}. Resize it.")
+            return image.copy() if as_stored else to_rgb(image, upright=upright)
+    except DataError as error:
+        raise DataError(f"The image {name} {error}") from error
+    except FileNotFoundError:
+        raise DataError(f"The image {name} is missing.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"The image {name} cannot be decoded: {error}. Fetch it again.") from error
+
+
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """Convert an image to RGB with 8 bits per channel.
+
+    Applies the EXIF orientation, as `datasets` does. Scales 16-bit grey by 1 / 257, where Pillow itself would clip it
+    at 255. Drops transparency: each pixel keeps its stored colour. Converts the current frame of an animation, which
+    is the first one after opening.
+
+    Args:
+        image: In any Pillow mode.
+        upright: False ignores the EXIF orientation, for images with a label map.
+
+    Raises:
+        DataError: The pixels are floats, or integers beyond 16 bits, so the value of white is unknown.
+    """
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if image.mode == "F" or grey.min() < 0 or grey.max() > WHITE_16_BIT:
+            raise DataError(
+                f"has {grey.dtype} pixels from {grey.min()} to {grey.max()}, so the value of white is unknown. Save "
+                "it with 8 or 16 bits."
+            )
+        image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns if converted directly to RGB
+    return image.convert("RGB")
+
+
+class ImageFiles:
+    """Images in files; for `upright`, see `to_rgb`."""
+
+    def __init__(self, paths: Sequence[Path], *, upright: bool = True) -> None:
+        self.paths = paths
+        self.upright = upright
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return decode(self.paths[index], self.name(index), upright=self.upright)
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+class LabelledImages(Dataset[tuple[Image.Image, int]]):
+    """A data set of (RGB image, class) pairs.
+
+    Attributes:
+        images: The images.
+        labels: Class of each image, 0 to `num_classes - 1`.
+        num_classes: Number of classes of the task; a small split may not contain all of them.
+        class_names: Class names in order; None if the source does not list them.
+        provenance: Where the data came from.
+
+    Raises:
+        DataError: A label is out of range, or the number of labels or class names is wrong.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Iterable[int],
+        *,
+        num_classes: int,
+        provenance: Provenance,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.images = images
+        self.labels = list(labels)
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.provenance = provenance
+        if len(self.labels) != len(images):
+            raise DataError(f"{provenance.source} has {len(images)} images but {len(self.labels)} labels.")
+        if self.class_names is not None and len(self.class_names) != num_classes:
+            raise DataError(f"{provenance.source} has {len(self.class_names)} class names, expected {num_classes}.")
+        for index, label in enumerate(self.labels):
+            if not 0 <= label < num_classes:
+                raise DataError(
+                    f"The image {images.name(index)} has label {label}, expected 0 to {num_classes - 1} for"
+                    f" {provenance.dataset}."
+                )
+        provenance.warn_if_inexact()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.images[index], self.labels[index]

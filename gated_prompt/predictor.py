@@ -1,0 +1,172 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""From an image to an answer: a file beside the weights, so that folder and backbone are enough.
+
+An adapter's tensors know neither the names of their classes nor how images became pixels in training. Other pixels
+than those of training give answers that look right and are not.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageClassification
+
+from .errors import DamagedAdapterError, DataError, GatedPromptError
+from .files.folder import replace_text
+from .files.header import read_config, shown
+from .heads import Reads, TokenClassifier, load_backbone
+from .transforms import FgvcTransform, VtabTransform
+
+Problem = Literal["classes", "labels", "numbers"]
+PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
+    "classes": "single_label_classification",
+    "labels": "multi_label_classification",
+    "numbers": "regression",
+}
+FILE = "predictor.json"
+MOST_PIXELS = 4096  # a side; a file that asks for more is damaged or hostile
+CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "antialias"}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What `predictor.json` says; fields of other programs in the file are ignored.
+
+    Attributes:
+        names: of the classes, labels or numbers, in the order of the logits.
+        preparation: of images, the settings of `data.preprocess`: mean, std, and either resize and crop
+            (`FgvcTransform`) or size and antialias (`VtabTransform`); sides in pixels.
+        problem: "classes" (one of them is right), "labels" (any number is) or "numbers" (values are predicted).
+        backbone: Hub id or name of the model that the adapter was trained on.
+        base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
+        reads: what the head reads, as `heads.TokenClassifier` calls it; None: what the head of the backbone's own
+            class for image classification reads.
+
+    Raises:
+        DataError: a value is not what it should be.
+    """
+
+    names: list[str]
+    preparation: Mapping[str, Any]
+    problem: Problem = "classes"
+    backbone: str | None = None
+    base: Mapping[str, Any] = field(default_factory=dict)
+    reads: Reads | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
+            raise DataError(f"names is {shown(self.names)}; a list of names, one for each logit, is needed")
+        if self.problem not in get_args(Problem):
+            raise DataError(f"problem is {shown(self.problem)}; known are {', '.join(get_args(Problem))}")
+        if not isinstance(self.backbone, str | None) or not _is_base(self.base):
+            raise DataError(
+                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}; text, and a number of blocks as "
+                "num_hidden_layers or nothing, are needed"
+            )
+        if self.reads not in (None, *get_args(Reads)):
+            raise DataError(f"reads is {shown(self.reads)}; known are null, {', '.join(get_args(Reads))}")
+        fault = _fault_of(self.preparation)
+        if fault:
+            raise DataError(f"preparation {shown(self.preparation)} {fault}")
+
+    def load_base(self, backbone: str | os.PathLike[str] | None = None) -> Any:
+        """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
+
+        Args:
+            backbone: Hub id or folder to load it from; None: the one used in training.
+
+        Raises:
+            GatedPromptError: it cannot be loaded, or its location is unknown.
+        """
+        source = os.fspath(backbone or self.backbone or "")
+        if not source:
+            raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
+        if self.reads is not None:
+            model: Any = TokenClassifier(load_backbone(source, **self.base), self.names, self.reads)
+        else:
+            try:
+                model = AutoModelForImageClassification.from_pretrained(
+                    source, num_labels=len(self.names), ignore_mismatched_sizes=True, dtype="float32", **self.base
+                )
+            except (OSError, ValueError) as error:
+                raise GatedPromptError(
+                    f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
+                ) from error
+        model.config.problem_type = PROBLEM_TYPES[self.problem]
+        return model.eval()
+
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> float (3, height, width), as in evaluation."""
+        if set(self.preparation) == CROP:
+            return FgvcTransform(**self.preparation, train=False)
+        return VtabTransform(**self.preparation)
+
+    def answer(self, logits: Tensor, top: int) -> list[tuple[str, float]]:
+        """Names and scores of one image's logits (K,), at most `top` of them, the best first; of numbers, all."""
+        if self.problem == "numbers":
+            return list(zip(self.names, logits.tolist(), strict=True))
+        shares = logits.softmax(-1) if self.problem == "classes" else logits.sigmoid()
+        scores, places = shares.topk(min(top, len(self.names)))
+        return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Put it into an adapter's folder, atomically."""
+        replace_text(Path(folder, FILE), json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
+    """Read what `Predictor.write` or `examples/train_images.py` wrote beside an adapter.
+
+    Raises:
+        DamagedAdapterError: there is no such file, or it says what cannot be.
+    """
+    path = Path(folder, FILE)
+    if not path.is_file():
+        raise DamagedAdapterError(
+            f"{path.parent} lacks {FILE}, which names its classes and says how images become pixels; write it with "
+            "gated_prompt.predictor.Predictor(names=[...], preparation={...}).write(folder)"
+        )
+    values = read_config(path)
+    known = {one.name for one in fields(Predictor)}
+    try:
+        return Predictor(**{name: value for name, value in values.items() if name in known})
+    except (DataError, TypeError) as error:
+        raise DamagedAdapterError(f"{path}: {error}; correct it, or train or download the adapter again") from error
+
+
+def preparation_of(transform: Any) -> dict[str, Any]:
+    """The settings of an `FgvcTransform` or `VtabTransform`, as a `Predictor` has them."""
+    return {name: value for name, value in asdict(transform).items() if name != "train"}
+
+
+def _fault_of(preparation: Mapping[str, Any]) -> str | None:
+    if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE):
+        return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}"
+    for name in ("mean", "std"):
+        values = preparation[name]
+        if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
+            return f"has {name}={shown(values)}; three numbers are needed"
+    if 0 in preparation["std"]:
+        return "has a std of 0, by which pixels would be divided"
+    sides = [preparation[name] for name in ("resize", "crop", "size") if name in preparation]
+    if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
+        return f"has sides {sides}; whole numbers from 1 to {MOST_PIXELS} are needed"
+    if len(sides) == 2 and sides[1] > sides[0]:
+        return f"crops {sides[1]} pixels of {sides[0]}"
+    return None
+
+
+def _is_base(value: object) -> bool:
+    """Nothing else goes to `from_pretrained`: a file that was downloaded could ask for code to be run."""
+    counts = list(value.values()) if isinstance(value, Mapping) and set(value) <= {"num_hidden_layers"} else [0]
+    return all(type(count) is int and count > 0 for count in counts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,65 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Settings of the server."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import GatedPromptError
+from ..sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
+
+TOKEN = "GATED_PROMPT_TOKEN"  # in the environment, as everyone on the machine can read a command line
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def _help(text: str, default: Any) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Settings:
+    """Options of the command line, or `args` in serve_config.yaml.
+
+    Raises:
+        GatedPromptError: a value is out of range, or anyone could change the adapters.
+    """
+
+    backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    adapters: str = _help("folder with one subfolder per adapter", "examples/demo/adapters")
+    allow: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "sources that PUT accepts: folders, with everything below them, and Hub ids; none by default"
+        },
+    )
+    host: str = _help("address to listen on", "127.0.0.1")
+    port: int = _help("port to listen on", 8000)
+    address: str | None = _help(
+        "address of a Ray cluster, or auto; by default the server runs on this machine only", None
+    )
+    replicas: int = _help("number of replicas", 1)
+    cpus: float = _help("cores per replica", 1.0)
+    memory_mb: float = _help("megabytes that the adapters in a replica's memory may take", 256.0)
+    batch_size: int = _help("largest number of images computed together", 16)
+    batch_wait_ms: float = _help("milliseconds that a batch waits for more images", 5.0)
+    queue: int = _help("requests that a replica accepts at a time; it answers 503 to others", 128)
+    upload_mb: float = _help("largest upload, in megabytes", 10.0)
+    megapixels: float = _help("largest image, in megapixels", 25.0)
+    upload_seconds: float = _help("seconds that an upload may take", 15.0)
+    seconds: float = _help("seconds that an answer may take after the upload", 30.0)
+
+    def __post_init__(self) -> None:
+        positive = ("replicas", "cpus", "memory_mb", "batch_size", "queue", "upload_mb", "megapixels")
+        for name in (*positive, "upload_seconds", "seconds"):
+            if not getattr(self, name) > 0:
+                raise GatedPromptError(f"--{name} is {getattr(self, name)}; it must be more than 0")
+        if self.batch_wait_ms < 0 or not 0 < self.port < 2**16:
+            raise GatedPromptError(
+                f"--batch_wait_ms is {self.batch_wait_ms} and --port is {self.port}; the wait must be at least 0, and "
+                "the port from 1 to 65535"
+            )
+        if self.allow and self.host not in LOOPBACK and not os.environ.get(TOKEN):
+            raise GatedPromptError(
+                f"--host {self.host} with --allow lets anyone change the adapters; put a secret into the environment "
+                f"variable {TOKEN}, which clients then have to send"
+            )

@@ -1,0 +1,44 @@
+"""The README and the pages show what is committed; parts of pages are replaced where they stand."""
+
+import json
+import runpy
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from gated_prompt import GatedPromptError
+from paper.generated import fill
+from readme_tables import FIGURES, README, ROOT, new_pages
+
+
+def test_the_pages_show_what_is_committed() -> None:
+    for page, text in new_pages().items():
+        assert page.read_text() == text, f"{page.name} is old; write it anew: python tools/readme_tables.py"
+
+
+def test_the_readme_counts_what_it_trains() -> None:
+    steps = json.loads((ROOT / "examples/real/results/cost/steps.json").read_text())["steps"]
+    trained = steps["gated read12"]["trained"]  # its first block: ViT-S, 10 prompts, 10 classes
+    text = README.read_text()
+    assert f"{trained:,} of 22 million" in text and f"a file of {4 * trained / 1000:.0f} kB" in text
+
+
+@pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
+def test_the_figures_show_what_is_committed(script: Path) -> None:
+    for file, svg in runpy.run_path(str(script))["pictures"]().items():
+        assert file.read_text() == svg, f"{file.name} is old: python tools/figures/{script.name}"
+        ElementTree.fromstring(svg)
+
+
+def test_a_part_is_replaced_and_the_rest_kept() -> None:
+    page = "a\n<!-- generated: x -->\nold\n<!-- end -->\nb\n<!-- generated: y -->\nkept\n<!-- end -->\n"
+    wanted = "a\n<!-- generated: x -->\n\n| \\1 |\n\n<!-- end -->\nb\n<!-- generated: y -->\nkept\n<!-- end -->\n"
+    assert fill(page, {"x": "| \\1 |\n"}) == wanted
+    assert fill(wanted, {"x": "| \\1 |"}) == wanted
+
+
+@pytest.mark.parametrize("page", ["no place", "<!-- generated: x -->\n<!-- end -->\n" * 2])
+def test_a_part_without_its_place_is_refused(page: str) -> None:
+    with pytest.raises(GatedPromptError, match="must have one"):
+        fill(page, {"x": "text"})

@@ -1,0 +1,107 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The command lines of the scripts: complete help, and one line for a mistake that says what to do."""
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import real_backbone
+import train_vtab
+from gated_prompt import GatedPromptError
+from gated_prompt.cli import predict
+from gated_prompt.command_line import CommandLine
+from gated_prompt.finetune.arguments import DataArguments, RunArguments, parse
+from gated_prompt.finetune.methods import PromptArguments
+from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from helpers.pages import ROOT
+
+KINDS = {
+    "train_images": (DataArguments, RunArguments, PromptArguments),
+    "train_vtab": (train_vtab.Arguments, PromptArguments),
+    **{name: (importlib.import_module(name).Arguments, PromptArguments) for name in ("train_fgvc", "train_ade20k")},
+    **{
+        name: (importlib.import_module(name).Arguments,)
+        for name in ("predict", "pretrain_mae", "pretrain_supervised", "probe", "reproduce_tables", "speed.comparison")
+    },
+    **{name: (importlib.import_module(name).Arguments,) for name in ("miniature.runs", "miniature.rerun")},
+    "serve": (importlib.import_module("serve.settings").Settings,),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_help_is_complete(name: str) -> None:
+    """Every option has a text, and the path of the shipped backbone is put into words."""
+    parser = CommandLine(KINDS[name], "What it does.")
+    shown = " ".join(parser.format_help().split())
+    assert " [options] What it does. " in shown
+    assert not [action.dest for action in parser._actions if not action.help]
+    assert str(ROOT) not in shown and "None" not in shown
+    values = [str(value) for part in parser.parse([]) for value in vars(part).values()]
+    assert ("the small ViT of this repository" in shown) == (
+        str(SHIPPED_BACKBONE) in values or name == "reproduce_tables"
+    )
+
+
+def test_switches_and_defaults_in_the_help() -> None:
+    words = " ".join(CommandLine(KINDS["train_images"]).format_help().split())
+    assert "--no_augment switch off --augment --patience INT epochs without" in words
+    assert "--augment [true|false] crop and flip at random while training (default: True)" in words
+    assert "--seeds INT [INT ...] random seeds; each method is trained once with each (default: 0)" in words
+    assert "--backbone TEXT Hub id or folder of a ViT; default: the small ViT of this repository --read_block" in words
+
+
+def test_switches_and_hyphens_are_understood() -> None:
+    _, args, prompts = parse(["--train_dir", "x", "--no_augment", "--no-gates", "--num-train-epochs", "3"])
+    assert (args.augment, prompts.gates, prompts.temperature, args.num_train_epochs) == (False, False, True, 3)
+    assert parse(["--train_dir", "x", "--augment", "false"])[1].augment is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--bakbone", "y"], "unknown option '--bakbone'; did you mean --backbone?"),
+        (["--no_augmnt"], "did you mean --no_augment?"),
+        (["--num_virt", "3"], "unknown option '--num_virt'; did you mean --num_virtual_tokens?"),
+        (["--zzz=1"], "unknown option '--zzz=1'; --help lists all options"),
+        (["--num_train_epochs", "ten"], "argument --num_train_epochs: invalid int value: 'ten'; --help lists"),
+        (["--augment", "perhaps"], "--augment"),
+    ],
+)
+def test_mistakes(argv: list[str], message: str) -> None:
+    with pytest.raises(GatedPromptError) as refusal:
+        parse(["--train_dir", "x", *argv])
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+SCRIPTS = ("predict", "pretrain_mae", "pretrain_supervised", "probe", "reproduce_tables", "train_ade20k", "train_fgvc")
+SCRIPTS += ("train_images", "train_vtab", "demo/app", "demo/train_adapter", "miniature/check", "miniature/run")
+SCRIPTS += ("serve/app", "speed/compare")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_ends_with_the_message(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--no_such_option", "x"])
+    monkeypatch.setattr(sys, "path", [str((ROOT / "examples" / name).parent), *sys.path])  # as Python does it
+    with pytest.raises(SystemExit, match=r"^error: unknown option '--no_such_option'"):
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+
+
+def test_a_misspelt_option_of_scripts_without_dataclasses() -> None:
+    with pytest.raises(GatedPromptError, match="did you mean --results"):
+        real_backbone.main(["run", "--result", "x"])
+
+
+def test_a_misspelt_option_of_predict() -> None:
+    with pytest.raises(GatedPromptError, match="did you mean --adapters"):
+        predict.main(["--images", "x", "--adaptors", "y"])
+
+
+def test_adapters_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(GatedPromptError, match=r"there is no folder .*missing"):
+        predict.main(["--images", "x", "--adapters", str(tmp_path / "missing")])
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(GatedPromptError, match=r"has not finished; repeat its train_images\.py command"):
+        predict.main(["--images", "x", "--adapters", str(tmp_path)])

@@ -1,0 +1,201 @@
+"""Sweeps that are killed: no run is lost or repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from gated_prompt import GatedPromptError
+from gated_prompt.serving.ray_cluster import connect
+from paper.jobs import Run, execute, read_records
+from paper.schedulers import Resources, run_all, run_ray
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+STUB = """
+import json, os, sys, time
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+output = arguments["--output_dir"]
+with open(os.path.join(output, "starts"), "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(float(arguments["--seconds"]))
+starts = len(open(os.path.join(output, "starts")).readlines())
+if starts < int(arguments.get("--fails_below", 0)):
+    sys.exit("not yet")
+with open(os.path.join(output, "results.json"), "w") as file:
+    json.dump({"accuracy": 0.5}, file)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> str:
+    """A script that notes its process, sleeps and leaves results."""
+    (tmp_path / "stub.py").write_text(STUB)
+    return str(tmp_path / "stub.py")
+
+
+def starts(folder: Path, run: Run) -> list[int]:
+    file = folder / "runs" / run.name / "starts"
+    return [int(line) for line in file.read_text().split()] if file.is_file() else []
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail("it took too long")
+        time.sleep(0.05)
+
+
+def test_serial_tries_again_and_goes_on_without_a_run_that_keeps_failing(stub, tmp_path, capsys) -> None:
+    folder = tmp_path / "out"
+    second_time, never = (Run(stub, {"seconds": 0, "fails_below": n}) for n in (2, 9))
+    run_all([second_time, never], folder, "serial", Resources(retries=1))
+    assert [len(starts(folder, run)) for run in (second_time, never)] == [2, 2]
+    assert set(read_records(folder)) == {second_time.key}
+    assert "attempt 2 of 2" in capsys.readouterr().out
+    run_all([second_time, never], folder, "none", Resources())
+    assert len(starts(folder, never)) == 2
+
+
+def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
+    folder, run = tmp_path / "out", Run(stub, {"seconds": 0})
+    (folder / "results").mkdir(parents=True)
+    (folder / "results" / "any.json").write_text(json.dumps({"settings": run.settings, "results": {"accuracy": 1}}))
+    run_all([run], folder, "serial", Resources())
+    assert starts(folder, run) == []
+    other = Run(stub, {"seconds": 0.0})  # other settings under the name of the expected record
+    (folder / "results" / f"{other.name}.json").write_text(json.dumps({"settings": {}, "results": {"accuracy": 1}}))
+    run_all([other], folder, "serial", Resources())
+    assert len(starts(folder, other)) == 1
+    assert read_records(folder)[other.key]["accuracy"] == 0.5
+
+
+def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> None:
+    folder, run = tmp_path / "out", Run(stub, {"seconds": 4})
+    code = f"from recipe.training_runs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
+    scheduler = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(EXAMPLES)})
+    wait_for(lambda: starts(folder, run))
+    scheduler.kill()
+    scheduler.wait()
+    assert not read_records(folder)
+    execute(run, folder)
+    assert len(starts(folder, run)) == 1
+    assert read_records(folder)[run.key]["accuracy"] == 0.5
+
+
+def test_ray_is_asked_for_by_name_where_it_is_missing(stub, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(GatedPromptError, match=r"pip install 'gated-prompt\[sweep\]', or use --scheduler serial"):
+        run_all([Run(stub, {"seconds": 0})], tmp_path, "ray", Resources())
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and those that it has started wait for connections."""
+    me = psutil.Process()
+    own = {process.pid for process in (me, *me.children(recursive=True))}
+    found = psutil.net_connections("tcp")
+    return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN and each.pid in own}
+
+
+def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None:
+    ray = pytest.importorskip("ray")
+    before = listening()
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # of a cluster that was not requested
+    connect(ray, None)
+    try:
+        assert ray.get(ray.remote(lambda: 41).remote()) == 41
+        assert listening() - before <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert listening() - before
+    finally:
+        ray.shutdown()
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "192.0.2.2"}])  # as before it was pinned
+    with pytest.raises(GatedPromptError, match=r"listens on 192.0.2.2 and cannot be kept to this machine"):
+        connect(ray, None)
+    assert not ray.is_initialized()
+
+
+def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> None:
+    """SIGKILL while both run: of one the worker alone, of the other its script too, as when a machine is lost."""
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join((str(EXAMPLES), os.environ.get("PYTHONPATH", "")))
+    )  # no script here
+    init = ray.init
+    monkeypatch.setattr(ray, "init", lambda *args, **kwargs: init(*args, num_cpus=2, **kwargs))
+    folder = tmp_path / "out"
+    alone, whole, later = (Run(stub, {"seconds": seconds}) for seconds in (5, 6, 0))
+    killed = []
+
+    def kill() -> None:
+        wait_for(lambda: starts(folder, alone) and starts(folder, whole))
+        for run, scripts_too in ((alone, False), (whole, True)):
+            script = psutil.Process(starts(folder, run)[0])
+            launcher = script.parent()
+            worker = launcher.parent()
+            killed.append(worker.name())
+            for process in (worker, launcher, script) if scripts_too else (worker,):
+                process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_ray([alone, whole, later], folder, Resources(retries=2))
+    thread.join()
+    assert len(killed) == 2 and all("ray" in name for name in killed)
+    assert set(read_records(folder)) == {run.key for run in (alone, whole, later)}
+    assert [len(starts(folder, run)) for run in (whole, later)] == [2, 1]
+    assert len(starts(folder, alone)) in (1, 2)  # some versions of Ray kill what a dead worker has started
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vtab-1k layout of dtd with generated images."""
+    root = tmp_path_factory.mktemp("vtab") / "vtab-1k"
+    draw = np.random.default_rng(0)
+    for split, count in {"train800": 24, "val200": 6, "train800val200": 30, "test": 9}.items():
+        folder = root / "dtd" / "images" / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i:06d}.jpg")
+        lines = [f"images/{split}/{i:06d}.jpg {i % 3}\n" for i in range(count)]
+        (root / "dtd" / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path) -> None:
+    """The whole sweep is killed in its last run; the same command then writes the table without repeating a run."""
+    command = [sys.executable, str(EXAMPLES / "reproduce_tables.py"), "--scheduler", "serial", "--tasks", "dtd"]
+    command += ["--methods", "gated", "--seeds", "42", "--learning_rates", "0.05", "0.5", "--vtab_dir", "$LAYOUT"]
+    command += ["--backbone", str(backbone), "--backbone_kind", "mae", "--output_dir", str(tmp_path), "--"]
+    command += ["--num_train_epochs", "20", "--warmup_epochs", "1", "--per_device_train_batch_size", "8"]
+    environment = {**os.environ, "LAYOUT": str(layout), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for(lambda: list(tmp_path.glob("runs/*test-lr*/checkpoints/step_????????")), 300)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
+    assert len(before) == 2  # the search is done, the final run is not
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
+    assert len(after) == 3 and before.items() < after.items()
+    log = next(tmp_path.glob("runs/*test-lr*/log.txt")).read_text(errors="replace")
+    assert "resumed after step" in log
+    made = json.loads((tmp_path / "vtab-mae.json").read_text())
+    searched = [r for r in read_records(tmp_path).values() if r["settings"]["eval_split"] == "val200"]
+    best = min(searched, key=lambda r: (-r["accuracy"], r["settings"]["learning_rate"]))
+    assert made["rows"]["gated"]["learning_rates"] == {"dtd": best["settings"]["learning_rate"]}
+    assert [(r["num_train"], r["num_eval"]) for r in searched] == [(24, 6), (24, 6)]
+    assert made["complete"] is True and "| dtd | " in done.stdout
+    assert not list(tmp_path.glob("runs/*/checkpoints"))

@@ -1,0 +1,148 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Draws the charts of the pages from committed results and adapters.
+
+python tools/figures/charts.py
+"""
+
+import json
+import sys
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+from statistics import mean, median, stdev
+
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+import miniature.records
+import real.records
+from demo.adapters import load_collection
+from drawing import IMAGES
+from gated_prompt import gates, temperatures
+from gated_prompt.inspect.readouts import find_adapter
+from miniature.data import TASKS as MINI_TASKS
+from miniature.grid import BACKBONES as MINI_BACKBONES
+from miniature.grid import BLOCKS
+from miniature.pages import sweep
+from miniature.runs import RECIPE
+from plotting import Panel, bars, lines
+from real.cells import final_runs
+from real.images import TASKS
+from serving_load.made import BACKBONES
+from serving_load.summary import NAMES, axis, middle, rounds
+from serving_load.tables import read
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+REAL = EXAMPLES / "real" / "results"
+
+
+def adapters_by_block() -> str:
+    """What the demo page's adapters have learned."""
+    collection = load_collection()
+    opened, sharpened, gate, temperature = {}, {}, 0.0, 0.0
+    for name in collection.adapters:
+        adapter = find_adapter(collection.model, name)[1]
+        opened[name] = dict(zip(adapter.gate_rows, gates(collection.model, name).tolist(), strict=True))
+        sharpened[name] = dict(zip(adapter.blocks, temperatures(collection.model, name).tolist(), strict=True))
+        gate, temperature = 1 / (1 + exp(-adapter.config.gate_init)), adapter.config.temperature_init
+    panels = [
+        Panel(opened, 0.05, "gate", level=("start", gate)),
+        Panel(sharpened, 1, "temperature", level=("start", temperature)),
+    ]
+    return lines("Gates and temperatures of trained adapters by block", "block", "", panels)
+
+
+def accuracy_by_block() -> str:
+    """Logistic regression on the features of each block of a real backbone."""
+    found = real.records.read(REAL)
+    probes = {task: found[task, "probe"]["test"] for task in TASKS if (task, "probe") in found}
+    series = {task: {block: 100 * v for block, v in enumerate(values, start=1)} for task, values in probes.items()}
+    title = "Accuracy of a linear classifier by block"
+    return lines(title, "read after block", "test accuracy, %", [Panel(series, 10)])
+
+
+CURVES = {
+    "gated_start_best": "gated, random start",
+    "gated_start_sample_best": 'gated, "sample" start',
+    "zero_start_best": "zero-start prompts",
+    "lora8_start_best": "LoRA, rank 8",
+}
+
+
+def accuracy_by_epoch() -> str:
+    """Training from a fitted head on EuroSAT, read after the chosen block: means over the seeds that are there."""
+    found = real.records.read(REAL)
+    series = {}
+    for row, label in CURVES.items():
+        curves = [run["curve"] for run in final_runs("eurosat", row, found)]
+        if curves:
+            series[label] = {epoch: 100 * mean(seeds) for epoch, seeds in enumerate(zip(*curves, strict=True))}
+    level = "logistic regression", 100 * max(found["eurosat", "probe"]["val"])
+    title = "EuroSAT: validation accuracy by epoch"
+    return lines(title, "epoch", "validation accuracy, %", [Panel(series, 5, level=level)])
+
+
+def accuracy_by_insertion() -> str:
+    """What VPT-shallow gains or loses by insertion after block 0, on the tasks where every block was run."""
+    found = miniature.records.read(EXAMPLES / "miniature" / "results", RECIPE)
+    panels = []
+    for backbone in MINI_BACKBONES:
+        sweeps = {task: sweep(backbone, task, found) for task in MINI_TASKS}
+        whole = {task: blocks for task, blocks in sweeps.items() if len(blocks) == len(BLOCKS)}
+        gains = {task: {k: mean(v) - mean(blocks[0]) for k, v in blocks.items()} for task, blocks in whole.items()}
+        spread = {task: {k: stdev(v) for k, v in blocks.items() if len(v) > 1} for task, blocks in whole.items()}
+        panels.append(Panel(gains, 2, backbone, spread, level=("at block 0", 0.0)))
+    reach = [value for panel in panels for value in panel.extent]  # both on one scale
+    title = "Test accuracy of VPT-shallow by the block that prompts enter, minus that at block 0"
+    panels = [replace(panel, reach=reach) for panel in panels]
+    return lines(title, "block that prompts enter", "gain in test accuracy, points", panels)
+
+
+def requests_by_tasks() -> str:
+    """Requests that the server answers to 8 clients, by the number of tasks."""
+    found = read(EXAMPLES / "serve" / "results")
+    panels = []
+    for (name, backbone), step in zip(BACKBONES.items(), (20, 2), strict=True):
+        series = {}
+        for contender, label in NAMES.items():
+            visits = {tasks: rounds(found[name], contender, tasks, 8) for tasks in axis(found[name], "tasks")}
+            series[label] = {tasks: middle(some, "per_second") for tasks, some in visits.items() if some}
+        panels.append(Panel(series, step, backbone.label, reach=[0]))
+    return lines("Requests per second of 8 clients by number of tasks", "tasks", "requests per second", panels)
+
+
+SPEED = {
+    "plain": "frozen ViT, nothing trained",
+    "lora": "LoRA, rank 8",
+    "gated": "gated prompts",
+    "pruned": "gated prompts, pruned",
+    "deep": "VPT-deep",
+    "research": "usual code of gated prompts",
+    "research_deep": "usual code of VPT-deep",
+}
+
+
+def throughput() -> str:
+    """Images per second of ViT-S with 100 prompts."""
+    table = json.loads((EXAMPLES / "speed/results/cpu.json").read_text())["tables"]["small-100"]
+    panels = {
+        heading: {label: 8 / median(table[kind][name]) for name, label in SPEED.items()}
+        for kind, heading in (("train_step", "training, images/s"), ("forward", "inference, images/s"))
+    }
+    return bars("Images per second in training and inference", panels, marked=("gated", "VPT"))
+
+
+def pictures() -> dict[Path, str]:
+    """Text of the files."""
+    return {
+        IMAGES / "adapters.svg": adapters_by_block(),
+        IMAGES / "block_accuracy.svg": accuracy_by_block(),
+        IMAGES / "real_epochs.svg": accuracy_by_epoch(),
+        IMAGES / "miniature.svg": accuracy_by_insertion(),
+        IMAGES / "serving.svg": requests_by_tasks(),
+        IMAGES / "throughput.svg": throughput(),
+    }
+
+
+if __name__ == "__main__":
+    for target, svg in pictures().items():
+        target.write_text(svg, encoding="utf-8")
