@@ -121,7 +121,7 @@ class Predictor:
 
 
 def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
-    """Read what `Predictor.write` or `examples/train_images.py` wrote beside an adapter.
+    """Read what `Predictor.write` or `gated-prompt train` wrote beside an adapter.
 
     Raises:
         DamagedAdapterError: there is no such file, or it says what cannot be.

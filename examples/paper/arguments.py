@@ -21,7 +21,8 @@ from gated_prompt.finetune.recipe import BEST_METHOD, check_read_block, recommen
 from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from gated_prompt.training.checkpoints import check_interval
-from paper.presets import PRESETS, paper_preset
+
+from .presets import PRESETS, paper_preset
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("epoch", "step")

@@ -26,9 +26,10 @@ from gated_prompt.training import loop
 from gated_prompt.training.groups import parameter_groups
 from gated_prompt.training.token_cache import CachedPrefix, StartAtBlock
 from gated_prompt.transforms import TransformedImages
-from paper.arguments import RunArguments
-from paper.probe import patch_features, probe
-from paper.tasks import Task
+
+from .arguments import RunArguments
+from .probe import patch_features, probe
+from .tasks import Task
 
 
 def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:

@@ -11,8 +11,9 @@ from typing import Any
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS as VTAB
 from gated_prompt.finetune.methods import METHODS
-from paper.jobs import Run
-from paper.presets import paper_preset
+
+from .jobs import Run
+from .presets import paper_preset
 
 LEARNING_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # the paper's grid (Appendix A.2)
 SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs; the paper does not tell how many it made

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from gated_prompt import GatedPromptError
 from gated_prompt.serving.ray_cluster import connect
-from paper.jobs import Run, execute, read_records
+
+from .jobs import Run, execute, read_records
 
 SCHEDULERS = ("ray", "serial", "none")
 

@@ -4,9 +4,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paper.averages import AVERAGES, MEAN_OF_GROUPS, Cell, averages, plain, with_mean_of_groups
-from paper.grids import Row, Table, column, published, published_row, scores
-from paper.jobs import Run
+from .averages import AVERAGES, MEAN_OF_GROUPS, Cell, averages, plain, with_mean_of_groups
+from .grids import Row, Table, column, published, published_row, scores
+from .jobs import Run
 
 Finals = Mapping[tuple[str, str, int], Run]  # by row, task and seed
 

@@ -2,7 +2,7 @@
 """How a run from a fitted head should end: after its last epoch, or at its best one.
 
 "Best epoch, or the probe" keeps the frozen probe unless the best epoch beats it on the validation images. It decides
-on validation alone, as `train_images.py` does.
+on validation alone, as `gated-prompt train` does.
 """
 
 from collections.abc import Callable, Sequence

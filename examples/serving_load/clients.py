@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 from locust.env import Environment
 
-from serving_load import load
+from . import load
 
 SETTLE = 1.0  # seconds before counting starts
 Row = dict[str, float]

@@ -5,9 +5,10 @@ from argparse import Namespace
 from contextlib import ExitStack
 
 from gated_prompt import GatedPromptError
-from serving_load import made, plan, records
-from serving_load.clients import under_load
-from serving_load.started import started
+
+from . import made, plan, records
+from .clients import under_load
+from .started import started
 
 
 def main(args: Namespace) -> None:

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Measure the server over HTTP, with clients on the same machine, for docs/serving.md.
 
-python examples/measure_server.py memory                resident memory by number of tasks
-python examples/measure_server.py grid --backbone tiny  times by number of tasks and clients
-python examples/measure_server.py steady                10,000 requests while adapters come and go; a killed replica
-python examples/measure_server.py tables                the tables of docs/serving.md
+python examples/serving_load/measure_server.py memory                resident memory by number of tasks
+python examples/serving_load/measure_server.py grid --backbone tiny  times by number of tasks and clients
+python examples/serving_load/measure_server.py steady                10,000 requests while adapters come and go; a killed replica
+python examples/serving_load/measure_server.py tables                the tables of docs/serving.md
 
 Results are saved after every step, and a second call measures only what is missing.
 """
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("command", choices=("memory", "grid", "steady", "tables"), help="see above")
     parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serve/results"
+        "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serving_load/results"
     )
     parser.add_argument(
         "--output_dir",

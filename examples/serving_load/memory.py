@@ -3,9 +3,9 @@
 
 from argparse import Namespace
 
-from serving_load import made, plan, records
-from serving_load.clients import under_load
-from serving_load.started import Started, started
+from . import made, plan, records
+from .clients import under_load
+from .started import Started, started
 
 CLIENTS, LONG, SHORT = 32, 20.0, 5.0  # seconds of load before anything is read, and before each further reading
 

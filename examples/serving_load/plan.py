@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from serving_load import made
+from . import made
 
 ONE = "one"  # the gated server with a single adapter; "gated" serves 64 and is asked for some or all of them
 CONTENDERS = (ONE, "gated", "lora", "full")

@@ -13,8 +13,9 @@ import psutil
 import requests
 
 from gated_prompt import GatedPromptError
-from serving_load.load import IMAGES
-from serving_load.ports import free_port
+
+from .load import IMAGES
+from .ports import free_port
 
 SCRIPT = Path(__file__).parent / "measure_server.py"
 SECONDS = 180  # to start, and to stop

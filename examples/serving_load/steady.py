@@ -21,9 +21,10 @@ from PIL import Image
 import gated_prompt
 from gated_prompt.predictor import read_predictor
 from gated_prompt.serving.settings import TOKEN
-from serving_load import load, made, records
-from serving_load.clients import users_of
-from serving_load.started import Started, started
+
+from . import load, made, records
+from .clients import users_of
+from .started import Started, started
 
 TASKS, REQUESTS, CLIENTS = 16, 10_000, 8
 MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request

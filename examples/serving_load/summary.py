@@ -4,7 +4,7 @@
 from statistics import median
 from typing import Any
 
-from serving_load.plan import ONE, Cell
+from .plan import ONE, Cell
 
 NAMES = {"gated": "gated prompts", "lora": "LoRA adapters", "full": "full models"}
 Results = dict[str, Any]

@@ -5,10 +5,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from paper.generated import fill
-from serving_load import records
-from serving_load.made import BACKBONES
-from serving_load.plan import COUNTS
-from serving_load.summary import NAMES, Results, axis, megabytes, middle, ratio, rounds
+
+from . import records
+from .made import BACKBONES
+from .plan import COUNTS
+from .summary import NAMES, Results, axis, megabytes, middle, ratio, rounds
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "serving.md"

@@ -1,11 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Classes and scores of new images, with the output of train_images.py.
+"""Classes and scores of new images, with the output of gated-prompt train.
 
-    python examples/predict.py --images new_photos --adapters runs/images --output predictions.csv
-    python examples/predict.py --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl
-    python examples/predict.py --adapters runs/images --export birds.onnx
+    gated-prompt predict --images new_photos --adapters runs/images --output predictions.csv
+    gated-prompt predict --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl
+    gated-prompt predict --adapters runs/images --export birds.onnx
 
-`--adapters` takes output folders of train_images.py (then what the run said to use) or a folder in them. Adapters of
+`--adapters` takes output folders of gated-prompt train (then what the run said to use) or a folder in them. Adapters of
 prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter, with a
 fingerprint of the weights; the same command resumes where it was stopped, and predicts again with an adapter that has
 changed. An image that cannot be read gets a line that says why.
@@ -35,7 +35,7 @@ class Arguments:
     """What to predict with what."""
 
     images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
-    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of train_images.py"})
+    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
     output: str = field(default="predictions.csv", metadata={"help": "file to write, .csv or .jsonl"})
     top: int = field(default=3, metadata={"help": "classes per line"})
     batch_size: int = field(default=32, metadata={"help": "images per pass"})
@@ -108,10 +108,10 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
     folder = Path(name)
     if not folder.is_dir():
-        raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of train_images.py")
+        raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of gated-prompt train")
     if (folder / "settings.json").is_file() and not (folder / "results.json").is_file():
         raise GatedPromptError(
-            f"--adapters: the run in {name!r} has not finished; repeat its train_images.py command to resume it"
+            f"--adapters: the run in {name!r} has not finished; repeat its gated-prompt train command to resume it"
         )
     if (folder / "results.json").is_file():
         folder /= json.loads((folder / "results.json").read_text())["use"]

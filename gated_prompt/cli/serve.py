@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
 
-    python examples/serve/app.py
-    python examples/serve/app.py --backbone facebook/dinov2-small --adapters runs/served --allow runs
+    gated-prompt serve
+    gated-prompt serve --backbone facebook/dinov2-small --adapters runs/served --allow runs
 
 Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
 """

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """From a folder of images to an answer, a file and a report.
 
-    accelerate launch examples/train_images.py --train_dir photos --backbone facebook/dinov2-small
+    accelerate launch -m gated_prompt train --train_dir photos --backbone facebook/dinov2-small
 
 `photos` has a subfolder for each class; `--train_file` takes a CSV or JSONL file, `--dataset` a data set of the Hub.
 The script looks at the frozen backbone first: nearest neighbours and a linear probe on every block. Then it trains
@@ -13,7 +13,7 @@ rates are found by a race, and the best epoch is kept. It leaves in `--output_di
     adapter/       what was trained, with a model card; model/ for methods that train the model itself
     probe/         the linear probe
 
-and says in one sentence which of the two to use; `predict.py` takes either. The same command resumes where it was
+and says in one sentence which of the two to use; `gated-prompt predict` takes either. The same command resumes where it was
 stopped, and runs on one CPU, one GPU or several (`accelerate config`), also with `--mixed_precision bf16`.
 """
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The arguments of train_images.py."""
+"""The arguments of gated-prompt train."""
 
 from dataclasses import dataclass, field
 from typing import Any

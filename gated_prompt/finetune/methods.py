@@ -42,9 +42,9 @@ BACKBONE_KINDS = ("auto", "mae", "moco", "other")
 HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
 PROMPT_HELP = {  # where a command line has other words than Python
-    "insert_at": "index of the first block with prompts in its input; train_images.py and --preset recommended choose "
+    "insert_at": "index of the first block with prompts in its input; gated-prompt train and --preset recommended choose "
     "it by the block that is read",
-    "prompt_dropout": "dropout on the inserted prompts in training; train_images.py and --preset recommended: 0 for "
+    "prompt_dropout": "dropout on the inserted prompts in training; gated-prompt train and --preset recommended: 0 for "
     "zero_start",
     "read_from": "index of the block whose output the head reads; later blocks do not run; default: the last",
     "deep": "VPT-deep: fresh prompts at each block from --insert_at on, without gates",
@@ -180,7 +180,7 @@ def build_model(
     except ValueError as error:  # of a model without such a class, DINOv3 for one
         raise GatedPromptError(
             f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
-            "another backbone, or train_images.py, which brings a head of its own"
+            "another backbone, or gated-prompt train, which brings a head of its own"
         ) from error
     initialize_heads(model, head_init)
     if config is None and resolve_pooling(prompts.pooling, is_mae) is not None:

@@ -8,7 +8,7 @@ from ..errors import GatedPromptError
 
 @dataclass(frozen=True)
 class Recommended:
-    """What the measurements of docs/real.md led to: defaults of train_images.py and of `--preset recommended`.
+    """What the measurements of docs/real.md led to: defaults of gated-prompt train and of `--preset recommended`.
 
     AdamW without decay; the head starts as a probe fitted with the untrained prompts in place, and then learns with
     `head_share` of the prompts' rate. `batch_size` counts the images of all processes together.

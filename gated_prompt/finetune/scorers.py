@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""From pixels to logits with the output of train_images.py; prompts on one backbone share a pass."""
+"""From pixels to logits with the output of gated-prompt train; prompts on one backbone share a pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -56,7 +56,7 @@ def usage(
             "",
             *([f"names = {[str(name) for name in names]!r}"] if names else []),
             f"processor = AutoImageProcessor.from_pretrained({python(source)})",
-            "# grey images of 16 bits need gated_prompt.data.images.decode(path)",
+            "# grey images of 16 bits need gated_prompt.images.decode(path)",
             f'pixels = processor({PICTURE}, return_tensors="pt")',
             "with torch.no_grad():",
             "    logits = model(**pixels).logits[0]",
@@ -69,7 +69,7 @@ def usage(
 
 def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub: bool) -> str:
     """A block of Python for an adapter that has `predictor.json` beside it; arguments as for `usage`."""
-    imports = ["import gated_prompt", "import torch", "from gated_prompt.data.images import decode"]
+    imports = ["import gated_prompt", "import torch", "from gated_prompt.images import decode"]
     imports.append("from gated_prompt.predictor import read_predictor")
     imports += ["from huggingface_hub import snapshot_download"] if place_is_on_hub else []
     code = [

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from gated_prompt.data.ade20k import IGNORE
 from gated_prompt.errors import DataError
-from paper.segmentation.data import WholeImages
-from paper.segmentation.sliding_window import Predict
+
+from .data import WholeImages
+from .sliding_window import Predict
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paper.segmentation.data import scaled_size
+from .data import scaled_size
 
 Predict = Callable[[nn.Module, Tensor], Tensor]  # `predict` with its settings filled in
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
