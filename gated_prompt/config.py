@@ -33,6 +33,9 @@ class GatedPromptConfig(ConfigWithFile):
     `gate_init` is the initial gate *logit*: the default -5.0 means g = sigmoid(-5) = 0.0067, an almost closed gate.
     Mind the sign: where the paper's Table 5 lists a gate prior of 5, the official code starts at -5.
 
+    Attributes:
+        filled_in: names of the fields that were None until a base model was adapted. Not a field, so never saved.
+
     Raises:
         ConfigError: a field has a wrong type or value, or two fields contradict each other; lists all faults.
     """
@@ -117,6 +120,7 @@ class GatedPromptConfig(ConfigWithFile):
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
         self.weights_file = AdapterFile("")
+        self.filled_in: tuple[str, ...] = ()
         for name, hint in _hints(type(self)).items():
             setattr(self, name, convert(getattr(self, name), hint))
         self.check()

@@ -3,6 +3,7 @@
 
 import copy
 import inspect
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -66,20 +67,28 @@ class TokenClassifier(nn.Module):
         tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
         read = read_tokens(tokens, self.num_prefix_tokens, self.reads, kwargs.get("pixel_attention_mask"))
         logits = self._scores(read)
-        loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
+        loss = None if labels is None else self._loss(logits, labels)
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
 
     def _scores(self, read: torch.Tensor) -> torch.Tensor:
-        """The head's output, in float32 under autocast too.
+        """The head's output, in the precision of its weight under autocast too.
 
         A fitted head undoes mean and scale of its features. On features that hardly vary, such as MAE's, bfloat16
         rounds away what is left.
         """
         if not torch.is_autocast_enabled(read.device.type):
             return self.classifier(read)
+        weight = getattr(self.classifier, "weight", None)
+        precise = weight.dtype if isinstance(weight, torch.Tensor) else torch.float32
         with torch.autocast(read.device.type, enabled=False):
-            return self.classifier(read.float())
+            return self.classifier(read.to(precise))
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        config = self.config  # gets the problem_type, as in transformers' own classes
+        if config is None:
+            config = SimpleNamespace(num_labels=logits.shape[-1], problem_type=None)
+        return ForSequenceClassificationLoss(labels, logits, config)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The method of this name of the backbone, with whatever its version of transformers takes."""

@@ -2,6 +2,7 @@
 """Prepare a config for a base model: check it against the model, and fill in the fields left at None."""
 
 import warnings
+from dataclasses import fields
 
 from torch import nn
 
@@ -23,6 +24,7 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
             model reads the output of several blocks; or `zero_start` is set but the prompts of a block cannot get
             keys and values on their own.
     """
+    unknown = [field.name for field in fields(config) if getattr(config, field.name) is None]
     config.check()  # again: fields may have been set since it was created
     if config.inference_mode:
         # PEFT reads the weights later, and would look for missing ones on the Hub. To start a new adapter from a saved
@@ -59,6 +61,7 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
             "of them, as for feature maps; use read_from=None"
         )
     _warn_of_what_is_left_out(config, model, vit)
+    config.filled_in = tuple(name for name in unknown if getattr(config, name) is not None)
     return config
 
 

@@ -60,9 +60,11 @@ def check(model: nn.Module, *args: Any, **inputs: Any) -> None:
 
     Raises:
         CheckError: at least one check failed; the message describes each.
-        GatedPromptError: the model has no gated prompts, or is in training mode.
+        GatedPromptError: the model has no gated prompts, is in training mode, or there are no inputs.
     """
     bank, adapter = find_adapter(model, None)
+    if not args and not inputs:
+        raise GatedPromptError("check needs inputs of the model, such as check(model, pixel_values=images)")
     if model.training:
         raise GatedPromptError("the model is in training mode, where dropout makes outputs random; call model.eval()")
     root = next(module for module in model.modules() if bank in module.children())

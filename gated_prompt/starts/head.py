@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Start the head of an adapted model where a linear probe ends: `initialize_head`."""
 
+import copy
 import math
 import re
 import warnings
@@ -13,6 +14,7 @@ from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.parametrize import is_parametrized
 from tqdm import tqdm
 
 from ..architecture import find_head_names
@@ -60,7 +62,8 @@ def initialize_head(
 
     Raises:
         GatedPromptError: no trained head, one that does not end in a Linear, wrong options, batches without pixels or
-            labels, labels that do not fit the head, or features that are not finite. The model is then as before.
+            labels, labels that do not fit the head, a head whose weight is computed from parameters that cannot
+            express the fitted one, or features that are not finite. The model is then as before.
     """
     root = model.module if isinstance(model, DistributedDataParallel) else model
     heads = _trained_heads(root)
@@ -99,12 +102,45 @@ def initialize_head(
             _check_precision(name, features, fits[name], precisions.get(name, torch.float32))
         return fits
 
-    for name, (weight, bias) in combine(look_at_images, finish).items():
-        linear = last_linear(heads[name])
-        with torch.no_grad():
-            linear.weight.copy_(weight)
-            if linear.bias is not None:
-                linear.bias.copy_(bias)
+    fits = combine(look_at_images, finish)
+    before = {name: copy.deepcopy(head.state_dict()) for name, head in heads.items()}
+    try:
+        for name, fit in fits.items():
+            _write(name, last_linear(heads[name]), fit)
+    except Exception:
+        for name, head in heads.items():
+            head.load_state_dict(before[name])
+        raise
+
+
+@torch.no_grad()
+def _write(name: str, linear: nn.Linear, fit: Fit) -> None:
+    """Set weight and bias of a Linear, through their parametrizations if they have some.
+
+    Raises:
+        GatedPromptError: the weight is computed from other parameters, which cannot express the fitted one.
+    """
+    for part, value in zip(("weight", "bias"), fit, strict=True):
+        if getattr(linear, part) is None:
+            continue
+        if part in linear._parameters:
+            getattr(linear, part).copy_(value)
+            continue
+        wanted = value.to(getattr(linear, part))
+        try:
+            setattr(linear, part, wanted)  # torch.nn.utils.parametrize calls `right_inverse`
+            written = torch.allclose(getattr(linear, part), wanted, rtol=1e-3, atol=1e-5)
+        except Exception:  # whatever a parametrization raises that has no inverse
+            written = False
+        if not written:
+            raise _computed(name, part)
+
+
+def _computed(name: str, part: str) -> GatedPromptError:
+    return GatedPromptError(
+        f"initialize_head: the {part} of {name} is computed from other parameters (a parametrization, pruning, weight "
+        "norm), which cannot express the fitted one; call initialize_head first and reparametrize the head afterwards"
+    )
 
 
 def _trained_heads(root: nn.Module) -> dict[str, nn.Module]:
@@ -122,7 +158,11 @@ def _trained_heads(root: nn.Module) -> dict[str, nn.Module]:
             "config, and switch the adapter on"
         )
     for name, head in heads.items():
-        last_linear(head, name)
+        linear = last_linear(head, name)
+        for part in ("weight", "bias"):
+            # Old ways of weight norm and pruning compute the attribute anew in each forward.
+            if part not in linear._parameters and not is_parametrized(linear, part):
+                raise _computed(name, part)
     return heads
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The frozen base with hooks that read tensors inside it, without prompts, while images pass through."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,14 +67,19 @@ class HookedBase:
             self.on_input(self._vit.blocks[block], look)
 
     def on_input(self, module: nn.Module, look: Look) -> None:
-        """Call `look` with the first argument of `module`."""
+        """Call `look` with the first argument of `module`, which may be given by name."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            changed = look(args[0])
+        def hook(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            name = None if args else next(iter(inspect.signature(module.forward).parameters))
+            changed = look(args[0] if name is None else kwargs[name])
             self._count()
-            return None if changed is None else (changed, *args[1:])
+            if changed is None:
+                return None
+            return ((changed, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: changed})
 
-        self._handles.append(module.register_forward_pre_hook(hook))
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         self._looks += 1
 
     def on_output(self, module: nn.Module, look: Look) -> None:

@@ -8,9 +8,11 @@ Expansion* (NeurIPS 2025, https://arxiv.org/abs/2510.16446). Means are taken ove
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..architecture import VisionTransformer
@@ -99,8 +101,19 @@ def find_attention_parts(block: nn.Module) -> AttentionParts:
             f"{len(square)} square Linears beside q, k and v in {type(block).__name__}, expected one, the output "
             "projection of the attention; use another method than 'match'"
         )
-    last_third = weight.detach()[-width:]
+    last_third = _weight_of(value, weight, width)[-width:]
     return AttentionParts(key, slice(width, 2 * width) if fused else slice(None), last_third, square[0])
+
+
+@torch.no_grad()
+def _weight_of(projection: Any, weight: torch.Tensor, width: int) -> torch.Tensor:
+    """The weight that a projection applies; that of a LoRA layer is measured, since its `weight` is the base's."""
+    if isinstance(projection, nn.Linear) and not isinstance(projection, BaseTunerLayer):
+        return weight.detach()
+    inputs = torch.cat((torch.eye(width), torch.zeros(1, width))).to(weight.device, torch.float32)
+    dtype = weight.dtype if weight.is_floating_point() else torch.float32
+    outputs: torch.Tensor = projection.forward(inputs.to(dtype)).double()
+    return (outputs[:-1] - outputs[-1]).T
 
 
 class MatchedTokens:

@@ -106,7 +106,8 @@ def attend(
             if adapter.config.zero_start:
                 output, weights = route.function(module, query, key, value, attention_mask, **kwargs)
                 more = (more_keys, more_values)
-                return add_prompts(forward, index, output, query, more, kwargs.get("scaling")), weights
+                eager = route.function is route.parts.eager
+                return add_prompts(forward, index, output, query, more, kwargs.get("scaling"), eager), weights
             key, value = (
                 _insert(key, more_keys, adapter.prompts.start),
                 _insert(value, more_values, adapter.prompts.start),
@@ -190,6 +191,8 @@ def _as_tensor(scale: torch.Tensor | float | None, like: torch.Tensor) -> torch.
 
 class _ScaleKeepingOutput(torch.autograd.Function):
     """`queries * scale`, saving only its output for the backward pass: attention saves that tensor anyway."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(queries: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self.gated_prompt_temperatures = nn.ParameterDict()
         self.gated_prompt_head_gates = nn.ParameterDict()
         self.adapters: dict[str, Adapter] = {}
-        self.fresh_prompts: dict[str, str | None] = {}  # fingerprints of the initial prompts
+        self.fresh_prompts: dict[str, frozenset[str]] = {}  # fingerprints of the initial prompts in each precision
         self.handles: list[Removable] = []
         self.skips: Updatable | None = None
         self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are attached
@@ -67,6 +67,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         self._active_adapter: list[str] = []
         # In lists, not as submodules, which would appear twice in the model's state dict.
         self.vit, self.blocks = vit, list(vit.blocks)
+        self.in_features = self.out_features = vit.hidden_size  # as layers of other PEFT methods report them
         self._frozen_modules = [*vit.before, *(child for block in vit.blocks for child in block.children())]
 
     # Adding, deleting and activating adapters.
@@ -96,7 +97,7 @@ class PromptBank(nn.Module, BaseTunerLayer):
         for name, shape in config.parameter_shapes(adapter.num_layers, vit.hidden_size).items():
             start = torch.empty(shape, dtype=like.dtype, device=like.device).uniform_(*starts[name])
             getattr(self, name)[adapter_name] = nn.Parameter(start)
-        self.fresh_prompts[adapter_name] = self._fingerprint(adapter_name)
+        self.fresh_prompts[adapter_name] = self._fingerprints(adapter_name)
         self.adapters[adapter_name] = adapter  # last: a thread that sees the adapter also finds its tensors
         self.update_skips()
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
@@ -207,19 +208,23 @@ class PromptBank(nn.Module, BaseTunerLayer):
         with torch.no_grad():
             for name, start in starts.items():
                 getattr(self, name)[adapter.name].copy_(start)
-        self.fresh_prompts[adapter.name] = self._fingerprint(adapter.name)
+        self.fresh_prompts[adapter.name] = self._fingerprints(adapter.name)
 
     def is_trained(self, adapter: Adapter) -> bool:
         """Whether the prompts differ from their initial values: they were trained, loaded or set."""
-        fresh = self.fresh_prompts.get(adapter.name)
-        return fresh is None or fresh != self._fingerprint(adapter.name)
+        now = self._fingerprints(adapter.name, (torch.float32,))
+        return not now or not now <= self.fresh_prompts.get(adapter.name, frozenset())
 
-    def _fingerprint(self, adapter_name: str) -> str | None:
+    def _fingerprints(
+        self, adapter_name: str, precisions: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    ) -> frozenset[str]:
+        """Return a hash of the prompts for each precision that they may be cast to; empty if they are yet to come."""
         dicts = [getattr(self, name) for name in (TOKENS, TOKENS_A, TOKENS_B)]
         parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
         if any(part.is_meta for part in parts):  # to be filled from a file
-            return None
-        return hashlib.sha256(b"".join(part.float().cpu().numpy().tobytes() for part in parts)).hexdigest()
+            return frozenset()
+        values = torch.cat([part.flatten() for part in parts]).cpu()
+        return frozenset(hashlib.sha256(values.to(to).float().numpy().tobytes()).hexdigest() for to in precisions)
 
     # What PEFT requires of a tuner layer, although the bank wraps no layer.
 

@@ -13,7 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..architecture import find_vision_transformer
-from ..architecture.heads import wrap_heads
+from ..architecture.heads import fixed_parameters, wrap_heads
 from ..architecture.names import check_adapter_name
 from ..architecture.prepare_config import prepare_config
 from ..config import GatedPromptConfig
@@ -85,10 +85,16 @@ class GatedPromptModel(BaseTuner):
                 f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "
                 f"blocks {vit.tower.path!r}; all adapters of a model must use the same blocks"
             )
-        # A copy: the user may pass one config object to several bases, and values recorded in it belong to one.
-        config = prepare_config(copy.copy(asked), model, vit)
+        config, own = copy.copy(asked), vars(asked).copy()
+        if asked.filled_in:  # the caller passes one object to several bases, and these values belong to another
+            vars(config).update(dict.fromkeys(asked.filled_in), filled_in=())
+        config = prepare_config(config, model, vit)
         check_adapter_name(adapter_name, model, config.modules_to_save or [])
+        if not asked.filled_in:  # keep the caller's object, as PEFT does
+            vars(asked).update(vars(config))
+            config = asked
         self.peft_config[adapter_name] = config
+        fixed = fixed_parameters(model, config.modules_to_save or [])
         # Adding an adapter must not change which parameters of the others are trainable. PEFT before 0.21 changes it,
         # and every PEFT does for a head that adapters share.
         before = [] if bank is None else [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -104,13 +110,14 @@ class GatedPromptModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
             config.modules_to_save = heads
-            wrap_heads(model, heads, adapter_name, config.inference_mode, adapter_name in self.active_adapters)
+            wrap_heads(model, fixed, adapter_name, config.inference_mode, adapter_name in self.active_adapters)
             for head in map(model.get_submodule, heads):
                 if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
                     head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
                     if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
                         head.register_forward_pre_hook(first_by_position, with_kwargs=True)
         except Exception:
+            vars(asked).update(own)
             bank.adapters.pop(adapter_name, None)
             bank.update_skips()
             if not bank.adapters:

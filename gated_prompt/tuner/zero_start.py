@@ -21,10 +21,12 @@ def add_prompts(
     query: torch.Tensor,
     keys_and_values: tuple[torch.Tensor, torch.Tensor],
     scaling: float | None,
+    eager: bool,
 ) -> torch.Tensor:
     """Add what the queries (B, H, N, d) read from the prompts of this block to `output` (B, N, H, d).
 
     `keys_and_values` (B or 1, H, P, d) are those of the prompts; `scaling` multiplies the logits, None: 1 / sqrt(d).
+    If `eager`, every step is an operation of its own, as in an eager model: these can be differentiated twice.
 
     Raises:
         ArchitectureError: the block has another number of heads than the adapter has gates for.
@@ -38,7 +40,12 @@ def add_prompts(
         )
     values = values * gates[:, :, None, None].to(values)  # rather than what is read, which is larger
     keys, values = (part.to(query.dtype).expand(query.shape[0], -1, -1, -1) for part in (keys, values))
-    return output + F.scaled_dot_product_attention(query, keys, values, scale=scaling).transpose(1, 2)
+    if eager:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        read = (query @ keys.transpose(2, 3) * factor).softmax(-1) @ values
+    else:
+        read = F.scaled_dot_product_attention(query, keys, values, scale=scaling)
+    return output + read.transpose(1, 2)
 
 
 def head_gates(forward: Forward, index: int) -> torch.Tensor:

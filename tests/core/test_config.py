@@ -155,10 +155,19 @@ def test_unknown_fields_of_a_later_version_are_ignored_with_a_warning(tmp_path) 
 def test_one_config_serves_several_bases() -> None:
     config = GatedPromptConfig(num_virtual_tokens=3)
     first = get_peft_model(vit(), config).peft_config["default"]
-    second = get_peft_model(dinov2(num_hidden_layers=3), config).peft_config["default"]
-    assert (first.num_layers, second.num_layers, config.num_layers) == (4, 3, None)
-    assert first.modules_to_save == ["classifier"]
-    assert config.modules_to_save is None
+    second = get_peft_model(dinov2(num_hidden_layers=3, num_labels=3), config).peft_config["default"]
+    assert first is config, "PEFT keeps the object"
+    assert second is not config, "values recorded in it belong to the first base"
+    assert (first.num_layers, second.num_layers) == (4, 3)
+    assert first.modules_to_save == second.modules_to_save == ["classifier"]
+
+
+def test_a_config_is_as_before_if_the_adapter_is_refused() -> None:
+    config = GatedPromptConfig(insert_at=7)
+    before = copy.deepcopy(vars(config))
+    with pytest.raises(ConfigError, match="insert_at is 7; the last block"):
+        get_peft_model(vit(), config)
+    assert vars(config) == before
 
 
 def test_a_new_field_is_one_edit(tmp_path) -> None:

@@ -143,18 +143,20 @@ def test_a_further_adapter_neither_freezes_nor_frees_the_first(family, tmp_path)
     assert trained(frozen) == {name.replace("default", "new") for name in first}
 
 
-def test_a_config_object_stays_as_the_user_made_it(family) -> None:
+def test_a_config_object_is_kept_by_the_first_model_and_serves_others(family) -> None:
     config = GatedPromptConfig(num_virtual_tokens=4)
     shallow = get_peft_model(BASES[family](num_hidden_layers=3), config)
     deep = get_peft_model(BASES[family](num_hidden_layers=5), config)
     assert [model.peft_config["default"].num_layers for model in (shallow, deep)] == [3, 5]
-    assert (config.num_layers, config.hidden_size, config.modules_to_save) == (None, None, None)
+    assert shallow.peft_config["default"] is config
+    assert deep.peft_config["default"].modules_to_save == config.modules_to_save
 
 
 def test_the_bank_wraps_no_layer(family) -> None:
     bank = bank_of(get_peft_model(BASES[family](), GatedPromptConfig(num_virtual_tokens=4)))
-    for name in ("weight", "bias", "in_features", "out_features"):
+    for name in ("weight", "bias"):
         assert not hasattr(bank, name)
+    assert bank.in_features == bank.out_features == 32
     assert "gated_prompt_tokens" in repr(bank)
 
 
