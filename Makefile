@@ -72,7 +72,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 tables: $(VENV)/.installed
 	$(BIN)/python examples/miniature/table.py
 	$(BIN)/python examples/real_backbone.py tables
-	$(BIN)/python examples/measure_server.py tables
+	$(BIN)/python examples/serving_load/measure_server.py tables
 	$(BIN)/python tools/family_table.py
 	$(BIN)/python tools/readme_tables.py
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Put a running server under load, and compare every answer with the first one for the same image and adapter.
 
-    locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000 --csv runs/load
+    locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000
     locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000 --tasks 1
 
 `--tasks N` asks only the first N adapters. With `--churn FOLDER` one more user adds that adapter and deletes it again,

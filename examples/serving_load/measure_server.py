@@ -1,10 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Measure the server over HTTP, with clients on the same machine, for docs/serving.md.
 
-python examples/serving_load/measure_server.py memory                resident memory by number of tasks
-python examples/serving_load/measure_server.py grid --backbone tiny  times by number of tasks and clients
-python examples/serving_load/measure_server.py steady                10,000 requests while adapters come and go; a killed replica
-python examples/serving_load/measure_server.py tables                the tables of docs/serving.md
+python examples/serving_load/measure_server.py COMMAND
+
+    memory                resident memory by number of tasks
+    grid --backbone tiny  times by number of tasks and clients
+    steady                10,000 requests while adapters come and go, one replica killed
+    tables                the tables of docs/serving.md
 
 Results are saved after every step, and a second call measures only what is missing.
 """

@@ -5,7 +5,7 @@
     gated-prompt predict --images a.jpg b.jpg --adapters runs/birds runs/trees --output predictions.jsonl
     gated-prompt predict --adapters runs/images --export birds.onnx
 
-`--adapters` takes output folders of gated-prompt train (then what the run said to use) or a folder in them. Adapters of
+`--adapters` takes output folders of `train` (then what the run said to use) or a folder in them. Adapters of
 prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter, with a
 fingerprint of the weights; the same command resumes where it was stopped, and predicts again with an adapter that has
 changed. An image that cannot be read gets a line that says why.

@@ -13,7 +13,7 @@ rates are found by a race, and the best epoch is kept. It leaves in `--output_di
     adapter/       what was trained, with a model card; model/ for methods that train the model itself
     probe/         the linear probe
 
-and says in one sentence which of the two to use; `gated-prompt predict` takes either. The same command resumes where it was
+and says in one sentence which of the two to use; `predict` takes either. The same command resumes where it was
 stopped, and runs on one CPU, one GPU or several (`accelerate config`), also with `--mixed_precision bf16`.
 """
 

@@ -42,10 +42,9 @@ BACKBONE_KINDS = ("auto", "mae", "moco", "other")
 HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
 PROMPT_HELP = {  # where a command line has other words than Python
-    "insert_at": "index of the first block with prompts in its input; gated-prompt train and --preset recommended choose "
+    "insert_at": "index of the first block with prompts in its input; train and --preset recommended choose "
     "it by the block that is read",
-    "prompt_dropout": "dropout on the inserted prompts in training; gated-prompt train and --preset recommended: 0 for "
-    "zero_start",
+    "prompt_dropout": "dropout on the inserted prompts in training; train and --preset recommended: 0 for zero_start",
     "read_from": "index of the block whose output the head reads; later blocks do not run; default: the last",
     "deep": "VPT-deep: fresh prompts at each block from --insert_at on, without gates",
     "temperature": "learn one attention temperature per block from --insert_at on",

@@ -71,6 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 picture(10 * number + index).save(place / f"{index + (1 if part == 'train' else 101):03d}.jpg")
     picture(0).save(folder / "bird.jpg")
     (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "gated_prompt").mkdir()
+    (folder / "gated_prompt" / "backbones").symlink_to(ROOT / "gated_prompt" / "backbones")
     return folder
 
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from itertools import takewhile
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 import gated_prompt
 import gated_prompt.convert
 import gated_prompt.data
-from gated_prompt import plots
+from gated_prompt import cli, plots
 from gated_prompt.errors import REMOVED
 from helpers.pages import PAGES, ROOT, blocks, pages
 
@@ -38,22 +39,28 @@ def commands() -> list[tuple[str, int, str]]:
 
 
 def options_given() -> dict[str, set[str]]:
-    """Options after each script of examples/, on any page."""
+    """Options after each script of examples/ and each command of the package, on any page."""
     found: dict[str, set[str]] = {}
     for _, _, command in commands():
         words = shlex.split(command, comments=True)
         for start, word in enumerate(words):
-            if word.startswith("examples/") and word.endswith(".py"):
+            is_command = word in ("gated-prompt", "gated_prompt") and start + 1 < len(words)
+            if is_command or (word.startswith("examples/") and word.endswith(".py")):
+                name = f"gated-prompt {words[start + 1]}" if is_command else word
                 own = takewhile(lambda after: after != "--", words[start + 1 :])  # what follows is for another script
                 options = {after.split("=")[0] for after in own if after.startswith("--")}
-                found.setdefault(word, set()).update(options)
+                found.setdefault(name, set()).update(options)
     return found
 
 
 def help_of(script: str) -> str:
     """What --help prints."""
+    if script.startswith("gated-prompt "):
+        start = partial(cli.main, [script.split()[1], "--help"])
+    else:
+        start = partial(runpy.run_path, str(ROOT / script), run_name="__main__")
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        start()
     assert left.value.code == 0
     return printed.getvalue()
 
@@ -63,7 +70,7 @@ def test_options_of_scripts(script: str, options: set[str], monkeypatch: pytest.
     """Every option that a page gives to a script is one that its --help lists."""
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])  # as Python does it for a script
-    if "serve/load" in script:  # locust patches the standard library of the process that imports it
+    if "serving_load/load" in script:  # locust patches the standard library of the process that imports it
         if importlib.util.find_spec("locust") is None:
             pytest.skip("locust, of the extra [load], is needed for the load test")
         command = [sys.executable, "-m", "locust", "--help"]
@@ -172,7 +179,8 @@ INSIDE |= {"fgvc_original"}  # modules whose public part another one gives on
 
 def test_the_reference_has_every_module_of_the_data() -> None:
     modules = {module.name for module in pkgutil.iter_modules(gated_prompt.data.__path__)} - INSIDE
-    assert documented("reference-data.md") == {f"gated_prompt.data.{module}" for module in modules}
+    beside = {"gated_prompt.images", "gated_prompt.transforms"}
+    assert documented("reference-data.md") == {f"gated_prompt.data.{module}" for module in modules} | beside
     for module in modules:
         for name, thing in vars(importlib.import_module(f"gated_prompt.data.{module}")).items():
             own = getattr(thing, "__module__", "").startswith("gated_prompt.data")

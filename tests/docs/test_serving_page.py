@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from measure_server import RESULTS
+from serving_load.measure_server import RESULTS
 
 from serving_load import made, summary, tables
 from serving_load.contenders import FullModels, LoraAdapters, Tasks
 
-COMMAND = "python examples/measure_server.py tables"
+COMMAND = "python examples/serving_load/measure_server.py tables"
 
 
 def test_the_page_shows_the_committed_results() -> None:

@@ -99,7 +99,7 @@ def accuracy_by_insertion() -> str:
 
 def requests_by_tasks() -> str:
     """Requests that the server answers to 8 clients, by the number of tasks."""
-    found = read(EXAMPLES / "serve" / "results")
+    found = read(EXAMPLES / "serving_load" / "results")
     panels = []
     for (name, backbone), step in zip(BACKBONES.items(), (20, 2), strict=True):
         series = {}
