@@ -19,7 +19,7 @@ from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.images import to_rgb
 from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training.quiet import quiet_loading
-from gated_prompt.transforms import VtabTransform
+from gated_prompt.transforms import ResizeSquare
 from paper.probe import patch_features, probe
 from paper.tasks import transform_for
 
@@ -33,7 +33,7 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "random seed for the untrained weights"})
 
 
-def _read(split: Any, transform: VtabTransform) -> TensorDataset:
+def _read(split: Any, transform: ResizeSquare) -> TensorDataset:
     column = "image" if "image" in split.column_names else "img"
     pixels = [transform(to_rgb(image)) for image in tqdm(split[column], desc="decode", leave=False)]
     return TensorDataset(torch.stack(pixels), torch.tensor(split["label"]))

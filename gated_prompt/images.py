@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,7 +18,7 @@ WHITE_16_BIT = 65535
 
 
 class InexactDataWarning(UserWarning):
-    """The data are usable but not exactly the benchmark's, so results are not comparable with published ones."""
+    """The data are usable but not exactly the benchmark's, so results do not compare with published ones."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Provenance:
         split: Split name in the benchmark's terms.
         source: Hub repository or folder.
         revision: Commit of the Hub repository that was read; None for local files.
-        exact: Whether these are exactly the benchmark's examples.
+        exact: Whether these are exactly the benchmark's examples, pixel by pixel.
         note: The reason, in one sentence.
         count: Number of examples.
         expected_count: Number of examples in the benchmark; None if unknown.
+        lossy: Whether an inexact data set has the benchmark's examples after all, encoded again with loss.
     """
 
     dataset: str
@@ -44,15 +45,22 @@ class Provenance:
     note: str
     count: int
     expected_count: int | None
+    lossy: bool = False
+
+    @property
+    def state(self) -> Literal["exact", "lossy", "inexact"]:
+        """The benchmark's pixels, its examples encoded again with loss, or other examples."""
+        return "exact" if self.exact else "lossy" if self.lossy else "inexact"
 
     def to_dict(self) -> dict[str, str | bool | int | None]:
-        """Return the fields, ready for JSON."""
-        return asdict(self)
+        """Return the fields and the state, ready for JSON."""
+        return {**asdict(self), "state": self.state}
 
     def warn_if_inexact(self) -> None:
         """Warn if the examples are not exactly the benchmark's; skipped if its size is unknown."""
         if not self.exact and self.expected_count is not None:
-            message = f"{self.dataset} {self.split}: not exactly the benchmark's examples. {self.note}"
+            what = "the benchmark's examples, encoded with loss" if self.lossy else "not exactly the benchmark's examples"
+            message = f"{self.dataset} {self.split}: {what}. {self.note}"
             warnings.warn(message, InexactDataWarning, stacklevel=4)
 
 

@@ -21,7 +21,7 @@ from .errors import DamagedAdapterError, DataError, GatedPromptError
 from .files.folder import replace_text
 from .files.header import read_config, shown
 from .heads import Reads, TokenClassifier, load_backbone
-from .transforms import FgvcTransform, VtabTransform
+from .transforms import ResizeCenterCrop, ResizeSquare, Sampling
 
 Problem = Literal["classes", "labels", "numbers"]
 PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
@@ -31,7 +31,8 @@ PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
 }
 FILE = "predictor.json"
 MOST_PIXELS = 4096  # a side; a file that asks for more is damaged or hostile
-CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "antialias"}
+CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "sampling", "round_to_bytes"}
+OLD_SQUARE = {"mean", "std", "size", "antialias"}  # of files written before `sampling` existed; pixels were bytes
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Predictor:
 
     Attributes:
         names: of the classes, labels or numbers, in the order of the logits.
-        preparation: of images, the settings of `data.preprocess`: mean, std, and either resize and crop
-            (`FgvcTransform`) or size and antialias (`VtabTransform`); sides in pixels.
+        preparation: of images, the settings of a transform: mean, std, and either resize and crop
+            (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`); sides in pixels. Older files
+            have antialias instead of the last two.
         problem: "classes" (one of them is right), "labels" (any number is) or "numbers" (values are predicted).
         backbone: Hub id or name of the model that the adapter was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
@@ -104,8 +106,12 @@ class Predictor:
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """RGB image -> float (3, height, width), as in evaluation."""
         if set(self.preparation) == CROP:
-            return FgvcTransform(**self.preparation, train=False)
-        return VtabTransform(**self.preparation)
+            return ResizeCenterCrop(**self.preparation, train=False)
+        if set(self.preparation) == OLD_SQUARE:
+            settings = dict(self.preparation)
+            sampling: Sampling = "antialias" if settings.pop("antialias") else "half_pixel"
+            return ResizeSquare(**settings, sampling=sampling, round_to_bytes=True)
+        return ResizeSquare(**self.preparation)
 
     def answer(self, logits: Tensor, top: int) -> list[tuple[str, float]]:
         """Names and scores of one image's logits (K,), at most `top` of them, the best first; of numbers, all."""
@@ -141,17 +147,21 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
 
 
 def preparation_of(transform: Any) -> dict[str, Any]:
-    """The settings of an `FgvcTransform` or `VtabTransform`, as a `Predictor` has them."""
+    """The settings of a `ResizeCenterCrop` or `ResizeSquare`, as a `Predictor` has them."""
     return {name: value for name, value in asdict(transform).items() if name != "train"}
 
 
 def _fault_of(preparation: Mapping[str, Any]) -> str | None:
-    if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE):
+    if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE, OLD_SQUARE):
         return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}"
     for name in ("mean", "std"):
         values = preparation[name]
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
             return f"has {name}={shown(values)}; three numbers are needed"
+    if preparation.get("sampling", "tf1") not in get_args(Sampling):
+        return f"has sampling={shown(preparation['sampling'])}; known are {', '.join(get_args(Sampling))}"
+    if type(preparation.get("round_to_bytes", False)) is not bool:
+        return f"has round_to_bytes={shown(preparation['round_to_bytes'])}; true or false is needed"
     if 0 in preparation["std"]:
         return "has a std of 0, by which pixels would be divided"
     sides = [preparation[name] for name in ("resize", "crop", "size") if name in preparation]

@@ -21,7 +21,7 @@ from gated_prompt.plots import PromptAttention, prompt_attention
 from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.sharing.quoting import plain
-from gated_prompt.transforms import VtabTransform
+from gated_prompt.transforms import ResizeSquare
 
 ADAPTERS = Path(__file__).parent / "adapters"
 HEAD = ("base_model.model.classifier.weight", "base_model.model.classifier.bias")
@@ -41,7 +41,7 @@ class Collection:
 
     model: PeftModel
     adapters: dict[str, Adapter]
-    transform: VtabTransform
+    transform: ResizeSquare
 
     @torch.no_grad()
     def predict(self, image: Image.Image, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -120,7 +120,7 @@ def read_card(path: Path, count: int) -> Adapter:
     return Adapter(names, scores[0] if scores else None)
 
 
-def _transform(backbone: Path) -> VtabTransform:
+def _transform(backbone: Path) -> ResizeSquare:
     """Straight resize to the backbone's size, as in training; photos are averaged when they shrink."""
     wanted = image_settings(str(backbone))
-    return VtabTransform(wanted.mean, wanted.std, size=wanted.side, antialias=True)
+    return ResizeSquare(wanted.mean, wanted.std, wanted.side, "antialias", round_to_bytes=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from gated_prompt.errors import DataError
 from gated_prompt.images import decode
-from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_square
 from paper.tasks import load_task
 
 from . import sprites
@@ -43,7 +43,7 @@ class MiniTask:
 def _make(parts: Mapping[str, tuple[Sequence[Image.Image], Sequence[int]]], names: Sequence[str]) -> MiniTask:
     made = {}
     for part, (images, labels) in parts.items():
-        pixels = torch.stack([resize_to_square(image, sprites.SIDE, antialias=True) for image in images])
+        pixels = torch.stack([resize_square(image, sprites.SIDE, "antialias").round() for image in images])
         made[part] = normalize(pixels, IMAGENET_MEAN, IMAGENET_STD), torch.tensor(labels)
     return MiniTask(made, list(names))
 

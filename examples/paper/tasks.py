@@ -17,7 +17,7 @@ from gated_prompt.data.vtab_original import UNREADABLE
 from gated_prompt.errors import DataError
 from gated_prompt.images import LabelledImages, Provenance
 from gated_prompt.sharing.image_settings import image_settings
-from gated_prompt.transforms import FgvcTransform, VtabTransform
+from gated_prompt.transforms import ResizeCenterCrop, ResizeSquare
 
 KNOWN = ("digits", *TASKS)
 
@@ -102,16 +102,17 @@ def _task(name: str, train: LabelledImages, scored: LabelledImages) -> Task:
     return Task(name, list(train.class_names or map(str, range(train.num_classes))), train, scored)
 
 
-def transform_for(backbone: str) -> VtabTransform:
-    """Straight resize to a backbone's size."""
+def transform_for(backbone: str) -> ResizeSquare:
+    """Straight resize to a backbone's size, sampled as in the published VTAB runs."""
     wanted = image_settings(backbone)
-    return VtabTransform(wanted.mean, wanted.std, size=wanted.side)
+    return ResizeSquare(wanted.mean, wanted.std, wanted.side, "tf1")
 
 
-def fgvc_transform_for(backbone: str, train: bool) -> FgvcTransform:
+def fgvc_transform_for(backbone: str, train: bool) -> ResizeCenterCrop:
     """Short side to 256 and a crop of 224, or in that proportion for a backbone of another size."""
     wanted = image_settings(backbone)
-    return FgvcTransform(wanted.mean, wanted.std, train=train, resize=round(wanted.side * 256 / 224), crop=wanted.side)
+    resize = round(wanted.side * 256 / 224)
+    return ResizeCenterCrop(wanted.mean, wanted.std, train=train, resize=resize, crop=wanted.side)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 
 from gated_prompt.errors import DataError
 from gated_prompt.images import decode
-from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_to_square
+from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_square
 
 SIDE = 98  # pixels: 7 x 7 patches of 14
 LISTS = {"train": "train800", "val": "val200", "test": "test"}
@@ -80,5 +80,5 @@ def _dtd(folder: Path) -> dict[str, list[tuple[Path, int]]]:
 
 
 def _read(images: list[tuple[Path, int]]) -> Part:
-    pixels = [resize_to_square(decode(file, file.name), SIDE, antialias=True) for file, _ in images]
-    return Part(torch.stack(pixels), torch.tensor([label for _, label in images]))
+    pixels = [resize_square(decode(file, file.name), SIDE, "antialias") for file, _ in images]
+    return Part(torch.stack(pixels).round().to(torch.uint8), torch.tensor([label for _, label in images]))

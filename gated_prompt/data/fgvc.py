@@ -104,7 +104,7 @@ def load_json(root: str | Path, name: str, split: str) -> LabelledImages:
     exact = len(entries) == spec.size_of(split)
     note = "VPT's own list." if exact else f"{split}.json lists {len(entries)} images, expected {spec.size_of(split)}."
     return LabelledImages(
-        ImageFiles([folder / spec.image_root / path for path in entries]),
+        ImageFiles([folder / spec.image_root / path for path in entries], upright=False),
         [number[label] for label in entries.values()],
         num_classes=spec.num_classes,
         provenance=Provenance(name, split, str(folder), None, exact, note, len(entries), spec.size_of(split)),
@@ -146,7 +146,7 @@ def load_folder(root: str | Path, name: str, split: str, *, seed: int = 0) -> La
     entries = sorted(official["train" if split not in spec.sizes else split])
     entries = entries if chosen is None else [entries[i] for i in chosen]
     return LabelledImages(
-        ImageFiles([path for path, _ in entries]),
+        ImageFiles([path for path, _ in entries], upright=False),
         [label for _, label in entries],
         num_classes=spec.num_classes,
         provenance=_provenance(spec, split, str(folder), revision=None, chosen=chosen, seed=seed),
@@ -178,7 +178,7 @@ def load_hub(
     chosen = _pick(spec, split, seed)
     rows = list(range(len(table))) if chosen is None else chosen
     return LabelledImages(
-        HubImages([table], "image", [(0, row) for row in rows]),
+        HubImages([table], "image", [(0, row) for row in rows], upright=False),
         table.values("label", rows),
         num_classes=spec.num_classes,
         class_names=table.class_names("label"),

@@ -144,11 +144,14 @@ class HubImages:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    def stored(self, index: int) -> bytes | Path:
+        """The content or path of an image's file."""
         table, row = self._rows[index]
-        stored = self._bytes[table][row][self._column]
-        source = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-        image = decode(source, self.name(index), as_stored=self._as_stored, upright=self._upright)
+        found = self._bytes[table][row][self._column]
+        return found["bytes"] if found["bytes"] is not None else Path(found["path"])
+
+    def __getitem__(self, index: int) -> Image.Image:
+        image = decode(self.stored(index), self.name(index), as_stored=self._as_stored, upright=self._upright)
         return image if self._finish is None else self._finish(image)
 
     def name(self, index: int) -> str:

@@ -65,7 +65,7 @@ def load_hub(task: str, split: str, *, path: str | Path | None = None, revision:
         spec.size_of(split),
     )
     return LabelledImages(
-        HubImages(tables, source.image, chosen.rows, source.finish),
+        HubImages(tables, source.image, chosen.rows, source.finish, upright=False),
         _labels(source, tables, chosen.rows),
         num_classes=spec.num_classes,
         class_names=names,

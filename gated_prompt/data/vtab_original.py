@@ -73,7 +73,7 @@ def _files(folder: Path, task: str, split: str) -> LabelledImages:
     if absent:
         raise DataError(f"{absent[0]} is missing, and {len(absent) - 1} more of {split}.")
     return LabelledImages(
-        ImageFiles(paths),
+        ImageFiles(paths, upright=False),
         [found.label(name) for name in names],
         num_classes=spec.num_classes,
         class_names=found.class_names,
@@ -137,7 +137,7 @@ def _dtd(folder: Path, split: str, subset: bool) -> LabelledImages:
         raise DataError(f"{folder / 'images' / min(absent)} is missing, and {len(absent) - 1} more of {split}.")
     provenance = Provenance("dtd", split, str(folder), None, exact, note, len(names), spec.size_of(split))
     return LabelledImages(
-        ImageFiles([folder / "images" / name for name in names]),
+        ImageFiles([folder / "images" / name for name in names], upright=False),
         [classes.index(name.split("/")[0]) for name in names],
         num_classes=len(classes),
         class_names=classes,
@@ -196,4 +196,4 @@ def _kitti(folder: Path, split: str) -> LabelledImages:
         raise DataError(f"{absent[0]} is missing, and {len(absent) - 1} more of {split}.")
     labels = [kitti_label(folder, name) for name in names]
     provenance = Provenance("kitti", split, str(folder), None, True, _EXACT, len(names), spec.size_of(split))
-    return LabelledImages(ImageFiles(paths), labels, num_classes=spec.num_classes, provenance=provenance)
+    return LabelledImages(ImageFiles(paths, upright=False), labels, num_classes=spec.num_classes, provenance=provenance)

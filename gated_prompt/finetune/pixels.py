@@ -10,12 +10,12 @@ from torch.utils.data import Dataset
 
 from ..predictor import Predictor
 from ..sharing.image_settings import image_settings
-from ..transforms import FgvcTransform
+from ..transforms import ResizeCenterCrop
 from .image_set import ImageSet
 
 
 def preparation(backbone: str, side: int | None) -> dict[str, Any]:
-    """Settings of `FgvcTransform` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
+    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
     wanted = image_settings(backbone)
     side = side or wanted.side
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
@@ -30,7 +30,7 @@ class Pixels(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, data: ImageSet, predictor: Predictor, seed: int | None = None) -> None:
         self.data, self.seed, self.epoch = data, seed, 0
-        self.transform = predictor.transform() if seed is None else FgvcTransform(**predictor.preparation, train=True)
+        self.transform = predictor.transform() if seed is None else ResizeCenterCrop(**predictor.preparation, train=True)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

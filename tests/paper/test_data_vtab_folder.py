@@ -44,7 +44,7 @@ def test_reduced_layout_is_read_and_declared(layout, task, split):
         data = load_folder(layout, task, split)
     assert len(data) == COUNTS[split] == data.provenance.count
     assert data.provenance.expected_count == TASKS[task].size_of(split)
-    assert not data.provenance.exact
+    assert (data.provenance.exact, data.provenance.state) == (False, "inexact")
     assert data.num_classes == TASKS[task].num_classes  # not max(label) + 1
     image, label = data[3]
     assert (image.mode, image.size) == ("RGB", (64, 64))
@@ -67,21 +67,28 @@ def test_expected_count_of_a_reduced_copy_is_recorded(layout):
     assert not data.provenance.exact
 
 
-def write_layout(folder, count, label="1", end="\n"):
+def write_layout(folder, count, label="1", end="\n", kind="jpg"):
     (folder / "kitti" / "images" / "train800").mkdir(parents=True)
-    Image.new("RGB", (2, 2)).save(folder / "kitti" / "images" / "train800" / "000000.jpg")
-    lines = [f"images/train800/000000.jpg {label}{end}"] * count
+    Image.new("RGB", (2, 2)).save(folder / "kitti" / "images" / "train800" / f"000000.{kind}")
+    lines = [f"images/train800/000000.{kind} {label}{end}"] * count
     (folder / "kitti" / "train800.txt").write_text("".join(lines), newline="")
 
 
-def test_complete_layout_is_exact_blank_lines_and_line_ends_notwithstanding(tmp_path):
+def test_complete_layout_is_lossy_blank_lines_and_line_ends_notwithstanding(tmp_path):
     write_layout(tmp_path, 800, end=" \r\n\r\n")
+    with pytest.warns(InexactDataWarning, match="the benchmark's examples, encoded with loss.*JPEG of quality 75"):
+        data = load_folder(tmp_path, "kitti", "train800")
+    assert (data.provenance.state, data.provenance.exact) == ("lossy", False)
+    assert data.provenance.to_dict()["state"] == "lossy"
+    assert data.labels == [1] * 800
+
+
+def test_complete_layout_without_loss_is_exact(tmp_path):
+    write_layout(tmp_path, 800, kind="png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = load_folder(tmp_path, "kitti", "train800")
-    assert data.provenance.exact
-    assert "JPEG of quality 75" in data.provenance.note
-    assert data.labels == [1] * 800
+    assert (data.provenance.state, data.provenance.exact) == ("exact", True)
 
 
 def test_label_beyond_the_classes_is_refused(tmp_path):

@@ -3,20 +3,22 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModel
 
 from gated_prompt import DamagedAdapterError, GatedPromptError, find_vision_transformer
 from gated_prompt.errors import DataError
 from gated_prompt.images import decode
-from gated_prompt.predictor import FILE, Predictor, read_predictor
-from gated_prompt.transforms import FgvcTransform, VtabTransform
+from gated_prompt.predictor import FILE, Predictor, preparation_of, read_predictor
+from gated_prompt.transforms import ResizeCenterCrop, ResizeSquare
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
 CROP = {"mean": MEAN, "std": STD, "resize": 40, "crop": 32}
-SQUARE = {"mean": MEAN, "std": STD, "size": 32, "antialias": True}
+SQUARE = {"mean": MEAN, "std": STD, "size": 32, "sampling": "tf1", "round_to_bytes": False}
 NAMES = ["cat", "chien", "鳥"]
 
 
@@ -33,10 +35,22 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, preparation: dict[str, obj
 
 
 def test_pixels_are_those_of_training() -> None:
-    crop = FgvcTransform(MEAN, STD, train=False, resize=40, crop=32)
+    crop = ResizeCenterCrop(MEAN, STD, train=False, resize=40, crop=32)
     assert torch.equal(Predictor(NAMES, CROP).transform()(picture()), crop(picture()))
-    square = VtabTransform(MEAN, STD, size=32, antialias=True)
+    square = ResizeSquare(MEAN, STD, size=32)
+    assert Predictor(NAMES, preparation_of(square)) == Predictor(NAMES, SQUARE)
     assert torch.equal(Predictor(NAMES, SQUARE).transform()(picture()), square(picture()))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_pixels_of_files_written_before_sampling_existed(tmp_path: Path, antialias: bool) -> None:
+    """They were sampled at half-pixel centres and rounded to bytes."""
+    old = {"mean": MEAN, "std": STD, "size": 32, "antialias": antialias}
+    (tmp_path / FILE).write_text(json.dumps({"names": NAMES, "preparation": old}))
+    pixels = torch.tensor(np.array(picture())).permute(2, 0, 1)[None].float()
+    levels = F.interpolate(pixels, (32, 32), mode="bilinear", align_corners=False, antialias=antialias)[0].round()
+    wanted = (levels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert torch.equal(read_predictor(tmp_path).transform()(picture()), wanted)
 
 
 def test_answers_by_the_kind_of_problem() -> None:
@@ -94,6 +108,9 @@ def test_a_base_that_cannot_be_made() -> None:
         ({"preparation": CROP | {"std": [1, 1, 0]}}, "a std of 0"),
         ({"preparation": CROP | {"crop": 10**9}}, "whole numbers from 1 to 4096"),
         ({"preparation": CROP | {"crop": True}}, "whole numbers"),
+        ({"preparation": SQUARE | {"sampling": "bicubic"}}, "known are tf1, half_pixel, antialias"),
+        ({"preparation": SQUARE | {"sampling": ["tf1"]}}, "known are tf1, half_pixel, antialias"),
+        ({"preparation": SQUARE | {"round_to_bytes": 1}}, "true or false"),
         ({"preparation": CROP | {"crop": 41}}, "crops 41 pixels of 40"),
     ],
 )
