@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: the command line's."""
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     quiet_loading()
-    transform = transform_for(args.backbone)
+    transform = transform_for(args.backbone, args.dataset)
     data = load_dataset(args.dataset)
     train, test = _read(data["train"], transform), _read(data["test"], transform)
     set_seed(args.seed)

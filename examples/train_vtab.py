@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
     accelerator = start(args.seed, args.report_to, output)
-    transform = transform_for(args.backbone)
+    transform = transform_for(args.backbone, args.task)
 
     def chosen_on() -> tuple[TransformedImages, TransformedImages]:
         known = load_task(args.task, args.data_dir, "train800", "val200")

@@ -59,7 +59,9 @@ class Provenance:
     def warn_if_inexact(self) -> None:
         """Warn if the examples are not exactly the benchmark's; skipped if its size is unknown."""
         if not self.exact and self.expected_count is not None:
-            what = "the benchmark's examples, encoded with loss" if self.lossy else "not exactly the benchmark's examples"
+            what = (
+                "the benchmark's examples, encoded with loss" if self.lossy else "not exactly the benchmark's examples"
+            )
             message = f"{self.dataset} {self.split}: {what}. {self.note}"
             warnings.warn(message, InexactDataWarning, stacklevel=4)
 

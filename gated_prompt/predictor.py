@@ -158,12 +158,16 @@ def _fault_of(preparation: Mapping[str, Any]) -> str | None:
         values = preparation[name]
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
             return f"has {name}={shown(values)}; three numbers are needed"
-    if preparation.get("sampling", "tf1") not in get_args(Sampling):
-        return f"has sampling={shown(preparation['sampling'])}; known are {', '.join(get_args(Sampling))}"
-    if type(preparation.get("round_to_bytes", False)) is not bool:
-        return f"has round_to_bytes={shown(preparation['round_to_bytes'])}; true or false is needed"
     if 0 in preparation["std"]:
         return "has a std of 0, by which pixels would be divided"
+    sampling, rounded = preparation.get("sampling", "tf1"), preparation.get("round_to_bytes", False)
+    if sampling not in get_args(Sampling) or type(rounded) is not bool:
+        known = ", ".join(get_args(Sampling))
+        return f"has sampling={shown(sampling)}, round_to_bytes={shown(rounded)}; known are {known}, and true or false"
+    return _fault_of_sides(preparation)
+
+
+def _fault_of_sides(preparation: Mapping[str, Any]) -> str | None:
     sides = [preparation[name] for name in ("resize", "crop", "size") if name in preparation]
     if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
         return f"has sides {sides}; whole numbers from 1 to {MOST_PIXELS} are needed"

@@ -46,8 +46,8 @@ def resize_square(image: Image.Image, size: int, sampling: Sampling = "tf1") -> 
         size: Side in pixels.
         sampling: Where output pixel i of n lies in an input of m pixels. "tf1": at i * m / n, as
             `tf.compat.v1.image.resize` does, with which published VTAB results were made. "half_pixel": at
-            (i + 0.5) * m / n - 0.5, as `tf.image.resize` does. "antialias": there too, averaging over m / n pixels when
-            the image shrinks, as Pillow does.
+            (i + 0.5) * m / n - 0.5, as `tf.image.resize` does. "antialias": there too, averaging over m / n pixels
+            when the image shrinks, as Pillow does.
 
     Raises:
         DataError: The sampling is unknown.

@@ -61,6 +61,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = start(args.seed, args.report_to, output)
     l2 = settle_blocks(args, prompts, None, accelerator)
     model = build(args, prompts, task)
-    transform = transform_for(args.backbone)
+    transform = transform_for(args.backbone, task.name)
     images, tests = CachedImages(train, transform), TransformedImages(scored, transform)
     return train_and_score(args, prompts, accelerator, output, task, model, images, images, tests, l2)

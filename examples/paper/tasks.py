@@ -102,10 +102,12 @@ def _task(name: str, train: LabelledImages, scored: LabelledImages) -> Task:
     return Task(name, list(train.class_names or map(str, range(train.num_classes))), train, scored)
 
 
-def transform_for(backbone: str) -> ResizeSquare:
-    """Straight resize to a backbone's size, sampled as in the published VTAB runs."""
+def transform_for(backbone: str, task: str) -> ResizeSquare:
+    """Straight resize to a backbone's size: for VTAB's tasks as the published runs do, else at pixel centres."""
     wanted = image_settings(backbone)
-    return ResizeSquare(wanted.mean, wanted.std, wanted.side, "tf1")
+    if task in TASKS:
+        return ResizeSquare(wanted.mean, wanted.std, wanted.side, "tf1")
+    return ResizeSquare(wanted.mean, wanted.std, wanted.side, "half_pixel", round_to_bytes=True)
 
 
 def fgvc_transform_for(backbone: str, train: bool) -> ResizeCenterCrop:

@@ -62,7 +62,9 @@ def load_folder(root: str | Path, task: str, split: str, *, expected_count: int 
         vtab_count if expected_count is None else expected_count,
         lossy,
     )
-    return LabelledImages(ImageFiles(paths, upright=False), labels, num_classes=spec.num_classes, provenance=provenance)
+    return LabelledImages(
+        ImageFiles(paths, upright=False), labels, num_classes=spec.num_classes, provenance=provenance
+    )
 
 
 def _task_folder(root: Path, task: str) -> Path:

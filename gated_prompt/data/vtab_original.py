@@ -196,4 +196,6 @@ def _kitti(folder: Path, split: str) -> LabelledImages:
         raise DataError(f"{absent[0]} is missing, and {len(absent) - 1} more of {split}.")
     labels = [kitti_label(folder, name) for name in names]
     provenance = Provenance("kitti", split, str(folder), None, True, _EXACT, len(names), spec.size_of(split))
-    return LabelledImages(ImageFiles(paths, upright=False), labels, num_classes=spec.num_classes, provenance=provenance)
+    return LabelledImages(
+        ImageFiles(paths, upright=False), labels, num_classes=spec.num_classes, provenance=provenance
+    )

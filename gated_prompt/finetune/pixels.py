@@ -30,7 +30,8 @@ class Pixels(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, data: ImageSet, predictor: Predictor, seed: int | None = None) -> None:
         self.data, self.seed, self.epoch = data, seed, 0
-        self.transform = predictor.transform() if seed is None else ResizeCenterCrop(**predictor.preparation, train=True)
+        drawn = seed is not None
+        self.transform = ResizeCenterCrop(**predictor.preparation, train=True) if drawn else predictor.transform()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

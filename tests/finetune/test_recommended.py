@@ -29,7 +29,7 @@ def run(backbone: Path, output: Path, *more: str) -> dict:
 
 def probe_accuracy(backbone: Path, block: int) -> float:
     """The best validation accuracy over C of a model that transformers ends after this block."""
-    task, transform = load_task("digits", None, "train800", "val200"), transform_for(str(backbone))
+    task, transform = load_task("digits", None, "train800", "val200"), transform_for(str(backbone), "digits")
     model = AutoModel.from_pretrained(backbone, num_hidden_layers=block + 1).eval()
     features = []
     for part in (task.train, task.eval):
@@ -99,7 +99,7 @@ def test_of_equal_blocks_the_last_is_read() -> None:
 
 
 def test_features_come_in_the_order_of_the_images(backbone) -> None:
-    task, transform = load_task("digits", None, "train800", "val200"), transform_for(str(backbone))
+    task, transform = load_task("digits", None, "train800", "val200"), transform_for(str(backbone), "digits")
     pixels = torch.stack([transform(image) for image, _ in task.eval])[:7]
     model = AutoModel.from_pretrained(backbone, add_pooling_layer=False).eval()
     data = torch.utils.data.TensorDataset(pixels, torch.arange(7))

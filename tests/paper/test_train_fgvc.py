@@ -20,7 +20,7 @@ from paper import tasks
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_accelerate"),
-    pytest.mark.filterwarnings("ignore::gated_prompt.data.images.InexactDataWarning"),
+    pytest.mark.filterwarnings("ignore::gated_prompt.images.InexactDataWarning"),
 ]
 QUICK = ["--num_train_epochs", "2", "--warmup_epochs", "1", "--num_virtual_tokens", "3", "--gate_init", "-1"]
 

@@ -60,7 +60,7 @@ def test_what_a_run_leaves_behind(backbone: Path, tmp_path: Path) -> None:
     model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert gated_prompt.gates(model).tolist() == results["after"]["gates"]
     task = load_task("digits")
-    transform = transform_for(str(backbone))
+    transform = transform_for(str(backbone), "digits")
     with torch.no_grad():
         pixels = torch.stack([transform(image) for image, _ in task.eval])
         found = (model(pixels).logits.argmax(1) == torch.tensor(task.eval.labels)).float().mean().item()
@@ -190,7 +190,7 @@ def test_method_sets_the_config() -> None:
 def test_the_transform_is_that_of_the_backbone(tmp_path, size, side) -> None:
     settings = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | size))
-    pixels = transform_for(str(tmp_path))(Image.new("RGB", (30, 20), (255, 0, 51)))
+    pixels = transform_for(str(tmp_path), "digits")(Image.new("RGB", (30, 20), (255, 0, 51)))
     assert pixels.shape == (3, side, side)
     assert torch.allclose(pixels[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]))
 
@@ -202,7 +202,7 @@ def test_a_backbone_without_a_preprocessor_is_refused(tmp_path, monkeypatch, lef
         values = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps({name: values[name] for name in left}))
     with pytest.raises(GatedPromptError, match="cannot read size, image_mean and image_std from the preprocessor"):
-        transform_for(str(tmp_path))
+        transform_for(str(tmp_path), "digits")
 
 
 def test_digits_are_split_like_vtab() -> None:

@@ -75,7 +75,9 @@ def test_antialias_averages_as_pillow_does():
 
 def test_old_names_say_what_to_call_now():
     for name, now in (("VtabTransform", "ResizeSquare"), ("FgvcTransform", "ResizeCenterCrop")):
-        with pytest.raises(RemovedNameError, match=f"transforms.{name} was removed: use gated_prompt.transforms.{now}"):
+        with pytest.raises(
+            RemovedNameError, match=f"transforms.{name} was removed: use gated_prompt.transforms.{now}"
+        ):
             getattr(pp, name)
     assert not hasattr(pp, "nothing")
 

@@ -278,7 +278,7 @@ def test_an_adapter_of_ones_own_images_joins_the_page(backbone: Path, tmp_path: 
     results = train_adapter.main([str(word) for pair in options.items() for word in pair] + ["--linear_probe", "no"])
     predictor = read_predictor(tmp_path / "run" / "adapter")
     assert (predictor.names, predictor.backbone) == (["cat", "dog", "eel"], str(backbone))
-    assert predictor.transform() == transform_for(str(backbone))
+    assert predictor.transform() == transform_for(str(backbone), "digits")
     shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "adapters" / "pets")
     own = load_collection(backbone, tmp_path / "adapters")
     assert own.adapters == {"pets": Adapter(["cat", "dog", "eel"], pytest.approx(results["accuracy"]))}
