@@ -16,6 +16,7 @@ from .architecture import find_vision_transformer
 from .errors import ArchitectureError, ConfigError, GatedPromptError
 
 Reads = Literal["cls", "mean", "both"]
+IGNORED = -100  # the label that transformers leaves out of losses and counts
 
 
 class TokenClassifier(nn.Module):
@@ -56,18 +57,24 @@ class TokenClassifier(nn.Module):
             self.config.label2id = {name: i for i, name in enumerate(names)}
 
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Class scores (B, C), with a loss where `labels` are given.
 
         `labels` are indices (B,), zeros and ones (B, C) as floats, or, with one class, values (B,): cross entropy,
-        binary cross entropy or squared error. `kwargs` go to the backbone.
+        binary cross entropy or squared error, averaged over the labels. Trainer passes `num_items_in_batch`, the
+        number of labels in all batches of an optimizer step; the loss is then this batch's part of the average over
+        those. `kwargs` go to the backbone.
         """
         output = self.backbone(pixel_values, **kwargs)
         tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
         read = read_tokens(tokens, self.num_prefix_tokens, self.reads, kwargs.get("pixel_attention_mask"))
         logits = self._scores(read)
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
 
@@ -84,11 +91,16 @@ class TokenClassifier(nn.Module):
         with torch.autocast(read.device.type, enabled=False):
             return self.classifier(read.to(precise))
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
         config = self.config  # gets the problem_type, as in transformers' own classes
         if config is None:
             config = SimpleNamespace(num_labels=logits.shape[-1], problem_type=None)
-        return ForSequenceClassificationLoss(labels, logits, config)
+        loss = ForSequenceClassificationLoss(labels, logits, config)
+        if num_items_in_batch is None:
+            return loss
+        return loss * labels.ne(IGNORED).sum().to(loss.device) / num_items_in_batch
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """The method of this name of the backbone, with whatever its version of transformers takes."""

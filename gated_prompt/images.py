@@ -2,6 +2,7 @@
 """Labelled images and their provenance, as every classification loader returns them."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +10,34 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 
 from .errors import DataError
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    register_heif_opener = None
+
 WHITE_16_BIT = 65535
+MOST_ELONGATED = 200  # resizing the short side of a wider strip would need gigabytes
+HEIF = {".heic", ".heif", ".hif"}
+UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+if register_heif_opener is not None:
+    register_heif_opener()
+Image.init()
+# A photo that cannot be read without pillow-heif is a photo all the same, so that somebody is told.
+EXTENSIONS = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN} | HEIF
 
 
 class InexactDataWarning(UserWarning):
@@ -89,6 +112,8 @@ def decode(
 ) -> Image.Image:
     """Decode an image the way training does; see `to_rgb`.
 
+    HEIC and HEIF need pillow-heif.
+
     Args:
         source: Path or content of a file.
         name: Name for error messages; None: the path.
@@ -98,20 +123,40 @@ def decode(
         upright: See `to_rgb`.
 
     Raises:
-        DataError: The image is missing, damaged or too large, or its pixel range is unknown; the message names it.
+        DataError: The image is missing, damaged, too large or a narrow strip, or its pixel range is unknown; the
+            message names it.
     """
-    name = name or ("in memory" if isinstance(source, bytes) else str(source))
+    name = name or ("in memory" if isinstance(source, bytes) else shown_path(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if most_pixels is not None and image.width * image.height > most_pixels:
                 raise DataError(f"has {image.width} x {image.height} pixels, more than {most_pixels}. Resize it.")
-            return image.copy() if as_stored else to_rgb(image, upright=upright)
+            if as_stored:
+                return image.copy()
+            if max(image.size) > MOST_ELONGATED * min(image.size):
+                raise DataError(
+                    f"has {image.width} x {image.height} pixels; one side is more than {MOST_ELONGATED} times the "
+                    "other. Crop it."
+                )
+            return to_rgb(image, upright=upright)
     except DataError as error:
         raise DataError(f"The image {name} {error}") from error
     except FileNotFoundError:
         raise DataError(f"The image {name} is missing.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"The image {name} cannot be decoded: {error}. Fetch it again.") from error
+    except Exception as error:  # decoders raise two dozen kinds: struct.error, TypeError, ZeroDivisionError, ...
+        raise DataError(f"The image {name} cannot be decoded: {_reason(error, name)}") from error
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be printed and stored: bytes that are not UTF-8 appear as \\xe9."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _reason(error: Exception, name: str) -> str:
+    if Path(name).suffix.lower() in HEIF and register_heif_opener is None:
+        return "HEIC needs pillow-heif: pip install pillow-heif, or convert it to JPEG."
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{text}. Fetch it again."
 
 
 def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
@@ -129,7 +174,10 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
         DataError: The pixels are floats, or integers beyond 16 bits, so the value of white is unknown.
     """
     if upright:
-        image = ImageOps.exif_transpose(image)
+        image.load()  # a PNG may have its EXIF after the pixels
+        # Not `ImageOps.exif_transpose`, which writes the other tags anew and fails where one has an odd type.
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        image = image if turn is None else image.transpose(turn)
     if image.mode == "F" or image.mode.startswith("I"):
         grey = np.asarray(image)
         if image.mode == "F" or grey.min() < 0 or grey.max() > WHITE_16_BIT:
@@ -157,7 +205,7 @@ class ImageFiles:
         return decode(self.paths[index], self.name(index), upright=self.upright)
 
     def name(self, index: int) -> str:
-        return str(self.paths[index])
+        return shown_path(self.paths[index])
 
 
 class LabelledImages(Dataset[tuple[Image.Image, int]]):

@@ -30,6 +30,7 @@ PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
     "numbers": "regression",
 }
 FILE = "predictor.json"
+LONGEST = 2**24  # bytes of the file: room for 100,000 names of classes
 MOST_PIXELS = 4096  # a side; a file that asks for more is damaged or hostile
 CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "sampling", "round_to_bytes"}
 OLD_SQUARE = {"mean", "std", "size", "antialias"}  # of files written before `sampling` existed; pixels were bytes
@@ -122,8 +123,21 @@ class Predictor:
         return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Put it into an adapter's folder, atomically."""
-        replace_text(Path(folder, FILE), json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        """Put it into an adapter's folder, atomically.
+
+        Raises:
+            GatedPromptError: the file would be longer than `read_predictor` reads, or a name is no valid Unicode.
+        """
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise GatedPromptError(f"a name of {FILE} is no valid Unicode ({error.reason}); rename it") from None
+        if size > LONGEST:
+            raise GatedPromptError(
+                f"{FILE} with {len(self.names)} names would have {size} bytes, more than {LONGEST}; shorten the names"
+            )
+        replace_text(Path(folder, FILE), text)
 
 
 def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
@@ -138,7 +152,7 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
             f"{path.parent} lacks {FILE}, which names its classes and says how images become pixels; write it with "
             "gated_prompt.predictor.Predictor(names=[...], preparation={...}).write(folder)"
         )
-    values = read_config(path)
+    values = read_config(path, LONGEST)
     known = {one.name for one in fields(Predictor)}
     try:
         return Predictor(**{name: value for name, value in values.items() if name in known})

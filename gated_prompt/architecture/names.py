@@ -7,6 +7,7 @@ late, drops tensors of other adapters, or makes PEFT write outside the given fol
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from torch import nn
@@ -17,6 +18,7 @@ from ..files.layout import BANK, PARAMETERS, PREFIX
 BASE = "__base__"  # means no adapter in PEFT's mixed batches
 NO_FOLDER = re.compile(r'[/\\:*?"<>|]|^ | \Z')  # forbidden on some operating system
 LONGEST = 200  # bytes of a folder name; file systems allow 255
+DEVICES = {"con", "nul", "prn", "aux", *(f"{d}{i}" for d in ("com", "lpt") for i in "123456789¹²³")}  # of Windows
 
 
 def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> None:
@@ -36,6 +38,10 @@ def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> Non
             "the adapter is saved in a folder of this name, which must not contain slashes, backslashes, any of "
             f':*?"<>|, spaces at its ends or unprintable characters, nor exceed {LONGEST} bytes'
         )
+    elif name.casefold() in DEVICES:
+        fault = "the adapter is saved in a folder of this name, which is a device on Windows"
+    elif twin := next((other for other in _present(model) if other != name and _meet(other, name)), None):
+        fault = f"it and {twin!r} are one folder on file systems that ignore case or normalize Unicode"
     elif hasattr(nn.ParameterDict(), name) or hasattr(nn.ModuleDict(), name):
         fault = "it is an attribute of the PyTorch containers that hold adapters by name"
     elif f"{BANK}_" in name:
@@ -51,6 +57,18 @@ def _names_a_folder(name: str) -> bool:
     if not name.isprintable() or NO_FOLDER.search(name):  # lone surrogates and NUL are not printable
         return False
     return len(name.encode()) <= LONGEST
+
+
+def _meet(first: str, second: str) -> bool:
+    """Whether macOS or Windows would put both names in one folder."""
+    one, other = (unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", n).casefold()) for n in (first, second))
+    return one == other
+
+
+def _present(model: nn.Module) -> Iterable[str]:
+    """Names of the adapters that the model has."""
+    bank = getattr(model, BANK, None)
+    return () if bank is None else bank.adapters
 
 
 def _parts_of_saved_keys(model: nn.Module, heads: Iterable[str]) -> set[str]:

@@ -71,7 +71,9 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         ArchitectureError: there is no such list, there are several, there is no patch projection before it, or a
             backbone class reads the output of each block.
     """
-    lists = {path: _width(root.get_submodule(path)) for path in _block_lists(root)}
+    # One block is what a probe of the first block leaves of a backbone; beside longer lists it is something else.
+    paths = [*_block_lists(root, least=2)] or [*_block_lists(root, least=1)]
+    lists = {path: _width(root.get_submodule(path)) for path in paths}
     tower = find_tower(root, lists, blocks_path)
     blocks = list(root.get_submodule(tower.path).children())
     _refuse_what_has_no_room(root, tower)
@@ -91,8 +93,8 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
     )
 
 
-def _block_lists(root: nn.Module) -> Iterator[str]:
-    """Yield the path of every list of identical blocks that is not inside another such list."""
+def _block_lists(root: nn.Module, least: int) -> Iterator[str]:
+    """Yield the path of every list of `least` or more identical blocks that is not inside another such list."""
     inside: list[str] = []
     for path, module in root.named_modules():
         if any(path.startswith(f"{outer}.") for outer in inside):
@@ -100,7 +102,7 @@ def _block_lists(root: nn.Module) -> Iterator[str]:
         if not isinstance(module, (nn.ModuleList, nn.Sequential)):
             continue
         blocks = list(module.children())
-        if len(blocks) < 2 or len({_signature(block) for block in blocks}) != 1:
+        if len(blocks) < least or len({_signature(block) for block in blocks}) != 1:
             continue
         if find_attention(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
             inside.append(path)

@@ -80,17 +80,17 @@ def _entries(file: BinaryIO) -> dict[str, Entry]:
     return entries
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of at most `LONGEST_CONFIG` bytes.
+def read_config(path: Path, longest: int = LONGEST_CONFIG) -> dict[str, Any]:
+    """Return the JSON object in a file of at most `longest` bytes.
 
     Raises:
         DamagedAdapterError: it cannot be read, is longer, is not a JSON object, or repeats a key.
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(LONGEST_CONFIG + 1)
-        if len(data) > LONGEST_CONFIG:
-            raise ValueError(f"it is longer than {LONGEST_CONFIG} bytes")
+            data = file.read(longest + 1)
+        if len(data) > longest:
+            raise ValueError(f"it is longer than {longest} bytes")
         return parse_object(data)
     except TypeError as error:
         raise DamagedAdapterError(f"{path} contains {error}; save or download the adapter again") from error

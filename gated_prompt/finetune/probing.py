@@ -68,8 +68,8 @@ def probe_blocks(
 
 
 def best_block(results: list[BlockResult]) -> BlockResult:
-    """The block whose probe is best on validation; of equals the last."""
-    return max(results, key=lambda result: (result.probe.gain, result.block))
+    """The block whose probe is best on validation; of equals the first, which is the cheapest to run."""
+    return max(results, key=lambda result: (result.probe.gain, -result.block))
 
 
 def neighbour_scores(x: Tensor, x_val: Tensor, data: ImageSet) -> Tensor:

@@ -24,6 +24,7 @@ from .usage import usage, usage_by_predictor
 FOLDER, PLACE = "path/of/this/adapter", "path/or/hub-id/of/this/adapter"
 ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address; all others are written as %XX
 CARD_NAME = "README.md"
+SHARE = re.compile("accuracy|precision|recall|f1|iou|auc|auroc|dice|map$", re.IGNORECASE)  # metrics that are shares
 PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
 CITATION = f"""```bibtex
 @inproceedings{{yoo2023improving,
@@ -70,11 +71,12 @@ def model_card(
         license: the Hub's name of the adapter's licence, such as `apache-2.0`.
         picture: name of an image file that will stand beside the card.
         notes: Markdown for the end of the card.
-        predictor: whether `predictor.json` will stand beside the card (`sharing.predictor`); the lines that load the
-            adapter then go by it.
+        predictor: whether `predictor.json` will stand beside the card (`gated_prompt.predictor`); the lines that load
+            the adapter then go by it.
 
     Raises:
-        GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, or is not finite.
+        GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, is not finite,
+            or is a percentage where the Hub wants a share.
     """
     table = _gate_table(model, adapter_name)  # first: refuses an unknown adapter
     config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
@@ -204,6 +206,13 @@ def _results(
     if wrong:
         raise GatedPromptError(
             f"metrics must be finite numbers, not {', '.join(wrong)}; leave out what was not measured"
+        )
+    percent = [
+        f"{metric}={value}" for metric, value in metrics.items() if SHARE.search(metric) and not 0 <= value <= 1
+    ]
+    if percent:
+        raise GatedPromptError(
+            f"metrics {', '.join(percent)} are shares on the Hub and lie between 0 and 1; divide percentages by 100"
         )
     return [
         EvalResult(

@@ -140,6 +140,20 @@ def test_names_that_cannot_work_are_refused_and_nothing_changes(tmp_path, name: 
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize(("first", "second"), [("birds", "Birds"), ("caf\u00e9", "cafe\u0301"), ("ﬁsh", "fish")])
+def test_names_that_are_one_folder_elsewhere_are_refused(first: str, second: str) -> None:
+    model = get_peft_model(vit(), config(), adapter_name=first)
+    with pytest.raises(AdapterNameError, match="one folder on file systems that ignore case or normalize Unicode"):
+        model.add_adapter(second, config())
+    model.add_adapter("other", config())
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "Com1", "lpt9"])
+def test_devices_of_windows_are_no_names(name: str) -> None:
+    with pytest.raises(AdapterNameError, match="a device on Windows"):
+        get_peft_model(vit(), config(), adapter_name=name)
+
+
 def test_a_head_name_is_free_where_that_head_is_not_saved() -> None:
     model = get_peft_model(vit(), config(modules_to_save=[]), adapter_name="classifier")
     assert logits(model).isfinite().all()

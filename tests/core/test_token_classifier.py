@@ -97,6 +97,21 @@ def test_losses_follow_the_labels() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("problem", ["classes", "labels", "numbers"])
+def test_batches_of_a_step_add_up_to_the_whole(problem: str) -> None:
+    """Trainer passes the number of labels in all batches of an accumulated step, and adds the losses up."""
+    model = build(BACKBONES["Dinov2Model"], "cls", 1 if problem == "numbers" else 3)
+    pixels = torch.randn(4, *images()["pixel_values"].shape[1:], generator=torch.Generator().manual_seed(3))
+    targets = {"classes": torch.tensor([0, 2, 1, 1]), "labels": torch.eye(4)[:, :3], "numbers": torch.arange(4.0)}
+    labels = targets[problem]
+    whole = model(pixels, labels=labels).loss
+    parts = [
+        model(pixels[part], labels=labels[part], num_items_in_batch=labels.numel()).loss
+        for part in (slice(3), slice(3, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 def test_padding_is_not_part_of_the_mean() -> None:
     case = next(case for case in CASES if case.name == "Siglip2VisionModel")
     model, inputs = build(case, "mean"), packed()

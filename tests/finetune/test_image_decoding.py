@@ -1,7 +1,9 @@
 """One function reads pictures: 16-bit grey keeps its levels, photos stand upright, odd kinds have their colours."""
 
 import io
+import os
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image, ImageOps
 from gated_prompt import GatedPromptConfig, model_card
 from gated_prompt.data.hub import HubImages, open_table
 from gated_prompt.errors import DataError
-from gated_prompt.images import ImageFiles, decode, to_rgb
+from gated_prompt.images import EXTENSIONS, ImageFiles, decode, to_rgb
 from helpers.models import vit
 
 RAMP = np.tile(np.linspace(0, 255, 32, dtype=np.uint8), (32, 1))
@@ -136,3 +138,62 @@ def test_messages_name_the_picture(tmp_path: Path) -> None:
         decode(b"nothing")
     with pytest.raises(DataError, match=r"missing\.png is missing"):
         decode(str(tmp_path / "missing.png"))
+
+
+def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with these entries: tag, type, count and four bytes."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + struct.pack("<I", 0)
+
+
+ORIENTATION = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize("odd", [(0x0100, 2, 4, b"640\0"), (0x011A, 7, 3, b"abc\0")])
+def test_a_photo_with_an_odd_tag_stands_upright(odd: tuple[int, int, int, bytes]) -> None:
+    data = stored(Image.fromarray(COLOURS), "JPEG", exif=exif(odd, ORIENTATION))
+    assert decode(data).size == (20, 40)
+
+
+def test_exif_after_the_pixels_of_a_png() -> None:
+    data = turned(6)
+    place, end = data.index(b"eXIf") - 4, data.index(b"IDAT") - 4
+    late = data[:place] + data[end:-12] + data[place:end] + data[-12:]
+    assert late.index(b"IDAT") < late.index(b"eXIf") and len(late) == len(data)
+    assert np.array_equal(np.asarray(decode(late)), np.asarray(decode(data)))
+
+
+@pytest.mark.parametrize("error", [struct.error("cut"), TypeError("odd"), ZeroDivisionError(), RecursionError()])
+def test_whatever_a_decoder_raises_means_that_the_picture_cannot_be_read(error: Exception, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(DataError, match=rf"photo\.png cannot be decoded: {str(error) or type(error).__name__}\."):
+        decode(turned(1), "photo.png")
+
+
+def test_a_strip_that_no_resizing_can_hold_is_refused() -> None:
+    with pytest.raises(DataError, match="has 1 x 40000 pixels; one side is more than 200 times the other"):
+        decode(stored(Image.new("RGB", (1, 40_000)), "PNG"), "strip.png")
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.png"))
+    path.write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"caf\\xe9\.png cannot be decoded") as caught:
+        decode(path)
+    str(caught.value).encode()
+
+
+def test_heic_is_read_or_says_what_it_needs() -> None:
+    assert ".heic" in EXTENSIONS
+    try:
+        import pillow_heif
+    except ImportError:
+        with pytest.raises(DataError, match=r"photo\.HEIC cannot be decoded: HEIC needs pillow-heif: pip install"):
+            decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "photo.HEIC")
+        return
+    photo = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (40, 20), (200, 40, 50))).save(photo)
+    assert np.abs(np.asarray(decode(photo.getvalue())).astype(int) - (200, 40, 50)).max() < 6

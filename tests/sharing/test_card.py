@@ -172,6 +172,10 @@ def test_refusals(tmp_path) -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(GatedPromptError, match=f"finite numbers, not accuracy={value}"):
             model_card(model, dataset="birds", split="test", metrics={"accuracy": value})
+    for metrics in ({"accuracy": 91}, {"mean_iou": 45.1}, {"f1": -0.1}):
+        with pytest.raises(GatedPromptError, match=f"{next(iter(metrics))}=.*lie between 0 and 1; divide percentages"):
+            model_card(model, dataset="birds", split="test", metrics=metrics)
+    assert model_card(model, dataset="birds", split="test", metrics={"mean_absolute_error": 4.2}).data.metrics
     with pytest.raises(GatedPromptError, match="no folder; save the adapter there first"):
         write_card(tmp_path / "missing", model_card(model))
 

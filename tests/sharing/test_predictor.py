@@ -34,6 +34,26 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, preparation: dict[str, obj
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+def test_thousands_of_long_names_are_read_as_they_were_written(tmp_path: Path, monkeypatch) -> None:
+    names = [f"{i:05}_Animalia_Chordata_Aves_Passeriformes_Corvidae_Corvus_species_{i % 97:03}" for i in range(4000)]
+    Predictor(names, CROP).write(tmp_path)
+    assert (tmp_path / FILE).stat().st_size > 2**18 and read_predictor(tmp_path).names == names
+    monkeypatch.setattr("gated_prompt.predictor.LONGEST", 2**18)
+    with pytest.raises(GatedPromptError, match=r"with 4000 names would have \d+ bytes, more than 262144; shorten"):
+        Predictor(names, CROP).write(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(GatedPromptError, match="is no valid Unicode"):
+        Predictor(["caf\udce9", "b"], CROP).write(tmp_path)
+    assert read_predictor(tmp_path).names == names  # refused before anything is written
+
+
+@pytest.mark.parametrize("reads", [None, "both"])
+def test_a_base_of_one_block(backbone: Path, reads: str | None) -> None:
+    made = Predictor(NAMES, SQUARE, base={"num_hidden_layers": 1}, reads=reads).load_base(backbone)
+    assert len(find_vision_transformer(made).blocks) == 1
+    assert made(torch.rand(2, 3, 32, 32)).logits.shape == (2, 3)
+
+
 def test_pixels_are_those_of_training() -> None:
     crop = ResizeCenterCrop(MEAN, STD, train=False, resize=40, crop=32)
     assert torch.equal(Predictor(NAMES, CROP).transform()(picture()), crop(picture()))
