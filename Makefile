@@ -50,7 +50,7 @@ test-web: $(VENV)/.installed-demo
 
 # The tests of the server, with a real Ray Serve on loopback; without the extra they skip and say so.
 test-serve: $(VENV)/.installed-serve
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_serve.py -rs $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving --ignore tests/serving/test_demo_page.py -rs $(TEST_ARGS)
 
 $(VENV)/.installed-serve: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"

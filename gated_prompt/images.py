@@ -109,6 +109,7 @@ def decode(
     upright: bool = True,
     formats: tuple[str, ...] | None = None,
     most_pixels: int | None = None,
+    least_side: int | None = None,
 ) -> Image.Image:
     """Decode an image the way training does; see `to_rgb`.
 
@@ -119,6 +120,7 @@ def decode(
         name: Name for error messages; None: the path.
         formats: Pillow's names of the accepted formats; None: all. Restrict them for untrusted images.
         most_pixels: Reject larger images before decoding a pixel; None: Pillow's own limit.
+        least_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where both sides keep this many pixels; None: never.
         as_stored: Neither convert nor rotate, for label maps.
         upright: See `to_rgb`.
 
@@ -138,6 +140,8 @@ def decode(
                     f"has {image.width} x {image.height} pixels; one side is more than {MOST_ELONGATED} times the "
                     "other. Crop it."
                 )
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
             return to_rgb(image, upright=upright)
     except DataError as error:
         raise DataError(f"The image {name} {error}") from error

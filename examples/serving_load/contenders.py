@@ -36,7 +36,7 @@ class Tasks:
 
     nbytes = 0  # not counted here: the measurement reads the memory of the process
 
-    def __init__(self, backbone: str, memory: int) -> None:
+    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
         self.base = load_backbone(backbone).eval().requires_grad_(False)
         self.width = self.base.config.hidden_size
         self.found: dict[Path, Task] = {}
@@ -78,8 +78,8 @@ class Tasks:
 class FullModels(Tasks):
     """One full model per task: only images of the same task share a batch."""
 
-    def __init__(self, backbone: str, memory: int) -> None:
-        super().__init__(backbone, memory)
+    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
+        super().__init__(backbone, memory, image_side)
         self.models: dict[str, Any] = {}
 
     def create(self, key: str) -> None:
@@ -100,8 +100,8 @@ class FullModels(Tasks):
 class LoraAdapters(Tasks):
     """PEFT's LoRA of rank 8 on queries and values, in PEFT's own mixed batches."""
 
-    def __init__(self, backbone: str, memory: int) -> None:
-        super().__init__(backbone, memory)
+    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
+        super().__init__(backbone, memory, image_side)
         self.config = LoraConfig(r=8, target_modules=r".*\.(query|value|q_proj|v_proj)", init_lora_weights=False)
         self.model: Any = None
 

@@ -2,12 +2,11 @@
 """Put a running server under load, and compare every answer with the first one for the same image and adapter.
 
     locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000
-    locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000 --tasks 1
 
-`--tasks N` asks only the first N adapters. With `--churn FOLDER` one more user adds that adapter and deletes it again,
-over and over; the server has to allow the folder, and GATED_PROMPT_TOKEN holds its token. As a client should, users
-repeat a request that the server was too busy for (counted as "asked to wait") or that failed because a replica died
-("sent again"). Locust prints requests per second, percentiles and failures.
+`--csv runs/load` keeps the numbers that Locust prints: requests per second, percentiles and failures. `--tasks N` asks
+only the first N adapters. With `--churn FOLDER` one more user adds that adapter and deletes it again, over and over;
+the server has to allow the folder, and GATED_PROMPT_TOKEN holds its token. As a client should, users repeat a request
+that the server was too busy for (counted as "asked to wait") or that failed because a replica died ("sent again").
 """
 
 import os

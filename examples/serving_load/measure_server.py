@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     from gated_prompt import GatedPromptError
 
     try:
-        importlib.import_module(f"serve.measure.{args.command}").main(args)
+        importlib.import_module(f"serving_load.{args.command}").main(args)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
 
@@ -61,4 +61,5 @@ def serve(contender: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, where the package of this script lies
     main(sys.argv[1:])

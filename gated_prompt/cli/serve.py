@@ -1,13 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
 
-    gated-prompt serve
+    gated-prompt serve --adapters runs/served
     gated-prompt serve --backbone facebook/dinov2-small --adapters runs/served --allow runs
 
-Several machines: serve_config.yaml, or --address of a Ray cluster; see docs/serving.md.
+Several machines: Serve's own config, or --address of a Ray cluster; see docs/serving.md.
 """
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -18,18 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
 from ..serving.backbone import load_pool
-from ..serving.ray_cluster import connect
-from ..serving.settings import TOKEN, Settings
+from ..serving.ray_cluster import connect, descendants, end
+from ..serving.settings import Settings
 from ..serving.store import Store
+from ..serving.token import read_token, token_in_file
 from ..sharing.backbone import check_backbone
 
+APPLICATION = "gated_prompt"
+STOP_STEP = 0.2  # seconds between looks at whether a replica that stops has answered everything
 
-def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_pool) -> None:
+
+def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] = load_pool) -> None:
     """Run with these arguments, or with those of the command line; `load` creates the pool of adapters."""
     try:
         (settings,) = CommandLine([Settings], __doc__).parse(argv)
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None, load: Callable[[str, int], Any] = load_p
         sys.exit(f"error: {error}")
 
 
-def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
+def run(settings: Settings, load: Callable[[str, int, int], Any]) -> None:
     """Serve until SIGINT or SIGTERM arrives.
 
     Raises:
@@ -52,8 +53,13 @@ def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
         from ..serving.http import Server
     except ImportError as error:
         raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
-    settings = absolute(settings)
     check(settings)
+    with token_in_file(absolute(settings)) as found:
+        serve_until_stopped(ray, serve, found, Server, load)
+
+
+def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, load: Callable[..., Any]) -> None:
+    """Start Ray and the replicas, and after SIGINT or SIGTERM let requests in progress finish."""
     stop = threading.Event()
     connect(ray, settings.address)
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
@@ -64,34 +70,22 @@ def run(settings: Settings, load: Callable[[str, int], Any]) -> None:
             proxy_location="HeadOnly" if settings.address is None else "EveryNode",
             http_options={"host": settings.host, "port": settings.port},
         )
-        server: Any = Server
         server = server.options(
             num_replicas=settings.replicas,
             max_ongoing_requests=2 * settings.queue,  # so that the replica itself answers 503, with Retry-After
+            graceful_shutdown_timeout_s=settings.stop_seconds,
+            graceful_shutdown_wait_loop_s=STOP_STEP,
             ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
         )
-        serve.run(server.bind(dataclasses.asdict(settings), load))
+        serve.run(server.bind(dataclasses.asdict(settings), load), name=APPLICATION)
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
+        serve.delete(APPLICATION)  # the replicas answer what they have; `shutdown` alone would end the proxy at once
     finally:
         started |= descendants()
         serve.shutdown()
         ray.shutdown()
         end(started)
-
-
-def descendants() -> set[psutil.Process]:
-    """Children of this process, their children, and so on."""
-    return set(psutil.Process().children(recursive=True))
-
-
-def end(processes: set[psutil.Process]) -> None:
-    """Wait for these processes, and kill those that remain: Ray's agents may outlive it for a while."""
-    _, left = psutil.wait_procs(list(processes), timeout=3)
-    for one in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    psutil.wait_procs(left, timeout=3)
 
 
 def absolute(settings: Settings) -> Settings:
@@ -115,7 +109,10 @@ def check(settings: Settings) -> None:
         GatedPromptError: there is no such backbone or folder, or the port is taken.
     """
     check_backbone(settings.backbone)
-    Store(settings.adapters, settings.allow)
+    check_backbone(settings.backbone)
+    for name, fault in Store(settings.adapters).skipped().items():
+        print(f"not served: {name}: {fault}", flush=True)
+    read_token(settings.token_file)
     if settings.address is None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         try:
@@ -127,7 +124,9 @@ def check(settings: Settings) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables for the replicas: the path of this code, and the token."""
-    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    kept = {name: os.environ[name] for name in (TOKEN, "HF_HUB_OFFLINE") if name in os.environ}
-    return {"PYTHONPATH": os.pathsep.join(places), **kept}
+    """Environment variables for the replicas. Ray logs them, so no secret may be among them."""
+    kept = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "PYTHONPATH") if name in os.environ}
+    home = Path(__file__).parents[2]
+    if home.name not in ("site-packages", "dist-packages"):  # a checkout, which replicas would not find otherwise
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), kept.get("PYTHONPATH")]))
+    return kept

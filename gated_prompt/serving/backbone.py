@@ -29,11 +29,11 @@ def load_backbone(backbone: str) -> Any:
         raise GatedPromptError(f"cannot load --backbone {backbone!r}: {str(error).splitlines()[0]}") from error
 
 
-def load_pool(backbone: str, memory: int) -> AdapterPool:
-    """A pool for adapters of this backbone, which take at most `memory` bytes.
+def load_pool(backbone: str, memory: int, image_side: int) -> AdapterPool:
+    """A pool for adapters of this backbone, which take at most `memory` bytes and images of at most this side.
 
     Raises:
         GatedPromptError: the backbone cannot be loaded, or takes no prompts.
     """
     quiet_loading()  # here, as each replica is a process of its own
-    return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone)
+    return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone, image_side=image_side)

@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Metrics of one replica for Prometheus; the label `replica` names it."""
 
+import asyncio
 import os
 import socket
 import time
@@ -8,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 
 REGISTRY = CollectorRegistry()
 LABELS = {"replica": f"{socket.gethostname()}-{os.getpid()}"}  # keeps its series apart from those of other replicas
@@ -32,6 +34,9 @@ async def count(request: Request, call_next: Callable[[Request], Awaitable[Respo
         response = await call_next(request)
         code = response.status_code
         return response
+    except (asyncio.CancelledError, ClientDisconnect):
+        code = 499  # the client hung up
+        raise
     finally:
         # The pattern of the route, so that clients cannot create series at will.
         route = getattr(request.scope.get("route"), "path", "other")

@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,17 +18,15 @@ import torch.nn.functional as F
 from peft import get_peft_model, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
-from ..files.layout import BANK, PREFIX
-from ..predictor import FILE, Predictor, read_predictor
+from ..predictor import FILE, MOST_PIXELS
 from ..sharing.card import last_part
-from ..sharing.loading import checked
 from .features import Features
-from .resident import Resident, Stamp, head_of, memory_of, stamp_of_folder
+from .reading import Files, read_files
+from .resident import Resident, Stamp, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times
 TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced; seconds between them
@@ -47,6 +44,7 @@ class AdapterPool:
             which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
         backbone_name: Hub id or folder; adapters trained on another one are refused. None: not compared.
+        image_side: the largest side of images that an adapter may ask for, in pixels.
 
     Attributes:
         nbytes: memory of all loaded adapters.
@@ -55,18 +53,21 @@ class AdapterPool:
         ArchitectureError: the backbone is not a Vision Transformer.
     """
 
-    def __init__(self, backbone: nn.Module, memory: int, backbone_name: str | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, memory: int, backbone_name: str | None = None, image_side: int = MOST_PIXELS
+    ) -> None:
         anchor = GatedPromptConfig(num_virtual_tokens=1, gates=False, temperature=False, modules_to_save=[])
         self.features = Features(backbone)
         self.model = get_peft_model(self.features, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
-        self.memory, self.backbone_name = memory, backbone_name
+        self.memory, self.backbone_name, self.image_side = memory, backbone_name, image_side
         self.device = next(backbone.parameters()).device
         self.nbytes = 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
         self._replaced: list[Resident] = []  # by other files; dropped when their calls have ended
+        self._loading: dict[Path, threading.Lock] = {}  # each is held by the thread that loads and tries an adapter
         self._count = 0
-        self._books = threading.Lock()  # guards the three above; never held while files are read or logits computed
-        self._changes = threading.Lock()  # adapters are loaded and dropped one at a time
+        self._books = threading.Lock()  # guards the four above; never held while files are read or logits computed
+        self._changes = threading.RLock()  # the model changes by one adapter at a time
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -103,18 +104,28 @@ class AdapterPool:
         found = self._in_memory(folder)
         if found is not None:
             return found
-        with self._changes:
-            found = self._in_memory(folder)  # another thread was faster
-            if found is not None:
-                return found
-            resident = self._load_undisturbed(folder)
-            with self._books:
-                old = self._residents.pop(folder, None)
-                if old is not None:
-                    self._replaced.append(old)
-                resident.users += 1
-                self._residents[folder] = resident
-            return resident
+        with self._books:
+            loading = self._loading.setdefault(folder, threading.Lock())
+        with loading:  # one thread loads it, and others load other adapters meanwhile
+            try:
+                found = self._in_memory(folder)  # another thread was faster
+                if found is not None:
+                    return found
+                resident = self._load_undisturbed(folder)
+                with self._books:
+                    self._retire(folder)
+                    resident.users += 1
+                    self._residents[folder] = resident
+                return resident
+            finally:
+                with self._books:
+                    self._loading.pop(folder, None)
+
+    def _retire(self, folder: Path) -> None:
+        """With `_books` held: have an adapter dropped when the calls that use it have ended."""
+        old = self._residents.pop(folder, None)
+        if old is not None:
+            self._replaced.append(old)
 
     def _in_memory(self, folder: Path) -> Resident | None:
         stamp = stamp_of_folder(folder)
@@ -130,9 +141,7 @@ class AdapterPool:
         """Drop an adapter, at once or when the calls that use it have ended."""
         with self._changes:
             with self._books:
-                old = self._residents.pop(folder, None)
-                if old is not None:
-                    self._replaced.append(old)
+                self._retire(folder)
             self._make_room(0)
 
     def _load_undisturbed(self, folder: Path) -> Resident:
@@ -152,41 +161,35 @@ class AdapterPool:
         raise DamagedAdapterError(f"the adapter in {folder} kept being replaced while it was read; try again")
 
     def _load(self, folder: Path, stamp: Stamp) -> Resident:
-        predictor = read_predictor(folder)
-        with checked(str(folder)) as (config, _):
-            self._check_backbone(folder, config, predictor)
-            nbytes = memory_of(config.weights_file)
-            if nbytes > self.memory:
-                raise GatedPromptError(
-                    f"the adapter in {folder} takes {nbytes} bytes, more than the limit of {self.memory} for all; "
-                    "raise the limit"
-                )
-            self._make_room(nbytes)
-            if not config.weights_file.is_small:
-                config.weights_file.check_content()  # of large files, only the header was read so far
-            path = config.weights_file.path
-            loaded = load_file(path, device=str(self.device)) if path is not None else {}
-            tensors = {key: loaded[key] for key in config.weights_file.entries}  # without those of other adapters
-            # A copy without the head, which is applied here, and without the backbone's location.
-            own = replace(config, modules_to_save=[])
-            own.base_model_name_or_path, own.inference_mode = None, True
-        head = head_of(folder, config, tensors, predictor)
-        prompts = {key: value for key, value in tensors.items() if key.startswith(f"{PREFIX}{BANK}.")}
-        self._count += 1
-        key = f"a{self._count}"
-        self.model.add_adapter(key, own)
+        files = read_files(folder, self.device)
+        self._check(folder, files)
+        key = self._add(files)
+        resident = Resident(key, *files.head, files.predictor, files.sha256, files.nbytes, stamp)
         try:
-            set_peft_model_state_dict(self.model, prompts, adapter_name=key)
-            resident = Resident(key, *head, predictor, config.weights_sha256, nbytes, stamp)
-            self._try(resident)
+            self._try(resident)  # without a lock: other adapters are loaded meanwhile
         except BaseException:
-            self.model.delete_adapter(key)
+            self._drop(resident)
             raise
-        self.nbytes += nbytes
         return resident
 
-    def _check_backbone(self, folder: Path, config: GatedPromptConfig, predictor: Predictor) -> None:
-        trained_on = last_part(config.base_model_name_or_path)
+    def _add(self, files: Files) -> str:
+        """Put the prompts on the model, and return their name there."""
+        with self._changes:
+            self._make_room(files.nbytes)
+            self._count += 1
+            key = f"a{self._count}"
+            self.model.add_adapter(key, files.config)
+            try:
+                set_peft_model_state_dict(self.model, files.prompts, adapter_name=key)
+            except BaseException:
+                self.model.delete_adapter(key)
+                raise
+            self.nbytes += files.nbytes
+        return key
+
+    def _check(self, folder: Path, files: Files) -> None:
+        """Refuse what was trained on another backbone, or asks for more than the limits."""
+        trained_on, predictor = files.trained_on, files.predictor
         if self.backbone_name is not None and trained_on not in ("", last_part(self.backbone_name)):
             raise AdapterMismatchError(
                 f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
@@ -200,16 +203,29 @@ class AdapterPool:
                 f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, "
                 "unlike the one here; serve it separately"
             )
+        side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
+        if side > self.image_side:
+            raise AdapterMismatchError(
+                f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
+                f"{self.image_side}"
+            )
+        if files.nbytes > self.memory:
+            raise GatedPromptError(
+                f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {self.memory} for all; "
+                "raise the limit"
+            )
 
     def _try(self, resident: Resident) -> None:
         """Compute one image before anyone else calls the adapter."""
         pixels = resident.predictor.transform()(Image.new("RGB", (64, 64), "grey"))[None]
         try:
-            self.logits(pixels, [resident])
+            (logits,) = self.logits(pixels, [resident])
         except (RuntimeError, ValueError) as error:
             raise AdapterMismatchError(
                 f"the adapter does not compute on this backbone with images prepared as its {FILE} says: {error}"
             ) from error
+        if not logits.isfinite().all():
+            raise AdapterMismatchError("the adapter's scores of a grey image are not finite; train it again")
 
     def _make_room(self, nbytes: int) -> None:
         """Drop unused adapters, least recently used first, until `nbytes` more fit."""
@@ -231,5 +247,6 @@ class AdapterPool:
             self._drop(gone)
 
     def _drop(self, resident: Resident) -> None:
-        self.model.delete_adapter(resident.key)
-        self.nbytes -= resident.nbytes
+        with self._changes:
+            self.model.delete_adapter(resident.key)
+            self.nbytes -= resident.nbytes

@@ -1,10 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Joining a Ray cluster, or starting Ray so that only this machine reaches it."""
 
+import contextlib
 import importlib
 import os
 from typing import Any
 from unittest.mock import patch
+
+import psutil
 
 from ..errors import GatedPromptError
 
@@ -47,3 +50,17 @@ def _start_on_loopback(ray: Any) -> None:
             f"Ray {ray.__version__} listens on {', '.join(addresses)} and cannot be kept to this machine; use "
             "--scheduler serial, or --address with a cluster that you have secured"
         )
+
+
+def descendants() -> set[psutil.Process]:
+    """Children of this process, their children, and so on."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def end(processes: set[psutil.Process]) -> None:
+    """Wait for these processes, and kill those that remain: Ray's agents may outlive it for a while."""
+    _, left = psutil.wait_procs(list(processes), timeout=3)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=3)

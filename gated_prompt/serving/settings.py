@@ -25,12 +25,16 @@ class Settings:
     """
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
-    adapters: str = _help("folder with one subfolder per adapter", "examples/demo/adapters")
+    adapters: str = _help("folder with one subfolder per adapter or per output of `train`; needed", "")
     allow: list[str] = field(
         default_factory=list,
         metadata={
             "help": "sources that PUT accepts: folders, with everything below them, and Hub ids; none by default"
         },
+    )
+    token_file: str | None = _help(
+        f"file with the token that PUT and DELETE require, readable by its owner only; default: the token in {TOKEN}",
+        None,
     )
     host: str = _help("address to listen on", "127.0.0.1")
     port: int = _help("port to listen on", 8000)
@@ -44,13 +48,15 @@ class Settings:
     batch_wait_ms: float = _help("milliseconds that a batch waits for more images", 5.0)
     queue: int = _help("requests that a replica accepts at a time; it answers 503 to others", 128)
     upload_mb: float = _help("largest upload, in megabytes", 10.0)
-    megapixels: float = _help("largest image, in megapixels", 25.0)
+    megapixels: float = _help("largest image, in megapixels", 12.0)
+    image_side: int = _help("largest side of the images that an adapter may ask for, in pixels", 1024)
     upload_seconds: float = _help("seconds that an upload may take", 15.0)
     seconds: float = _help("seconds that an answer may take after the upload", 30.0)
+    stop_seconds: float = _help("seconds that requests may take to finish after SIGTERM or Ctrl+C", 30.0)
 
     def __post_init__(self) -> None:
         positive = ("replicas", "cpus", "memory_mb", "batch_size", "queue", "upload_mb", "megapixels")
-        for name in (*positive, "upload_seconds", "seconds"):
+        for name in (*positive, "image_side", "upload_seconds", "seconds", "stop_seconds"):
             if not getattr(self, name) > 0:
                 raise GatedPromptError(f"--{name} is {getattr(self, name)}; it must be more than 0")
         if self.batch_wait_ms < 0 or not 0 < self.port < 2**16:
@@ -58,7 +64,7 @@ class Settings:
                 f"--batch_wait_ms is {self.batch_wait_ms} and --port is {self.port}; the wait must be at least 0, and "
                 "the port from 1 to 65535"
             )
-        if self.allow and self.host not in LOOPBACK and not os.environ.get(TOKEN):
+        if self.allow and self.host not in LOOPBACK and not (self.token_file or os.environ.get(TOKEN)):
             raise GatedPromptError(
                 f"--host {self.host} with --allow lets anyone change the adapters; put a secret into the environment "
                 f"variable {TOKEN}, which clients then have to send"

@@ -1,138 +1,139 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The folder of served adapters: all that replicas share, so they need no messages between them."""
+"""The folder of served adapters: all that replicas share, so they need no messages between them.
+
+An adapter that a client adds is copied to a folder of its own in `.versions`, which never changes, and its name is a
+symbolic link to it. So a name switches in one step, and whoever reads the old version reads it to its end.
+"""
 
 import os
 import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from filelock import FileLock
 
-from ..errors import AdapterNameError, DamagedAdapterError, GatedPromptError
-from ..files.header import read_config
-from ..predictor import FILE, read_predictor
+from ..errors import AdapterNameError, GatedPromptError
+from .contents import describe, is_servable, used
 from .schemas import AdapterInfo
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-CARD = "README.md"
-FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, FILE, CARD)
-LONGEST_CARD = 100_000  # characters
-LONGEST = 2**30  # bytes of a file that is copied
+VERSIONS = ".versions"
+KEPT = 300.0  # seconds that a version which no name leads to stays, for those that still read it or make it
+LOCK_SECONDS = 30.0
 
 
 class Store:
-    """Adapters by name in the subfolders of `root`; new ones may come from the folders and Hub ids in `allow`."""
+    """Adapters by name in the subfolders of `root`; `changes`: clients may add and remove some.
 
-    def __init__(self, root: str, allow: list[str]) -> None:
-        self.root = Path(root).resolve()
-        self.folders = [Path(one).resolve() for one in allow if os.path.isdir(one)]
-        self.hub_ids = [one for one in allow if not os.path.isdir(one)]
-        if not self.root.is_dir():
-            raise GatedPromptError(f"--adapters {root} is not a folder; create it, or give another")
+    Raises:
+        GatedPromptError: there is no such folder.
+    """
 
-    def names(self) -> list[str]:
-        return sorted(p.parent.name for p in self.root.glob(f"*/{CONFIG_NAME}") if re.match(NAME, p.parent.name))
+    def __init__(self, root: str, changes: bool = False) -> None:
+        if not root or not os.path.isdir(root):
+            raise GatedPromptError(
+                f"--adapters {root!r} is not a folder; give one with a subfolder for each adapter, or for each run of "
+                "`gated-prompt train`"
+            )
+        self.root, self.changes = Path(root).resolve(), changes
 
     def describe_all(self) -> list[AdapterInfo]:
-        return [describe(self.root / name) for name in self.names()]
+        """What the files of each adapter say, in the order of the names."""
+        return [describe(path.name, used(path)) for path in self._subfolders() if self._find(path.name) is not None]
+
+    def skipped(self) -> dict[str, str]:
+        """Subfolders that cannot be served, and why."""
+        found = {}
+        for path in self._subfolders():
+            if not re.fullmatch(NAME, path.name):
+                found[path.name] = "its name is no name for an adapter: 1 to 64 of A-Z, a-z, 0-9, - and _"
+            elif not is_servable(used(path)):
+                found[path.name] = "it has neither an adapter nor a probe, nor is it a finished run of `train`"
+            elif error := describe(path.name, used(path)).error:
+                found[path.name] = error
+        return found
 
     def find(self, name: str) -> Path:
-        """The folder of an adapter.
+        """The folder of an adapter; of one that a client added, it never changes.
 
         Raises:
             AdapterNameError: there is no such adapter.
         """
-        folder = self.root / name
-        for _ in range(5):  # a folder that is being replaced is missing for a moment
-            if re.match(NAME, name) and (folder / CONFIG_NAME).is_file():
-                return folder
-            time.sleep(0.002)
-        raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+        found = self._find(name)
+        if found is None and self.changes:
+            with self._alone():  # a folder that somebody placed by hand is missing while a link takes its place
+                found = self._find(name)
+        if found is None:
+            raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+        return found
 
-    def fetch(self, source: str, revision: str | None) -> Path:
-        """Copy the adapter at `source` to a folder that is not served yet.
-
-        Raises:
-            PermissionError: the source is not allowed.
-            DamagedAdapterError: there is no adapter, or one of its files is too large.
-        """
-        if source in self.hub_ids:
-            found = download(source, revision)
-        elif any(Path(source).resolve().is_relative_to(folder) for folder in self.folders):
-            found = Path(source).resolve()
-        else:
-            raise PermissionError(f"{source!r} is neither below a folder nor a Hub id that the server's --allow names")
-        copy = self.root / f".new-{uuid.uuid4().hex}"
-        copy.mkdir()
-        try:
-            for name in FILES:
-                if not (found / name).is_file():
-                    continue  # the pool reports missing files
-                if found not in (found / name).resolve().parents and source not in self.hub_ids:
-                    raise PermissionError(f"{name} in {source!r} is a link to another folder")
-                if (found / name).stat().st_size > LONGEST:
-                    raise DamagedAdapterError(f"{name} in {source!r} is larger than {LONGEST} bytes")
-                shutil.copyfile(found / name, copy / name)
-        except BaseException:
-            shutil.rmtree(copy)
-            raise
-        return copy
-
-    def publish(self, copy: Path, name: str) -> Path:
-        """Serve a copy under a name, in place of the adapter that has it."""
-        folder = self.root / name
-        old = self._away(folder)
-        os.rename(copy, folder)
-        shutil.rmtree(old, ignore_errors=True)
+    def new_version(self) -> Path:
+        """An empty folder for a copy that is not served yet."""
+        folder = self.root / VERSIONS / uuid.uuid4().hex
+        folder.mkdir(parents=True)
         return folder
 
-    def delete(self, name: str) -> Path:
+    def publish(self, version: Path, name: str) -> None:
+        """Serve a version under a name, in place of the adapter that has it."""
+        link, new = self.root / name, version.with_name(f"{version.name}.link")
+        new.symlink_to(os.path.join(VERSIONS, version.name), target_is_directory=True)
+        with self._alone():
+            self._retire(link, keep_link=True)
+            os.replace(new, link)
+            self._sweep()
+
+    def delete(self, name: str) -> None:
         """Stop serving an adapter.
 
         Raises:
             AdapterNameError: there is no such adapter.
         """
-        folder = self.find(name)
-        shutil.rmtree(self._away(folder), ignore_errors=True)
-        return folder
+        with self._alone():
+            if self._find(name) is None:
+                raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+            self._retire(self.root / name, keep_link=False)
+            self._sweep()
 
-    def _away(self, folder: Path) -> Path:
-        old = self.root / f".old-{uuid.uuid4().hex}"
-        if folder.exists():
-            os.rename(folder, old)
-        return old
+    def _find(self, name: str) -> Path | None:
+        if not re.fullmatch(NAME, name):
+            return None
+        folder = used(self.root / name).resolve()
+        return folder if is_servable(folder) else None
 
+    def _subfolders(self) -> list[Path]:
+        return [path for path in sorted(self.root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
-def download(source: str, revision: str | None) -> Path:
-    """Download the files of an adapter from the Hub into the cache.
+    def _retire(self, place: Path, keep_link: bool) -> None:
+        """Take what stands under a name away, or, with `keep_link`, prepare that it be replaced in one step."""
+        if place.is_symlink():
+            target = place.resolve()
+            if target.parent == self.root / VERSIONS and target.exists():
+                os.utime(target)  # it is kept from now on
+            if not keep_link:
+                place.unlink()
+        elif place.exists():
+            os.utime(place)
+            (self.root / VERSIONS).mkdir(exist_ok=True)
+            os.rename(place, self.root / VERSIONS / uuid.uuid4().hex)
 
-    Raises:
-        DamagedAdapterError: they cannot be downloaded.
-    """
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DamagedAdapterError(
-            f"no adapter at {source!r}, revision {revision or 'main'!r}: the Hub says {str(error).splitlines()[0]!r}; "
-            "check the names and the connection"
-        ) from error
+    def _sweep(self) -> None:
+        """Remove versions that no name leads to any more, and copies that were never served."""
+        served = {path.resolve() for path in self.root.iterdir() if path.is_symlink()}
+        for path in (self.root / VERSIONS).iterdir():
+            if path.resolve() in served or time.time() - path.lstat().st_mtime < KEPT:
+                continue
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
-
-def describe(folder: Path) -> AdapterInfo:
-    """What the files of an adapter say, or why they cannot be read."""
-    try:
-        predictor, config = read_predictor(folder), read_config(folder / CONFIG_NAME)
-    except GatedPromptError as error:
-        return AdapterInfo(name=folder.name, error=str(error))
-    card, sha256 = folder / CARD, config.get("weights_sha256")
-    return AdapterInfo(
-        name=folder.name,
-        classes=predictor.names,
-        problem=predictor.problem,
-        sha256=sha256 if isinstance(sha256, str) else None,
-        card=card.read_text(encoding="utf-8", errors="replace")[:LONGEST_CARD] if card.is_file() else None,
-    )
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time, over all replicas."""
+        (self.root / VERSIONS).mkdir(exist_ok=True)
+        with FileLock(self.root / f"{VERSIONS}.lock", timeout=LOCK_SECONDS):
+            yield

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving_load.measure_server import RESULTS
 
 from serving_load import made, summary, tables
 from serving_load.contenders import FullModels, LoraAdapters, Tasks
+from serving_load.measure_server import RESULTS
 
 COMMAND = "python examples/serving_load/measure_server.py tables"
 
@@ -19,7 +19,7 @@ def test_the_page_shows_the_committed_results() -> None:
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])
 def test_contenders_answer_each_image_by_its_task(kind: type[Tasks], tmp_path: Path) -> None:
     folders = sorted(made.adapters("tiny", 3, tmp_path).iterdir())
-    shared = kind(str(made.backbone("tiny", tmp_path)), 0)
+    shared = kind(str(made.backbone("tiny", tmp_path)), 0, 1024)
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tasks = []
     for folder in (*folders, folders[0]):

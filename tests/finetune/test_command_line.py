@@ -27,7 +27,7 @@ KINDS = {
         for name in ("predict", "pretrain_mae", "pretrain_supervised", "probe", "reproduce_tables", "speed.comparison")
     },
     **{name: (importlib.import_module(name).Arguments,) for name in ("miniature.runs", "miniature.rerun")},
-    "serve": (importlib.import_module("serve.settings").Settings,),
+    "serve": (importlib.import_module("gated_prompt.serving.settings").Settings,),
 }
 
 

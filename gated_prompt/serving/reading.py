@@ -1,0 +1,97 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""What the files of an adapter hold, checked, and split into prompts and head."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..config import GatedPromptConfig
+from ..errors import AdapterMismatchError
+from ..files.adapter_file import AdapterFile
+from ..files.layout import BANK, PREFIX
+from ..predictor import FILE, Predictor, read_predictor
+from ..sharing.card import last_part
+from ..sharing.loading import checked
+
+Head = tuple[Tensor, Tensor | None]  # weight (K, F) and bias (K,)
+
+
+@dataclass(frozen=True)
+class Files:
+    """An adapter as its files have it.
+
+    Attributes:
+        predictor: its class names, its preprocessing and what its head reads.
+        config, prompts: of the adapter without its head, and tensors by their keys.
+        head: weight (K, F) and bias (K,), or None, in float32.
+        trained_on: last part of the backbone's name; empty: unknown.
+        sha256: of its weights file, according to its config.
+        nbytes: memory of its tensors.
+    """
+
+    predictor: Predictor
+    config: GatedPromptConfig
+    prompts: dict[str, Tensor]
+    head: Head
+    trained_on: str
+    sha256: str | None
+    nbytes: int
+
+
+def read_files(folder: Path, device: torch.device) -> Files:
+    """Read an adapter.
+
+    Raises:
+        GatedPromptError: its files are damaged, or it has no single linear head.
+    """
+    predictor = read_predictor(folder)
+    with checked(str(folder)) as (config, _):
+        if not config.weights_file.is_small:
+            config.weights_file.check_content()  # of large files, only the header was read so far
+        path = config.weights_file.path
+        loaded = load_file(path, device=str(device)) if path is not None else {}
+        tensors = {key: loaded[key] for key in config.weights_file.entries}  # without those of other adapters
+        # A copy without the head, which the pool applies, and without the backbone's location.
+        own = replace(config, modules_to_save=[])
+        own.base_model_name_or_path, own.inference_mode = None, True
+    return Files(
+        predictor,
+        own,
+        {key: value for key, value in tensors.items() if key.startswith(f"{PREFIX}{BANK}.")},
+        head_of(folder, config, tensors, predictor),
+        last_part(config.base_model_name_or_path),
+        config.weights_sha256,
+        memory_of(config.weights_file),
+    )
+
+
+def memory_of(file: AdapterFile) -> int:
+    """Bytes of memory that an adapter takes, from its header: prompts and head are kept in float32."""
+    return sum(4 * torch.Size(entry.shape).numel() for entry in file.entries.values())
+
+
+def head_of(
+    folder: Path, config: GatedPromptConfig, tensors: dict[str, Tensor], predictor: Predictor
+) -> tuple[Tensor, Tensor | None]:
+    """Weight (K, F) and bias (K,), or None, of an adapter's only head.
+
+    Raises:
+        AdapterMismatchError: its head is not a single linear layer, or does not match the number of its names.
+    """
+    heads = config.modules_to_save or []
+    keys = [f"{PREFIX}{heads[0]}.weight", f"{PREFIX}{heads[0]}.bias"] if len(heads) == 1 else []
+    others = [key for key in tensors if not key.startswith(f"{PREFIX}{BANK}.") and key not in keys]
+    if not keys or keys[0] not in tensors or tensors[keys[0]].ndim != 2 or others:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} has the head(s) {', '.join(heads) or 'none'}; it needs a single linear layer"
+        )
+    weight, bias = tensors[keys[0]], tensors.get(keys[1])
+    if len(weight) != len(predictor.names) or (bias is not None and bias.shape != weight.shape[:1]):
+        raise AdapterMismatchError(
+            f"{folder / FILE} names {len(predictor.names)} classes, but the head has {len(weight)}; they must come "
+            "from the same training"
+        )
+    return weight.float(), None if bias is None else bias.float()

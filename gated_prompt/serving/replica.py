@@ -1,0 +1,145 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""One replica without HTTP: the backbone, the adapters in its memory, and the folder that all replicas share."""
+
+import asyncio
+import shutil
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterMismatchError, GatedPromptError
+from .contents import describe
+from .decoding import MEGAPIXEL, Client, ClientGoneError, Decoder
+from .messages import public
+from .resident import Resident
+from .schemas import AdapterInfo, Answer, Prediction, Source
+from .settings import Settings
+from .sources import Sources
+from .store import Store
+
+TRIES = 10  # to load an adapter that is being replaced
+
+
+@dataclass(eq=False)
+class Item:
+    """One image of a batch, and who waits for it."""
+
+    pixels: Tensor
+    resident: Resident
+    client: Client
+
+
+class Replica:
+    """What the HTTP routes call.
+
+    Args:
+        settings: of the server.
+        load: creates the pool of adapters from the backbone, the bytes and the sides of images that adapters may take.
+
+    Raises:
+        GatedPromptError: the folder of adapters or the backbone cannot be used.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[str, int, int], Any]) -> None:
+        self.store, self.sources = Store(settings.adapters, changes=bool(settings.allow)), Sources(settings.allow)
+        self.pool = load(settings.backbone, int(settings.memory_mb * 1e6), settings.image_side)
+        self.decoder = Decoder(int(settings.megapixels * MEGAPIXEL))
+
+    async def answer(
+        self, name: str, data: bytes, top: int, client: Client, compute: Callable[[Item], Awaitable[Tensor | None]]
+    ) -> Answer:
+        """Turn the bytes of an image into names and scores; `compute` joins the images of several calls in one batch.
+
+        Raises:
+            ClientGoneError: nobody waits for the answer any more.
+            GatedPromptError: there is no such adapter, it cannot be used, or the image cannot be read.
+        """
+        hold, resident = await asyncio.to_thread(self.take, name)
+        try:  # whoever calls waits for the end: an adapter stays in use until its batch is computed
+            pixels = await self.decoder.prepare(data, resident.predictor, client)
+            logits = await compute(Item(pixels, resident, client))
+        finally:
+            hold.__exit__(None, None, None)
+        if logits is None:
+            raise ClientGoneError
+        if not logits.isfinite().all():
+            raise AdapterMismatchError(f"the scores of adapter {name!r} for this image are not finite; train it again")
+        predictor = resident.predictor
+        found = [Prediction(name=one, score=score) for one, score in predictor.answer(logits, top)]
+        return Answer(adapter=name, sha256=resident.sha256, problem=predictor.problem, predictions=found)
+
+    def take(self, name: str) -> tuple[AbstractContextManager[Resident], Resident]:
+        """Load the adapter if necessary; the context manager releases it.
+
+        Raises:
+            GatedPromptError: there is no such adapter, or it cannot be used.
+        """
+        folder = self.store.find(name)
+        for _ in range(TRIES):
+            hold = self.pool.hold(folder)
+            try:
+                return hold, hold.__enter__()
+            except GatedPromptError:
+                before, folder = folder, self.store.find(name)
+                if folder == before:
+                    raise
+        raise GatedPromptError(f"adapter {name!r} kept being replaced while it was read; try again")
+
+    def logits(self, items: list[Item]) -> list[Tensor | None]:
+        """Compute one mixed batch per image size; None for images that nobody waits for."""
+        sizes: dict[torch.Size, list[Item]] = defaultdict(list)
+        for item in items:
+            if not item.client.gone:
+                sizes[item.pixels.shape].append(item)
+        found: dict[Item, Tensor] = {}
+        for group in sizes.values():
+            pixels = torch.stack([item.pixels for item in group])
+            found |= zip(group, self.pool.logits(pixels, [item.resident for item in group]), strict=True)
+        return [found.get(item) for item in items]
+
+    def add(self, name: str, source: Source) -> AdapterInfo:
+        """Copy the adapter, run it once, and only then serve it in place of the one that has the name.
+
+        Raises:
+            PermissionError: the source is not allowed.
+            GatedPromptError: the adapter cannot be used.
+        """
+        version = self.store.new_version()
+        try:
+            self.sources.copy(source.source, source.revision, version)
+            with self.pool.hold(version):
+                pass
+            self.store.publish(version, name)
+        except BaseException as error:
+            self.pool.forget(version)
+            shutil.rmtree(version, ignore_errors=True)
+            if isinstance(error, GatedPromptError):
+                raise type(error)(str(error).replace(str(version), source.source)) from error
+            raise
+        return self.shown(describe(name, version))
+
+    def remove(self, name: str) -> None:
+        """Stop serving an adapter; requests in progress are still answered.
+
+        Raises:
+            PermissionError: adapters cannot be changed.
+            GatedPromptError: there is no such adapter.
+        """
+        if not self.store.changes:
+            raise PermissionError("this server was started without --allow, so its adapters cannot be changed")
+        folder = self.store.find(name)
+        self.store.delete(name)
+        self.pool.forget(folder)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """What is served."""
+        return [self.shown(one) for one in self.store.describe_all()]
+
+    def shown(self, info: AdapterInfo) -> AdapterInfo:
+        """The same without the server's folders."""
+        return info.model_copy(update={"error": info.error and public(info.error, str(self.store.root))})
