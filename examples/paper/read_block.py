@@ -52,8 +52,7 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
         if accelerator.is_main_process:
             found = [best_block(train, data[0].data.labels, held, data[1].data.labels)]
         broadcast_object_list(found)
-        read, c = found[0]
-        l2 = 1 / c
+        read, l2 = found[0]
         set_seed(args.seed)  # the passes have drawn from the generators
         accelerator.print(f"block {read} has the best linear probe on validation; the head reads it")
     elif args.read_block == "last":

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         read=read.block,
         blocks=len(blocks),
         measure=measure,
-        l2=1 / read.probe.c,
+        l2=read.probe.l2,
         class_weights=class_weights,
     )
     batches = args.num_train_epochs * batches_per_epoch(bench, accelerator.num_processes)

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The frozen backbone: nearest neighbours and a linear probe on every block, by scikit-learn."""
+"""The frozen backbone: nearest neighbours and a linear probe on every block."""
 
 import json
 import os
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import normalize
 from torch import Tensor
 from tqdm import tqdm
 
-from .block_probes import GRID, logistic_regression
+from ..predictor import PROBLEM_TYPES
+from ..starts.linear_probe import STRENGTHS, fit_path
 from .features import BlockFeatures
 from .image_set import CLASSES, LABELS, ImageSet
 from .metrics import Measure
@@ -30,7 +30,7 @@ class Probe:
     """The best linear probe of one block: weight (K, F) and bias (K,) on its features, and its scores."""
 
     block: int
-    c: float
+    l2: float
     weight: Tensor
     bias: Tensor
     scores: Tensor  # (N, K) on validation
@@ -56,7 +56,7 @@ def probe_blocks(
     class_weights: list[float] | None,
     show: bool,
 ) -> list[BlockResult]:
-    """Nearest neighbours and the best probe over C of every block, from the first to the last."""
+    """Nearest neighbours and the best probe of every block, from the first to the last."""
     results = []
     for block in tqdm(range(train.num_blocks), "probe every block", leave=False, disable=not show):
         x, x_val = train[block], validation[block]
@@ -68,8 +68,8 @@ def probe_blocks(
 
 
 def best_block(results: list[BlockResult]) -> BlockResult:
-    """The block whose probe is best on validation; of equals the first, which is the cheapest to run."""
-    return max(results, key=lambda result: (result.probe.gain, -result.block))
+    """The block whose probe is best on validation; of equals the lowest, which costs least."""
+    return max(results, key=lambda result: result.probe.gain)
 
 
 def neighbour_scores(x: Tensor, x_val: Tensor, data: ImageSet) -> Tensor:
@@ -95,41 +95,14 @@ def fit_probe(
     measure: Measure,
     class_weights: list[float] | None,
 ) -> Probe:
-    """The probe of the C from `GRID` that is best on validation; of equals the one with the stronger penalty."""
-    scaler = StandardScaler().fit(x.double().numpy())
-    inputs = scaler.transform(x.numpy())
-    best: Probe | None = None
-    for c in GRID:
-        weight, bias = _fit(inputs, data, c, class_weights)
-        weight = weight / scaler.scale_
-        bias = bias - weight @ scaler.mean_
-        folded = torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
-        scores = x_val @ folded[0].T + folded[1]
-        gain = measure.gain(scores, targets)
-        if best is None or gain > best.gain:
-            best = Probe(block, c, *folded, scores, gain)
-    assert best is not None  # the grid is not empty
-    return best
-
-
-def _fit(x: np.ndarray, data: ImageSet, c: float, class_weights: list[float] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (K, F) and bias (K,)."""
-    count, y = len(data.names), data.targets.numpy()
-    if data.problem not in (CLASSES, LABELS):
-        ridge = Ridge(alpha=1 / c).fit(x, y)
-        return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
-    if data.problem == LABELS:
-        return _one_vs_rest(x, y, c, class_weights or [1.0] * count)
-    return logistic_regression(x, y, count, c, dict(enumerate(class_weights)) if class_weights else None)
-
-
-def _one_vs_rest(x: np.ndarray, y: np.ndarray, c: float, weights: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    count = y.sum(0)
-    weight, bias = np.zeros((y.shape[1], x.shape[1])), np.log((count + 0.5) / (len(y) - count + 0.5))
-    for place in np.flatnonzero((count > 0) & (count < len(y))):
-        both = logistic_regression(x, y[:, place].astype(int), 2, c, {0: 1.0, 1: weights[place]})
-        weight[place], bias[place] = (pair[1] - pair[0] for pair in both)
-    return weight, bias
+    """The probe of the strength that is best on validation; of equals the one with the stronger penalty."""
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    fits = fit_path(x, data.targets, len(data.names), PROBLEM_TYPES[data.problem], class_weights=weights)
+    found = []
+    for l2, (weight, bias) in zip(STRENGTHS, fits, strict=True):
+        scores = x_val @ weight[0].T + bias[0]
+        found.append(Probe(block, l2, weight[0], bias[0], scores, measure.gain(scores, targets)))
+    return max(found, key=lambda probe: probe.gain)
 
 
 def save_results(file: Path, results: list[BlockResult]) -> None:
@@ -138,7 +111,7 @@ def save_results(file: Path, results: list[BlockResult]) -> None:
     numbers = []
     for result in results:
         tensors |= {f"{result.block}.{name}": getattr(result.probe, name).contiguous() for name in TENSORS}
-        numbers.append([result.block, result.neighbours, result.probe_value, result.probe.c, result.probe.gain])
+        numbers.append([result.block, result.neighbours, result.probe_value, result.probe.l2, result.probe.gain])
     partial = file.with_suffix(".partial")
     save_file(tensors, partial, {"results": json.dumps(numbers)})
     os.replace(partial, file)
@@ -150,8 +123,8 @@ def load_results(file: Path) -> list[BlockResult]:
         numbers = json.loads(stored.metadata()["results"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 # no mapping
     results = []
-    for block, neighbours, value, c, gain in numbers:
+    for block, neighbours, value, l2, gain in numbers:
         weight, bias, scores = (tensors[f"{block}.{name}"] for name in TENSORS)
-        probe = Probe(block, c, weight, bias, scores, gain)
+        probe = Probe(block, l2, weight, bias, scores, gain)
         results.append(BlockResult(block, neighbours, probe, value))
     return results

@@ -61,7 +61,7 @@ def assemble(
                 "block": one.block,
                 "nearest_neighbours": one.neighbours,
                 "linear_probe": one.probe_value,
-                "c": one.probe.c,
+                "l2": one.probe.l2,
                 "neighbours_text": measure.text(one.neighbours),
                 "probe_text": measure.text(one.probe_value),
             }

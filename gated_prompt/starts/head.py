@@ -22,7 +22,7 @@ from ..errors import GatedPromptError
 from ..inspect.readouts import has_prompts
 from ..training.processes import combine, rank_and_world
 from .hooked_base import Batch, model_inputs, seeded
-from .linear_fit import PROBLEMS, Fit, fit_linear, problem_of
+from .linear_probe import PROBLEMS, Fit, fit_linear, problem_of
 
 HEAD = re.compile("classifier|head")  # in a name; a norm beside it may be saved with the adapter as well
 

@@ -115,7 +115,7 @@ def test_the_mean_over_seeds_decides_and_the_best_seed_is_kept() -> None:
     assert choice.method == "deep" and choice.run is runs[3]
 
 
-def test_of_equal_blocks_the_first_is_read(tmp_path: Path) -> None:
+def test_of_equal_blocks_the_lowest_is_read(tmp_path: Path) -> None:
     results = [BlockResult(block, 0.5, probe(mistakes, block), 0.0) for block, mistakes in enumerate((9, 4, 4, 8))]
     assert best_block(results).block == 1
     save_results(tmp_path / "probes.safetensors", results)

@@ -13,7 +13,8 @@ from transformers import AutoModel
 import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.finetune.block_features import block_features
-from gated_prompt.finetune.block_probes import GRID, best_block
+from gated_prompt.finetune.block_probes import best_block
+from gated_prompt.starts.linear_probe import STRENGTHS
 from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
 from paper.tasks import load_task, transform_for
@@ -38,7 +39,7 @@ def probe_accuracy(backbone: Path, block: int) -> float:
         features.append(torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1).double().numpy())
     scaler = StandardScaler().fit(features[0])
     train, held = map(scaler.transform, features)
-    probes = [LogisticRegression(C=c, max_iter=300).fit(train, task.train.labels) for c in GRID]
+    probes = [LogisticRegression(C=1 / l2, max_iter=300).fit(train, task.train.labels) for l2 in STRENGTHS]
     return max(one.score(held, task.eval.labels) for one in probes)
 
 
@@ -91,11 +92,11 @@ def test_faults(backbone, tmp_path, more, words) -> None:
         run(backbone, tmp_path, *more)
 
 
-def test_of_equal_blocks_the_last_is_read() -> None:
+def test_of_equal_blocks_the_lowest_is_read() -> None:
     draw = torch.Generator().manual_seed(0)
     good, bad = torch.eye(3).repeat(8, 1), torch.randn(24, 3, generator=draw)
     labels = np.arange(24) % 3
-    assert best_block([bad, good, good], labels.tolist(), [bad, good, good], labels.tolist())[0] == 2
+    assert best_block([bad, good, good], labels.tolist(), [bad, good, good], labels.tolist())[0] == 1
 
 
 def test_features_come_in_the_order_of_the_images(backbone) -> None:

@@ -159,8 +159,8 @@ def test_the_probe_is_a_logistic_regression_of_a_model_that_ends_there(finished:
         tokens = AutoModel.from_pretrained(backbone, num_hidden_layers=2)(pixels).last_hidden_state
     features = torch.cat((tokens[:, 0], tokens[:, 1:].mean(1)), 1).double().numpy()
     scaler = StandardScaler().fit(features)
-    c = results_of(finished)["blocks"][1]["c"]
-    oracle = LogisticRegression(C=c, max_iter=300).fit(scaler.transform(features), train.targets)
+    l2 = results_of(finished)["blocks"][1]["l2"]
+    oracle = LogisticRegression(C=1 / l2, max_iter=2000, tol=1e-8).fit(scaler.transform(features), train.targets)
     weight, bias = (load_file(finished / "probe" / TENSORS)[name].double().numpy() for name in HEAD)
     found = features @ weight.T + bias
     np.testing.assert_allclose(found, oracle.decision_function(scaler.transform(features)), atol=0.02)
