@@ -3,12 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo docs miniature real tables web test test-serve test-versions test-web quality style
+.PHONY: demo docs miniature real tables web test test-fast test-serve test-versions test-web quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[examples,test,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
 	touch $@
 
 # Train a gated-prompt adapter on real images, beside a linear probe: minutes on two cores.
@@ -42,6 +42,10 @@ $(VENV)/.installed-demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
+
+# The tests that take at most ten seconds each.
+test-fast: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not slow" $(TEST_ARGS)
 
 # The tests of the demo page, in a real browser where Chromium is on the PATH; without it they skip and say so.
 test-web: $(VENV)/.installed-demo

@@ -68,7 +68,13 @@ def test_setup_lists_what_is_imported() -> None:
     own = set(sys.stdlib_module_names) | {"gated_prompt"}
     assert {DISTRIBUTIONS.get(name, name) for name in always - own} <= required
     assert {DISTRIBUTIONS.get(name, name) for name in anywhere - own} <= required.union(*listed.values())
-    assert all("pillow" in listed[extra] for extra in ("data", "serve", "examples"))  # gated_prompt.serving, .data
+    assert all("pillow" in listed[extra] for extra in ("data", "serve", "train"))  # gated_prompt.serving, .data
+    application = {name for file in root.glob("gated_prompt/finetune/**/*.py") for name in _imports_at_the_top(file)}
+    assert {DISTRIBUTIONS.get(name, name) for name in application - own} <= required | listed["train"]
+
+
+def _imports_at_the_top(file: Path) -> set[str]:
+    return _imported(ast.parse(file.read_text()).body)
 
 
 def _imported(nodes: list[ast.AST] | list[ast.stmt]) -> set[str]:
