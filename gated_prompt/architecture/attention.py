@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import ArchitectureError
 
@@ -27,8 +29,8 @@ class AttentionParts:
 
     `block`, `attention`: the block and its submodule with the projections; `norm`: name in the block of the norm
     before the attention; `query`, `key`, `value`: names of the projections, the last two None if `query` is one Linear
-    for all three; `query_norm`, `key_norm`: the norms after them; `eager`: the eager attention function of the model's
-    source file if the attention uses transformers' AttentionInterface, else None.
+    for all three; `query_norm`, `key_norm`: the norms after them; `eager`: the eager attention function that its class
+    names if the attention uses transformers' AttentionInterface, else None.
     """
 
     block: nn.Module
@@ -56,6 +58,24 @@ class AttentionParts:
         ]  # fmt: skip
         own = list(self.attention.parameters(recurse=False))
         return self.uses_interface and None not in (self.norm, self.key, self.value) and not others and not own
+
+    def function(self, config: Any) -> Callable[..., Any]:
+        """The attention function that the module would call with this config."""
+        name = config._attn_implementation
+        found: Any = self.eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
+        function: Callable[..., Any] = found
+        return function
+
+    def keys_and_values(self, tokens: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (B, H, N, d) of `tokens` (B, N, D) before the norm; `width`: d, that of a head.
+
+        `forward` is called rather than the modules: hooks of others on them are about the model's own tokens.
+        """
+        shape = (*tokens.shape[:2], -1, width)
+        normed = self.block.get_submodule(self.norm or "").forward(tokens)
+        key = self.attention.get_submodule(self.key or "").forward(normed)
+        value = self.attention.get_submodule(self.value or "").forward(normed)
+        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
 
     @property
     def num_heads(self) -> int | None:
@@ -112,5 +132,8 @@ def _eager_function(attention: nn.Module) -> Callable[..., Any] | None:
     code = getattr(forward, "__code__", None)
     if not hasattr(attention, "config") or code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
         return None
-    eager: Callable[..., Any] | None = forward.__globals__.get("eager_attention_forward")
+    names = [name for name in code.co_names if "eager" in name and callable(forward.__globals__.get(name))]
+    if len(names) != 1:  # none, or it depends: then the projections are hooked instead
+        return None
+    eager: Callable[..., Any] = forward.__globals__[names[0]]
     return eager

@@ -4,6 +4,7 @@
 They are measured on two synthetic images if the model can be called with images alone.
 """
 
+import inspect
 import re
 import threading
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ from torch import nn
 from ..errors import ArchitectureError
 from .towers import Tower
 
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 PREFIX_NAME = re.compile(r"(cls|class|dist|reg|storage).*(token|embed)")
 
 
 def count_prefix_tokens(tower: Tower, first_block: nn.Module, width: int) -> int:
     """Count the tokens before the patches: those equal for two images, or else the parameters with their names."""
-    images = synthetic_images(tower)
-    seen = None if images is None else _equal_tokens(tower.body, first_block, images)
+    seen = _equal_tokens(tower, first_block)
     if seen is not None:
         return seen
     named = [pair for module in tower.loops for pair in module.named_parameters(recurse=False)]
@@ -52,38 +53,51 @@ class _Reached(Exception):  # noqa: N818 - not an error
     """The first block was reached, and the rest need not be computed."""
 
 
-def _equal_tokens(body: nn.Module, first_block: nn.Module, images: torch.Tensor) -> int | None:
-    """Count the leading tokens that are equal for all `images` when they reach the first block; None if unknown.
-
-    Raises:
-        ArchitectureError: the block gets several token sequences per image.
-    """
-    reached: list[torch.Tensor] = []
-
+def first_call(tower: Tower, first_block: nn.Module) -> Inputs | None:
+    """Return the arguments with which the first block is called for two synthetic images; None if unknown."""
+    images, reached = synthetic_images(tower), list[Inputs]()
+    if images is None:
+        return None
     own = threading.get_ident()  # other threads may run the model meanwhile
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() != own:
-            return
-        reached.append(args[0] if args else kwargs["hidden_states"])
-        raise _Reached
+        if threading.get_ident() == own:
+            reached.append((args, kwargs))
+            raise _Reached
 
     handle = first_block.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
     try:
-        with undisturbed(body):
-            body.forward(images)
+        with undisturbed(tower.body):
+            tower.body.forward(images)
     except Exception:
         pass  # _Reached, or any error of a model that needs more than images
     finally:
         handle.remove()
-    if not reached or reached[0].ndim != 3 or len(reached[0]) < 2:
+    return reached[0] if reached else None
+
+
+def tokens_of(block: nn.Module, call: Inputs) -> Any:
+    """Return the tokens among the arguments of a block: the first, by position or by its own name."""
+    args, kwargs = call
+    return args[0] if args else kwargs.get(next(iter(inspect.signature(block.forward).parameters)))
+
+
+def _equal_tokens(tower: Tower, first_block: nn.Module) -> int | None:
+    """Count the leading tokens that are equal for two images when they reach the first block; None if unknown.
+
+    Raises:
+        ArchitectureError: the block gets several token sequences per image.
+    """
+    call = first_call(tower, first_block)
+    tokens = None if call is None else tokens_of(first_block, call)
+    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3 or len(tokens) < 2:
         return None
-    if len(reached[0]) > 2:
+    if len(tokens) > 2:
         raise ArchitectureError(
-            f"{type(body).__name__} splits each image into {len(reached[0]) // 2} windows, which its blocks treat as "
-            "separate images; each would get its own prompts. Use a plain Vision Transformer"
+            f"{type(tower.body).__name__} splits each image into {len(tokens) // 2} windows, which its blocks treat "
+            "as separate images; each would get its own prompts. Use a plain Vision Transformer"
         )
-    differs = (reached[0][0] != reached[0][1]).any(dim=-1)
+    differs = (tokens[0] != tokens[1]).any(dim=-1)
     return int(differs.int().argmax()) if differs.any() else None
 
 

@@ -16,6 +16,7 @@ from .attention import BIAS_TABLE, QUERY_NAMES, AttentionParts, find_attention
 from .prefix import count_prefix_tokens
 from .towers import Tower, find_tower
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative position biases and V-JEPA 2's attention
 
 
@@ -35,7 +36,8 @@ class VisionTransformer:
     `attentions`: the parts of each; `ancestors`: the modules that contain the blocks, the root first; `before`: the
     modules that run before them; `embeddings`: the one of these with the patch `projection`; `position_biases`: the
     relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: number of tokens before the patches; `patch_values`:
-    number of values in one patch (3 p p).
+    number of values in one patch (3 p p); `keys_are_projections`: False if a measurement (`measured.py`) showed that
+    keys and values are not the projections of the normed tokens.
     """
 
     tower: Tower
@@ -49,6 +51,13 @@ class VisionTransformer:
     hidden_size: int
     num_prefix_tokens: int
     patch_values: int
+    keys_are_projections: bool = True
+
+    @property
+    def can_be_passive(self) -> frozenset[int]:
+        """The blocks whose attention can read prompts on their own, as keys and values only."""
+        named = frozenset(index for index, parts in enumerate(self.attentions) if parts.can_be_passive)
+        return named if self.keys_are_projections else frozenset()
 
     @property
     def prompt_bound(self) -> float:
@@ -58,7 +67,8 @@ class VisionTransformer:
     @property
     def unfit_for_zero_start(self) -> nn.Module | None:
         """The first attention in which prompts cannot be read on their own (`zero_start`); None: all fit."""
-        unfit = (p.attention for p in self.attentions if not p.can_be_passive or p.num_heads is None)
+        fit = self.can_be_passive
+        unfit = (p.attention for i, p in enumerate(self.attentions) if i not in fit or p.num_heads is None)
         return next(unfit, None)
 
 
@@ -144,7 +154,8 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
 
     Raises:
         ArchitectureError: a backbone makes feature maps from the output of each block; or tables for a fixed number of
-            tokens are added between the blocks or inside their attention.
+            tokens are added between the blocks or inside their attention; or tokens meet where prompts would disturb
+            them.
     """
     loop = tower.ancestors[-1]
     if hasattr(loop, "out_features"):
@@ -167,3 +178,25 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
                 f"{type(module).__name__} derives positions from the index in the sequence ({method}), which prompts "
                 "would shift and no hook can correct; use a model with absolute or rotary patch positions"
             )
+    for block in root.get_submodule(tower.path).children():
+        parts = find_attention(block)
+        if parts is not None and getattr(parts.attention, "is_causal", False):
+            raise causal(block)
+        if any(isinstance(m, CONVOLUTIONS) and max(m.kernel_size) > 1 for m in block.modules()):
+            raise mixing(block)
+
+
+def causal(block: nn.Module) -> ArchitectureError:
+    """The error for a block with causal attention."""
+    return ArchitectureError(
+        f"in {type(block).__name__} each token attends to earlier ones only (is_causal), so prompts would depend on "
+        "their order and not see the patches; use a Vision Transformer in which all tokens attend to each other"
+    )
+
+
+def mixing(block: nn.Module) -> ArchitectureError:
+    """The error for a block that lets tokens reach each other outside of its attention."""
+    return ArchitectureError(
+        f"in {type(block).__name__} tokens reach their neighbours outside of the attention, as by a convolution, so "
+        "prompts would mix with whatever stands beside them; use a plain Vision Transformer"
+    )

@@ -23,7 +23,7 @@ def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
     """Register all hooks and keep their handles in `bank.handles`."""
     handles, bank.skips = bank.handles, Skips(bank)
     handles.append(bank.skips)
-    bank.can_be_passive = frozenset(i for i, parts in enumerate(vit.attentions) if parts.can_be_passive)
+    bank.can_be_passive = vit.can_be_passive
     handles.append(vit.embeddings.register_forward_hook(RequireInputGradient(bank)))
     for index, (block, parts) in enumerate(zip(vit.blocks, vit.attentions, strict=True)):
         if parts.uses_interface:

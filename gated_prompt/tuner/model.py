@@ -14,6 +14,7 @@ from torch import nn
 
 from ..architecture import find_vision_transformer
 from ..architecture.heads import fixed_parameters, wrap_heads
+from ..architecture.measured import measured
 from ..architecture.names import check_adapter_name
 from ..architecture.prepare_config import prepare_config
 from ..config import GatedPromptConfig
@@ -79,7 +80,7 @@ class GatedPromptModel(BaseTuner):
         """Check everything that can be wrong with an adapter, then add it (see `peft.BaseTuner`)."""
         asked = self.peft_config[adapter_name]
         bank = getattr(model, BANK, None)
-        vit = find_vision_transformer(model, asked.target_modules) if bank is None else bank.vit
+        vit = measured(find_vision_transformer(model, asked.target_modules)) if bank is None else bank.vit
         if asked.target_modules not in (None, vit.tower.path):
             raise UnsupportedOperationError(
                 f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "

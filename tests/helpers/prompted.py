@@ -60,7 +60,8 @@ def trained(case: Case, model: PeftModel) -> dict[str, torch.Tensor]:
     (value * weights).sum().backward()
     found = {}
     for name, parameter in model.named_parameters():
-        mine = ("gated_prompt" in name or "modules_to_save" in name) and "decoder_pos_embed" not in name  # fixed in MAE
+        trained = "gated_prompt" in name or "modules_to_save" in name
+        mine = trained and "decoder_pos_embed" not in name  # which is fixed in ViT-MAE
         assert parameter.requires_grad == mine, name
         if parameter.grad is not None:
             found[re.sub(r"^.*gated_prompt_|^base_model\.model\.|\.default|\.modules_to_save", "", name)] = (
