@@ -13,10 +13,10 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..architecture import find_vision_transformer
-from ..architecture.heads import fixed_parameters, wrap_heads
 from ..architecture.measured import measured
 from ..architecture.names import check_adapter_name
 from ..architecture.prepare_config import prepare_config
+from ..architecture.saved_modules import fixed_parameters, wrap_heads
 from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK

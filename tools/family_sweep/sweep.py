@@ -1,0 +1,92 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""One record for each class: whether gated prompts work on it, are refused, or could not be tried."""
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from gated_prompt import ArchitectureError, GatedPromptError, find_head_names, find_vision_transformer
+
+from . import timm_models, tiny
+from .checks import adapted, faults
+
+LONGEST = 90  # seconds for one class
+Record = dict[str, Any]
+
+
+def record(name: str) -> Record:
+    """Try one class of transformers, or one model of timm (`timm/NAME`).
+
+    `status`: "works", "refused", "faulty" (accepted, and a check fails), "no tower" (no Vision Transformer inside, so
+    refused), "not run" (it cannot be made tiny, or needs inputs that the sweep does not have).
+    """
+    build: Callable[[], nn.Module]
+    if name.startswith("timm/"):
+        build, inputs = lambda: timm_models.build(name.removeprefix("timm/")), timm_models.candidates
+    else:
+        build, inputs = lambda: tiny.build(name), tiny.candidates
+    with warnings.catch_warnings(), _limited():
+        warnings.simplefilter("ignore")
+        try:
+            return {"name": name, **_tried(build, inputs)}
+        except Exception as error:
+            return {"name": name, "status": "faulty", "faults": [_line(error)]}
+
+
+def _tried(
+    build: Callable[[], nn.Module], inputs: Callable[[nn.Module], Iterator[tuple[str, Callable[[], tiny.Inputs]]]]
+) -> Record:
+    try:
+        base = build()
+    except Exception as error:
+        return {"status": "not run", "reason": f"cannot be made tiny: {_line(error)}"}
+    try:
+        vit = find_vision_transformer(base)
+        adapted(build())
+    except ArchitectureError as error:
+        return {"status": "refused", "reason": str(error)}
+    found = {"prefix": vit.num_prefix_tokens, "blocks": vit.tower.path, "head": find_head_names(base, vit)}
+    found["zero_start"] = vit.unfit_for_zero_start is None
+    last = "no inputs"
+    for what, make in inputs(base):
+        try:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                base(**make())
+        except Exception as error:
+            last = _line(error)
+            continue
+        try:
+            wrong = faults(build, lambda model, images, make=make: _run(model, make(), images), len(vit.blocks))
+        except GatedPromptError as error:
+            return {"status": "refused", "reason": str(error), "inputs": what, **found}
+        return {"status": "faulty" if wrong else "works", "inputs": what, **({"faults": wrong} if wrong else {}), **found}
+    return {"status": "not run", "reason": f"no inputs of the sweep fit: {last}", **found}
+
+
+def _run(model: nn.Module, inputs: tiny.Inputs, images: slice) -> Any:
+    torch.manual_seed(0)  # MAE drops random patches
+    return model(**{k: v[images] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()})
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0][:160]}"
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"took more than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
