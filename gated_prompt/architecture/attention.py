@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..errors import ArchitectureError
-
 QUERY_NAMES = ("q_proj", "query", "qkv")
 KEY_NAMES, VALUE_NAMES = ("k_proj", "key"), ("v_proj", "value")
 QUERY_NORM_NAMES, KEY_NORM_NAMES = ("q_norm", "query_norm"), ("k_norm", "key_norm")
@@ -30,7 +28,8 @@ class AttentionParts:
     `block`, `attention`: the block and its submodule with the projections; `norm`: name in the block of the norm
     before the attention; `query`, `key`, `value`: names of the projections, the last two None if `query` is one Linear
     for all three; `query_norm`, `key_norm`: the norms after them; `eager`: the eager attention function that its class
-    names if the attention uses transformers' AttentionInterface, else None.
+    names if the attention uses transformers' AttentionInterface, else None; `takes_temperature`: False if a bias is
+    added to the queries behind every module that computes them, so that no hook can scale all of them.
     """
 
     block: nn.Module
@@ -42,6 +41,7 @@ class AttentionParts:
     query_norm: str | None
     key_norm: str | None
     eager: Callable[..., Any] | None
+    takes_temperature: bool = True
 
     @property
     def uses_interface(self) -> bool:
@@ -103,11 +103,10 @@ def find_attention(block: nn.Module) -> AttentionParts | None:
         return None
     parent, _, query = hits[0].rpartition(".")
     attention = named[parent]
-    if query == "qkv" and getattr(attention, "q_bias", None) is not None:
-        raise ArchitectureError(
-            f"{type(attention).__name__} adds its query bias outside its module `qkv`, so the attention "
-            "temperature would miss it; use a model whose bias is part of qkv"
-        )
+    query_norm = _child(attention, QUERY_NORM_NAMES)
+    added_later = query == "qkv" and getattr(attention, "q_bias", None) is not None
+    if added_later and query_norm is None:  # where nothing is normed, timm calls an Identity behind the bias
+        query_norm = next((name for name in QUERY_NORM_NAMES if hasattr(attention, name)), None)
     return AttentionParts(
         block=block,
         attention=attention,
@@ -115,8 +114,9 @@ def find_attention(block: nn.Module) -> AttentionParts | None:
         query=query,
         key=_child(attention, KEY_NAMES),
         value=_child(attention, VALUE_NAMES),
-        query_norm=_child(attention, QUERY_NORM_NAMES),
+        query_norm=query_norm,
         key_norm=_child(attention, KEY_NORM_NAMES),
+        takes_temperature=not added_later or query_norm is not None,
         eager=_eager_function(attention),
     )
 

@@ -21,8 +21,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         ConfigError: a block index exceeds the model's depth, or the model lacks a module to save.
         DamagedAdapterError: the config is for inference and came without weights.
         ArchitectureError: `pooling` is set but the model's head does not read token 0; `read_from` is set but the
-            model reads the output of several blocks; or `zero_start` is set but the prompts of a block cannot get
-            keys and values on their own.
+            model reads the output of several blocks; a temperature is set but no hook can apply it; or `zero_start`
+            is set but the prompts of a block cannot get keys and values on their own.
     """
     unknown = [field.name for field in fields(config) if getattr(config, field.name) is None]
     config.check()  # again: fields may have been set since it was created
@@ -36,6 +36,7 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
             f"normed tokens as keys and values; {type(vit.unfit_for_zero_start).__name__} does not qualify; use "
             "deep=True without zero_start, or gated prompts"
         )
+    _check_temperature(config, vit)
     _check_recorded(config, model, vit)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model, vit)
@@ -63,6 +64,15 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
     _warn_of_what_is_left_out(config, model, vit)
     config.filled_in = tuple(name for name in unknown if getattr(config, name) is not None)
     return config
+
+
+def _check_temperature(config: GatedPromptConfig, vit: VisionTransformer) -> None:
+    deaf = next((parts for parts in vit.attentions if not parts.takes_temperature), None)
+    if deaf is not None and (config.temperature or config.temperature_init != 1.0):
+        raise ArchitectureError(
+            f"{type(deaf.attention).__name__} adds its query bias outside its module `{deaf.query}`, so the attention "
+            "temperature would miss it; use GatedPromptConfig(temperature=False)"
+        )
 
 
 def _warn_of_what_is_left_out(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> None:

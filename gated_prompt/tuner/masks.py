@@ -75,6 +75,10 @@ def widen_argument(name: str | int, value: Any, prompts: slice, length: int) -> 
     """Make room for the prompts in one argument of a block that was computed for `length` tokens."""
     if name == "rope" and isinstance(value, torch.Tensor):
         return widen_rotations(value, prompts)
+    if isinstance(value, torch.Tensor) and value.is_complex():  # rotations of all tokens, as numbers of length 1
+        axis = next((axis for axis, size in enumerate(value.shape) if size == length), None)
+        one = None if axis is None else value.new_ones([1 if i == axis else n for i, n in enumerate(value.shape)])
+        return value if axis is None or one is None else _insert(value, one, prompts, axis)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_table(part, length) for part in value):
         return tuple(
             _insert(part, part.new_full((*part.shape[:-2], 1, part.shape[-1]), one), prompts, -2)
@@ -116,7 +120,8 @@ def refuse_packed(block: nn.Module, values: Iterable[Any], length: int) -> None:
     for mask in values:
         if isinstance(mask, torch.Tensor) and mask.ndim > 2 and mask.shape[-2:] == (length, length):
             seen = mask > HIDDEN if mask.is_floating_point() else mask != 0
-            if bool((seen.any(-1).any(-1) & ~seen.all(-2).any(-1)).any()):
+            sees = seen.any(-1, keepdim=True)  # padding may see nothing
+            if bool((sees.flatten(-2).any(-1) & ~(seen | ~sees).all(-2).any(-1)).any()):
                 raise ArchitectureError(
                     f"{type(block).__name__} gets several images packed into one sequence and masked from each other; "
                     "prompts, to which every token attends, would mix them: pass one image per sequence"

@@ -28,6 +28,10 @@ MODELS = [  # with the number of prefix tokens
     ("vit_base_patch16_dinov3", 5),
     ("vit_small_patch16_rope_mixed_224", 1),
     ("eva02_base_patch14_224", 1),
+    ("eva02_tiny_patch14_224", 1),  # the bias of the queries is added outside of qkv
+    ("eva_giant_patch14_224", 1),
+    ("vit_base_patch16_dinov3_qkvb", 5),
+    ("vit_base_patch16_rope_reg1_gap_256", 1),
     ("vit_pe_core_base_patch16_224", 1),  # Perception Encoder: rotary, attention pool
     ("vit_so400m_patch14_siglip_224", 0),  # attention pool
     ("flexivit_base", 1),
@@ -83,10 +87,9 @@ def test_naflexvit_has_a_patch_projection() -> None:
         assert torch.equal(model.unload()(pixels), wanted)
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
-def test_query_bias_outside_of_qkv_is_refused(name: str) -> None:
-    with pytest.raises(ArchitectureError, match="outside its module `qkv`"):
-        get_peft_model(build(name), GatedPromptConfig())
+def test_biases_in_the_attention_itself_are_refused() -> None:
+    with pytest.raises(ArchitectureError, match="adds a relative position bias for a fixed number of tokens"):
+        get_peft_model(build("beit_base_patch16_224"), GatedPromptConfig())
 
 
 def test_pooling_follows_global_pool() -> None:

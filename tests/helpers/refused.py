@@ -40,6 +40,9 @@ WORDS["rope_parameters"]["mrope_section"] = [2, 1, 1]
 WORDS["rope_scaling"] = WORDS["rope_parameters"]  # its name in transformers 4.57
 
 
+CONFORMER = {**TINY, "num_key_value_heads": 4, "subsampling_conv_channels": 32, "num_mel_bins": 16}
+
+
 def one_row() -> Inputs:
     """Qwen2-VL: 4 x 4 patches of one image, merged to 4 tokens among the words."""
     ids = torch.tensor([[1, 18, 18, 18, 18, 3]])
@@ -104,6 +107,13 @@ def in_attention(name: str, value: Any) -> Callable[[nn.Module], None]:
     return change
 
 
+def bias_outside(model: nn.Module) -> None:
+    """A change of timm's stand-in: a query bias outside of qkv, and no module behind it, as in timm's older BEiT."""
+    in_attention("q_bias", nn.Parameter(torch.zeros(32)))(model)
+    for block in model.blocks:
+        del block.attn.q_norm
+
+
 REFUSED: list[Refused] = [
     Refused("windows and stages", "SwinForImageClassification", STAGES),
     Refused("windows and stages", "Swinv2ForImageClassification", STAGES),
@@ -143,7 +153,9 @@ REFUSED: list[Refused] = [
         TIMM,
         change=in_attention("relative_position_bias_table", nn.Parameter(torch.zeros(52, 4))),
     ),
-    Refused("a query bias outside of qkv", TIMM, change=in_attention("q_bias", nn.Parameter(torch.zeros(32)))),
+    Refused("a query bias outside of qkv", TIMM, change=bias_outside),
+    Refused("causal attention", "Phi4MultimodalVisionModel", VISION),
+    Refused("convolutions between tokens", "ParakeetEncoder", CONFORMER),
     Refused("position biases by a method", TIMM, change=in_attention("get_bias", lambda: torch.zeros(1, 4, 17, 17))),
     Refused("blocks on maps", "VitDetModel", VISION, images),
     Refused(

@@ -65,7 +65,12 @@ def _tried(
             wrong = faults(build, lambda model, images, make=make: _run(model, make(), images), len(vit.blocks))
         except GatedPromptError as error:
             return {"status": "refused", "reason": str(error), "inputs": what, **found}
-        return {"status": "faulty" if wrong else "works", "inputs": what, **({"faults": wrong} if wrong else {}), **found}
+        return {
+            "status": "faulty" if wrong else "works",
+            "inputs": what,
+            **({"faults": wrong} if wrong else {}),
+            **found,
+        }
     return {"status": "not run", "reason": f"no inputs of the sweep fit: {last}", **found}
 
 

@@ -1,8 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A list of timm's models, tiny. timm needs torchvision, of which it uses nothing here."""
+"""A list of timm's models, tiny."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -62,13 +61,7 @@ def names() -> list[str]:
 
 
 def importable() -> bool:
-    """Whether timm can be imported; made possible with a torchvision whose compiled part does not fit this torch."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        _define_operators()
-    except ImportError:
-        return False
+    """Whether timm can be imported."""
     try:
         import timm  # noqa: F401
     except ImportError:
@@ -76,20 +69,8 @@ def importable() -> bool:
     return True
 
 
-def _define_operators() -> None:
-    """Declare the two operators that torchvision describes on import, but which only its compiled part defines."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-
-
-_KEPT: list[Any] = []
-
-
 def build(name: str) -> nn.Module:
     """The model with timm's own class and options for this name, as small as it lets itself be made."""
-    importable()
     import timm
 
     last: Exception | None = None
