@@ -163,7 +163,8 @@ def test_the_reference_has_every_public_name() -> None:
         assert getattr(importlib.import_module(module), leaf).__doc__, f"{name} has no docstring"
 
 
-INSIDE = {"images", 
+INSIDE = {
+    "images",
     "hub",
     "vtab_folder",
     "vtab_hub",
