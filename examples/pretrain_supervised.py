@@ -28,9 +28,10 @@ from transformers import (
 from backbones.images import augment, load_images
 from backbones.pretraining import plot_loss, train_epochs
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
-from gated_prompt.finetune.methods import PromptArguments, build_model
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.finetune.methods import build_model
+from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD

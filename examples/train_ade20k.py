@@ -28,10 +28,11 @@ from peft import get_peft_model
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
-from gated_prompt.finetune.methods import PromptArguments, prompt_config
+from gated_prompt.finetune.methods import prompt_config
+from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.finetune.reporting import environment, push, read_out, write_results
-from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training import loop
 from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
 from gated_prompt.training.groups import parameter_groups

@@ -5,37 +5,11 @@ Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_
 of PEFT then work as with any other method.
 """
 
-from typing import Any
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
-from .architecture import find_head_names, find_vision_transformer
-from .config import GatedPromptConfig
-from .errors import (
-    REMOVED,
-    AdapterMismatchError,
-    AdapterNameError,
-    ArchitectureError,
-    ConfigError,
-    ConversionError,
-    DamagedAdapterError,
-    DataError,
-    GatedPromptError,
-    RemovedNameError,
-    UnsupportedOperationError,
-)
-from .inspect.check import CheckError, check
-from .inspect.pruning import Pruning, prune, pruning
-from .inspect.readouts import gates, has_prompts, head_gates, selection_ratios, temperatures
-from .registration import register
-from .sharing.card import model_card, write_card
-from .sharing.hub import push_to_hub
-from .sharing.loading import load
-from .sharing.saving import save
-from .starts.head import initialize_head
-from .starts.initialize import initialize_prompts
-from .training.averaging import AveragedAdapter, AveragingCallback
-from .training.optim import parameter_groups
-from .training.recorder import GateRecorder
-from .tuner.model import GatedPromptModel
+from .errors import REMOVED, RemovedNameError
 
 __version__ = "0.2.0"
 
@@ -77,10 +51,63 @@ __all__ = [
     "write_card",
 ]
 
-register(GatedPromptConfig, GatedPromptModel)
+
+def _is_the_command() -> bool:
+    """Whether this process is `gated-prompt` or `python -m gated_prompt`.
+
+    It reads its options before it imports torch and PEFT, which take seconds, and then registers the method itself.
+    """
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python is still looking for the module that it was asked to run
+        words = sys.orig_argv
+        return words[words.index("-m") + 1] == __name__ if "-m" in words[:-1] else False
+    return os.path.splitext(os.path.basename(program))[0] == "gated-prompt"
+
+
+if TYPE_CHECKING or not _is_the_command():
+    from ._public import (
+        AdapterMismatchError,
+        AdapterNameError,
+        ArchitectureError,
+        AveragedAdapter,
+        AveragingCallback,
+        CheckError,
+        ConfigError,
+        ConversionError,
+        DamagedAdapterError,
+        DataError,
+        GatedPromptConfig,
+        GatedPromptError,
+        GatedPromptModel,
+        GateRecorder,
+        Pruning,
+        UnsupportedOperationError,
+        check,
+        find_head_names,
+        find_vision_transformer,
+        gates,
+        has_prompts,
+        head_gates,
+        initialize_head,
+        initialize_prompts,
+        load,
+        model_card,
+        parameter_groups,
+        prune,
+        pruning,
+        push_to_hub,
+        save,
+        selection_ratios,
+        temperatures,
+        write_card,
+    )
 
 
 def __getattr__(name: str) -> Any:
-    raise (
-        RemovedNameError(name) if name in REMOVED else AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    )
+    if name in REMOVED:
+        raise RemovedNameError(name)
+    if name in __all__:  # of the command: everything else is there already
+        from . import _public
+
+        return getattr(_public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,23 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The command line of the scripts: one line for each option in `--help`, one line for a mistake."""
+"""Command lines from dataclasses: one line for each option in `--help`, one line for a mistake.
 
+Only the standard library is imported, so that a mistake is answered before anything heavy is loaded.
+"""
+
+import argparse
 import sys
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
-from typing import Any, NoReturn
-
-from transformers import HfArgumentParser
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from .errors import GatedPromptError
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
+WORDS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 
 
 @contextmanager
@@ -24,56 +29,93 @@ def mistakes_in_one_line() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description, and shows the defaults that the help text does not state itself."""
 
     def _get_help_string(self, action: Action) -> str:
         text, value = action.help or "", action.default
         if "default" in text or value is SUPPRESS or value in (None, []):
             return text
-        shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         return f"{text} (default: {shown.replace('%', '%%')})"
 
 
-class CommandLine(HfArgumentParser):
+class CommandLine(argparse.ArgumentParser):
     """A parser for dataclasses, or for what `add_argument` adds. Options are written out in full.
 
+    A field is an option of its name; its metadata hold `help` and, where only some values are known, `choices`. Its
+    type is str, int, float, bool, or a list or tuple of these, or one of them or None. `_argument_group_name` of a
+    dataclass heads its options in the help.
+
     Raises:
-        GatedPromptError: an option is unknown, or a value is not of its type.
+        GatedPromptError: an option is unknown, or a value is not of its type or none of the choices.
     """
 
     def __init__(self, kinds: Iterable[type] = (), description: str | None = None) -> None:
-        super().__init__(list(kinds), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-        if kinds:
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        self.kinds = tuple(kinds)
+        if self.kinds:
             self.usage = "%(prog)s [options]"
-        for action in self._actions:
-            _shorten(action)
+        for kind in self.kinds:
+            title = getattr(kind, "_argument_group_name", None)
+            group = self.add_argument_group(title) if title else self
+            hints = get_type_hints(kind)
+            for one in fields(kind):
+                _add(group, one, hints[one.name])
 
     def parse(self, argv: list[str] | None) -> tuple[Any, ...]:
         """One object for each of the dataclasses; None: the arguments of the command line."""
-        return tuple(self.parse_args_into_dataclasses(argv, look_for_args_file=False))
+        found = vars(self.parse_args(argv))
+        return tuple(kind(**{one.name: found[one.name] for one in fields(kind)}) for kind in self.kinds)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """argparse's, which all ways of parsing go through; here nothing may remain unknown."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            name = unknown[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            near = get_close_matches(name, known, n=1) or [option for option in known if option.startswith(name)]
-            hint = f"did you mean {near[0]}?" if near else "--help lists all options"
-            raise GatedPromptError(f"unknown option {unknown[0]!r}; {hint}")
+            known = [name for action in self._actions if action.help != SUPPRESS for name in action.option_strings]
+            raise GatedPromptError(unknown_option(unknown[0], known))
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         raise GatedPromptError(f"{message}; --help lists all options")
 
 
-def _shorten(action: Action) -> None:
-    """Leave out of the help what says the same twice; `--with-hyphens` works as before."""
-    action.option_strings = [option for option in action.option_strings if "-" not in option[2:]]
-    if action.const is False:
-        action.help, action.default = f"switch off --{action.dest}", SUPPRESS
-    elif action.nargs == "?":
-        action.metavar = "true|false"
-    elif action.dest != "help":
-        action.metavar = METAVARS.get(action.type)  # type: ignore[call-overload]
+def unknown_option(given: str, known: list[str], more: str = "--help lists all options") -> str:
+    """What to say of an option that does not exist; `more`: where nothing has a similar name."""
+    name = given.split("=", maxsplit=1)[0]
+    near = get_close_matches(name, known, n=1) or [option for option in known if option.startswith(name)]
+    return f"unknown option {given!r}; {f'did you mean {near[0]}?' if near else more}"
+
+
+def _add(group: Any, one: Field[Any], hint: Any) -> None:
+    """Add a field's option. `--with-hyphens`, and `--no_it` of what is on by default, are understood in silence."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    kind: Any = kinds[0]
+    more: dict[str, Any] = {}
+    if get_origin(kind) in (list, tuple):
+        kind, more = get_args(kind)[0], {"nargs": "+" if get_origin(kind) is list else len(get_args(kind))}
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    if default is MISSING:
+        more["required"] = True
+    else:
+        more["default"] = list(default) if isinstance(default, tuple) else default
+    if kind is bool:
+        more |= {"nargs": "?", "const": True}
+    action = group.add_argument(
+        *dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}")),
+        type=_truth if kind is bool else kind,
+        choices=one.metadata.get("choices"),
+        metavar="true|false" if kind is bool else None if "choices" in one.metadata else METAVARS.get(kind),
+        help=one.metadata.get("help"),
+        **more,
+    )
+    action.option_strings = action.option_strings[:1]
+    if kind is bool and default is True:
+        names = f"--no_{one.name}", f"--no-{one.name.replace('_', '-')}"
+        group.add_argument(*names, dest=one.name, action="store_false", default=SUPPRESS, help=SUPPRESS)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in WORDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return WORDS[text.lower()]

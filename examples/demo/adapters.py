@@ -18,9 +18,9 @@ from transformers import AutoModelForImageClassification
 from gated_prompt import GatedPromptConfig
 from gated_prompt.errors import DataError
 from gated_prompt.plots import PromptAttention, prompt_attention
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.sharing.quoting import plain
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.transforms import ResizeSquare
 
 ADAPTERS = Path(__file__).parent / "adapters"

@@ -14,7 +14,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.quiet import quiet_loading
 
 from .adapters import ADAPTERS, Collection, load_collection

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 
 BACKBONES = {
     "mae": SHIPPED_BACKBONE,

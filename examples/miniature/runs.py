@@ -25,7 +25,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.methods import PromptArguments, build_model
+from gated_prompt.finetune.methods import build_model
+from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.finetune.reporting import read_out
 from gated_prompt.training.groups import parameter_groups
 from gated_prompt.training.quiet import quiet_loading

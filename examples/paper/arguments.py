@@ -16,9 +16,17 @@ from accelerate import PartialState
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.methods import METHODS, PROMPT_METHODS, PromptArguments, backbone_kind, check_method
-from gated_prompt.finetune.recipe import BEST_METHOD, check_read_block, recommended
-from gated_prompt.sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
+from gated_prompt.finetune.methods import backbone_kind
+from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.recipe import (
+    BEST_METHOD,
+    METHODS,
+    PROMPT_METHODS,
+    check_method,
+    check_read_block,
+    recommended,
+)
+from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from gated_prompt.training.checkpoints import check_interval
 

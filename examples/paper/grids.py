@@ -10,7 +10,7 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS as VTAB
-from gated_prompt.finetune.methods import METHODS
+from gated_prompt.finetune.recipe import METHODS
 
 from .jobs import Run
 from .presets import paper_preset

@@ -10,8 +10,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from gated_prompt import GatedPromptError, find_vision_transformer
 from gated_prompt.finetune.block_features import block_features
 from gated_prompt.finetune.block_probes import best_block
-from gated_prompt.finetune.methods import PROMPT_METHODS
-from gated_prompt.finetune.recipe import check_read_block, entry_block
+from gated_prompt.finetune.recipe import PROMPT_METHODS, check_read_block, entry_block
 from gated_prompt.sharing.backbone import load_backbone
 from gated_prompt.transforms import TransformedImages
 

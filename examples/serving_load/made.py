@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTForImage
 import gated_prompt
 from gated_prompt import GatedPromptConfig
 from gated_prompt.predictor import Predictor
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 
 CLASSES = 10
 GREY = {"mean": [0.5] * 3, "std": [0.5] * 3, "antialias": True}

@@ -4,6 +4,8 @@
 import sys
 from importlib import import_module
 
+from ..command_line import CommandLine, mistakes_in_one_line
+
 COMMANDS = {
     "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
     "predict": "classify new images with what `train` left, or export it to ONNX",
@@ -23,10 +25,29 @@ def main(argv: list[str] | None = None) -> None:
         return
     if words[0] not in COMMANDS:
         sys.exit(f"error: unknown command {words[0]!r}; known: {', '.join(COMMANDS)}")
-    from ..errors import GatedPromptError
-
-    try:
+    with mistakes_in_one_line():
+        if not {"-h", "--help"} & set(words):
+            check_options(words[0], words[1:])
+        import_module("gated_prompt._public")
         status = import_module(MODULES.get(words[0], f"{__name__}.{words[0]}")).main(words[1:])
-    except GatedPromptError as error:
-        sys.exit(f"error: {error}")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def check_options(command: str, words: list[str]) -> None:
+    """Read the options once before torch and PEFT are imported, which takes seconds.
+
+    Raises:
+        GatedPromptError: one is unknown, or its value is wrong.
+    """
+    if command == "train":
+        from ..finetune.arguments import parse
+
+        parse(words)
+    elif command == "predict":
+        from ..finetune.predict_options import Arguments
+
+        CommandLine([Arguments]).parse(words)
+    elif command == "serve":
+        from ..serving.settings import Settings
+
+        CommandLine([Settings]).parse(words)

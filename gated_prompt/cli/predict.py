@@ -13,7 +13,7 @@ changed. An image that cannot be read gets a line that says why.
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,28 +23,12 @@ from ..command_line import CommandLine, mistakes_in_one_line
 from ..errors import DataError, GatedPromptError
 from ..finetune.folder import EXTENSIONS
 from ..finetune.onnx_file import export
+from ..finetune.predict_options import Arguments
 from ..finetune.predictions import PredictionFile, fingerprint
 from ..finetune.scorers import Group, make_groups
 from ..images import decode
 from ..predictor import Predictor, read_predictor
 from ..training.quiet import quiet_loading
-
-
-@dataclass
-class Arguments:
-    """What to predict with what."""
-
-    images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
-    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
-    output: str = field(default="predictions.csv", metadata={"help": "file to write, .csv or .jsonl"})
-    top: int = field(default=3, metadata={"help": "classes per line"})
-    batch_size: int = field(default=32, metadata={"help": "images per pass"})
-    backbone: str | None = field(
-        default=None, metadata={"help": "Hub id or folder of the backbone; default: the one used in training"}
-    )
-    export: str | None = field(
-        default=None, metadata={"help": "write this ONNX file instead, and compare its outputs with the model's"}
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,16 +6,16 @@ from typing import Any
 
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
-from ..sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
-from ..starts.initialize import METHODS as STARTS
-from .methods import METHODS, PromptArguments, check_method
-from .recipe import BEST_METHOD, recommended
+from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
+from .prompt_options import PromptArguments
+from .recipe import BEST_METHOD, METHODS, PROMPT_STARTS, recommended
 
 RECOMMENDED = recommended(BEST_METHOD)
+PROBLEMS = ("auto", "classes", "labels", "numbers")
 
 
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
+def _help(text: str, default: Any, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
 
 
 @dataclass
@@ -39,7 +39,7 @@ class DataArguments:
     test_split: str | None = _help("split of --dataset that is scored once; default: none", None)
     image_column: str = _help("column of the images in a file or data set", "image")
     label_column: str = _help("column of the labels", "label")
-    problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto")
+    problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto", PROBLEMS)
     validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
     split_seed: int = _help("random seed of what is held back and of --shots", 0)
     shots: int | None = _help("train on this many images of each class; default: all", None)
@@ -59,7 +59,8 @@ class RunArguments:
     methods: list[str] = field(
         default_factory=list,
         metadata={
-            "help": f"any of: {', '.join(METHODS)}; default: {BEST_METHOD}, or gated where a backbone rules that out"
+            "help": f"what is trained; default: {BEST_METHOD}, or gated where a backbone rules that out",
+            "choices": METHODS,
         },
     )
     seeds: list[int] = field(
@@ -70,12 +71,12 @@ class RunArguments:
     )
     cache_dir: str = _help("where features are kept from run to run", "runs/features")
     prompt_start: str | None = _help(
-        f"how prompts are initialized: from the training images, by {', '.join(STARTS)}; or random; default: random "
-        "for zero_start, else sample",
+        "how prompts are initialized: random, or from training images; default: random for zero_start, else sample",
         None,
+        PROMPT_STARTS,
     )
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
-    class_weights: str = _help("balanced: rare classes count as much as frequent ones; or none", "none")
+    class_weights: str = _help("balanced: rare classes count as much as frequent ones", "none", ("none", "balanced"))
     num_train_epochs: int = _help("passes over the training images", RECOMMENDED.num_train_epochs)
     warmup_ratio: float = _help(
         "part of the steps with a rising rate, before the cosine",
@@ -124,8 +125,6 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
         faults.append(
             f"--read_from is {prompts.read_from}; give --read_block {prompts.read_from}, which holds for every method"
         )
-    for method in run.methods:
-        check_method(method)
     least = {
         "num_train_epochs": 1,
         "per_device_train_batch_size": 1,
@@ -141,12 +140,6 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
     for name in ("label_smoothing", "warmup_ratio"):
         if not 0 <= getattr(run, name) < 1:
             faults.append(f"--{name} is {getattr(run, name)}; it lies in [0, 1)")
-    if data.problem not in ("auto", "classes", "labels", "numbers"):
-        faults.append(f"--problem is {data.problem!r}; known: auto, classes, labels, numbers")
-    if run.class_weights not in ("none", "balanced"):
-        faults.append(f"--class_weights is {run.class_weights!r}; known: none, balanced")
-    if run.prompt_start not in (None, "random", *STARTS):
-        faults.append(f"--prompt_start is {run.prompt_start!r}; known: random, {', '.join(STARTS)}")
     if run.learning_rate != "auto" and not _is_rate(run.learning_rate):
         faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")
     if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):

@@ -18,10 +18,10 @@ from ..training.checkpoints import trained_tensors
 from ..training.loop import start
 from .arguments import RunArguments
 from .image_set import CLASSES, LABELS
-from .methods import PROMPT_METHODS, adapt, prompt_config
+from .methods import adapt, prompt_config
 from .metrics import Measure
 from .pixels import Pixels
-from .recipe import entry_block, recommended
+from .recipe import PROMPT_METHODS, entry_block, recommended
 from .sources import Parts
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from ..errors import GatedPromptError
 from ..training.token_cache import CachedPrefix, cache_prefix
 from .experiment import Bench
-from .methods import PROMPT_METHODS
 from .pixels import Pixels
+from .recipe import PROMPT_METHODS
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from .experiment import Bench
 from .fit import Beginning, Rates, fit
-from .methods import PROMPT_METHODS
-from .recipe import recommended
+from .recipe import PROMPT_METHODS, recommended
 from .reporting import write_json
 
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.

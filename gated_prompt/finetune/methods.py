@@ -1,101 +1,25 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The methods that the example scripts compare, their arguments, and what each of them trains.
+"""What each of the methods in `recipe` trains of a model."""
 
-gated              the paper's: gates and temperatures
-gate_only          gates, all temperatures 1
-temperature_only   temperatures, prompts as in VPT-shallow
-shallow            VPT-shallow: prompts alone; with --insert_at k at block k, as in the paper's first figure
-deep               VPT-deep: fresh prompts at every block
-zero_start         the same, read in a softmax of their own, times gates that start at 0
-linear             the head alone
-full               everything
-lora               PEFT's LoRA on queries and values: what one would take instead
-"""
-
-import dataclasses
 import re
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from ..architecture import find_head_names, find_vision_transformer
 from ..config import GatedPromptConfig
 from ..errors import GatedPromptError
-from ..sharing.backbone import SHIPPED_BACKBONE, check_backbone
+from ..sharing.backbone import check_backbone
+from ..shipped import SHIPPED_BACKBONE
+from .recipe import PROMPT_METHODS, check_method
 
-PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
-    "gated": {},
-    "gate_only": {"deep": False, "gates": True, "temperature": False},
-    "temperature_only": {"deep": False, "gates": False, "temperature": True},
-    "shallow": {"deep": False, "gates": False, "temperature": False},
-    "deep": {"deep": True, "zero_start": False, "temperature": False},
-    "zero_start": {"deep": True, "zero_start": True, "temperature": False},
-}
-METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
 BACKBONE_KINDS = ("auto", "mae", "moco", "other")
 HEAD_INITS = ("model", "kaiming", "probe")
 VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the name of the query projection
-PROMPT_HELP = {  # where a command line has other words than Python
-    "insert_at": "index of the first block with prompts in its input; train and --preset recommended choose "
-    "it by the block that is read",
-    "prompt_dropout": "dropout on the inserted prompts in training; train and --preset recommended: 0 for zero_start",
-    "read_from": "index of the block whose output the head reads; later blocks do not run; default: the last",
-    "deep": "VPT-deep: fresh prompts at each block from --insert_at on, without gates",
-    "temperature": "learn one attention temperature per block from --insert_at on",
-    "temperature_init": "initial temperature; fixed with --no_temperature",
-    "temperature_range": "low and high: learned temperatures are clamped to this range",
-    "pooling": "mean that replaces token 0 before the final norm: prompts, patches or prompts_and_patches; none; or "
-    "auto: prompts_and_patches for MAE backbones, else none",
-    "eval_backbone": "keep the modules inside the frozen blocks in eval mode while training",
-    "modules_to_save": "modules to train and save with the prompts; default: the detected head",
-    "num_prefix_tokens": "number of tokens before the patches; default: detected",
-}
-RECORDED = (  # filled in when an adapter is made, not chosen
-    "num_layers",
-    "hidden_size",
-    "num_heads",
-    "detected_prefix_tokens",
-    "weights_sha256",
-)
-
-
-def _prompt_arguments() -> type:
-    """A dataclass with every field of `GatedPromptConfig` that a user can choose, for `HfArgumentParser`.
-
-    PEFT's own fields are left out: the parser cannot read their types.
-    """
-    skip = {f.name for f in dataclasses.fields(PeftConfig)} | set(RECORDED)
-    changed = {"pooling": (str, "auto"), "temperature_range": (list[float], [0.01, 10.0])}
-    fields: list[tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(GatedPromptConfig):
-        if field.name in skip:
-            continue
-        kind, default = changed.get(field.name, (field.type, field.default))
-        described = {"help": PROMPT_HELP.get(field.name, field.metadata["help"].replace("None: ", "default: "))}
-        if isinstance(default, list):
-            fields.append(
-                (field.name, kind, dataclasses.field(default_factory=partial(list, default), metadata=described))
-            )
-        else:
-            fields.append((field.name, kind, dataclasses.field(default=default, metadata=described)))
-    return dataclasses.make_dataclass("PromptArguments", fields, namespace={"_argument_group_name": "prompts"})
-
-
-PromptArguments = _prompt_arguments()
-
-
-def check_method(method: str) -> None:
-    """Raises:
-    GatedPromptError: there is no such method; the known ones are listed.
-    """
-    if method not in METHODS:
-        raise GatedPromptError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
 
 
 def prompt_config(method: str, arguments: Any, mae_backbone: bool) -> GatedPromptConfig | None:

@@ -1,9 +1,32 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The recommended recipe for few images and few epochs."""
+"""The methods, and the recommended recipe for few images and few epochs.
 
+gated              the paper's: gates and temperatures
+gate_only          gates, all temperatures 1
+temperature_only   temperatures, prompts as in VPT-shallow
+shallow            VPT-shallow: prompts alone; with --insert_at k at block k, as in the paper's first figure
+deep               VPT-deep: fresh prompts at every block
+zero_start         the same, read in a softmax of their own, times gates that start at 0
+linear             the head alone
+full               everything
+lora               PEFT's LoRA on queries and values: what one would take instead
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import GatedPromptError
+
+PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
+    "gated": {},
+    "gate_only": {"deep": False, "gates": True, "temperature": False},
+    "temperature_only": {"deep": False, "gates": False, "temperature": True},
+    "shallow": {"deep": False, "gates": False, "temperature": False},
+    "deep": {"deep": True, "zero_start": False, "temperature": False},
+    "zero_start": {"deep": True, "zero_start": True, "temperature": False},
+}
+METHODS = (*PROMPT_METHODS, "linear", "full", "lora")
+PROMPT_STARTS = ("random", "sample", "mean", "max", "kmeans", "match")
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,14 @@ def recommended(method: str) -> Recommended:
 def entry_block(method: str, read: int) -> int:
     """The block that prompts enter: gated ones half-way to the block that is read, others block 0."""
     return (read + 1) // 2 if method == "gated" else 0
+
+
+def check_method(method: str) -> None:
+    """Raises:
+    GatedPromptError: there is no such method; the known ones are listed.
+    """
+    if method not in METHODS:
+        raise GatedPromptError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
 
 
 def check_read_block(asked: str, blocks: int | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import GatedPromptError
-from ..sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
+from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 
 TOKEN = "GATED_PROMPT_TOKEN"  # in the environment, as everyone on the machine can read a command line
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

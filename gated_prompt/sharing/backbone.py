@@ -10,8 +10,6 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from .. import heads
 from ..errors import GatedPromptError
 
-SHIPPED_BACKBONE = Path(__file__).parents[1] / "backbones" / "mae-cifar10-tiny"
-BACKBONE_HELP = "Hub id or folder of a ViT; default: the small ViT that the package ships"
 SECONDS = 10  # for the Hub to answer
 
 

@@ -4,18 +4,22 @@
 import importlib
 import runpy
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from peft import PeftConfig
 
 import real_backbone
 import train_vtab
-from gated_prompt import GatedPromptError
+from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.command_line import CommandLine
 from gated_prompt.finetune.arguments import DataArguments, RunArguments, parse
-from gated_prompt.finetune.methods import PromptArguments
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.recipe import PROMPT_STARTS
+from gated_prompt.shipped import SHIPPED_BACKBONE
+from gated_prompt.starts.initialize import METHODS as STARTS
 from helpers.pages import ROOT
 
 KINDS = {
@@ -47,7 +51,7 @@ def test_the_help_is_complete(name: str) -> None:
 
 def test_switches_and_defaults_in_the_help() -> None:
     words = " ".join(CommandLine(KINDS["train_images"]).format_help().split())
-    assert "--no_augment switch off --augment --patience INT epochs without" in words
+    assert "--no_" not in words and "--with-" not in words
     assert "--augment [true|false] crop and flip at random while training (default: True)" in words
     assert "--seeds INT [INT ...] random seeds; each method is trained once with each (default: 0)" in words
     assert "--backbone TEXT Hub id or folder of a ViT; default: the small ViT of this repository --read_block" in words
@@ -59,15 +63,29 @@ def test_switches_and_hyphens_are_understood() -> None:
     assert parse(["--train_dir", "x", "--augment", "false"])[1].augment is False
 
 
+def test_the_options_of_prompts_are_those_of_the_config() -> None:
+    """Names, and defaults where the command line has no words of its own."""
+    recorded = {"num_layers", "hidden_size", "num_heads", "detected_prefix_tokens", "weights_sha256"}
+    of_peft = {field.name for field in fields(PeftConfig)}
+    wanted = {f.name: f.default for f in fields(GatedPromptConfig) if f.name not in recorded | of_peft}
+    found = vars(PromptArguments())
+    assert list(found) == list(wanted)
+    assert {name for name in found if found[name] != wanted[name]} == {"pooling", "temperature_range"}
+    assert tuple(found["temperature_range"]) == wanted["temperature_range"]
+    assert set(PROMPT_STARTS) == {"random", *STARTS}
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--bakbone", "y"], "unknown option '--bakbone'; did you mean --backbone?"),
-        (["--no_augmnt"], "did you mean --no_augment?"),
+        (["--augmnt"], "did you mean --augment?"),
+        (["--problem", "nouns"], "argument --problem: invalid choice: 'nouns' (choose from"),
+        (["--methods", "lora", "magic"], "argument --methods: invalid choice: 'magic' (choose from"),
         (["--num_virt", "3"], "unknown option '--num_virt'; did you mean --num_virtual_tokens?"),
         (["--zzz=1"], "unknown option '--zzz=1'; --help lists all options"),
         (["--num_train_epochs", "ten"], "argument --num_train_epochs: invalid int value: 'ten'; --help lists"),
-        (["--augment", "perhaps"], "--augment"),
+        (["--augment", "perhaps"], "argument --augment: 'perhaps' is neither true nor false; --help"),
     ],
 )
 def test_mistakes(argv: list[str], message: str) -> None:

@@ -12,9 +12,10 @@ from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
 from gated_prompt.finetune import arguments as image_arguments
 from gated_prompt.finetune.lr_search import grid
-from gated_prompt.finetune.methods import METHODS, PromptArguments, add_lora, backbone_kind, build_model, prompt_config
-from gated_prompt.finetune.recipe import entry_block
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.finetune.methods import add_lora, backbone_kind, build_model, prompt_config
+from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.recipe import METHODS, entry_block
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.groups import parameter_groups
 from helpers.models import dinov2, vit
 from paper import arguments

@@ -16,7 +16,7 @@ import gated_prompt
 import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.methods import PromptArguments
+from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.images import InexactDataWarning
 from gated_prompt.training.groups import parameter_groups
 from helpers import two_processes

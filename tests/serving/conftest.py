@@ -13,7 +13,7 @@ from peft import get_peft_model
 import gated_prompt
 from gated_prompt import GatedPromptConfig
 from gated_prompt.predictor import Predictor, read_predictor
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.hub_stand_in import HubStandIn
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_c
 from demo.pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 from gated_prompt.errors import DamagedAdapterError, DataError
 from gated_prompt.predictor import read_predictor
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.data_files import real_data
 from paper.tasks import load_task, transform_for
 

@@ -20,7 +20,7 @@ from PIL import Image
 import gated_prompt
 from gated_prompt.images import decode
 from gated_prompt.predictor import read_predictor
-from gated_prompt.sharing.backbone import SHIPPED_BACKBONE
+from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.pages import blocks
 
 pytest.importorskip("ray", reason="the server needs it: pip install -e '.[serve]'")
