@@ -44,7 +44,7 @@ class Arguments:
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
     start_from: str = field(
         default=str(SHIPPED_BACKBONE),
-        metadata={"help": "folder of the ViT to start from; default: the small ViT of this repository"},
+        metadata={"help": "folder of the ViT to start from; default: the small ViT that the package ships"},
     )
     output_dir: str = field(default="runs/supervised", metadata={"help": "folder for all results"})
     num_train_epochs: int = field(default=3, metadata={"help": "passes over the training images"})

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.pages import ROOT
 
-HEAVY = ("sklearn", "matplotlib", "ray", "torchmetrics", "accelerate.test_utils", "jinja2", "onnx", "datasets")
+HEAVY = ("sklearn", "matplotlib", "ray", "torchmetrics", "accelerate.test_utils", "onnx", "datasets")
 
 
 def cpu_seconds(command: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:
