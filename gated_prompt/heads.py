@@ -3,6 +3,7 @@
 
 import copy
 import inspect
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
@@ -13,6 +14,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .architecture import find_vision_transformer
+from .architecture.block_tokens import BlockTokens
 from .errors import ArchitectureError, ConfigError, GatedPromptError
 
 Reads = Literal["cls", "mean", "both"]
@@ -29,27 +31,40 @@ class TokenClassifier(nn.Module):
         backbone: returns tokens (B, N, D), or an output with `last_hidden_state`, of `pixel_values`.
         num_labels: C, the number of classes; or the names of the classes.
         reads: "cls" (the first token), "mean" (of the patches) or "both", one after the other (2 D values).
+        blocks: indices of the blocks after which the tokens are read, from 0, in ascending order: their values stand
+            one after the other, each after the final norm and without prompts. None: the output of the backbone.
 
     Raises:
-        ConfigError: another `reads`.
+        ConfigError: another `reads`, or `blocks` that the backbone does not have.
         ArchitectureError: `backbone` is no Vision Transformer, or has no CLS token to read.
     """
 
     base_model_prefix = "backbone"  # asked for by PEFT, where there is a model of transformers inside
 
-    def __init__(self, backbone: nn.Module, num_labels: int | list[str], reads: Reads = "cls") -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_labels: int | list[str],
+        reads: Reads = "cls",
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if reads not in get_args(Reads):
             raise ConfigError([f"reads is {reads!r}; it has to be one of {', '.join(get_args(Reads))}"])
         vit = find_vision_transformer(backbone)
         if reads != "mean" and vit.num_prefix_tokens == 0:
             raise ArchitectureError(f"{type(backbone).__name__} has no CLS token to read; use reads='mean'")
+        depth = len(vit.blocks)
+        if blocks is not None and (not blocks or list(blocks) != sorted({*blocks} & {*range(depth)})):
+            raise ConfigError([f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed"])
+        self.blocks = None if blocks is None else tuple(blocks)
+        self._block_tokens = None if blocks is None else BlockTokens(backbone, vit, blocks)
         names = num_labels if isinstance(num_labels, list) else [f"LABEL_{i}" for i in range(num_labels)]
         self.reads, self.num_prefix_tokens = reads, vit.num_prefix_tokens
         self.backbone = backbone
         self.name_or_path: str | None = getattr(backbone, "name_or_path", None)  # PEFT records it with an adapter
         like = next(p for p in backbone.parameters() if p.is_floating_point())
-        width = vit.hidden_size * (2 if reads == "both" else 1)
+        width = vit.hidden_size * (2 if reads == "both" else 1) * (1 if blocks is None else len(blocks))
         self.classifier = nn.Linear(width, len(names), device=like.device, dtype=like.dtype)
         self.config = copy.deepcopy(getattr(backbone, "config", None))
         if self.config is not None:
@@ -70,9 +85,13 @@ class TokenClassifier(nn.Module):
         number of labels in all batches of an optimizer step; the loss is then this batch's part of the average over
         those. `kwargs` go to the backbone.
         """
-        output = self.backbone(pixel_values, **kwargs)
-        tokens: torch.Tensor = output if isinstance(output, torch.Tensor) else output["last_hidden_state"]
-        read = read_tokens(tokens, self.num_prefix_tokens, self.reads, kwargs.get("pixel_attention_mask"))
+        if self._block_tokens is None:
+            output = self.backbone(pixel_values, **kwargs)
+            tokens = [output if isinstance(output, torch.Tensor) else output["last_hidden_state"]]
+        else:
+            output, tokens = self._block_tokens.read(self.backbone, pixel_values, **kwargs)
+        mask = kwargs.get("pixel_attention_mask")
+        read = torch.cat([read_tokens(one, self.num_prefix_tokens, self.reads, mask) for one in tokens], dim=-1)
         logits = self._scores(read)
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)

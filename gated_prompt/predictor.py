@@ -50,6 +50,7 @@ class Predictor:
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
         reads: what the head reads, as `heads.TokenClassifier` calls it; None: what the head of the backbone's own
             class for image classification reads.
+        blocks: after which the head reads, as `heads.TokenClassifier` calls them; None: the output of the backbone.
 
     Raises:
         DataError: a value is not what it should be.
@@ -61,6 +62,7 @@ class Predictor:
     backbone: str | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
     reads: Reads | None = None
+    blocks: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
@@ -74,6 +76,8 @@ class Predictor:
             )
         if self.reads not in (None, *get_args(Reads)):
             raise DataError(f"reads is {shown(self.reads)}; known are null, {', '.join(get_args(Reads))}")
+        if self.blocks is not None and (self.reads is None or not _are_blocks(self.blocks)):
+            raise DataError(f"blocks is {shown(self.blocks)}; null, or with `reads` ascending numbers from 0")
         fault = _fault_of(self.preparation)
         if fault:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
@@ -91,7 +95,7 @@ class Predictor:
         if not source:
             raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
         if self.reads is not None:
-            model: Any = TokenClassifier(load_backbone(source, **self.base), self.names, self.reads)
+            model: Any = TokenClassifier(load_backbone(source, **self.base), self.names, self.reads, self.blocks)
         else:
             try:
                 model = AutoModelForImageClassification.from_pretrained(
@@ -188,6 +192,11 @@ def _fault_of_sides(preparation: Mapping[str, Any]) -> str | None:
     if len(sides) == 2 and sides[1] > sides[0]:
         return f"crops {sides[1]} pixels of {sides[0]}"
     return None
+
+
+def _are_blocks(value: object) -> bool:
+    known = isinstance(value, list) and bool(value) and all(type(block) is int and block >= 0 for block in value)
+    return known and value == sorted(set(value))  # type: ignore[call-overload]
 
 
 def _is_base(value: object) -> bool:

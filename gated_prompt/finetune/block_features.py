@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..architecture import find_vision_transformer
+from ..architecture.block_tokens import BlockTokens
 from ..errors import GatedPromptError
 from ..heads import Reads, read_tokens
 
@@ -42,35 +43,18 @@ def _passes(backbone: nn.Module, loader: DataLoader[Any], show: bool) -> Iterato
     """Features (B, L, F) of each batch."""
     vit = find_vision_transformer(backbone)
     prefix = vit.num_prefix_tokens
-    seen: list[Tensor] = []
-    norms: list[nn.Module] = []  # what reads the tokens of the last block: the final norm, or nothing
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    def look(module: nn.Module, args: Any) -> None:
-        if not norms and len(seen) == len(vit.blocks) and args and args[0] is seen[-1]:
-            norms.append(module)
-
-    inside = {id(module) for block in vit.blocks for module in block.modules()}
-    handles = [block.register_forward_hook(keep) for block in vit.blocks]
-    for module in backbone.modules():
-        if id(module) not in inside and not any(True for _ in module.children()):
-            handles.append(module.register_forward_pre_hook(look))
+    reader = BlockTokens(backbone, vit, range(len(vit.blocks)))
     try:
         for pixels, _ in tqdm(loader, desc="features of every block", disable=not show, leave=False):
-            seen.clear()
-            _run(backbone, pixels)
-            tokens = [norms[0](block) if norms else block for block in list(seen)]
+            tokens = _run(backbone, reader, pixels)
             yield torch.stack([read_tokens(one, prefix, reads_of(prefix)).float() for one in tokens], 1)
     finally:
-        for handle in handles:
-            handle.remove()
+        reader.remove()
 
 
-def _run(backbone: nn.Module, pixels: Tensor) -> None:
+def _run(backbone: nn.Module, reader: BlockTokens, pixels: Tensor) -> list[Tensor]:
     try:
-        backbone(pixels)
+        return reader.read(backbone, pixels)[1]
     except (ValueError, RuntimeError) as error:
         raise GatedPromptError(
             f"{type(backbone).__name__} refuses images of {pixels.shape[-1]} pixels ({error}); give another "
