@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from ..command_line import CommandLine, mistakes_in_one_line
 from ..errors import DataError, GatedPromptError
-from ..finetune.folder import EXTENSIONS
 from ..finetune.onnx_file import export
 from ..finetune.predict_options import Arguments
 from ..finetune.predictions import PredictionFile, fingerprint
 from ..finetune.scorers import Group, make_groups
-from ..images import decode
+from ..images import EXTENSIONS, decode
 from ..predictor import Predictor, read_predictor
 from ..training.quiet import quiet_loading
 

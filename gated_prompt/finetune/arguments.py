@@ -38,7 +38,16 @@ class DataArguments:
     validation_split: str | None = _help("split of --dataset for validation; default: a part of --train_split", None)
     test_split: str | None = _help("split of --dataset that is scored once; default: none", None)
     image_column: str = _help("column of the images in a file or data set", "image")
-    label_column: str = _help("column of the labels", "label")
+    label_column: list[str] = field(
+        default_factory=lambda: ["label"],
+        metadata={"help": "column of the labels, or several columns of 0 and 1, one for each class or label"},
+    )
+    label_separator: str | None = _help("between the labels of a cell; default: the one of ; , | that occurs", None)
+    missing_labels: str = _help(
+        "images without a label: refuse, skip, or keep where a class is named None, NA or -1",
+        "refuse",
+        ("refuse", "skip", "keep"),
+    )
     problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto", PROBLEMS)
     validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
     split_seed: int = _help("random seed of what is held back and of --shots", 0)
@@ -144,6 +153,8 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
         faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")
     if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):
         faults.append("a method or a seed is given twice")
+    if len(set(data.label_column)) < len(data.label_column):
+        faults.append(f"--label_column names a column twice: {' '.join(data.label_column)}")
     if faults:
         raise GatedPromptError("; ".join(faults))
     return data, run, prompts

@@ -2,30 +2,18 @@
 """A folder with a subfolder for each class."""
 
 import os
-import unicodedata
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import DataError
-from .image_set import CLASSES, ImageSet, Picture, class_targets
+from ..images import EXTENSIONS, shown_path
+from .image_set import CLASSES, ImageSet, Picture
+from .labels import class_targets, clean, in_order
 
-Image.init()
-EXTENSIONS = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid"), "test": ("test",)}
-
-
-def find_parts(folder: Path) -> dict[str, Path]:
-    """The parts that a folder is divided into by the names of its subfolders; itself as "train" where it is not."""
-    inside = {path.name.lower(): path for path in _folders(folder)}
-    found = {part: inside[name] for part, names in PARTS.items() for name in names if name in inside}
-    if "train" in found and len(found) == len(inside) > 1:
-        return found
-    return {"train": folder}
+NO_CONTENT = {"__MACOSX", "@eaDir"}  # what macOS and NAS systems add to folders and archives
 
 
-def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
+def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
     """The images below each subfolder, at any depth; its name is their class.
 
     Hidden files and folders are passed over. `names`: the classes where they are known from another part.
@@ -34,45 +22,60 @@ def read_folder(folder: Path, names: tuple[str, ...] | None = None) -> ImageSet:
         DataError: there is no such folder, it has fewer than two classes with images, or one that is unknown.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; give one that holds a subfolder for each class")
-    skipped = {path.name: "lies in no class folder" for path in sorted(folder.iterdir()) if path.is_file()}
-    skipped = {name: reason for name, reason in skipped.items() if not name.startswith(".")}
+        raise DataError(f"there is no folder {shown_path(folder)}; give one that holds a subfolder for each class")
+    loose = sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
+    skipped = {shown_path(path.name): "lies in no class folder" for path in loose}
     files: dict[str, list[Path]] = {}
-    for path in _folders(folder):
-        own = files.setdefault(unicodedata.normalize("NFC", path.name), [])
-        for place, inner, found in os.walk(path):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for name in sorted(found):
-                file = Path(place, name)
-                if name.startswith("."):
-                    continue
-                if file.suffix.lower() in EXTENSIONS:
-                    own.append(file)
-                else:
-                    skipped[str(file.relative_to(folder))] = "is no image, by its name"
-    if names is None:
-        names = tuple(name for name, own in files.items() if own)
-        skipped |= {name: "is a folder without images" for name, own in files.items() if not own}
-        if len(names) < 2:
-            raise DataError(
-                f"{folder} has {len(names)} subfolders with images; at least two are needed, one for each class: "
-                f"{folder}/cat/001.jpg, {folder}/dog/001.jpg, ..."
-            )
-    strangers = [name for name, own in files.items() if own and name not in names]
+    for path in subfolders(folder):
+        own = files.setdefault(class_of(path), [])
+        for file in walk(path):
+            if file.suffix.lower() in EXTENSIONS:
+                own.append(file)
+            else:
+                skipped[shown_path(file.relative_to(folder))] = "is no image, by its name"
+    filled = sorted((name for name, own in files.items() if own), key=in_order)
+    skipped |= {name: "is a folder without images" for name, own in files.items() if not own}
+    source = shown_path(folder)
+    if not names and len(filled) < 2:
+        raise DataError(
+            f"{source} has {len(filled)} subfolders with images; at least two are needed, one for each class: "
+            f"{source}/cat/001.jpg, {source}/dog/001.jpg, ..."
+        )
+    names = names or tuple(filled)
+    strangers = [name for name in filled if name not in names]
     if strangers:
         raise DataError(
-            f"{folder} has the class {strangers[0]!r}, which the training part lacks; it has: {', '.join(names)}"
+            f"{source} has the class {strangers[0]!r}, which the training part lacks; it has: {', '.join(names)}"
         )
-    found_files = [(file, name) for name, own in files.items() for file in own]
-    if not found_files:
-        raise DataError(f"{folder} holds no images in the folders {', '.join(names)}")
-    pictures = [Picture(str(file.relative_to(folder)), partial(_same, file)) for file, _ in found_files]
-    targets = class_targets([name for _, name in found_files], names)
-    return ImageSet(pictures, targets, CLASSES, names, str(folder), skipped)
+    found = [(file, name) for name in filled for file in files[name]]
+    if not found:
+        raise DataError(f"{source} holds no images in the folders {', '.join(names)}")
+    pictures = [Picture(shown_path(file.relative_to(folder)), partial(_same, file)) for file, _ in found]
+    targets = class_targets([name for _, name in found], names)
+    return ImageSet(pictures, targets, CLASSES, names, source, skipped, f"{source} has a subfolder for each class")
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def subfolders(folder: Path) -> list[Path]:
+    """The folders inside one that can hold images, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def walk(folder: Path) -> list[Path]:
+    """The files below a folder, at any depth, that are not hidden."""
+    found = []
+    for place, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        found += [Path(place, name) for name in sorted(files) if not is_hidden(name)]
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in NO_CONTENT
+
+
+def class_of(folder: Path) -> str:
+    """The class that a folder is for."""
+    return str(clean(shown_path(folder.name)))
 
 
 def _same(file: Path) -> Path:

@@ -24,7 +24,7 @@ NUMBERS: Final = "numbers"
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read on demand; `identity` changes when its content does."""
+    """One image that is read on demand; `name` can be printed and stored, whatever the file is called."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -33,8 +33,16 @@ class Picture:
         return decode(self.read(), self.name)
 
     def identity(self) -> bytes:
+        """A hash of its content.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         content = self.read()
-        return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).digest()
+        try:
+            return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).digest()
+        except OSError as error:
+            raise DataError(f"The image {self.name} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,9 @@ class ImageSet:
         names: of the K classes, labels or numbers.
         source: where they came from, for reports.
         skipped: what was left out -> why.
+        read_as: what the labels were taken for and why, for the user.
+        separator: of several labels in a cell, for reading other parts alike.
+        contents: a hash of each image, once they were checked.
     """
 
     pictures: Sequence[Picture]
@@ -56,13 +67,21 @@ class ImageSet:
     names: tuple[str, ...]
     source: str
     skipped: Mapping[str, str] = field(default_factory=dict)
+    read_as: str = ""
+    separator: str | None = None
+    contents: Sequence[bytes] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def take(self, indices: Sequence[int]) -> "ImageSet":
         """Some of the images, in this order."""
-        return replace(self, pictures=[self.pictures[i] for i in indices], targets=self.targets[list(indices)])
+        return replace(
+            self,
+            pictures=[self.pictures[i] for i in indices],
+            targets=self.targets[list(indices)],
+            contents=[self.contents[i] for i in indices] if self.contents else (),
+        )
 
     def without_broken(self, show: bool) -> tuple["ImageSet", str]:
         """The images that can be decoded, and a fingerprint of their names, contents and labels.
@@ -83,7 +102,30 @@ class ImageSet:
         for index in whole:
             sha.update(found[index][0])
         sha.update(self.targets[whole].numpy().tobytes())
-        return replace(self.take(whole), skipped={**self.skipped, **broken}), sha.hexdigest()
+        checked = replace(self, contents=[content for content, _ in found], skipped={**self.skipped, **broken})
+        return checked.take(whole), sha.hexdigest()
+
+    def label(self, index: int) -> str:
+        """The label of an image, for messages."""
+        target = self.targets[index]
+        if self.problem == CLASSES:
+            return self.names[int(target)]
+        if self.problem == LABELS:
+            return "; ".join(self.names[i] for i in target.nonzero()[:, 0].tolist()) or "no label"
+        return ", ".join(f"{number:g}" for number in target.tolist())
+
+
+def contradictions(parts: Mapping[str, ImageSet]) -> list[str]:
+    """Images with the same content and different labels, within one part and between parts."""
+    first: dict[bytes, tuple[str, int]] = {}
+    found = []
+    for part, data in parts.items():
+        for index, content in enumerate(data.contents):
+            other, place = first.setdefault(content, (part, index))
+            if not torch.equal(parts[other].targets[place], data.targets[index]):
+                both = ((parts[other], place), (data, index))
+                found.append(" = ".join(f"{own.pictures[i].name} ({own.label(i)})" for own, i in both))
+    return found
 
 
 def _inspect(picture: Picture) -> tuple[bytes, str | None]:
@@ -92,18 +134,3 @@ def _inspect(picture: Picture) -> tuple[bytes, str | None]:
         return picture.identity(), None
     except DataError as error:
         return b"", str(error)
-
-
-def class_targets(labels: Sequence[str], names: Sequence[str]) -> Tensor:
-    """Index of each label among the names, int64 (N,)."""
-    places = {name: index for index, name in enumerate(names)}
-    return torch.tensor([places[label] for label in labels], dtype=torch.int64)
-
-
-def label_targets(labels: Sequence[Sequence[str]], names: Sequence[str]) -> Tensor:
-    """Zeros and ones, float32 (N, K)."""
-    places = {name: index for index, name in enumerate(names)}
-    targets = torch.zeros(len(labels), len(names))
-    for row, own in enumerate(labels):
-        targets[row, [places[label] for label in own]] = 1
-    return targets

@@ -73,7 +73,8 @@ def assemble(
         "confusion": chosen.get("confusion"),
         "learned": choice.run.record["learned"] if choice.run else {},
         "test": None,
-        "skipped": {**parts.train.skipped, **data.skipped},
+        "skipped": dict(parts.left_out),
+        "contradictions": list(parts.contradictions),
         "settings": dict(settings),
         **environment(),
     }

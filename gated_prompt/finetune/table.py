@@ -1,125 +1,174 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A CSV or JSONL file with a column of paths and a column of labels, or columns of numbers."""
+"""Images with a column of labels, or several columns of zeros and ones: from a file, or from rows of any source."""
 
-import csv
-import json
-import math
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from ..errors import DataError
-from ..predictor import Problem
-from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, class_targets, label_targets
+from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture
+from .labels import (
+    Column,
+    class_names,
+    class_targets,
+    clean,
+    label_targets,
+    labelled,
+    number_targets,
+    refuse_strangers,
+    zeros_and_ones,
+)
+from .problems import Kind, recognize
+from .table_file import read_rows
 
-SEPARATOR = ";"  # between the labels of one image in a CSV file
+MOSTLY = 0.95  # rows with exactly one 1, above which others look like mistakes
 
 
-def read_table(
-    file: Path, image_column: str, label_column: str, problem: str = "auto", names: tuple[str, ...] | None = None
-) -> ImageSet:
-    """The images that a file lists, by paths from its own folder.
+@dataclass(frozen=True)
+class Reading:
+    """How labels are read: what was asked, and for later parts what the training part turned out to hold.
 
-    `problem` "auto": a JSON list means several labels, a number with a fraction numbers, anything else one class.
-    Several labels in a CSV file are separated by ";" and need problem="labels".
+    Attributes:
+        problem: a problem, or "auto".
+        separator: what separates several labels of an image in a cell; None: found out.
+        missing: what to do with missing labels; see `labels.labelled`.
+        names: of the classes where they are known; empty: those that occur.
+    """
+
+    problem: str = "auto"
+    separator: str | None = None
+    missing: str = "refuse"
+    names: tuple[str, ...] = ()
+
+
+AS_IT_IS = Reading()
+
+
+def read_table(file: Path, image_column: str, label_columns: Sequence[str], reading: Reading = AS_IT_IS) -> ImageSet:
+    """The images that a CSV, TSV or JSONL file lists, by paths from its own folder.
 
     Raises:
         DataError: the file, a column or a label is missing or wrong; the message gives the line.
     """
-    rows = _rows(file)
-    for line, row in enumerate(rows, start=1):
-        missing = [column for column in (image_column, label_column) if row.get(column) in (None, "")]
-        if missing and not (missing == [label_column] and problem == LABELS):
+    rows = read_rows(file)
+    if not rows:
+        raise DataError(f"{file} lists no images")
+    image_column, label_columns = clean(image_column), clean(list(label_columns))
+    for row in rows:
+        missing = [name for name in (image_column, *label_columns) if name not in row.values]
+        if missing:
             raise DataError(
-                f"{file}, entry {line}, has no {missing[0]!r}; its columns are {', '.join(map(str, row))}. Name yours "
-                "with --image_column and --label_column"
+                f"{file}, line {row.line}, has no {missing[0]!r}; its columns are {', '.join(map(str, row.values))}. "
+                "Name yours with --image_column and --label_column"
             )
-    pictures = [Picture(str(row[image_column]), partial(Path, file.parent, str(row[image_column]))) for row in rows]
-    return make_set(pictures, [row.get(label_column) for row in rows], problem, label_column, names, str(file))
+        if not isinstance(row.values[image_column], str) or not row.values[image_column]:
+            raise DataError(f"{file}, line {row.line}, column {image_column!r}, is empty; name an image there")
+    files = [row.values[image_column] for row in rows]
+    pictures = [Picture(name, partial(_find, file.parent, name)) for name in files]
+    columns = [
+        Column(name, [row.values[name] for row in rows], lambda i: f"line {rows[i].line}", str(file))
+        for name in label_columns
+    ]
+    return make_set(pictures, columns, reading)
 
 
-def make_set(
-    pictures: Sequence[Picture],
-    values: Sequence[Any],
-    problem: str,
-    column: str,
-    names: tuple[str, ...] | None,
-    source: str,
-) -> ImageSet:
-    """Images with the values of a column as their labels.
+def make_set(pictures: Sequence[Picture], columns: Sequence[Column], reading: Reading) -> ImageSet:
+    """Images with the values of a column as their labels, or of several columns of zeros and ones.
 
     Raises:
-        DataError: a value does not fit the problem, a class is not among `names`, or there is only one class.
+        DataError: a value is missing or does not fit the problem, a class is unknown, or there is only one.
     """
-    if not values:
-        raise DataError(f"{source} lists no images")
-    kind = _kind(problem, values)
-    if kind == NUMBERS:
-        numbers = torch.tensor([_number(value, column, line) for line, value in enumerate(values, start=1)])
-        return ImageSet(pictures, numbers[:, None], kind, (column,), source)
-    each = [_labels(value) if kind == LABELS else [str(value)] for value in values]
-    known = tuple(sorted({label for own in each for label in own}, key=_natural)) if names is None else names
-    strangers = sorted({label for own in each for label in own} - set(known))
-    if strangers:
-        raise DataError(f"{source} has the class {strangers[0]!r}, which the training part lacks")
-    if len(known) < 2:
-        raise DataError(f"{source} has {len(known)} classes in column {column!r}; at least two are needed")
-    targets = label_targets(each, known) if kind == LABELS else class_targets([own[0] for own in each], known)
-    return ImageSet(pictures, targets, kind, known, source)
+    if not pictures:
+        raise DataError(f"{columns[0].source} lists no images")
+    if len(columns) > 1:
+        return _of_columns(pictures, columns, reading)
+    (column,) = columns
+    kept = labelled(column, reading.missing, reading.problem, reading.names)
+    skipped = {pictures[i].name: f"has no label: {column.at(i)}" for i in set(range(len(pictures))) - set(kept)}
+    pictures, column = [pictures[i] for i in kept], column.take(kept)
+    kind = recognize(column, reading.problem, reading.separator)
+    names: tuple[str, ...] = (column.name,)
+    if kind.problem == NUMBERS:
+        targets = number_targets(column)[:, None]
+    else:
+        each = [_labels(value, kind) for value in column.values]
+        names = reading.names or class_names(column, each)
+        refuse_strangers(column, each, names)
+        targets = label_targets(each, names) if kind.problem == LABELS else class_targets([e[0] for e in each], names)
+    return ImageSet(
+        pictures, targets, kind.problem, names, column.source, skipped, _said(column, kind), kind.separator
+    )
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}") from None
-    if file.suffix.lower() == ".csv":
-        return list(csv.DictReader(text.splitlines()))
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {number}, is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f'{file}, line {number}, is no object like {{"image": ..., "label": ...}}')
-        rows.append(row)
-    return rows
+def _said(column: Column, kind: Kind) -> str:
+    return f"column {column.name!r} of {column.source} holds {kind.problem}: {kind.why}"
 
 
-def _kind(asked: str, values: Sequence[Any]) -> Problem:
-    if asked == "auto":
-        return LABELS if isinstance(values[0], list) else NUMBERS if _has_fractions(values) else CLASSES
-    return next(problem for problem in get_args(Problem) if problem == asked)
+def _labels(value: str | list[str], kind: Kind) -> list[str]:
+    parts = value if isinstance(value, list) else value.split(kind.separator) if kind.separator else [value]
+    return list(dict.fromkeys(part for part in map(clean, parts) if part))
 
 
-def _labels(value: Any) -> list[str]:
-    parts = value if isinstance(value, list) else str(value or "").split(SEPARATOR)
-    return [str(part).strip() for part in parts if str(part).strip()]
+def _of_columns(pictures: Sequence[Picture], columns: Sequence[Column], reading: Reading) -> ImageSet:
+    """One column for each class, label or number."""
+    kept = set(range(len(pictures)))
+    for column in columns:
+        kept &= set(labelled(column, reading.missing, NUMBERS))
+    order = sorted(kept)
+    gone = {pictures[i].name: "has no label" for i in set(range(len(pictures))) - kept}
+    columns = [column.take(order) for column in columns]
+    names, source = tuple(column.name for column in columns), columns[0].source
+    if reading.problem == NUMBERS:
+        kind = Kind(NUMBERS, "as --problem says")
+        targets = torch.stack([number_targets(column) for column in columns], 1)
+    else:
+        targets = torch.stack([_binary(column) for column in columns], 1)
+        kind = _one_or_several(targets, columns[0], reading.problem)
+    if kind.problem == CLASSES:
+        targets = targets.argmax(1)
+    said = f"the {len(columns)} columns of {source} hold {kind.problem}: {kind.why}"
+    return ImageSet([pictures[i] for i in order], targets, kind.problem, names, source, gone, said)
 
 
-def _has_fractions(values: Sequence[Any]) -> bool:
-    try:
-        return any(float(value) != int(float(value)) for value in values)
-    except (TypeError, ValueError, OverflowError):
-        return False
+def _binary(column: Column) -> Tensor:
+    found = zeros_and_ones(column)
+    if found is None:
+        odd = next(i for i in range(len(column.values)) if zeros_and_ones(column.take([i])) is None)
+        raise DataError(
+            f"{column.full(odd)}; with several --label_column each cell is 0 or 1. Give --problem {NUMBERS} to "
+            "predict values"
+        )
+    return found
 
 
-def _number(value: Any, column: str, line: int) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"entry {line} has {value!r} in column {column!r}; a finite number is needed")
-    return number
+def _one_or_several(targets: Tensor, column: Column, asked: str) -> Kind:
+    """Whether rows of zeros and ones are classes or labels."""
+    single = targets.sum(1) == 1
+    share = float(single.float().mean())
+    if asked == LABELS:
+        return Kind(LABELS, "as --problem says")
+    if bool(single.all()):
+        return Kind(CLASSES, "every row has exactly one 1")
+    row = int((~single).nonzero()[0, 0])
+    where = f"{column.source}, {column.place(row)}, has {int(targets[row].sum())} columns with 1"
+    if asked == CLASSES:
+        raise DataError(f"{where}; one of them is needed where an image has one class")
+    if share >= MOSTLY:
+        raise DataError(f"{where}, nearly all others have one; correct it, or give --problem {LABELS}")
+    return Kind(LABELS, where)
 
 
-def _natural(label: str) -> tuple[bool, int, str]:
-    """Numbers in their order, before words."""
-    return (False, int(label), "") if label.isdecimal() else (True, 0, label)
+def _find(folder: Path, name: str) -> Path:
+    """The file of a name, in whichever form of Unicode the file system has it."""
+    forms = (folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((path for path in forms if path.is_file()), folder / name)
+
+
+def reading_like(data: ImageSet, reading: Reading) -> Reading:
+    """How other parts are read, once the training part is known."""
+    return replace(reading, problem=data.problem, names=data.names, separator=data.separator or reading.separator)

@@ -1,6 +1,8 @@
 """What train_images.py reads: folders, tables and data sets, what it leaves out, and how it divides them."""
 
 import json
+import os
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -12,10 +14,11 @@ from gated_prompt import GatedPromptError
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.arguments import DataArguments, parse
 from gated_prompt.finetune.folder import read_folder
+from gated_prompt.finetune.folder_parts import find_parts
 from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS
 from gated_prompt.finetune.sources import read_parts
 from gated_prompt.finetune.splits import draw_shots, hold_back
-from gated_prompt.finetune.table import read_table
+from gated_prompt.finetune.table import Reading, read_table
 from helpers.picture_folder import COLOURS, make_folder, paint
 
 
@@ -72,7 +75,7 @@ def test_parts_by_name_and_by_option(photos: Path, tmp_path: Path) -> None:
 def test_a_csv_with_one_class_each(photos: Path) -> None:
     lines = ["image,label", "gul/01.png,10", "rød/01.png,9", "rød/02.png,9"]
     (photos / "list.csv").write_text("\n".join(lines), encoding="utf-8-sig")
-    data = read_table(photos / "list.csv", "image", "label")
+    data = read_table(photos / "list.csv", "image", ["label"])
     assert (data.problem, data.names, data.targets.tolist()) == (CLASSES, ("9", "10"), [1, 0, 0])
     assert data.pictures[0].decode().size == (40, 36)
 
@@ -80,24 +83,24 @@ def test_a_csv_with_one_class_each(photos: Path) -> None:
 def test_several_labels(photos: Path) -> None:
     rows = [{"image": "gul/01.png", "label": ["warm", "light"]}, {"image": "blå/01.png", "label": []}]
     (photos / "list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    data = read_table(photos / "list.jsonl", "image", "label")
+    data = read_table(photos / "list.jsonl", "image", ["label"])
     assert (data.problem, data.names) == (LABELS, ("light", "warm"))
     assert data.targets.tolist() == [[1, 1], [0, 0]]
     (photos / "list.csv").write_text("image,label\ngul/01.png,warm; light\nblå/01.png,\n")
-    assert torch.equal(read_table(photos / "list.csv", "image", "label", LABELS).targets, data.targets)
+    assert torch.equal(read_table(photos / "list.csv", "image", ["label"], Reading(LABELS)).targets, data.targets)
 
 
 def test_numbers(photos: Path) -> None:
     (photos / "list.csv").write_text("file,size\ngul/01.png,1.5\nrød/01.png,2\n")
-    data = read_table(photos / "list.csv", "file", "size")
+    data = read_table(photos / "list.csv", "file", ["size"])
     assert (data.problem, data.names, data.targets.tolist()) == (NUMBERS, ("size",), [[1.5], [2.0]])
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("image,label\ngul/01.png,\n", "entry 1, has no 'label'; its columns are image, label"),
-        ("picture,label\ngul/01.png,a\n", "entry 1, has no 'image'"),
+        ("image,label\ngul/01.png,\n", "line 2, column 'label', is empty"),
+        ("picture,label\ngul/01.png,a\n", "line 2, has no 'image'; its columns are picture, label"),
         ("image,label\ngul/01.png,a\n", "has 1 classes in column 'label'; at least two"),
         ("image,label\n", "lists no images"),
     ],
@@ -105,20 +108,20 @@ def test_numbers(photos: Path) -> None:
 def test_faults_of_tables(photos: Path, content: str, words: str) -> None:
     (photos / "list.csv").write_text(content)
     with pytest.raises(DataError, match=words):
-        read_table(photos / "list.csv", "image", "label")
+        read_table(photos / "list.csv", "image", ["label"])
 
 
 def test_a_line_that_is_no_json(photos: Path) -> None:
     (photos / "list.jsonl").write_text('{"image": "gul/01.png", "label": 1.5}\n{oops\n')
     with pytest.raises(DataError, match=r"list.jsonl, line 2, is not JSON"):
-        read_table(photos / "list.jsonl", "image", "label")
+        read_table(photos / "list.jsonl", "image", ["label"])
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
     features = datasets.Features({"img": datasets.Image(), "kind": datasets.ClassLabel(names=list(COLOURS))})
     rows = {"img": [paint(colour, i) for i, colour in enumerate(COLOURS.values())] * 4, "kind": [0, 1, 2] * 4}
     datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "set" / "train-00000.parquet")
-    args = DataArguments(dataset=str(tmp_path / "set"), image_column="img", label_column="kind")
+    args = DataArguments(dataset=str(tmp_path / "set"), image_column="img", label_column=["kind"])
     found = read_parts(args, show=False)
     assert found.train.names == tuple(COLOURS)
     assert (len(found.train), len(found.validation)) == (9, 3)
@@ -126,6 +129,38 @@ def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
     args = DataArguments(dataset=str(tmp_path / "set"), image_column="image")
     with pytest.raises(DataError, match=r"has no column 'image'; it has img, kind. Give --image_column"):
         read_parts(args, show=False)
+
+
+def rows_of(labels: list[object], feature: object, folder: Path, split: str = "train") -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    rows = {"image": [paint((9, 9, 9), i) for i in range(len(labels))], "label": labels}
+    datasets.Dataset.from_dict(rows, features).to_parquet(folder / f"{split}-00000.parquet")
+
+
+@pytest.mark.parametrize("value", [-1, None])
+def test_hidden_labels_of_a_data_set_are_no_class(tmp_path: Path, value: int | None, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    classes = datasets.ClassLabel(names=["a", "none"])
+    for name, labels in (("hidden", [value] * 3), ("part", [0, 1, value] * 3)):
+        (tmp_path / name).mkdir()
+        rows_of([0, 1] * 3, classes, tmp_path / name)
+        rows_of(labels, classes, tmp_path / name, "test")
+    args = DataArguments(dataset=str(tmp_path / "hidden"), test_split="test")
+    with pytest.raises(DataError, match=r"none of the 3 images of .* test has a label \(row 0, column 'label'"):
+        read_parts(args, show=False)
+    args.dataset = str(tmp_path / "part")
+    with pytest.raises(DataError, match=r"3 of 9 labels of .* test are missing: row 2"):
+        read_parts(args, show=False)
+    args.missing_labels = "skip"
+    test = read_parts(args, show=False).test
+    assert test is not None and (test.names, test.targets.tolist()) == (("a", "none"), [0, 1] * 3)
+
+
+def test_a_missing_text_of_a_data_set_is_no_class(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows_of([None, "b", "c"] * 3, datasets.Value("string"), tmp_path)
+    with pytest.raises(DataError, match=r"3 of 9 labels of .* train are missing: row 0, column 'label', is empty"):
+        read_parts(DataArguments(dataset=str(tmp_path)), show=False)
 
 
 def test_every_class_is_held_back_in_its_share(photos: Path) -> None:
@@ -158,6 +193,87 @@ def test_every_class_is_held_back_in_its_share(photos: Path) -> None:
 def test_wrong_arguments(arguments: list[str], words: str) -> None:
     with pytest.raises(GatedPromptError, match=words):
         parse(arguments)
+
+
+def test_what_lies_beside_parts_is_named_and_left_out(tmp_path: Path, capsys) -> None:
+    for part in ("Training", "dev", "test_set"):
+        make_folder(tmp_path / part, 4)
+    make_folder(tmp_path / "unlabeled" / "more", 1)
+    (tmp_path / "__MACOSX" / "train" / "gul").mkdir(parents=True)
+    (tmp_path / "labels").mkdir()
+    found = read_parts(DataArguments(train_dir=str(tmp_path)), show=True)
+    assert found.train.names == tuple(COLOURS) and found.test is not None
+    assert [len(part) for part in (found.train, found.validation, found.test)] == [12, 12, 12]
+    assert set(found.left_out) == {"labels/", "unlabeled/"}
+    assert "left out: labels/: lies beside the parts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (["train"], r"holds train/, which looks like the train part, and no other part; give --train_dir .*/train to"),
+        (["train", "cat"], "holds train/, which looks like the train part, and no other"),
+        (["train", "val", "valid"], "has val/ and valid/, which both look like the validation part"),
+        (["val", "test"], "holds test/ and val/, but no train/"),
+    ],
+)
+def test_parts_that_are_not_clear_are_refused(tmp_path: Path, folders: list[str], words: str) -> None:
+    for name in folders:
+        make_folder(tmp_path / name, 2)
+    with pytest.raises(DataError, match=words):
+        read_parts(DataArguments(train_dir=str(tmp_path)), show=False)
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+    for name in ("train", "car", "plane"):
+        (tmp_path / name).mkdir()
+        paint((0, 0, 0), 0).save(tmp_path / name / "1.png")
+    assert find_parts(tmp_path) == ({"train": tmp_path}, {})
+    shutil.rmtree(tmp_path / "car")
+    (tmp_path / "plane").rename(tmp_path / "test")
+    with pytest.raises(DataError, match="holds test/, train/, but their images lie in no folder of a class"):
+        find_parts(tmp_path)
+
+
+def test_names_that_are_not_utf8_can_be_stored(photos: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(bytes(photos) + b"/gr\xfcn"))
+    (photos / "gul").rename(odd)
+    (odd / "01.png").rename(Path(os.fsdecode(bytes(odd) + b"/\xff\n.png")))
+    (odd / "02.png").rename(Path(os.fsdecode(bytes(odd) + b"/\xff.txt")))
+    data, _ = read_folder(photos).without_broken(show=False)
+    assert "gr\\xfcn" in data.names and "gr\\xfcn/\\xff.txt" in data.skipped
+    json.dumps([*data.names, *data.skipped, *(p.name for p in data.pictures)], ensure_ascii=False).encode()
+    assert "gr\\xfcn/\\xff\n.png" in {picture.name for picture in data.pictures}
+
+
+def test_the_same_picture_with_two_labels_is_listed(photos: Path, capsys) -> None:
+    shutil.copy(photos / "gul" / "01.png", photos / "rød" / "copy.png")
+    shutil.copy(photos / "gul" / "02.png", photos / "gul" / "copy.png")  # the same label: no contradiction
+    found = read_parts(DataArguments(train_dir=str(photos)), show=True)
+    assert found.contradictions == ["gul/01.png (gul) = rød/copy.png (rød)"]
+    assert "the same content with different labels: gul/01.png (gul) = rød/copy.png (rød)" in capsys.readouterr().out
+
+
+def test_what_is_read_is_said_before_time_is_spent(photos: Path, capsys) -> None:
+    lines = ["image,size", *(f"gul/{i:02d}.png,{i / 2}" for i in (1, 2, 4, 5, 7))]
+    (photos / "list.csv").write_text("\n".join(lines))
+    args = DataArguments(train_file=str(photos / "list.csv"), label_column=["size"])
+    read_parts(args, show=True)
+    said = capsys.readouterr().out
+    assert f"column 'size' of {photos}/list.csv holds {NUMBERS}: it holds numbers with a fraction, such as 0.5" in said
+    assert "5 images, " in said and "from 0.5 to 3.5" in said
+
+
+def test_other_parts_are_read_like_the_training_part(photos: Path) -> None:
+    """Whole numbers there are values too, and a cell with one label is one of several."""
+    (photos / "train.csv").write_text("image,label\ngul/01.png,1.5\ngul/02.png,2\n")
+    (photos / "val.csv").write_text("image,label\ngul/04.png,1\ngul/05.png,2\n")
+    args = DataArguments(train_file=str(photos / "train.csv"), validation_file=str(photos / "val.csv"))
+    assert read_parts(args, show=False).validation.targets.tolist() == [[1], [2]]
+    (photos / "train.csv").write_text("image,label\ngul/01.png,b;a\ngul/02.png,b\n")
+    (photos / "val.csv").write_text("image,label\ngul/04.png,a\ngul/05.png,\n")
+    args.problem = LABELS
+    assert read_parts(args, show=False).validation.targets.tolist() == [[1, 0], [0, 0]]
 
 
 def test_folders_that_hold_nothing_to_train_on(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def test_several_labels_and_methods(backbone, photos, tmp_path) -> None:
 
 def assert_loaded_as_they_were_scored(output: Path, kept: list[str]) -> None:
     """Each folder, loaded with its backbone, gives the scores that the run has noted."""
-    _, held = hold_back(read_table(output.parent / "list.jsonl", "image", "label"), 0.2, 0)
+    _, held = hold_back(read_table(output.parent / "list.jsonl", "image", ["label"]), 0.2, 0)
     for place in kept:
         folder = output / "runs" / place
         predictor = read_predictor(folder)
