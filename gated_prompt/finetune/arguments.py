@@ -44,7 +44,7 @@ class DataArguments:
     )
     label_separator: str | None = _help("between the labels of a cell; default: the one of ; , | that occurs", None)
     missing_labels: str = _help(
-        "images without a label: refuse, skip, or keep where a class is named None, NA or -1",
+        "what to do about images without a label; keep: NA, null and -1 are classes",
         "refuse",
         ("refuse", "skip", "keep"),
     )

@@ -184,7 +184,7 @@ def test_every_class_is_held_back_in_its_share(photos: Path) -> None:
     [
         ([], "give one of --train_dir, --train_file and --dataset, not none"),
         (["--train_dir", "a", "--dataset", "b"], "not train_dir and dataset"),
-        (["--train_dir", "a", "--methods", "magic"], "unknown method 'magic'"),
+        (["--train_dir", "a", "--methods", "magic"], "invalid choice: 'magic'"),
         (["--train_dir", "a", "--learning_rate", "fast"], "--learning_rate is 'fast'"),
         (["--train_dir", "a", "--num_train_epochs", "0", "--label_smoothing", "2"], "epochs is 0.*smoothing is 2.0"),
         (["--train_dir", "a", "--seeds", "1", "1"], "given twice"),
