@@ -37,6 +37,7 @@ from gated_prompt.training import loop
 from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
 from gated_prompt.training.groups import parameter_groups
 from gated_prompt.training.quiet import quiet_loading
+from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
 from paper.segmentation.pictures import draw_predictions
 from paper.segmentation.schedule import poly_schedule
@@ -270,5 +271,5 @@ Always predicting the most frequent class has a mean IoU of {results["majority_c
 
 
 if __name__ == "__main__":
-    with mistakes_in_one_line():
+    with mistakes_in_one_line(), failure_is_noted():
         main()

@@ -2,7 +2,7 @@
 """Adapt a frozen Vision Transformer to fine-grained images: CUB, NABirds, Flowers, Dogs or Cars.
 
     accelerate launch examples/train_fgvc.py --task cub --data_dir data/CUB_200_2011 \\
-        --backbone backbones/mae-vit-b --preset paper --dataloader_num_workers 8
+        --backbone backbones/mae-vit-b --preset paper
 
 It trains on the training part and scores the test part once; settings are chosen with `--eval_split val`. Training
 images are resized to a short side of 256, cropped at random to 224 and flipped half of the time; to score, the crop is
@@ -27,6 +27,7 @@ from gated_prompt.transforms import TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score
 from paper.read_block import settle_blocks
+from paper.records import failure_is_noted, raise_if_diverged
 from paper.tasks import fgvc_transform_for, load_fgvc_task
 
 
@@ -80,11 +81,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     l2 = settle_blocks(args, prompts, chosen_on, accelerator)
     model = build(args, prompts, task)
+    validation = chosen_on()[1] if args.curve and args.eval_split == "test" else None
     train = AugmentedImages(TransformedImages(task.train, fgvc_transform_for(args.backbone, train=True)), args.seed)
     probed, scored = TransformedImages(task.train, centre), TransformedImages(task.eval, centre)
-    return train_and_score(args, prompts, accelerator, output, task, model, train, probed, scored, l2)
+    return train_and_score(args, prompts, accelerator, output, task, model, train, probed, scored, l2, validation)
 
 
 if __name__ == "__main__":
-    with mistakes_in_one_line():
-        main()
+    with mistakes_in_one_line(), failure_is_noted():
+        raise_if_diverged(main())

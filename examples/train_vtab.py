@@ -30,6 +30,7 @@ from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score
 from paper.read_block import settle_blocks
+from paper.records import failure_is_noted, raise_if_diverged
 from paper.tasks import KNOWN, load_task, transform_for
 
 
@@ -61,12 +62,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     l2 = settle_blocks(args, prompts, chosen_on, accelerator)
     model = build(args, prompts, task)
     images, scored = CachedImages(task.train, transform), TransformedImages(task.eval, transform)
+    validation = chosen_on()[1] if args.curve and args.eval_split == "test" else None
     train: Dataset[Any] = images
     if args.cache_prefix and prompts.insert_at:
         train = cache_prefix(model.to(accelerator.device), images, output / "prefix.safetensors", accelerator)
-    return train_and_score(args, prompts, accelerator, output, task, model, train, images, scored, l2)
+    return train_and_score(args, prompts, accelerator, output, task, model, train, images, scored, l2, validation)
 
 
 if __name__ == "__main__":
-    with mistakes_in_one_line():
-        main()
+    with mistakes_in_one_line(), failure_is_noted():
+        raise_if_diverged(main())

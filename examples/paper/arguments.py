@@ -34,6 +34,7 @@ from .presets import PRESETS, paper_preset
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("epoch", "step")
+WORKERS = 4  # processes that decode, as in the official code; results do not depend on it
 
 
 @dataclass
@@ -119,6 +120,9 @@ class RunArguments:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "train on at most this many images, to try things; default: all"}
     )
+    curve: bool = field(
+        default=False, metadata={"help": "score after every epoch too, and report the best epoch on validation"}
+    )
     linear_probe: bool = field(default=True, metadata={"help": "score a linear probe on the same images as well"})
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(
@@ -187,6 +191,7 @@ def _preset(args: RunArguments, task_of: Callable[[Any], str]) -> dict[str, Any]
             "head_init": "kaiming",
             "num_virtual_tokens": paper.num_virtual_tokens,
             "gate_init": paper.gate_init,
+            "dataloader_num_workers": WORKERS,
         }
     if args.preset == "none":
         return {}

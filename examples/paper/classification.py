@@ -2,7 +2,8 @@
 """One classification run, from a task and a model to results.json.
 
 The accuracy is that of the last epoch. The images that are scored are looked at once, when training is over, so
-that no epoch can be chosen by them.
+that no epoch can be chosen by them. `--curve` looks after every epoch, as the official code does, and reports the
+epoch with the best validation accuracy beside the last.
 """
 
 import math
@@ -19,16 +20,19 @@ from transformers import get_cosine_schedule_with_warmup
 
 from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.finetune.methods import build_model
-from gated_prompt.finetune.reporting import environment, has_prompts, push, read_out, write_results
+from gated_prompt.finetune.reporting import environment, has_prompts, push, read_out, write_json, write_results
+from gated_prompt.images import LabelledImages
 from gated_prompt.predictor import Predictor, preparation_of
 from gated_prompt.sharing.backbone import load_backbone
 from gated_prompt.training import loop
 from gated_prompt.training.groups import parameter_groups
 from gated_prompt.training.token_cache import CachedPrefix, StartAtBlock
-from gated_prompt.transforms import TransformedImages
+from gated_prompt.transforms import CachedImages, TransformedImages
 
 from .arguments import RunArguments
+from .curve import Curve
 from .probe import patch_features, probe
+from .records import fingerprint, identity_of, machine
 from .tasks import Task
 
 
@@ -66,13 +70,16 @@ def train_and_score(
     probed: Dataset[Any],
     scored: TransformedImages,
     l2: float = 1.0,
+    validation: TransformedImages | None = None,
 ) -> dict[str, Any]:
-    """Train, score once, write everything, and return the content of results.json (empty but on the main process).
+    """Train, score, write everything, and return the content of results.json (empty but on the main process).
 
     `train`, `scored`: (pixels, class) of `task.train` and `task.eval`; `probed`: of `task.train` without augmentation,
     from which prompts and head start and a linear probe is made; `l2`: strength of the penalty of a head that starts
-    as a probe.
+    as a probe; `validation`: scored after each epoch with `--curve`, None where `scored` has the validation images.
     """
+    if args.preset == "paper":
+        torch.backends.cudnn.allow_tf32 = False  # float32 as on the GPUs of the published runs
     before = read_out(model)
     count = min(len(task.train), args.max_train_samples or len(task.train))
     workers = args.dataloader_num_workers
@@ -83,8 +90,15 @@ def train_and_score(
         initialize_prompts(model.to(accelerator.device), batches, method=args.prompt_start, seed=args.seed)
     if args.head_init == "probe":
         initialize_head(model.to(accelerator.device), batches, l2=l2)
-    loader = loop.training_loader(Subset(train, range(count)), args.per_device_train_batch_size, workers)
-    eval_loader = DataLoader(scored, args.per_device_eval_batch_size, num_workers=workers)
+    kept = isinstance(train, (CachedImages, CachedPrefix))  # in memory or mapped: no process has to decode
+    loader = loop.training_loader(
+        Subset(train, range(count)), args.per_device_train_batch_size, 0 if kept else workers
+    )
+    # With generators of their own: scores in between must not shift what the dropout draws.
+    eval_loader, validation_loader = (
+        DataLoader(data, args.per_device_eval_batch_size, num_workers=workers, generator=torch.Generator())
+        for data in (scored, validation or scored)
+    )
 
     own = {
         "prompts": _given(lr=args.prompt_learning_rate, weight_decay=args.prompt_weight_decay),
@@ -103,35 +117,55 @@ def train_and_score(
     batch = args.per_device_train_batch_size * accelerator.num_processes
     unit = math.ceil(count / batch) if args.schedule_by == "step" else 1
     schedule = get_cosine_schedule_with_warmup(optimizer, unit * args.warmup_epochs, unit * args.num_train_epochs)
-    model, optimizer, loader, eval_loader = accelerator.prepare(model, optimizer, loader, eval_loader)
+    model, optimizer, loader, eval_loader, validation_loader = accelerator.prepare(
+        model, optimizer, loader, eval_loader, validation_loader
+    )
     if args.report_to:
         accelerator.init_trackers("gated_prompt", config={**vars(args), **vars(prompts)})
 
     shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
     if shortcut is not None:
         shortcut.open()
+    classes = len(task.class_names)
+
+    def scores() -> dict[str, float]:
+        if shortcut is not None:
+            shortcut.close()
+        found = {"validation": evaluate(model, validation_loader, classes, accelerator)}
+        if validation is not None:
+            found["test"] = evaluate(model, eval_loader, classes, accelerator)
+        if shortcut is not None:
+            shortcut.open()
+        return found
+
+    curve = Curve(accelerator, optimizer, scores if args.curve else None)
     done = loop.train(
         accelerator,
         model,
         loader,
         optimizer,
         schedule,
-        lambda pixels, labels: F.cross_entropy(model(pixels).logits, labels),
+        lambda pixels, labels: curve.add(F.cross_entropy(model(pixels).logits, labels)),
         loop.plan_of(args, output, args.num_train_epochs * len(loader), args.schedule_by),
         getattr(train, "set_epoch", None),
+        curve,
     )
     if shortcut is not None:
         shortcut.close()
 
-    accuracy = evaluate(model, eval_loader, len(task.class_names), accelerator)
+    accuracy = None if curve.diverged else evaluate(model, eval_loader, classes, accelerator)
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
         results = {
             "task": task.name,
-            "data": [task.train.provenance.to_dict(), task.eval.provenance.to_dict()],
+            "data": [_data(task.train), _data(task.eval)],
+            "backbone": identity_of(args.backbone),
             "class_names": task.class_names,
             "method": args.method,
             "accuracy": accuracy,
+            "diverged": curve.diverged,
+            "best_epoch": curve.best(),
+            "curve": curve.rows,
             "linear_probe_accuracy": None,
             "num_train": count,
             "num_eval": len(task.eval),
@@ -139,14 +173,20 @@ def train_and_score(
             "train_seconds": round(done.seconds, 1),
             "steps": done.steps,
             "settings": {**vars(args), **vars(prompts)},
+            "mixed_precision": accelerator.mixed_precision,
+            "machine": machine(),
             **environment(),
         }
+        if curve.diverged:
+            write_json(output / "results.json", results)
+            accelerator.end_training()
+            return results
         if args.linear_probe:
             backbone = load_backbone(args.backbone).to(accelerator.device)
             results["linear_probe_accuracy"] = probe(
                 patch_features(backbone, Subset(probed, range(count))), patch_features(backbone, scored)
             )
-        metrics, notes = {"accuracy": accuracy}, _notes(results)
+        metrics, notes = {"accuracy": float(accuracy or 0)}, _notes(results)
         write_results(output, accelerator.unwrap_model(model), before, results, metrics, notes)
         if has_prompts(accelerator.unwrap_model(model)):
             preparation = preparation_of(scored.transform)
@@ -154,11 +194,18 @@ def train_and_score(
         if args.push_to_hub:
             push(output, accelerator.unwrap_model(model), args.hub_model_id or output.name)
         print(f"accuracy of {args.method} on {task.eval.provenance.split}: {accuracy:.4f}")
+        if results["best_epoch"] and validation is not None:
+            best = results["best_epoch"]
+            print(f"accuracy of the best epoch on validation, {best['epoch']}: {best['test']:.4f}")
         if args.linear_probe:
             print(f"accuracy of a linear probe: {results['linear_probe_accuracy']:.4f}")
         print(f"trained for {done.seconds:.0f} s; results.json and the trained weights are in {output}")
     accelerator.end_training()
     return results
+
+
+def _data(images: LabelledImages) -> dict[str, Any]:
+    return {**images.provenance.to_dict(), "fingerprint": fingerprint(images)}
 
 
 def _given(**settings: float | None) -> dict[str, float]:
