@@ -1,19 +1,24 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Reproduce a table of the paper: choose learning rates, train with several seeds, compare with the paper's table.
 
-    python examples/reproduce_tables.py --table vtab --backbone backbones/mae-vit-b --vtab_dir data/vtab-1k
+    python examples/reproduce_tables.py --table vtab --backbone backbones/mae-vit-b --vtab_dir vtab-1k --dry_run
+    python examples/reproduce_tables.py --table vtab --backbone backbones/mae-vit-b --vtab_dir vtab-1k --stage paper
     python examples/reproduce_tables.py --table fgvc --backbone backbones/moco-vit-b --fgvc_dir data/fgvc \\
-        --methods gated lora --address auto --gpus_per_run 0.5 --mixed_precision bf16
+        --methods gated lora --address auto --gpus_per_run 0.5
 
-For each row and task, it trains on the 800 images (FGVC: the training split) with every learning rate of the paper's
-grid and evaluates on the 200 (FGVC: the validation split). It then trains with the best rate (ties: the smaller) and
-every seed on all 1000 images, and evaluates on the test split. All other settings are the paper's for the task
-(recipe/presets.py). Arguments after `--` are passed to every run: `-- --num_train_epochs 20`.
+`--dry_run` trains nothing: it reads every split, checks the weights, times a few steps, and says what is missing and
+what the table costs. `--stage paper` runs the paper's own settings, those of gated prompts, without a search.
+
+By default, for each row and task, it trains on the 800 images (FGVC: the training split) with every setting that the
+row's own publication searched, and evaluates on the 200 (FGVC: the validation split). It then trains with the best
+setting (ties: the smaller rate) and every seed on all 1000 images, and evaluates on the test split. All other settings
+are the paper's for the task (paper/presets.py). Arguments after `--` go to every run: `-- --num_train_epochs 20`.
 
 Ray Tune schedules the runs, on this machine or on a cluster (`--address auto`; --output_dir, data and code must then
-be on a shared file system). `--scheduler serial` runs them one by one. Each run is an `accelerate launch` of
-train_vtab.py, train_fgvc.py or train_ade20k.py. If interrupted, repeat the command: finished runs are skipped, and
-unfinished ones resume from their checkpoints. `--scheduler none` only writes the table.
+be on a shared file system). `--scheduler serial` runs them one by one; any number of such processes may share a
+folder, as the jobs of a Slurm array do. Each run is an `accelerate launch` of train_vtab.py, train_fgvc.py or
+train_ade20k.py. If interrupted, repeat the command: finished runs are skipped, and unfinished ones resume from their
+checkpoints. `--scheduler none` only writes the table.
 
 In `--output_dir`: `<table>-<kind>.md` and `.json`, `results/` with one file per run, `runs/` with logs and adapters.
 """
@@ -22,38 +27,34 @@ import importlib
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.errors import DataError
 from gated_prompt.finetune.methods import backbone_kind
 from gated_prompt.finetune.reporting import write_json
 from gated_prompt.sharing.backbone import check_backbone
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
 from paper.arguments import parse_arguments
-from paper.grids import (
-    LEARNING_RATES,
-    SEEDS,
-    TABLES,
-    Common,
-    Row,
-    choose,
-    choose_rows,
-    final_run,
-    search_runs,
-)
-from paper.jobs import Run, read_records
+from paper.dry_run import dry_run
+from paper.grids import SEEDS, TABLES, Common, Row, choose, choose_rows, final_run, search_runs
+from paper.jobs import Run
+from paper.markdown import to_markdown
+from paper.presets import Choice, Search
+from paper.records import fingerprint, identity_of, read_records
 from paper.schedulers import SCHEDULERS, Resources, run_all
-from paper.summary import summarize, to_markdown
+from paper.summary import Records, Searched, best_of, summarize
+from paper.tasks import load_split, splits_of
 
-SHIPPED = f"examples/backbones/{SHIPPED_BACKBONE.name}"
+STAGES = ("all", "paper", "search", "final")
 
 
 @dataclass
@@ -65,19 +66,30 @@ class Arguments:
     methods: list[str] | None = field(
         default=None, metadata={"help": "methods to run; default: those of the paper's table"}
     )
+    stage: str = field(
+        default="all",
+        metadata={
+            "help": "paper: gated prompts with the settings that the paper lists for each task; search: choose "
+            "learning rates; final: train with the chosen ones; all: search, then final"
+        },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "check data and weights, and say what the table costs"})
     seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "random seeds for the final runs"})
-    backbone: str = field(default=SHIPPED, metadata={"help": BACKBONE_HELP})
+    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
     backbone_kind: str = field(default="auto", metadata={"help": "mae or moco; auto: from the name of --backbone"})
     vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; default: the Hub"})
     fgvc_dir: str | None = field(
         default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/; default: the Hub"}
     )
     ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016; default: the Hub"})
-    learning_rates: list[float] = field(
-        default_factory=lambda: list(LEARNING_RATES),
-        metadata={"help": "learning rates to search; a single one: no search"},
+    learning_rates: list[float] | None = field(
+        default=None,
+        metadata={"help": "learning rates to search; a single one: no search; default: those published for each row"},
     )
     search: bool = field(default=True, metadata={"help": "search learning rates; false: the paper's choice"})
+    curve: bool = field(
+        default=False, metadata={"help": "score every epoch of the final runs, and report the best one as well"}
+    )
     output_dir: str = field(default="runs/tables", metadata={"help": "folder for all results"})
     scheduler: str = field(default="ray", metadata={"help": f"one of: {', '.join(SCHEDULERS)}"})
     address: str | None = field(
@@ -88,7 +100,7 @@ class Arguments:
         default=None, metadata={"help": "GPUs per run, a fraction to share one; default: 1 if available"}
     )
     retries: int = field(default=2, metadata={"help": "how often to retry a failed run"})
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16"})
+    mixed_precision: str = field(default="no", metadata={"help": "no (float32, as published), bf16 or fp16"})
 
 
 def check_extra(runs: Sequence[Run]) -> None:
@@ -127,18 +139,38 @@ def check_sources(args: Arguments) -> None:
         ) from error
 
 
-def choose_rates(
-    common: Common, rows: Sequence[Row], tasks: Sequence[str], rates: Sequence[float], records: dict[str, Any]
-) -> dict[tuple[str, str], float]:
-    """Return the best learning rate of each (row, task) whose search is complete; ties: the smaller one."""
-    best = {}
-    for row in rows:
-        for task in tasks:
-            found = [records.get(run.key) for run in search_runs(common, row, task, rates)]
-            if all(found):
-                ranked = [(-result["accuracy"], rate) for result, rate in zip(found, rates, strict=True) if result]
-                best[row.name, task] = min(ranked)[1]
-    return best
+def identify(common: Common, tasks: Sequence[str]) -> tuple[Common, dict[str, str]]:
+    """Read weights and data, so that no record of others counts; also what is wrong with them, by task.
+
+    Raises:
+        GatedPromptError: the backbone has no weights.
+    """
+    data: dict[str, dict[str, str]] = {}
+    faults: dict[str, str] = {}
+    for task in tasks:
+        folder = common.folder_of(task)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                parts = [load_split(task, folder and os.path.expandvars(folder), each) for each in splits_of(task)]
+            data[task] = {split: fingerprint(part) for split, part in zip(splits_of(task), parts, strict=True)}
+        except (DataError, ImportError) as error:
+            faults[task] = str(error)
+    return replace(common, weights=identity_of(common.backbone), data=data), faults
+
+
+def choice_of(run: Run) -> Choice:
+    """The setting of a search that a run has."""
+    return {name: float(run.arguments[name]) for name in ("learning_rate", "weight_decay")}
+
+
+def tried(common: Common, row: Row, task: str, search: Search, records: Records) -> list[Searched]:
+    """What is known of a search, in the order of its choices."""
+    found = []
+    for run in search_runs(common, row, task, search):
+        result = records.get(run.key, {})
+        percent = None if result.get("accuracy") is None else 100 * result["accuracy"]
+        found.append(Searched(choice_of(run), percent, bool(result.get("diverged"))))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,9 +181,15 @@ def main(argv: list[str] | None = None) -> int:
 
     # Choose the runs.
     table = TABLES[choose("table", [args.table], tuple(TABLES))[0]]
+    choose("stage", [args.stage], STAGES)
     tasks = choose("task", args.tasks, table.tasks)
     kind = backbone_kind(args.backbone, args.backbone_kind)
-    rows = choose_rows(table, kind, args.methods)
+    rows = choose_rows(args.table, kind, args.methods)
+    if args.stage == "paper" and table.own is not None:
+        rows = [row for row in rows if row.name == table.own]
+    if args.learning_rates:
+        rows = [replace(row, search=Search("given", tuple(args.learning_rates))) for row in rows]
+    searched = args.search and table.search and args.stage != "paper"
     gpus = args.gpus_per_run if args.gpus_per_run is not None else float(torch.cuda.is_available())
     common = Common(
         backbone=args.backbone,
@@ -162,48 +200,60 @@ def main(argv: list[str] | None = None) -> int:
         extra=tuple(extra),
         processes=max(1, int(gpus)),
         mixed_precision=args.mixed_precision,
+        curve=args.curve,
     )
     resources = Resources(args.cpus_per_run, gpus, args.retries, args.address)
     check_extra([final_run(common, row, task, args.seeds[0], None) for row in rows for task in tasks])
-    if args.scheduler != "none":
+    if args.scheduler != "none" or args.dry_run:
         check_sources(args)
     folder = prepare_output_dir(args.output_dir).resolve()
+    known = [task for task in tasks if task != "ade20k"]
+    if args.dry_run:
+        return dry_run(common, rows, tasks, args.seeds, searched, folder / f"{args.table}-{kind}-dry_run")
+    common, faults = identify(common, known)
+    for task, fault in faults.items():
+        print(f"the runs of {task} are left out, for its data failed: {fault}")
+    ready = [(row, task) for row in rows for task in tasks if task not in faults]
 
     # Search the learning rates, then run the reported runs.
-    rates: dict[tuple[str, str], float | None] = {(row.name, task): None for row in rows for task in tasks}
-    if args.search and table.search:
-        rates = dict.fromkeys(rates, args.learning_rates[0])
-        if len(args.learning_rates) > 1:
-            search = [
-                run for row in rows for task in tasks for run in search_runs(common, row, task, args.learning_rates)
-            ]
+    grids = {(row.name, task): search_runs(common, row, task, row.search) if searched else [] for row, task in ready}
+    if args.stage != "final":
+        search = [run for runs in grids.values() if len(runs) > 1 for run in runs]
+        if search:
             print(f"search: {len(search)} runs")
             run_all(search, folder, args.scheduler, resources)
-            rates = dict(choose_rates(common, rows, tasks, args.learning_rates, read_records(folder)))
-    finals = {
-        (row.name, task, seed): final_run(common, row, task, seed, rates[row.name, task])
-        for row in rows
-        for task in tasks
-        for seed in args.seeds
-        if (row.name, task) in rates
-    }
-    print(f"final: {len(finals)} runs")
-    run_all(list(finals.values()), folder, args.scheduler, resources)
+    records = read_records(folder)
+    results: dict[tuple[str, str], list[Searched]] = {}
+    finals: dict[tuple[str, str, int], Run] = {}
+    for row, task in ready:
+        runs = grids[row.name, task]
+        choice = choice_of(runs[0]) if runs else None
+        if len(runs) > 1:
+            results[row.name, task] = tried(common, row, task, row.search, records)
+            choice = best_of(results[row.name, task])
+            if choice is None:  # incomplete, or all diverged
+                continue
+        finals |= {(row.name, task, seed): final_run(common, row, task, seed, choice) for seed in args.seeds}
+    if args.stage != "search":
+        print(f"final: {len(finals)} runs")
+        run_all(list(finals.values()), folder, args.scheduler, resources)
 
     # Write the table.
-    summary = summarize(args.table, table, kind, rows, tasks, args.seeds, finals, read_records(folder))
+    summary = summarize(args.table, table, kind, rows, tasks, args.seeds, finals, read_records(folder), results)
+    summary["faults"] = faults
     summary["settings"] = {
         "backbone": args.backbone,
-        "learning_rates": args.learning_rates if args.search and table.search else None,
+        "learning_rates": args.learning_rates,
         "extra": extra,
         "mixed_precision": args.mixed_precision,
         "command": shlex.join(["python", "examples/reproduce_tables.py", *argv]),
     }
-    text, file = to_markdown(summary), folder / f"{args.table}-{kind}.json"
+    text, file = to_markdown(summary), folder / f"{args.table}-{kind}{'-paper' if args.stage == 'paper' else ''}.json"
     write_json(file, summary)
     file.with_suffix(".md").write_text(text)
     print(f"{text}\nwritten to {file} and {file.with_suffix('.md').name}")
-    return 0 if summary["complete"] else 1
+    complete = all(map(best_of, results.values())) and not faults if args.stage == "search" else summary["complete"]
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import AutoConfig, get_cosine_schedule_with_warmup
 
 from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.finetune.methods import build_model
@@ -37,8 +37,11 @@ from .tasks import Task
 
 
 def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
-    """The model that the arguments ask for, with a head for the task's classes; see `build_model`."""
-    return build_model(
+    """The model that the arguments ask for, with a head for the task's classes; see `build_model`.
+
+    A head that the backbone brings, as MoCo v3's linear evaluation does for 1000 classes, is dropped and named.
+    """
+    model = build_model(
         args.backbone,
         args.method,
         prompts,
@@ -47,6 +50,13 @@ def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
         lora_r=args.lora_r,
         head_init=args.head_init,
     )
+    config = AutoConfig.from_pretrained(args.backbone)
+    if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
+        PartialState().print(
+            f"the head of {args.backbone} for {config.num_labels} classes is left out; a new one for "
+            f"{len(task.class_names)} classes is trained"
+        )
+    return model
 
 
 def evaluate(model: torch.nn.Module, loader: DataLoader[Any], num_classes: int, accelerator: Accelerator) -> float:

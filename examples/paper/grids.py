@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The paper's tables as grids: which rows and tasks each has, and the runs behind one cell."""
+"""The paper's tables as grids: which rows and tasks each has, how a row is searched, and the runs behind one cell."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from gated_prompt.data.vtab import TASKS as VTAB
 from gated_prompt.finetune.recipe import METHODS
 
 from .jobs import Run
-from .presets import paper_preset
+from .presets import FULL, LINEAR, OURS, PAPER, Choice, Search, paper_preset
+from .records import RECIPE
 
-LEARNING_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # the paper's grid (Appendix A.2)
 SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs; the paper does not tell how many it made
 SEARCH_SEED = 42
 VITB_BLOCKS = 12
@@ -25,11 +25,18 @@ Value = str | int | float
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: a method, and settings that differ from the paper's choice for the task."""
+    """A row of a table: a method, and settings that differ from the paper's choice for the task.
+
+    Attributes:
+        search: Where its learning rates come from.
+        unlike: Why its numbers do not compare with the published ones; None where they do.
+    """
 
     name: str
     method: str
     settings: Mapping[str, Value] = field(default_factory=dict)
+    search: Search = PAPER
+    unlike: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Table:
         any_method: Whether rows of other methods can be asked for.
         metrics: Where the scores of a run lie in its results, by name; one is called "".
         search: Whether learning rates are chosen on validation images; else they are the paper's.
+        own: Row that the paper gives settings of every task for.
     """
 
     title: str
@@ -51,35 +59,50 @@ class Table:
     any_method: bool = False
     metrics: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"": ("accuracy",)})
     search: bool = True
+    own: str | None = None
 
 
 def _both(*rows: Row) -> dict[str, tuple[Row, ...]]:
     return {"mae": rows, "moco": rows}
 
 
-def _methods(*names: str) -> tuple[Row, ...]:
-    return tuple(Row(name, name) for name in names)
+_VPT_ROWS = "copied from VPT, with its own search of rates, decays and prompt counts, and for MAE another final norm"
+_KEPT = "the paper keeps VPT-deep's own rate, which it does not give; here it is that of gated prompts"
 
 
-def _with_prompts(count: int, blocks: int = VITB_BLOCKS, *, shallow: bool = True) -> tuple[Row, ...]:
+def row_of(method: str, kind: str, table: str) -> Row:
+    """The row of a method whose settings are those of the task."""
+    if method == "full":
+        return Row(method, method, {"optimizer": "adamw", "warmup_epochs": 5}, FULL)
+    if method == "linear":
+        return Row(method, method, {}, LINEAR.get(kind, LINEAR["moco"]))
+    if method in ("shallow", "deep"):
+        return Row(method, method, {}, PAPER, _VPT_ROWS if table == "vtab" else None)
+    return Row(method, method, {}, PAPER if method == "gated" else OURS)
+
+
+def _main_rows(table: str) -> dict[str, tuple[Row, ...]]:
+    return {kind: tuple(row_of(m, kind, table) for m in ("shallow", "deep", "gated")) for kind in ("mae", "moco")}
+
+
+def _with_prompts(
+    count: int, blocks: int = VITB_BLOCKS, *, shallow: bool = True, unlike: str | None = None
+) -> tuple[Row, ...]:
     """The three methods with the same number of prompts in all; VPT-deep spreads them over its blocks."""
     rows = [Row(f"shallow, {count} prompts", "shallow", {"num_virtual_tokens": count})] if shallow else []
-    rows.append(Row(f"deep, {count} prompts in all", "deep", {"num_virtual_tokens": count // blocks}))
+    deep = {"num_virtual_tokens": count // blocks}
+    rows.append(Row(f"deep, {count} prompts in all", "deep", deep, unlike=unlike))
     return (*rows, Row(f"gated, {count} prompts", "gated", {"num_virtual_tokens": count}))
 
 
 _FGVC_TASKS = ("cub", "flowers", "cars", "dogs", "nabirds")
 TABLES: Mapping[str, Table] = {
-    "vtab": Table(
-        "VTAB-1k, accuracy in percent", tuple(VTAB), _both(*_methods("shallow", "deep", "gated")), any_method=True
-    ),
-    "fgvc": Table(
-        "FGVC, accuracy in percent", _FGVC_TASKS, _both(*_methods("shallow", "deep", "gated")), any_method=True
-    ),
+    "vtab": Table("VTAB-1k, accuracy in percent", tuple(VTAB), _main_rows("vtab"), any_method=True, own="gated"),
+    "fgvc": Table("FGVC, accuracy in percent", _FGVC_TASKS, _main_rows("fgvc"), any_method=True, own="gated"),
     "fgvc_prompts": Table(
         "FGVC with fewer prompts, accuracy in percent",
         _FGVC_TASKS,
-        _both(*(row for count in (24, 48, 96) for row in _with_prompts(count, shallow=False))),
+        _both(*(row for count in (24, 48, 96) for row in _with_prompts(count, shallow=False, unlike=_KEPT))),
         search=False,  # "hyper-parameters kept"
     ),
     "backbones": Table(
@@ -120,12 +143,13 @@ def choose(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> list
     return [name for name in known if asked is None or name in asked]
 
 
-def choose_rows(table: Table, kind: str, methods: Sequence[str] | None) -> list[Row]:
-    """The rows of these methods, or the paper's.
+def choose_rows(name: str, kind: str, methods: Sequence[str] | None) -> list[Row]:
+    """The rows of these methods in the table of this name, or the paper's.
 
     Raises:
         GatedPromptError: the table has no row of a method, or none for this kind of backbone.
     """
+    table = TABLES[name]
     if kind not in table.rows:
         raise GatedPromptError(
             f"the paper's tables are for MAE and MoCo v3, and the name of --backbone tells neither; say which with "
@@ -134,14 +158,20 @@ def choose_rows(table: Table, kind: str, methods: Sequence[str] | None) -> list[
     rows = table.rows[kind]
     own = list(dict.fromkeys(row.method for row in rows))
     if table.any_method and methods is not None:
-        return list(_methods(*choose("method", methods, METHODS)))
+        return [row_of(method, kind, name) for method in choose("method", methods, METHODS)]
     chosen = choose("method", methods, own)
     return [row for row in rows if row.method in chosen]
 
 
 @dataclass(frozen=True)
 class Common:
-    """What all runs of a sweep share; folders are None for the Hub, and may hold environment variables."""
+    """What all runs of a sweep share; folders are None for the Hub, and may hold environment variables.
+
+    Attributes:
+        weights: What `records.identity_of` says of the backbone; empty where it cannot be read.
+        data: Fingerprint of each split, by task; empty where the data cannot be read.
+        curve: Score after every epoch of the final runs.
+    """
 
     backbone: str
     kind: str
@@ -151,43 +181,56 @@ class Common:
     extra: tuple[str, ...] = ()
     processes: int = 1
     mixed_precision: str = "no"
+    weights: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    curve: bool = False
+
+    def folder_of(self, task: str) -> str | None:
+        """Where the data of a task lie; None: on the Hub."""
+        if task == "ade20k":
+            return self.ade20k_dir
+        return self.vtab_dir if task in VTAB else self.fgvc_dir and f"{self.fgvc_dir}/{task}"
 
 
-def search_runs(common: Common, row: Row, task: str, rates: Sequence[float]) -> list[Run]:
-    """One run for each learning rate, scored on validation images."""
+def search_runs(common: Common, row: Row, task: str, search: Search) -> list[Run]:
+    """One run for each of the search's choices, in their order, scored on validation images."""
     splits = {"train_split": "train800", "eval_split": "val200"} if task in VTAB else {"eval_split": "val"}
-    return [_run(common, row, task, {**splits, "seed": SEARCH_SEED, "learning_rate": rate}) for rate in rates]
+    batch_size = paper_preset(task, common.kind, row.method).batch_size
+    return [
+        _run(common, row, task, {**splits, "seed": SEARCH_SEED, **choice}) for choice in search.choices(batch_size)
+    ]
 
 
-def final_run(common: Common, row: Row, task: str, seed: int, rate: float | None) -> Run:
-    """The run that is reported, scored on the test part; `rate` None is the paper's."""
+def final_run(common: Common, row: Row, task: str, seed: int, choice: Choice | None) -> Run:
+    """The run that is reported, scored on the test part; `choice` None is the paper's."""
     splits: dict[str, Value] = {"train_split": "train800val200"} if task in VTAB else {}
     splits |= {"eval_split": "test"} if task != "ade20k" else {}
-    return _run(common, row, task, {**splits, "seed": seed, **({} if rate is None else {"learning_rate": rate})})
+    splits |= {"curve": "true"} if common.curve and task != "ade20k" else {}
+    return _run(common, row, task, {**splits, "seed": seed, **(choice or {})})
 
 
 def _run(common: Common, row: Row, task: str, settings: Mapping[str, Value]) -> Run:
+    preset = paper_preset(task, common.kind, row.method)
+    rate = 0.1 if "insert_at" in row.settings and task == "kitti" else preset.learning_rate  # the first figure's
     arguments: dict[str, Value] = {"task": task, "method": row.method, "backbone": common.backbone}
+    arguments |= {"learning_rate": rate, "weight_decay": 0.0}
     if task == "ade20k":
-        script, folder = "train_ade20k.py", common.ade20k_dir
-        preset = paper_preset(task, common.kind, row.method)
+        script = "train_ade20k.py"
         arguments["per_device_train_batch_size"] = preset.batch_size // common.processes
-        arguments["learning_rate"] = preset.learning_rate
         if row.method == "gated":
             arguments["gate_init"] = preset.gate_init
     else:
         arguments |= {"backbone_kind": common.kind, "preset": "paper", "linear_probe": "false"}
-        if task in VTAB:
-            script, folder = "train_vtab.py", common.vtab_dir
-        else:
-            script, folder = "train_fgvc.py", common.fgvc_dir and f"{common.fgvc_dir}/{task}"
-    if "insert_at" in row.settings and task == "kitti":
-        arguments["learning_rate"] = 0.1  # the paper's first figure, for both backbones
+        script = "train_vtab.py" if task in VTAB else "train_fgvc.py"
+    folder, fingerprints = common.folder_of(task), common.data.get(task, {})
     if folder is not None:
         arguments["data_dir"] = folder
-    return Run(
-        script, {**arguments, **row.settings, **settings}, common.extra, common.processes, common.mixed_precision
-    )
+    arguments |= {**row.settings, **settings}
+    splits = [str(arguments.get("train_split", "train")), str(arguments.get("eval_split", "validation"))]
+    identity: dict[str, Any] = {"recipe": RECIPE, "preset": asdict(preset), **common.weights}
+    if fingerprints:
+        identity["data"] = [fingerprints[split] for split in splits]
+    return Run(script, arguments, common.extra, common.processes, common.mixed_precision, identity)
 
 
 def scores(table: Table, results: Mapping[str, Any]) -> dict[str, float]:

@@ -1,10 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The paper's settings for each task: batch size, prompts, learning rate and gate prior, for MAE and MoCo v3.
+"""The paper's settings for each task (batch size, prompts, learning rate, gate prior), and what each method searches.
 
 Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067, Table 5, all of it for ViT-B/16 and gated prompts. The paper
 gives no such table for VPT-shallow, VPT-deep and the other baselines: they get the same batch size and learning rate.
+Numbers of others are facts from their papers and configuration files; each search says whose it is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gated_prompt import GatedPromptError
@@ -40,6 +42,41 @@ TABLE_5: dict[str, tuple[tuple[int, int, float, float], tuple[int, int, float, f
     "dogs": ((64, 100, 0.5, 15), (64, 100, 0.5, 10)),
     "nabirds": ((64, 100, 0.5, 5), (64, 100, 1.0, 5)),
     "ade20k": ((16, 100, 0.001, 10), (16, 100, 0.001, 10)),
+}
+
+
+Choice = Mapping[str, float]  # learning_rate and weight_decay
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings to choose from on validation images, and whose they are.
+
+    Attributes:
+        scaled: Whether learning rates are multiplied by batch size / 256.
+    """
+
+    source: str
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...] = (0.0,)
+    scaled: bool = False
+
+    def choices(self, batch_size: int) -> list[Choice]:
+        """Every combination, the smaller rates first and of these the smaller decays, as ties are broken."""
+        factor = batch_size / 256 if self.scaled else 1
+        rates, decays = sorted(self.learning_rates), sorted(self.weight_decays)
+        return [{"learning_rate": factor * rate, "weight_decay": decay} for rate in rates for decay in decays]
+
+
+LEARNING_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_DECAYS = (0.0, 0.0001, 0.001, 0.01)
+_LINEAR = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0)
+PAPER = Search("the paper, Appendix A.2", LEARNING_RATES)
+OURS = Search("our reading: the paper's grid for prompts", LEARNING_RATES)
+FULL = Search("VPT's code: fine-tuning", (0.0001, 0.0005, 0.001, 0.005), _DECAYS, scaled=True)
+LINEAR = {
+    "mae": Search("VPT's code: linear, MAE", (0.0025, 0.005, 0.025, *_LINEAR), _DECAYS, scaled=True),
+    "moco": Search("VPT's code: linear", _LINEAR, _DECAYS, scaled=True),
 }
 
 

@@ -153,10 +153,10 @@ def raise_if_diverged(results: Mapping[str, Any]) -> None:
         )
 
 
-def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Results by the key that they belong to (`Run.key`), from all records in `folder`; damaged ones are left out."""
+def read_records(folder: Path, name: str = "*.json") -> dict[str, dict[str, Any]]:
+    """Results by the key that they belong to (`Run.key`), from the records in `folder`; damaged ones are left out."""
     found = {}
-    for file in sorted((folder / "results").glob("*.json")):
+    for file in sorted((folder / "results").glob(name)):
         try:
             record = json.loads(file.read_text())
             found[json.dumps(record["key"], sort_keys=True)] = dict(record["results"])

@@ -2,21 +2,26 @@
 """Do many runs: one after the other, or by Ray Tune on all processors of a machine or a cluster.
 
 Both leave out what has a record, try a run again when it fails, and continue with the others when it keeps failing.
+Where a task's data are at fault, all its runs would fail, and the others of the task are left out. A run that another
+sweep over the same folder is at is left to the other, so that any number of them work side by side.
 """
 
 import os
 import tempfile
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from gated_prompt import GatedPromptError
+from gated_prompt.errors import DataError
 from gated_prompt.serving.ray_cluster import connect
 
-from .jobs import Run, execute, read_records
+from .jobs import Run, execute
+from .records import read_records
 
 SCHEDULERS = ("ray", "serial", "none")
 
@@ -31,6 +36,37 @@ class Resources:
     address: str | None = None
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """One call of `run_all`: its runs, where they are written, and which of their data have failed.
+
+    What failed is noted in files, for the workers of a cluster have nothing else in common.
+    """
+
+    runs: Sequence[Run]
+    folder: Path
+    resources: Resources
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def do(self, index: int, cwd: str | None = None) -> None:
+        """Do one of the runs, unless its data have failed or another sweep is at it.
+
+        Raises:
+            GatedPromptError: it failed, and not over its data.
+        """
+        run, threads = self.runs[index], max(1, int(self.resources.cpus))
+        failed = self.folder / "failed" / self.name / run.cell
+        if failed.is_file():
+            return
+        try:
+            if not execute(run, self.folder, sweep=self.name, wait=False, threads=threads, cwd=cwd):
+                tqdm.write(f"{run.name} is left to another process that is at it")
+        except DataError as error:
+            failed.parent.mkdir(parents=True, exist_ok=True)
+            failed.write_text(str(error))
+            tqdm.write(f"the other runs of {run.cell} are left out, for its data failed: {error}")
+
+
 def run_all(runs: Sequence[Run], folder: Path, scheduler: str, resources: Resources) -> None:
     """Do the runs that have no record yet. A run that keeps failing is reported, and missing afterwards.
 
@@ -42,23 +78,23 @@ def run_all(runs: Sequence[Run], folder: Path, scheduler: str, resources: Resour
     done = read_records(folder)
     missing = list({run.key: run for run in runs if run.key not in done}.values())
     if missing and scheduler == "serial":
-        run_serial(missing, folder, resources)
+        run_serial(Sweep(missing, folder, resources))
     if missing and scheduler == "ray":
-        run_ray(missing, folder, resources)
+        run_ray(Sweep(missing, folder, resources))
 
 
-def run_serial(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
+def run_serial(sweep: Sweep) -> None:
     """One run after the other, in this process."""
-    for run in tqdm(runs, desc="runs"):
-        for attempt in range(resources.retries + 1):
+    for index in tqdm(range(len(sweep.runs)), desc="runs"):
+        for attempt in range(sweep.resources.retries + 1):
             try:
-                execute(run, folder, threads=max(1, int(resources.cpus)))
+                sweep.do(index)
                 break
             except GatedPromptError as error:
-                tqdm.write(f"attempt {attempt + 1} of {resources.retries + 1}: {error}")
+                tqdm.write(f"attempt {attempt + 1} of {sweep.resources.retries + 1}: {error}")
 
 
-def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
+def run_ray(sweep: Sweep) -> None:
     """One Ray Tune trial for each run; a trial whose worker dies is started again, perhaps on another machine.
 
     Raises:
@@ -74,6 +110,7 @@ def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
         raise GatedPromptError(
             "--scheduler ray needs Ray Tune: pip install 'gated-prompt[sweep]', or use --scheduler serial"
         ) from error
+    runs, resources = sweep.runs, sweep.resources
 
     class Progress(tune.Callback):
         """One bar over all runs; made when Tune starts, as Tune pickles its callbacks before."""
@@ -91,10 +128,10 @@ def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
         def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
             self.bar.close()
 
-    threads, here = max(1, int(resources.cpus)), os.getcwd()
+    here = os.getcwd()
 
     def trial(config: dict[str, int]) -> dict[str, int]:
-        execute(runs[config["run"]], folder, threads=threads, cwd=here)
+        sweep.do(config["run"], cwd=here)
         return {"done": 1}
 
     connect(ray, resources.address)
@@ -108,7 +145,7 @@ def run_ray(runs: Sequence[Run], folder: Path, resources: Resources) -> None:
                     failure_config=tune.FailureConfig(max_failures=resources.retries),
                     callbacks=[Progress()],
                     verbose=0,
-                    storage_path=str(folder / "ray") if resources.address else scratch,
+                    storage_path=str(sweep.folder / "ray") if resources.address else scratch,
                 ),
             ).fit()
     finally:

@@ -52,12 +52,7 @@ def load_task(
     _check_split("--eval_split", eval_split, EVAL_SPLITS)
     if (train_split, eval_split) == ("train800val200", "val200"):
         raise DataError("--train_split train800val200 holds the images of --eval_split val200; train on train800")
-    if name == "digits":
-        train, scored = _digits(train_split), _digits(eval_split)
-    elif data_dir is not None:
-        train, scored = (_vtab_part(Path(data_dir), name, split) for split in (train_split, eval_split))
-    else:
-        train, scored = (load_hub(name, split) for split in (train_split, eval_split))
+    train, scored = (load_split(name, data_dir, split) for split in (train_split, eval_split))
     return _task(name, train, scored)
 
 
@@ -70,13 +65,29 @@ def load_fgvc_task(name: str, data_dir: str | None = None, eval_split: str = "te
     if name not in fgvc.FGVC:
         raise DataError(f"unknown task {name!r}; known tasks: {', '.join(fgvc.FGVC)}")
     _check_split("--eval_split", eval_split, FGVC_EVAL_SPLITS)
-    if data_dir is None:
-        train, scored = (fgvc.load_hub(name, split) for split in ("train", eval_split))
-    elif (Path(data_dir) / "train.json").is_file():
-        train, scored = (fgvc.load_json(data_dir, name, split) for split in ("train", eval_split))
-    else:
-        train, scored = (fgvc.load_folder(data_dir, name, split) for split in ("train", eval_split))
+    train, scored = (load_split(name, data_dir, split) for split in ("train", eval_split))
     return _task(name, train, scored)
+
+
+def load_split(name: str, data_dir: str | None, split: str) -> LabelledImages:
+    """One split of a known task.
+
+    Raises:
+        DataError: the data are not what they should be.
+    """
+    if name == "digits":
+        return _digits(split)
+    if name in TASKS:
+        return load_hub(name, split) if data_dir is None else _vtab_part(Path(data_dir), name, split)
+    if data_dir is None:
+        return fgvc.load_hub(name, split)
+    load = fgvc.load_json if (Path(data_dir) / "train.json").is_file() else fgvc.load_folder
+    return load(data_dir, name, split)
+
+
+def splits_of(task: str) -> tuple[str, ...]:
+    """The splits that the runs of a task's table use."""
+    return (*TRAIN_SPLITS, *EVAL_SPLITS) if task in TASKS or task == "digits" else ("train", *FGVC_EVAL_SPLITS)
 
 
 def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:

@@ -7,6 +7,8 @@
 Command line: `python -m gated_prompt.convert --help`. See docs/convert.md.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +42,9 @@ def convert_backbone(
 ) -> Report:
     """Convert a pre-trained encoder to a `ViTModel`, or to a `ViTForImageClassification` if it has a linear head.
 
-    Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint. The
-    architecture is inferred from the shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
+    Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint, and
+    `conversion.json` with the hashes of both files and what was left out. The architecture is inferred from the
+    shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
 
     Args:
         checkpoint: a file written by `torch.save` (loaded without running code from it), or `.safetensors`.
@@ -73,6 +76,15 @@ def convert_backbone(
     with atomic_folder(folder, overwrite) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
+        record = {
+            "checkpoint": source.name,
+            "md5": _digest(source, "md5"),
+            "sha256": _digest(source, "sha256"),
+            "kind": encoder.kind,
+            "weights_sha256": _digest(staging / "model.safetensors", "sha256"),
+            "left_out": encoder.reasons,
+        }
+        (staging / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
     notes = [*encoder.notes, f"layer_norm_eps {LAYER_NORM_EPS}, pixel mean {list(image_mean)}, std {list(image_std)}"]
     if num_attention_heads is None:
         notes.append("the number of heads is the usual one for this width; it cannot be inferred from the shapes")
@@ -125,6 +137,11 @@ def convert_adapter(
     dropped = {encoder.prefix + name: FROM_BACKBONE for name in encoder.tensors}
     dropped |= {wrapper + name: reason for name, reason in unused.items()}
     return Report(source, Path(folder), encoder.kind, describe(config, len(run[HEAD_BIAS])), dropped, encoder.notes)
+
+
+def _digest(file: Path, method: str) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, method).hexdigest()
 
 
 def _check_channels(channels: int, *values: Sequence[float]) -> None:

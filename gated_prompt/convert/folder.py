@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import ConversionError
 
 OUTPUT_FILES = {
-    *("config.json", "model.safetensors", "preprocessor_config.json"),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "conversion.json"),
     *("adapter_config.json", "adapter_model.safetensors", "README.md"),
 }
 

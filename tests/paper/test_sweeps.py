@@ -16,8 +16,9 @@ from PIL import Image
 
 from gated_prompt import GatedPromptError
 from gated_prompt.serving.ray_cluster import connect
-from paper.jobs import Run, execute, read_records
-from paper.schedulers import Resources, run_all, run_ray
+from paper.jobs import Run, execute
+from paper.records import read_records
+from paper.schedulers import Resources, Sweep, run_all, run_ray
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STUB = """
@@ -27,6 +28,8 @@ output = arguments["--output_dir"]
 with open(os.path.join(output, "starts"), "a") as file:
     file.write(f"{os.getpid()}\\n")
 time.sleep(float(arguments["--seconds"]))
+while "--until" in arguments and not os.path.exists(arguments["--until"]):
+    time.sleep(0.05)
 starts = len(open(os.path.join(output, "starts")).readlines())
 if starts < int(arguments.get("--fails_below", 0)):
     sys.exit("not yet")
@@ -69,11 +72,11 @@ def test_serial_tries_again_and_goes_on_without_a_run_that_keeps_failing(stub, t
 def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
     folder, run = tmp_path / "out", Run(stub, {"seconds": 0})
     (folder / "results").mkdir(parents=True)
-    (folder / "results" / "any.json").write_text(json.dumps({"settings": run.settings, "results": {"accuracy": 1}}))
+    (folder / "results" / "any.json").write_text(json.dumps({"key": json.loads(run.key), "results": {"accuracy": 1}}))
     run_all([run], folder, "serial", Resources())
     assert starts(folder, run) == []
     other = Run(stub, {"seconds": 0.0})  # other settings under the name of the expected record
-    (folder / "results" / f"{other.name}.json").write_text(json.dumps({"settings": {}, "results": {"accuracy": 1}}))
+    (folder / "results" / f"{other.name}.json").write_text(json.dumps({"key": {}, "results": {"accuracy": 1}}))
     run_all([other], folder, "serial", Resources())
     assert len(starts(folder, other)) == 1
     assert read_records(folder)[other.key]["accuracy"] == 0.5
@@ -81,7 +84,7 @@ def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
 
 def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> None:
     folder, run = tmp_path / "out", Run(stub, {"seconds": 4})
-    code = f"from recipe.training_runs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
+    code = f"from paper.jobs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
     scheduler = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(EXAMPLES)})
     wait_for(lambda: starts(folder, run))
     scheduler.kill()
@@ -90,6 +93,36 @@ def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> N
     execute(run, folder)
     assert len(starts(folder, run)) == 1
     assert read_records(folder)[run.key]["accuracy"] == 0.5
+
+
+def test_a_run_of_another_sweep_is_left_to_it(stub, tmp_path, capsys) -> None:
+    """Independent processes over one folder do not wait for each other, and repeat nothing."""
+    folder, go = tmp_path / "out", tmp_path / "go"
+    long, short = Run(stub, {"seconds": 0, "until": str(go)}), Run(stub, {"seconds": 0})
+    other = threading.Thread(target=run_all, args=([long], folder, "serial", Resources()))
+    other.start()
+    wait_for(lambda: starts(folder, long))
+    run_all([long, short], folder, "serial", Resources())
+    assert set(read_records(folder)) == {short.key}
+    assert "is left to another process" in capsys.readouterr().out
+    go.touch()
+    other.join()
+    assert set(read_records(folder)) == {short.key, long.key}
+    assert len(starts(folder, long)) == 1
+
+
+def test_a_failure_of_data_stops_the_other_runs_of_the_cell(stub, tmp_path, capsys) -> None:
+    (tmp_path / "data.py").write_text(
+        "import json, os\nfrom pathlib import Path\n"
+        "Path(os.environ['GATED_PROMPT_FAILURE_FILE']).write_text(json.dumps({'kind': 'DataError', 'message': ''}))\n"
+        "raise SystemExit('error: The image 7.jpg is missing.')\n"
+    )
+    folder, script = tmp_path / "out", str(tmp_path / "data.py")
+    runs = [Run(script, {"task": "dtd", "seconds": seconds}) for seconds in (1, 2, 3)]
+    run_all([*runs, Run(stub, {"task": "kitti", "seconds": 0})], folder, "serial", Resources(retries=2))
+    assert len(list(folder.glob("runs/dtd*/log.txt"))) == 1  # tried once, and not again
+    assert len(read_records(folder)) == 1  # kitti's
+    assert "the other runs of dtd are left out, for its data failed" in capsys.readouterr().out
 
 
 def test_ray_is_asked_for_by_name_where_it_is_missing(stub, tmp_path, monkeypatch) -> None:
@@ -147,7 +180,7 @@ def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> No
 
     thread = threading.Thread(target=kill)
     thread.start()
-    run_ray([alone, whole, later], folder, Resources(retries=2))
+    run_ray(Sweep([alone, whole, later], folder, Resources(retries=2)))
     thread.join()
     assert len(killed) == 2 and all("ray" in name for name in killed)
     assert set(read_records(folder)) == {run.key for run in (alone, whole, later)}

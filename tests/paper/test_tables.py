@@ -9,14 +9,20 @@ import pytest
 import reproduce_tables
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS
-from paper import averages, grids, summary
+from paper import averages, grids, presets, summary
 from paper import jobs as training_runs
+from paper.averages import Cell
 from paper.grids import Common, Row, final_run, search_runs
-from paper.jobs import Run, read_records
-from reproduce_tables import choose_rates
+from paper.jobs import Run
+from paper.markdown import to_markdown
+from paper.presets import PAPER, Search
+from paper.records import RECIPE, read_records
+from paper.summary import Searched, at_edge, best_of
+from paper.verdict import judge
 
 MAE = Common("backbones/mae-vit-b", "mae", vtab_dir="$DATA/vtab-1k", fgvc_dir="data/fgvc")
 GATED = Row("gated", "gated")
+RATE = {"learning_rate": 0.5, "weight_decay": 0.0}
 
 
 def test_averages_of_published_rows_are_those_printed() -> None:
@@ -54,20 +60,20 @@ def test_rows_with_the_same_number_of_prompts_in_all() -> None:
 
 
 def test_runs_of_a_vtab_task() -> None:
-    search = search_runs(MAE, GATED, "dtd", grids.LEARNING_RATES)
+    search = search_runs(MAE, GATED, "dtd", PAPER)
     assert [run.arguments["learning_rate"] for run in search] == [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]
     assert {(run.arguments["train_split"], run.arguments["eval_split"]) for run in search} == {("train800", "val200")}
-    final = final_run(MAE, GATED, "dtd", 44, 0.5)
+    final = final_run(MAE, GATED, "dtd", 44, RATE)
     assert final.script == "train_vtab.py"
     assert final.arguments == {
         **{"task": "dtd", "method": "gated", "backbone": "backbones/mae-vit-b", "backbone_kind": "mae"},
         **{"preset": "paper", "linear_probe": "false", "data_dir": "$DATA/vtab-1k", "seed": 44, "learning_rate": 0.5},
-        **{"train_split": "train800val200", "eval_split": "test"},
+        **{"train_split": "train800val200", "eval_split": "test", "weight_decay": 0.0},
     }
 
 
 def test_runs_of_other_tables() -> None:
-    run = search_runs(MAE, GATED, "cub", (0.1,))[0]
+    run = search_runs(MAE, GATED, "cub", Search("given", (0.1,)))[0]
     assert (run.script, run.arguments["data_dir"], run.arguments["eval_split"]) == (
         *("train_fgvc.py", "data/fgvc/cub", "val"),
     )
@@ -75,19 +81,19 @@ def test_runs_of_other_tables() -> None:
     figure = grids.TABLES["first_figure"].rows["moco"][3]
     moco = dataclasses.replace(MAE, kind="moco")
     assert final_run(moco, figure, "kitti", 42, None).arguments["learning_rate"] == 0.1
-    assert "learning_rate" not in final_run(moco, figure, "cub", 42, None).arguments  # the preset's, 1.0
+    assert final_run(moco, figure, "cub", 42, None).arguments["learning_rate"] == 1.0
     assert final_run(moco, figure, "cub", 42, None).arguments["insert_at"] == 3
     ade = final_run(dataclasses.replace(MAE, processes=4), grids.TABLES["ade20k"].rows["mae"][2], "ade20k", 42, None)
     assert ade.script == "train_ade20k.py"
     assert ade.arguments == {
         **{"task": "ade20k", "method": "gated", "backbone": "backbones/mae-vit-b", "seed": 42, "gate_init": -10},
-        **{"per_device_train_batch_size": 4, "learning_rate": 0.001, "num_virtual_tokens": 100},
+        **{"per_device_train_batch_size": 4, "learning_rate": 0.001, "num_virtual_tokens": 100, "weight_decay": 0.0},
     }
 
 
 def test_the_command_of_a_run(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DATA", "/somewhere")
-    run = dataclasses.replace(final_run(MAE, GATED, "dtd", 42, 0.5), extra=("--num_train_epochs", "3"), processes=2)
+    run = dataclasses.replace(final_run(MAE, GATED, "dtd", 42, RATE), extra=("--num_train_epochs", "3"), processes=2)
     command = run.command(tmp_path, threads=3)
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
     assert "--multi_gpu" in command and command[command.index("--num_processes") + 1] == "2"
@@ -100,38 +106,40 @@ def test_the_command_of_a_run(tmp_path, monkeypatch) -> None:
 
 
 def test_every_setting_makes_another_run() -> None:
-    run = final_run(MAE, GATED, "dtd", 42, 0.5)
+    run = final_run(MAE, GATED, "dtd", 42, RATE)
     others = [
         dataclasses.replace(run, extra=("--num_train_epochs", "3")),
         dataclasses.replace(run, processes=2),
         dataclasses.replace(run, mixed_precision="bf16"),
-        *(final_run(MAE, GATED, task, seed, rate) for task, seed, rate in (("kitti", 42, 0.5), ("dtd", 1, 0.5))),
-        *(final_run(MAE, GATED, "dtd", 42, rate) for rate in (None, 0.25)),
-        final_run(dataclasses.replace(MAE, backbone="other/mae"), GATED, "dtd", 42, 0.5),
-        search_runs(MAE, GATED, "dtd", (0.5,))[0],
+        *(final_run(MAE, GATED, task, seed, RATE) for task, seed in (("kitti", 42), ("dtd", 1))),
+        *(final_run(MAE, GATED, "dtd", 42, choice) for choice in (None, {**RATE, "weight_decay": 0.01})),
+        final_run(dataclasses.replace(MAE, backbone="other/mae"), GATED, "dtd", 42, RATE),
+        search_runs(MAE, GATED, "dtd", Search("given", (0.5,)))[0],
     ]
     assert len({each.key for each in (run, *others)}) == len({each.name for each in (run, *others)}) == 10
-    turned = Run(run.script, dict(reversed(run.arguments.items())))
+    turned = dataclasses.replace(run, arguments=dict(reversed(run.arguments.items())))
     assert (turned.key, turned.name) == (run.key, run.name)
 
 
 def record(folder: Path, run: Run, name: str | None = None, **results: object) -> Path:
     file = folder / "results" / f"{name or run.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"settings": run.settings, "results": results}))
+    file.write_text(json.dumps({"key": json.loads(run.key), "settings": run.settings, "results": results}))
     return file
 
 
 def test_a_record_is_known_by_its_settings_not_by_its_name(tmp_path) -> None:
-    one, two = final_run(MAE, GATED, "dtd", 1, 0.5), final_run(MAE, GATED, "dtd", 2, 0.5)
+    one, two = final_run(MAE, GATED, "dtd", 1, RATE), final_run(MAE, GATED, "dtd", 2, RATE)
     record(tmp_path, one, name="renamed", accuracy=0.1)
     record(tmp_path, one, name=two.name, accuracy=0.1)  # the name of another run
     assert read_records(tmp_path) == {one.key: {"accuracy": 0.1}}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}, "results": 3}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"key": {}, "results": 3}', '{"settings": {}, "results": {}}', "\x00"]
+)
 def test_damaged_records_are_left_out_and_named(tmp_path, capsys, content) -> None:
-    good, bad = final_run(MAE, GATED, "dtd", 1, 0.5), final_run(MAE, GATED, "dtd", 2, 0.5)
+    good, bad = final_run(MAE, GATED, "dtd", 1, RATE), final_run(MAE, GATED, "dtd", 2, RATE)
     record(tmp_path, good, accuracy=0.1)
     file = record(tmp_path, bad)
     file.write_text(content)
@@ -139,15 +147,81 @@ def test_damaged_records_are_left_out_and_named(tmp_path, capsys, content) -> No
     assert f"{file} is no record of a run" in capsys.readouterr().out
 
 
-def test_the_best_rate_is_chosen_of_equals_the_smaller(tmp_path) -> None:
-    rates = (0.05, 0.1, 0.25)
-    found = {"dtd": (0.3, 0.5, 0.5), "kitti": (0.9, 0.1, 0.2), "cifar": (0.1, 0.2, None)}
-    for task, accuracies in found.items():
-        for run, accuracy in zip(search_runs(MAE, GATED, task, rates), accuracies, strict=True):
-            if accuracy is not None:
-                record(tmp_path, run, accuracy=accuracy)
-    chosen = choose_rates(MAE, [GATED], list(found), rates, read_records(tmp_path))
-    assert chosen == {("gated", "dtd"): 0.1, ("gated", "kitti"): 0.05}  # the search of cifar is not complete
+def searched(*found: tuple[float, float | None]) -> list[Searched]:
+    return [Searched({"learning_rate": rate, "weight_decay": 0.0}, score, score is None) for rate, score in found]
+
+
+def test_the_best_rate_is_chosen_of_equals_the_smaller() -> None:
+    tied = searched((0.05, 30), (0.1, 50), (0.25, 50))
+    assert best_of(tied) == {"learning_rate": 0.1, "weight_decay": 0.0}
+    assert not at_edge(tied, tied[1].choice) and at_edge(tied, tied[0].choice) and at_edge(tied, tied[2].choice)
+    assert best_of(searched((0.05, None), (0.1, 20))) == {"learning_rate": 0.1, "weight_decay": 0.0}
+    assert best_of(searched((0.05, None))) is None  # all diverged
+    assert best_of([*tied, Searched({"learning_rate": 9.0, "weight_decay": 0.0}, None)]) is None  # not all were run
+
+
+def test_each_row_is_searched_as_its_own_publication_did() -> None:
+    def tried(method: str, kind: str, task: str = "dtd") -> list[tuple[float, float]]:
+        row = grids.row_of(method, kind, "vtab")
+        runs = search_runs(dataclasses.replace(MAE, kind=kind), row, task, row.search)
+        return [(run.arguments["learning_rate"], run.arguments["weight_decay"]) for run in runs]
+
+    assert [rate for rate, _ in tried("gated", "mae")] == list(presets.LEARNING_RATES)
+    full = tried("full", "mae")  # batches of 128, so half of VPT's base rates
+    assert len(full) == 16 and {rate for rate, _ in full} == {0.00005, 0.00025, 0.0005, 0.0025}
+    assert {decay for _, decay in full} == {0.0, 0.0001, 0.001, 0.01}
+    assert grids.row_of("full", "mae", "vtab").settings["optimizer"] == "adamw"
+    assert (len(tried("linear", "mae")), len(tried("linear", "moco"))) == (13 * 4, 10 * 4)
+    assert (min(tried("linear", "mae"))[0], max(tried("linear", "mae"))[0]) == (0.0025 / 2, 25.0)
+    assert max(tried("linear", "moco", "resisc45"))[0] == 12.5  # batches of 64
+    assert [grids.row_of(m, "mae", "vtab").unlike is None for m in ("shallow", "deep", "gated")] == [
+        False,
+        False,
+        True,
+    ]
+    kept = [row for row in grids.TABLES["fgvc_prompts"].rows["mae"] if row.unlike]
+    assert [row.method for row in kept] == ["deep"] * 3
+
+
+def test_the_papers_own_settings_are_95_runs() -> None:
+    row = grids.row_of("gated", "mae", "vtab")
+    runs = [final_run(MAE, row, task, seed, None) for task in TASKS for seed in grids.SEEDS]
+    assert len({run.key for run in runs}) == 95
+    assert {run.arguments["learning_rate"] for run in runs} == {
+        rows[0][2] for t, rows in presets.TABLE_5.items() if t in TASKS
+    }
+
+
+def test_what_a_run_is_known_by() -> None:
+    """Content instead of paths where it is known; not what leaves the result as it is."""
+    known = dataclasses.replace(
+        MAE, weights={"weights": "a", "backbone_settings": "b"}, data={"dtd": {"train800val200": "c", "test": "d"}}
+    )
+    run = final_run(known, GATED, "dtd", 42, RATE)
+    identity = json.loads(run.key)["identity"]
+    assert (identity["weights"], identity["data"], identity["recipe"]) == ("a", ["c", "d"], RECIPE)
+    moved = final_run(dataclasses.replace(known, backbone="x", vtab_dir="y"), GATED, "dtd", 42, RATE)
+    assert moved.key == run.key and moved.settings != run.settings
+    for change in (
+        {"weights": {"weights": "z", "backbone_settings": "b"}},
+        {"data": {"dtd": {"train800val200": "c", "test": "z"}}},
+    ):
+        assert final_run(dataclasses.replace(known, **change), GATED, "dtd", 42, RATE).key != run.key
+    neutral = ("--dataloader_num_workers", "8", "--report_to=wandb", "--num_train_epochs", "3")
+    assert dataclasses.replace(run, extra=neutral).key == dataclasses.replace(run, extra=neutral[3:]).key != run.key
+
+
+def test_verdicts() -> None:
+    def verdict(values: dict[int, float], published: float, doubts: tuple[str, ...] = (), seeds: int = 2) -> list[str]:
+        return judge(Cell(values, seeds), published, doubts)["text"]
+
+    assert verdict({1: 70.0, 2: 70.2}, 70.9) == ["70.90", "70.10", "-0.80", "1.00", "agrees"]
+    assert verdict({1: 70.0, 2: 70.2}, 72) == ["72.00", "70.10", "-1.90", "1.00", "differs"]
+    assert verdict({1: 68.0, 2: 72.0}, 75)[3:] == ["6.93", "agrees"]  # twice 2.83 times the root of 1.5
+    assert verdict({1: 70.0}, 70)[4] == verdict({}, 70)[4] == "incomplete"
+    assert (
+        verdict({1: 70.0, 2: 70.2}, 70, ("images encoded with loss",))[4] == "not comparable: images encoded with loss"
+    )
 
 
 def every_task(**values: float) -> dict[str, dict[int, float]]:
@@ -187,8 +261,10 @@ def result(accuracy: float, exact: bool = True) -> dict[str, object]:
 
 def fgvc(seeds, records, tasks=None, name="fgvc", kind="mae") -> dict[str, object]:
     table = grids.TABLES[name]
-    rows, tasks = grids.choose_rows(table, kind, ["gated"]), tasks or table.tasks
-    finals = {(r.name, t, s): final_run(MAE, r, t, s, 0.1) for r in rows for t in tasks for s in seeds}
+    rows, tasks = grids.choose_rows(name, kind, ["gated"]), tasks or table.tasks
+    finals = {
+        (r.name, t, s): final_run(MAE, r, t, s, {"learning_rate": 0.1}) for r in rows for t in tasks for s in seeds
+    }
     found = {finals[key].key: value for key, value in records.items()}
     made = summary.summarize(name, table, kind, rows, tasks, seeds, finals, found)
     return made | {"settings": {"backbone": "b", "command": "c"}}
@@ -198,7 +274,7 @@ def test_the_text_of_a_table() -> None:
     tasks = grids.TABLES["fgvc"].tasks
     records = {("gated", task, seed): result(0.5 + seed / 100) for task in tasks for seed in (1, 2)}
     made = fgvc((1, 2), records)
-    text = summary.to_markdown(made)
+    text = to_markdown(made)
     assert made["complete"] is True and "incomplete" not in text
     assert "| cub | 51.50 ± 0.71 [70.56] |" in text
     assert "| mean of tasks | 51.50 ± 0.71 [73.39] |" in text
@@ -209,15 +285,17 @@ def test_the_text_of_a_table() -> None:
 
 def test_the_text_of_an_incomplete_table_says_so() -> None:
     made = fgvc((1, 2), {("gated", "cub", 1): result(0.5, exact=False)}, tasks=["cub"])
-    text = summary.to_markdown(made)
+    text = to_markdown(made)
     assert made["complete"] is False and "**This table is incomplete" in text
     assert "| cub | 50.00 (1 of 2 seeds) [70.56] |" in text
     assert "| mean of tasks | incomplete (1 of 5 tasks) [73.39] |" in text
-    assert "Not the benchmark's own images: cub test: Drawn anew." in text
+    assert "Not the benchmark's own images (inexact): cub test: Drawn anew." in text
+    assert made["rows"]["gated"]["missing"] == ["flowers", "cars", "dogs", "nabirds"]
+    assert "Missing in gated: flowers, cars, dogs, nabirds; the mean of the others is 50.00" in text
 
 
 def test_tables_with_more_methods_than_tasks_are_turned() -> None:
-    text = summary.to_markdown(fgvc((1,), {}, tasks=["cub"], name="fgvc_prompts"))
+    text = to_markdown(fgvc((1,), {}, tasks=["cub"], name="fgvc_prompts"))
     assert "|  | cub | mean of tasks |\n| --- | --- | --- |\n| gated, 24 prompts | not run [65.26] |" in text
 
 
