@@ -31,6 +31,8 @@ from gated_prompt.data.ade20k import IGNORE
 from gated_prompt.finetune.methods import prompt_config
 from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.finetune.reporting import environment, push, read_out, write_results
+from gated_prompt.finetune.segmentation.scores import majority_score, score
+from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training import loop
@@ -41,9 +43,8 @@ from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
 from paper.segmentation.pictures import draw_predictions
 from paper.segmentation.schedule import poly_schedule
-from paper.segmentation.scores import confusion_matrix, majority_score, score
+from paper.segmentation.scores import confusion_matrix
 from paper.segmentation.setr import SetrPupForSemanticSegmentation, setr_loss
-from paper.segmentation.sliding_window import MULTI_SCALE, predict
 
 POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
 POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]

@@ -139,7 +139,7 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
         _MaskFiles([masks[stem] for stem in images]),
         spec,
         provenance,
-        _read_names(folder),
+        read_names(folder),
     )
 
 
@@ -175,7 +175,7 @@ def _provenance(spec: SegmentationSpec, split: str, source: str, revision: str |
     return Provenance(spec.name, split, source, revision, exact, note, count, expected)
 
 
-def _read_names(folder: Path) -> list[str] | None:
+def read_names(folder: Path) -> list[str] | None:
     """Read class names from objectInfo150.txt in the folder or its parent; the last column may list synonyms."""
     for file in (folder / "objectInfo150.txt", folder.parent / "objectInfo150.txt"):
         if file.is_file():

@@ -46,7 +46,7 @@ def by_block(results: Sequence[Mapping[str, float]], read: int, trained: Mapping
     ax.axvline(read, color="0.85", zorder=0)
     ax.set(xlabel="block", ylabel=name.replace("_", " "), xticks=blocks)
     ax.legend(fontsize=8)
-    return _url(figure)
+    return figure_url(figure)
 
 
 def learned(model: Any) -> str:
@@ -54,7 +54,7 @@ def learned(model: Any) -> str:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     plots.plot_gates({"learned": model}, ax=axes[0])
     plots.plot_temperatures({"learned": model}, ax=axes[1])
-    return _url(figure)
+    return figure_url(figure)
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
@@ -67,7 +67,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
     for ax, label in zip(axes, (name.replace("_", " "), "loss"), strict=True):
         ax.set(xlabel="epoch", ylabel=f"{label} on validation")
         ax.legend(fontsize=8)
-    return _url(figure)
+    return figure_url(figure)
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -89,10 +89,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
                     text = f"{counts[row, column]:.0f}"
                     ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=ax, shrink=0.6)
-    return _url(figure)
+    return figure_url(figure)
 
 
-def _url(figure: Figure) -> str:
+def figure_url(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_sco
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from gated_prompt.errors import DataError
-from paper.segmentation.scores import majority_score, score
+from gated_prompt.finetune.segmentation.scores import majority_score, score
 
 
 def maps(seed: int, num_classes: int, absent: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict, window_logits, window_starts
 from paper.segmentation.setr import SegmentationOutput, SetrPupForSemanticSegmentation
-from paper.segmentation.sliding_window import MULTI_SCALE, predict, window_logits, window_starts
 
 
 class Answer(nn.Module):

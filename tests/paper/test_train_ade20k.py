@@ -25,9 +25,10 @@ from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from paper.segmentation.data import WholeImages
 from paper.segmentation.schedule import poly_schedule
-from paper.segmentation.scores import confusion_matrix, score
+from gated_prompt.finetune.segmentation.scores import score
+from gated_prompt.segmentation.sliding_window import predict
+from paper.segmentation.scores import confusion_matrix
 from paper.segmentation.setr import SetrPupForSemanticSegmentation
-from paper.segmentation.sliding_window import predict
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

@@ -19,13 +19,13 @@ from torch.utils.data import Dataset
 
 from gated_prompt.data.ade20k import ADE20K, CAMVID, IGNORE, LabelledMasks, SegmentationSpec, load_folder, load_hub
 from gated_prompt.errors import DataError
+from gated_prompt.segmentation.sliding_window import scaled_size
 from gated_prompt.transforms import normalize, to_pixels
 
 KNOWN = {"ade20k": ADE20K, "camvid": CAMVID}
 SPLITS = {"camvid": ("train", "test")}
 CAMVID_NAMES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian"]
 CAMVID_NAMES += ["bicyclist"]
-MAX_ASPECT = 4  # the long side is scaled to at most this many short sides (2048 for 512)
 SCALES = (0.5, 2.0)
 MAX_CLASS_SHARE = 0.75  # a crop with a larger share of one class is drawn again, up to ten times
 MAX_TRIES = 10
@@ -85,12 +85,6 @@ def _describe(name: str, num_classes: int, reduce_labels: bool, ignore_label: in
             f"--ignore_label is {ignore_label}, expected 0 to 255 outside the classes, which are {first} to {last}"
         )
     return SegmentationSpec(name, num_classes, first, (ignore_label, *([0] if reduce_labels else [])))
-
-
-def scaled_size(size: tuple[int, int], short_side: float) -> tuple[int, int]:
-    """Return the rounded size (sides in either order) after scaling the short side to `short_side` pixels."""
-    factor = min(short_side / min(size), MAX_ASPECT * short_side / max(size))
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def random_crop(image: Image.Image, mask: Image.Image, short_side: int, crop: int, rng: np.random.Generator) -> Pair:

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import nn
 
 from gated_prompt.data.ade20k import IGNORE
+from gated_prompt.segmentation.sliding_window import Predict
 
 from .data import SegmentationTask, WholeImages
-from .sliding_window import Predict
 
 PICTURES = 4
 GOLDEN = 0.618034  # steps of this size keep neighbouring hues apart for any number of classes

@@ -7,10 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import scaled_size
-
 Predict = Callable[[nn.Module, Tensor], Tensor]  # `predict` with its settings filled in
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+MAX_ASPECT = 4  # the long side is scaled to at most this many short sides (2048 for 512)
+
+
+def scaled_size(size: tuple[int, int], short_side: float, multiple: int = 1) -> tuple[int, int]:
+    """The size (sides in either order) after scaling the short side to `short_side` pixels.
+
+    Each side is rounded to a multiple of `multiple` pixels, at least one.
+    """
+    factor = min(short_side / min(size), MAX_ASPECT * short_side / max(size)) / multiple
+    return multiple * max(1, round(size[0] * factor)), multiple * max(1, round(size[1] * factor))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -20,13 +28,16 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
-    """Compute logits (K, H, W) of one image (3, H, W), averaged over all windows that cover a pixel.
+    """Compute logits of one image (3, H, W), averaged over all windows that cover a pixel: (K, H, W).
 
-    The model runs on `batch_size` windows at once; an image smaller than a window is a single window.
+    The model gets `batch_size` windows at once; its `logits` (B, K, h, w) may be smaller than the windows. An image that
+    is no larger than a window is a single one, whose logits (K, h, w) are returned as they are.
     """
     height, width = pixels.shape[1:]
     tall, wide = min(window, height), min(window, width)
     corners = [(y, x) for y in window_starts(height, tall, stride) for x in window_starts(width, wide, stride)]
+    if len(corners) == 1:
+        return model(pixels[None]).logits[0].float()
     total, count = pixels.new_zeros(()), pixels.new_zeros(height, width)
     for first in range(0, len(corners), batch_size):
         batch = corners[first : first + batch_size]
@@ -34,7 +45,7 @@ def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, ba
         if not total.ndim:
             total = pixels.new_zeros(logits.shape[1], height, width)
         for (y, x), each in zip(batch, logits, strict=True):
-            total[:, y : y + tall, x : x + wide] += each
+            total[:, y : y + tall, x : x + wide] += resize(each, (tall, wide))
             count[y : y + tall, x : x + wide] += 1
     return total / count
 
@@ -57,13 +68,17 @@ def predict(
     size = (pixels.shape[1], pixels.shape[2])
     total = pixels.new_zeros(())
     for scale in scales:
-        scaled = _resize(pixels, scaled_size(size, short_side * scale), antialias=True)
+        scaled = resize(pixels, scaled_size(size, short_side * scale), antialias=True)
         for mirrored in (False, True) if flip else (False,):
-            logits = window_logits(model, scaled.flip(-1) if mirrored else scaled, window, stride, batch_size)
-            logits = _resize(logits.flip(-1) if mirrored else logits, size)
+            seen = scaled.flip(-1) if mirrored else scaled
+            logits = window_logits(model, seen, window, stride, batch_size)
+            logits = resize(logits.flip(-1) if mirrored else logits, size)
             total = total + logits.softmax(dim=0)
     return total / (len(scales) * (2 if flip else 1))
 
 
-def _resize(maps: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+def resize(maps: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Maps (C, h, w) bilinearly resized to (C, *size); as they are where they have this size."""
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]

@@ -1,0 +1,75 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""A linear map from the features of a patch to classes, fitted to the share of each class in the patch."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...errors import DataError
+
+RATE, BATCH, EPOCHS = 0.001, 512, 10
+LEAST_STEPS = 400
+MOST_PATCHES = 150_000  # that one fit sees; 1.2 GB of features of five blocks of width 384
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """Weight (K, F) and bias (K,) on the features of these blocks as they are."""
+
+    blocks: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits (K, h, w) of features (h, w, F)."""
+        return (features @ self.weight.T + self.bias).permute(2, 0, 1)
+
+
+def fit_linear_map(
+    blocks: tuple[int, ...], features: Tensor, shares: Tensor, seed: int = 0, class_weights: Tensor | None = None
+) -> LinearMap:
+    """Minimise the cross entropy to the shares of the classes, by AdamW with a cosine from `RATE` to 0.
+
+    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it; `class_weights`
+    (K,) are factors on the shares. A class without a pixel never wins.
+
+    Args:
+        blocks: those that the features come from.
+        features: float32 (M, F), standardised in place.
+        shares: float32 (M, K), whose rows sum to at most 1.
+        seed: of the order in which patches are seen.
+
+    Raises:
+        DataError: no pixel is labelled.
+    """
+    present = shares.sum(0) > 0
+    if not bool(present.any()):
+        raise DataError("no pixel of the training images is labelled, so there is nothing to fit")
+    center, scale = features.mean(0), features.std(0, correction=0)
+    scale[scale < 1e-6 * scale.max().clamp(min=1e-12)] = 1
+    features.sub_(center).div_(scale)
+    targets = shares if class_weights is None else shares * class_weights
+    weight = torch.zeros(shares.shape[1], features.shape[1], requires_grad=True)
+    bias = torch.zeros(shares.shape[1], requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], RATE)
+    size = min(BATCH, len(features))
+    steps = max(LEAST_STEPS, EPOCHS * len(features) // size)
+    order, generator = torch.empty(0, dtype=torch.int64), torch.Generator().manual_seed(seed)
+    with torch.enable_grad():
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            if len(order) < size:
+                order = torch.cat((order, torch.randperm(len(features), generator=generator)))
+            rows, order = order[:size], order[size:]
+            wanted = targets[rows]
+            logs = torch.log_softmax(features[rows] @ weight.T + bias, 1)
+            loss = -(logs * wanted).sum() / wanted.sum().clamp(min=1e-6)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    found = weight.detach() / scale
+    offset = bias.detach() - found @ center
+    offset[~present] = float(offset.min()) - 1e4  # no logit of a class that was seen is that low
+    return LinearMap(blocks, found, offset)
