@@ -16,6 +16,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from .architecture import find_vision_transformer
 from .architecture.block_tokens import BlockTokens
 from .errors import ArchitectureError, ConfigError, GatedPromptError
+from .segmenter import TokenSegmenter
+
+__all__ = ["Reads", "TokenClassifier", "TokenSegmenter", "load_backbone", "read_tokens"]
 
 Reads = Literal["cls", "mean", "both"]
 IGNORED = -100  # the label that transformers leaves out of losses and counts

@@ -3,9 +3,7 @@
 
 import copy
 import inspect
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .architecture import find_vision_transformer
-from .errors import ArchitectureError, ConfigError, GatedPromptError, UnsupportedOperationError
+from .architecture.block_tokens import BlockTokens
+from .errors import ArchitectureError, ConfigError, GatedPromptError
 
 SegmentationHead = Literal["linear", "conv"]
 IGNORE = 255
@@ -44,10 +43,10 @@ class ConvHead(nn.Module):
 class TokenSegmenter(nn.Module):
     """A Vision Transformer with a head on the patch tokens of some of its blocks.
 
-    Each block's tokens are normalized (layer norm without weights) and concatenated. The head, `classifier`, is a linear
-    map for each patch, or two convolutions. `get_peft_model` trains it with the prompts, which are never among the
-    tokens that it reads, and the adapter's file holds it. transformers' Trainer takes it like any class for semantic
-    segmentation.
+    The tokens of each block, after the final norm, are concatenated. The head, `classifier`, is a
+    linear map for each patch, or two convolutions. `get_peft_model` trains it with the prompts, which are never among
+    the tokens that it reads, and the adapter's file holds it. transformers' Trainer takes it like any class for
+    semantic segmentation.
 
     Blocks above the highest one that is read run for nothing: load the backbone with `num_hidden_layers`, or give the
     adapter `read_from`.
@@ -78,8 +77,14 @@ class TokenSegmenter(nn.Module):
         vit = find_vision_transformer(backbone)
         depth = len(vit.blocks)
         self.blocks = [depth - 1] if blocks is None else list(blocks)
-        if not self.blocks or self.blocks != sorted(set(self.blocks)) or not 0 <= self.blocks[0] <= max(self.blocks) < depth:
-            raise ConfigError([f"blocks is {self.blocks}; list blocks of 0 to {depth - 1} once each, in ascending order"])
+        if (
+            not self.blocks
+            or self.blocks != sorted(set(self.blocks))
+            or not 0 <= self.blocks[0] <= max(self.blocks) < depth
+        ):
+            raise ConfigError(
+                [f"blocks is {self.blocks}; list blocks of 0 to {depth - 1} once each, in ascending order"]
+            )
         weight = vit.projection.get_parameter("weight")
         if weight.ndim != 4 or weight.shape[-1] != weight.shape[-2]:
             raise ArchitectureError(
@@ -100,14 +105,21 @@ class TokenSegmenter(nn.Module):
             self.config.label2id = {name: i for i, name in enumerate(names)}
         parameters = inspect.signature(type(backbone).forward).parameters
         self._any_size = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in parameters else {}
-        for index in self.blocks:
-            vit.blocks[index].register_forward_hook(_KeepTokens(index), with_kwargs=True)
+        self._block_tokens = BlockTokens(backbone, vit, self.blocks)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> SemanticSegmenterOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
         """Images (B, 3, H, W), sides multiples of the patch -> logits (B, K, H / patch, W / patch).
 
         With `labels` (B, height, width) of any size, the loss is the mean cross entropy of the logits, bilinearly
-        upsampled to that size, over the pixels whose label is not 255. `kwargs` go to the backbone.
+        upsampled to that size, over the pixels whose label is not 255. Trainer passes `num_items_in_batch`, the number
+        of labels in all batches of an optimizer step; the loss is then this batch's part of the average over those.
+        `kwargs` go to the backbone.
 
         Raises:
             GatedPromptError: a side is no multiple of the patch.
@@ -117,7 +129,9 @@ class TokenSegmenter(nn.Module):
         if labels is not None:
             large = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
             loss = F.cross_entropy(large, labels.long(), ignore_index=IGNORE)
-        return SemanticSegmenterOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+            if num_items_in_batch is not None:
+                loss = loss * labels.numel() / num_items_in_batch
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def read(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
         """What the head reads of images (B, 3, H, W): (B, H / patch, W / patch, blocks x D)."""
@@ -128,70 +142,22 @@ class TokenSegmenter(nn.Module):
                 f"{self.patch_size}: resize or pad them"
             )
         grid = (height // self.patch_size, width // self.patch_size)
-        with _reading(self.blocks) as seen:
-            self.backbone(pixel_values, **{**self._any_size, **kwargs})
-        count, parts = grid[0] * grid[1], []
-        for index in self.blocks:
-            tokens = seen[index][:, -count:]  # what stands before the patches, prompts among it, is not read
-            parts.append(F.layer_norm(tokens, tokens.shape[-1:]).unflatten(1, grid))
-        return torch.cat(parts, dim=-1)
+        _, states = self._block_tokens.read(self.backbone, pixel_values, **{**self._any_size, **kwargs})
+        count = grid[0] * grid[1]  # patches are the last tokens
+        return torch.cat([tokens[:, -count:].unflatten(1, grid) for tokens in states], dim=-1)
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of what `read` returned, in float32 under autocast too: a fitted head needs it."""
+        """Logits (B, K, h, w) of what `read` returned, in the precision of the head under autocast too."""
         if not torch.is_autocast_enabled(tokens.device.type):
             return self.classifier(tokens).permute(0, 3, 1, 2)
+        precise = next(self.classifier.parameters()).dtype
         with torch.autocast(tokens.device.type, enabled=False):
-            return self.classifier(tokens.float()).permute(0, 3, 1, 2)
+            return self.classifier(tokens.to(precise)).permute(0, 3, 1, 2)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """As the backbone's; without reentrance, under which no gradient would come from the tokens that are read."""
         backbone: Any = self.backbone
         settings = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:  # runs in each thread
-        self.seen: dict[int, Tensor] | None = None  # by block, in the forward of a segmenter that is running
-        self.with_gradients = False
-
-
-_LOCAL = _Local()
-
-
-@contextmanager
-def _reading(blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the output of blocks that run in this thread inside the `with` block."""
-    outer = _LOCAL.seen, _LOCAL.with_gradients
-    seen: dict[int, Tensor] = {}
-    _LOCAL.seen, _LOCAL.with_gradients = seen, torch.is_grad_enabled()
-    try:
-        yield seen
-    finally:
-        _LOCAL.seen, _LOCAL.with_gradients = outer
-    missing = [index for index in blocks if index not in seen]
-    if missing:
-        raise UnsupportedOperationError(
-            f"block {missing[0]} is to be read, but did not run: its adapter has a read_from below it; make the adapter "
-            f"with read_from={max(blocks)}, or None"
-        )
-
-
-class _KeepTokens:
-    """After a block: keep its output for the segmenter that is running in this thread."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if _LOCAL.seen is None:
-            return  # the backbone alone, or a block that a backward pass recomputes
-        tokens = output[0] if isinstance(output, tuple) else output
-        if tokens is (args[0] if args else kwargs.get("hidden_states")):
-            return  # skipped: it returned what it got
-        if _LOCAL.with_gradients and not torch.is_grad_enabled():
-            raise UnsupportedOperationError(
-                "reentrant activation checkpointing hides the tokens that the head reads from the gradient; use "
-                "gradient_checkpointing_enable() of TokenSegmenter, or use_reentrant=False"
-            )
-        _LOCAL.seen[self.index] = tokens
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import UnsupportedOperationError
 from .vision_transformer import VisionTransformer
 
 
@@ -45,7 +46,7 @@ class BlockTokens:
         self.handles: list[RemovableHandle] = [
             vit.blocks[0].register_forward_pre_hook(_CountTokens(), with_kwargs=True)
         ]
-        self.handles += [block.register_forward_hook(_Note(i)) for i, block in enumerate(vit.blocks)]
+        self.handles += [block.register_forward_hook(_Note(i), with_kwargs=True) for i, block in enumerate(vit.blocks)]
         for module in backbone.modules():
             if id(module) not in inside and not any(True for _ in module.children()):
                 self.handles.append(module.register_forward_pre_hook(_FindNorm()))
@@ -58,6 +59,12 @@ class BlockTokens:
             noted = LOCAL.noted
         finally:
             LOCAL.noted = before
+        missing = [block for block in self.blocks if block not in noted.states]
+        if missing:
+            raise UnsupportedOperationError(
+                f"block {missing[0]} is to be read, but did not run: its adapter has a read_from below it; make the "
+                f"adapter with read_from={self.blocks[-1]}, or None"
+            )
         norm = noted.norm
         states = [self._without_prompts(noted.states[block], noted.count) for block in self.blocks]
         return output, [state if norm is None else norm(state) for state in states]
@@ -88,10 +95,11 @@ class _Note:
     def __init__(self, index: int) -> None:
         self.index = index
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if LOCAL.noted is not None:
             LOCAL.noted.last = output[0] if isinstance(output, tuple) else output
-            LOCAL.noted.states[self.index] = LOCAL.noted.last
+            if LOCAL.noted.last is not (args[0] if args else kwargs["hidden_states"]):  # it was not skipped
+                LOCAL.noted.states[self.index] = LOCAL.noted.last
             LOCAL.noted.done = self.index + 1
 
 

@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from ..command_line import CommandLine, mistakes_in_one_line
+from ..finetune.segmentation.layout import asks_for_masks
 
 COMMANDS = {
     "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         if not {"-h", "--help"} & set(words):
             check_options(words[0], words[1:])
         import_module("gated_prompt._public")
-        status = import_module(MODULES.get(words[0], f"{__name__}.{words[0]}")).main(words[1:])
+        status = import_module(module_of(words[0], words[1:])).main(words[1:])
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -39,7 +40,11 @@ def check_options(command: str, words: list[str]) -> None:
     Raises:
         GatedPromptError: one is unknown, or its value is wrong.
     """
-    if command == "train":
+    if command == "train" and asks_for_masks(words):
+        from ..finetune.segmentation.arguments import parse as parse_masks
+
+        parse_masks(words)
+    elif command == "train":
         from ..finetune.arguments import parse
 
         parse(words)
@@ -51,3 +56,10 @@ def check_options(command: str, words: list[str]) -> None:
         from ..serving.settings import Settings
 
         CommandLine([Settings]).parse(words)
+
+
+def module_of(command: str, words: list[str]) -> str:
+    """Where a command lies; that of `train` depends on whether its images have classes or label maps."""
+    if command == "train" and asks_for_masks(words):
+        return "gated_prompt.finetune.segmentation.command"
+    return MODULES.get(command, f"{__name__}.{command}")

@@ -1,25 +1,13 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """A folder that is divided into train/, validation/ and test/: told from one with a class in each subfolder."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import DataError
 from ..images import EXTENSIONS, shown_path
 from .folder import subfolders, walk
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-WORDS = {
-    TRAIN: "train|training",
-    VALIDATION: "validation|validate|valid|val|dev|development",
-    TEST: "test|testing|eval|evaluation|holdout",
-}
-# Also train2017, test_set, "Validation Data".
-NAMES = {
-    part: re.compile(rf"({words})[-_ .]*(set|data|dataset|images?|imgs|pictures|photos|split)?[-_ .]*\d*")
-    for part, words in WORDS.items()
-}
+from .part_names import TRAIN, part_of
 
 
 def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
@@ -68,11 +56,6 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
         )
     others = [path for path in inside if path not in found.values()]
     return found, {f"{shown_path(path.name)}/": "lies beside the parts and is none of them" for path in others}
-
-
-def part_of(name: str) -> str | None:
-    """The part that a folder's name stands for."""
-    return next((part for part, form in NAMES.items() if form.fullmatch(name.strip().lower())), None)
 
 
 def _divided(folder: Path) -> bool:

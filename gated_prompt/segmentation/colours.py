@@ -10,10 +10,28 @@ from PIL import Image
 
 Colour = tuple[int, int, int]
 # Told apart with every kind of colour vision: Okabe and Ito (2008), then Tol's "muted" and "light" (2021).
-SAFE = (
-    "e69f00 56b4e9 009e73 f0e442 0072b2 d55e00 cc79a7 000000 332288 88ccee 44aa99 117733 999933 ddcc77 cc6677 882255 "
-    "aa4499 77aadd ee8866 bbcc33"
-).split()
+SAFE = [
+    "e69f00",
+    "56b4e9",
+    "009e73",
+    "f0e442",
+    "0072b2",
+    "d55e00",
+    "cc79a7",
+    "000000",
+    "332288",
+    "88ccee",
+    "44aa99",
+    "117733",
+    "999933",
+    "ddcc77",
+    "cc6677",
+    "882255",
+    "aa4499",
+    "77aadd",
+    "ee8866",
+    "bbcc33",
+]
 GOLDEN = 0.618034  # steps of this size keep neighbouring hues apart for any number of classes
 WHITE = 255
 

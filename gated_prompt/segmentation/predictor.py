@@ -118,7 +118,11 @@ class MaskPredictor:
             raise DataError(f"preparation {shown(given)} needs exactly {', '.join(sorted(PREPARATION))}")
         for name in ("mean", "std"):
             values = given[name]
-            if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+            if (
+                not isinstance(values, list | tuple)
+                or len(values) != 3
+                or not all(isinstance(v, int | float) for v in values)
+            ):
                 raise DataError(f"preparation has {name}={shown(values)}; three numbers are needed")
         sides = [given["short_side"], given["window"]]
         if 0 in given["std"] or not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):

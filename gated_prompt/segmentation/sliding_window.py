@@ -30,8 +30,8 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
     """Compute logits of one image (3, H, W), averaged over all windows that cover a pixel: (K, H, W).
 
-    The model gets `batch_size` windows at once; its `logits` (B, K, h, w) may be smaller than the windows. An image that
-    is no larger than a window is a single one, whose logits (K, h, w) are returned as they are.
+    The model gets `batch_size` windows at once; its `logits` (B, K, h, w) may be smaller than the windows. An image
+    that is no larger than a window is a single one, whose logits (K, h, w) are returned as they are.
     """
     height, width = pixels.shape[1:]
     tall, wide = min(window, height), min(window, width)

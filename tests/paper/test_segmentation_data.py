@@ -7,8 +7,8 @@ from PIL import Image
 
 from gated_prompt.errors import DataError
 from gated_prompt.images import InexactDataWarning
-from helpers.data_files import real_data
 from gated_prompt.segmentation.sliding_window import scaled_size
+from helpers.data_files import real_data
 from paper.segmentation.data import TrainingCrops, WholeImages, load_task, random_crop
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]], dtype=np.uint8)

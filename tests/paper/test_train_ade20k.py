@@ -17,7 +17,9 @@ import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.segmentation.scores import score
 from gated_prompt.images import InexactDataWarning
+from gated_prompt.segmentation.sliding_window import predict
 from gated_prompt.training.groups import parameter_groups
 from helpers import two_processes
 from helpers.accelerate_state import fresh
@@ -25,8 +27,6 @@ from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from paper.segmentation.data import WholeImages
 from paper.segmentation.schedule import poly_schedule
-from gated_prompt.finetune.segmentation.scores import score
-from gated_prompt.segmentation.sliding_window import predict
 from paper.segmentation.scores import confusion_matrix
 from paper.segmentation.setr import SetrPupForSemanticSegmentation
 

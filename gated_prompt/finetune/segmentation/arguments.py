@@ -1,18 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The arguments of `gated-prompt train` on images with label maps."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ...command_line import CommandLine
 from ...errors import GatedPromptError
-from ...sharing.backbone import BACKBONE_HELP, SHIPPED_BACKBONE
-from ..methods import PROMPT_METHODS, PromptArguments
-from ..recipe import BEST_METHOD
-from .mask_folder import find_mask_folders
+from ...shipped import BACKBONE_HELP, SHIPPED_BACKBONE
+from ..prompt_options import PromptArguments
+from ..recipe import BEST_METHOD, PROMPT_METHODS
 
 CONV = "conv"
 METHODS = (*PROMPT_METHODS, "lora", "full", CONV)
@@ -30,7 +26,8 @@ class MaskArguments:
     _argument_group_name = "images and masks"
 
     train_dir: str | None = _help(
-        "folder with images/ and masks/ (or annotations/), which may be divided into train/, validation/ and test/", None
+        "folder with images/ and masks/ (or annotations/), which may be divided into train/, validation/ and test/",
+        None,
     )
     validation_dir: str | None = _help("the same for validation; default: a part of the training images", None)
     test_dir: str | None = _help("the same for a test part, which is scored once, after all choices", None)
@@ -44,8 +41,12 @@ class MaskArguments:
     test_split: str | None = _help("split of --dataset that is scored once; default: none", None)
     image_column: str = _help("column of the images in a data set", "image")
     label_column: str = _help("column of the label maps", "label")
-    classes: str | None = _help("file with the name of a class on each line; default: classes.txt in --train_dir", None)
-    palette: str | None = _help("CSV file with name, red, green and blue of each class, for masks that are colours", None)
+    classes: str | None = _help(
+        "file with the name of a class on each line; default: classes.txt in --train_dir", None
+    )
+    palette: str | None = _help(
+        "CSV file with name, red, green and blue of each class, for masks that are colours", None
+    )
     ignore_label: list[str] = field(
         default_factory=list, metadata={"help": "values or names of classes that are not to count; 255 never does"}
     )
@@ -93,22 +94,7 @@ class SegmentationArguments:
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
 
 
-def asks_for_masks(argv: Sequence[str] | None) -> bool:
-    """Whether these arguments of `gated-prompt train` are about label maps; None: those of the process."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("problem", "train_dir", "dataset", "train_file"):
-        parser.add_argument(f"--{name}")
-    asked, _ = parser.parse_known_args(argv)
-    if asked.problem not in (None, "auto"):
-        return bool(asked.problem == "segmentation")
-    if asked.train_file is not None:
-        return Path(asked.train_file).suffix.lower() == ".json"
-    return asked.train_dir is not None and bool(find_mask_folders(Path(asked.train_dir)))
-
-
-def parse(
-    argv: list[str] | None, description: str | None = None
-) -> tuple[MaskArguments, SegmentationArguments, Any]:
+def parse(argv: list[str] | None, description: str | None = None) -> tuple[MaskArguments, SegmentationArguments, Any]:
     """Arguments of the data, the run and the prompts.
 
     Raises:
@@ -136,7 +122,9 @@ def parse(
     if not 0 <= run.warmup_ratio < 1:
         faults.append(f"--warmup_ratio is {run.warmup_ratio}; it lies in [0, 1)")
     rates = {"learning_rate": run.learning_rate, "head_learning_rate": run.head_learning_rate}
-    faults += [f"--{n} is {rate}; a number above 0 is needed" for n, rate in rates.items() if rate is not None and rate <= 0]
+    faults += [
+        f"--{n} is {rate}; a number above 0 is needed" for n, rate in rates.items() if rate is not None and rate <= 0
+    ]
     if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):
         faults.append("a method or a seed is given twice")
     if data.problem not in ("auto", "segmentation"):

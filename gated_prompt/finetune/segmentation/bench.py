@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...segmentation.predictor import MaskPredictor
 from ...segmenter import TokenSegmenter
 from ...training.loop import start
-from ..methods import PROMPT_METHODS, adapt, prompt_config
-from ..recipe import entry_block
+from ..methods import adapt, prompt_config
+from ..recipe import PROMPT_METHODS, entry_block
 from .arguments import CONV, SegmentationArguments
 from .linear_map import MOST_PATCHES, LinearMap, fit_linear_map
 from .mask_set import MaskSet
@@ -123,4 +123,4 @@ class MaskBench:
 def segmenter_of(model: nn.Module) -> TokenSegmenter:
     """The segmenter below an adapter."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base  # type: ignore[no-any-return]
+    return base

@@ -50,8 +50,8 @@ def choose(blocks: Sequence[int], frozen: Tensor, runs: Sequence[MaskRun], pendi
     )  # fmt: skip
     return MaskChoice(
         best,
-        f"Use {noun}, read at {place}: {_text(means[method])} mIoU on validation, where the frozen backbone with a linear "
-        f"map has {_text(value)}.{doubt}",
+        f"Use {noun}, read at {place}: {_text(means[method])} mIoU on validation, where the frozen backbone with a "
+        f"linear map has {_text(value)}.{doubt}",
     )
 
 

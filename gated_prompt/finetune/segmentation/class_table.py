@@ -120,7 +120,9 @@ def from_palette(file: Path) -> ClassTable:
     for row in rows:
         cells = [cell.strip() for cell in row]
         if len(cells) != 4 or not all(cell.isdecimal() and int(cell) <= 255 for cell in cells[1:]):
-            raise DataError(f"--palette {file} has the line {','.join(row)!r}; 'name,red,green,blue' is needed, 0 to 255")
+            raise DataError(
+                f"--palette {file} has the line {','.join(row)!r}; 'name,red,green,blue' is needed, 0 to 255"
+            )
         names.append(cells[0])
         colours.append((int(cells[1]), int(cells[2]), int(cells[3])))
     if len(set(colours)) < len(colours):
@@ -143,7 +145,7 @@ def read_names(file: Path) -> list[str]:
 
 def count_values(stored: np.ndarray) -> tuple[list[int], list[int]]:
     """The values of a mask, and the number of pixels of each."""
-    if 0 <= stored.min() and stored.max() < 65536:  # ten times as fast as sorting
+    if stored.min() >= 0 and stored.max() < 65536:  # ten times as fast as sorting
         counts = np.bincount(stored.ravel())
         values = np.flatnonzero(counts)
         return values.tolist(), counts[values].tolist()

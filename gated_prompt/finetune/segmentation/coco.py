@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DataError
 from ...segmenter import IGNORE
 from ..image_set import Picture
-from .class_table import BACKGROUND, ClassTable, from_names
+from .class_table import BACKGROUND, from_names
 from .mask_set import LabelMap, Unchecked
 
 
@@ -45,8 +45,8 @@ def read_coco(file: Path, folder: Path | None) -> Unchecked:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is no file of COCO annotations ({type(error).__name__}: {error}); it needs images, annotations and "
-            "categories"
+            f"{file} is no file of COCO annotations ({type(error).__name__}: {error}); it needs images, annotations "
+            "and categories"
         ) from error
     background = table.names.index(BACKGROUND)
     masks = [
@@ -70,7 +70,9 @@ def draw(objects: list[dict[str, Any]], size: tuple[int, int], labels: dict[int,
     shapes = []
     for one in objects:
         if one.get("category_id") not in labels:
-            raise DataError(f"annotation {one.get('id')} has the category {one.get('category_id')}, which is not listed")
+            raise DataError(
+                f"annotation {one.get('id')} has the category {one.get('category_id')}, which is not listed"
+            )
         inside = decode_object(one, size)
         shapes.append((int(inside.sum()), IGNORE if one.get("iscrowd") else labels[one["category_id"]], inside))
     drawn = np.full(size, background, dtype=np.int64)

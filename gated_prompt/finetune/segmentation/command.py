@@ -3,10 +3,10 @@
 
     accelerate launch -m gated_prompt train --train_dir street --backbone facebook/dinov2-small
 
-`street` has `images/` and `masks/` (or ADE20K's `annotations/`) side by side; `--train_file` takes COCO's JSON, `--dataset`
-a data set of the Hub. First the frozen backbone: a linear map from patches to classes, on every block and on sets of
-blocks, chosen on images that it did not see. Then prompts, or whatever `--methods` names, below that map. What is better
-is fitted once more to all labelled images. It leaves in `--output_dir`:
+`street` has `images/` and `masks/` (or ADE20K's `annotations/`) side by side; `--train_file` takes COCO's JSON,
+`--dataset` a data set of the Hub. First the frozen backbone: a linear map from patches to classes, on every block and
+on sets of blocks, chosen on images that it did not see. Then prompts, or whatever `--methods` names, below that map.
+What is better is fitted once more to all labelled images. It leaves in `--output_dir`:
 
     report.html    everything that was found, in one file to look at; first of the frozen backbone alone
     results.json   the same for programs

@@ -19,7 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 from ...segmentation.predictor import MaskPredictor
 from ...training.groups import parameter_groups
 from ...training.loop import Plan, Watch, train, training_loader
-from ..methods import PROMPT_METHODS
+from ..recipe import PROMPT_METHODS
 from ..reporting import read_out, write_json
 from ..trained import save_trained
 from .bench import MaskBench, segmenter_of

@@ -34,8 +34,11 @@ CHOICE, ALL = "choice", "all"  # the map fitted to the first split, and that fit
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the frozen backbone gave: `found`, all candidates; `choice`, the map that was fitted to the training part of
-    the first split; `all`, that of all labelled images."""
+    """What the frozen backbone gave.
+
+    `found`: all candidates. `choice`: the map that was fitted to the training part of the first split. `all`: that of
+    all labelled images.
+    """
 
     found: list[Candidate]
     choice: LinearMap
@@ -82,7 +85,9 @@ def study(
     """Choose the blocks and fit the maps, or read what an earlier call found."""
     if not file.is_file():
         preparation = bench.predictor.preparation
-        named = json.dumps([backbone_key(reader.backbone), preparation, parts.keys["labelled"], "tokens"], sort_keys=True)
+        named = json.dumps(
+            [backbone_key(reader.backbone), preparation, parts.keys["labelled"], "patches"], sort_keys=True
+        )
         key = hashlib.sha256(named.encode()).hexdigest()[:32]
         cache = Path(bench.args.cache_dir)
         features = kept_tokens(reader, parts.labelled, bench.predictor, key, cache, accelerator)

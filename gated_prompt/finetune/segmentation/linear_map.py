@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...errors import DataError
 
-RATE, BATCH, EPOCHS = 0.001, 512, 10
+RATE, BATCH, EPOCHS = 0.002, 512, 10
 LEAST_STEPS = 400
 MOST_PATCHES = 150_000  # that one fit sees; 1.2 GB of features of five blocks of width 384
 

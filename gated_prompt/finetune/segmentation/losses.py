@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Losses of logits at the size of the label map: cross entropy, and Dice, and weights of rare classes."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -32,8 +32,8 @@ def values_of(mask: Image.Image, name: str, by_colour: bool) -> np.ndarray:
         channels = np.asarray(mask)[..., :3]
         if (channels != channels[..., :1]).any():
             raise DataError(
-                f"the mask {name} stores colours; say which colour is which class with --palette classes.csv, lines of "
-                "'name,red,green,blue'"
+                f"the mask {name} stores colours; say which colour is which class with --palette classes.csv, lines "
+                "of 'name,red,green,blue'"
             )
         return channels[..., 0].astype(np.int64)
     if mask.mode == "LA":

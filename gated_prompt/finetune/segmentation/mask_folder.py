@@ -1,40 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Folders of images and masks side by side, paired by name.
-
-street/images/001.jpg              street/images/training/001.jpg         street/train/images/001.jpg
-street/masks/001.png               street/annotations/training/001.png    street/train/masks/001.png
-street/classes.txt                 (ADE20K's layout)
-"""
+"""Read a folder of images and one of masks, paired by name."""
 
 import os
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from ...data.ade20k import read_names as ade_names
 from ...errors import DataError
-from ..folder import EXTENSIONS, PARTS
+from ...images import EXTENSIONS
 from ..image_set import Picture
 from .class_table import ClassTable, from_names, from_palette, read_names
 from .mask_files import is_lossy, read_mask
 from .mask_set import LabelMap, Unchecked
 
-IMAGES, MASKS = "images", ("masks", "annotations")
 CLASSES = "classes.txt"
-Pair = tuple[Path, Path]  # a folder of images, and that of their masks
-
-
-def find_mask_folders(folder: Path) -> dict[str, Pair]:
-    """The folders of images and masks by part ("train", "validation", "test"); empty where it has another layout."""
-    pair = _pair(folder)
-    if pair is not None:
-        parts = _parts(pair[0])
-        if "train" in parts:
-            return {part: (pair[0] / name, pair[1] / name) for part, name in parts.items() if (pair[1] / name).is_dir()}
-        return {"train": pair}
-    inside = {part: _pair(folder / name) for part, name in _parts(folder).items()}
-    found = {part: each for part, each in inside.items() if each is not None}
-    return found if "train" in found else {}
 
 
 def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unchecked:
@@ -59,7 +38,9 @@ def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unc
     return Unchecked(
         [Picture(name, partial(Path, pictures[name])) for name in names],
         [
-            LabelMap(name, partial(read_mask, maps[name], str(maps[name]), by_colour), partial(is_lossy, maps[name], name))
+            LabelMap(
+                name, partial(read_mask, maps[name], str(maps[name]), by_colour), partial(is_lossy, maps[name], name)
+            )
             for name in names
         ],
         table,
@@ -79,19 +60,6 @@ def table_for(folder: Path | None, classes: str | None, palette: str | None) -> 
             return from_names(read_names(place / CLASSES))
     names = ade_names(folder) if folder is not None else None
     return from_names(names, first=1) if names is not None else None
-
-
-def _pair(folder: Path) -> Pair | None:
-    masks = [folder / name for name in MASKS if (folder / name).is_dir()]
-    return (folder / IMAGES, masks[0]) if masks and (folder / IMAGES).is_dir() else None
-
-
-def _parts(folder: Path) -> Mapping[str, str]:
-    """The names of the subfolders that are parts of the data."""
-    if not folder.is_dir():
-        return {}
-    inside = {path.name.lower(): path.name for path in folder.iterdir() if path.is_dir()}
-    return {part: inside[name] for part, names in PARTS.items() for name in names if name in inside}
 
 
 def _files(folder: Path) -> dict[str, Path]:

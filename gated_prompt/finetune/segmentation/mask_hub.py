@@ -14,7 +14,9 @@ from .mask_files import is_lossy, read_mask
 from .mask_set import LabelMap, Unchecked
 
 
-def read_mask_split(rows: Any, image_column: str, label_column: str, table: ClassTable | None, source: str) -> Unchecked:
+def read_mask_split(
+    rows: Any, image_column: str, label_column: str, table: ClassTable | None, source: str
+) -> Unchecked:
     """One split.
 
     Raises:

@@ -152,7 +152,9 @@ def check(found: Unchecked, ignore: Sequence[str], show: bool, table: ClassTable
     whole = [place for place, one in enumerate(seen) if one.fault is None]
     broken = {found.pictures[p].name: one.fault for p, one in enumerate(seen) if one.fault is not None}
     if not whole:
-        raise DataError(f"none of the {len(seen)} images of {found.source} can be read. {next(iter(broken.values()), '')}")
+        raise DataError(
+            f"none of the {len(seen)} images of {found.source} can be read. {next(iter(broken.values()), '')}"
+        )
     if table is None:
         table = found.table
         if table is None:
@@ -186,8 +188,8 @@ def refuse_empty_classes(data: MaskSet) -> None:
     empty = [name for name, pixels in zip(data.names, data.counts.sum(0).tolist(), strict=True) if not pixels]
     if empty:
         raise DataError(
-            f"no pixel of {data.source} is labelled as {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; label "
-            f"some, or leave the class out with --ignore_label {' '.join(empty)}"
+            f"no pixel of {data.source} is labelled as {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; "
+            f"label some, or leave the class out with --ignore_label {' '.join(empty)}"
         )
 
 
@@ -209,6 +211,6 @@ def _refuse_lossy(masks: Sequence[LabelMap]) -> None:
     lossy = next((mask.name for mask in masks if mask.lossy()), None)
     if lossy is not None:
         raise DataError(
-            f"the mask {lossy} is a JPEG, which changes values along edges, so its classes cannot be told from them; save "
-            "masks as PNG"
+            f"the mask {lossy} is a JPEG, which changes values along edges, so its classes cannot be told from them; "
+            "save masks as PNG"
         )

@@ -103,7 +103,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> str:
     figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for row in rows:
         points = row["curve"]
-        ax.plot([p["epoch"] for p in points], [100 * p["mean_iou"] for p in points], "o-", markersize=3, label=row["name"])
+        ax.plot(
+            [p["epoch"] for p in points], [100 * p["mean_iou"] for p in points], "o-", markersize=3, label=row["name"]
+        )
     ax.set(xlabel="epoch", ylabel="mIoU on validation in %")
     ax.legend(fontsize=8)
     return figure_url(figure)

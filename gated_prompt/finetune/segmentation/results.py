@@ -27,7 +27,10 @@ def assemble(
     """All results on validation, and how they were obtained."""
     rows = [_row("frozen, linear map", frozen_scores, bench.predictor, None)]
     rows[0]["trained_parameters"] = frozen.all.weight.numel() + frozen.all.bias.numel()
-    rows += [_row(f"{one.record['method']}, seed {one.record['seed']}", one.confusions, bench.predictor, one) for one in runs]
+    rows += [
+        _row(f"{one.record['method']}, seed {one.record['seed']}", one.confusions, bench.predictor, one)
+        for one in runs
+    ]
     for row, one in zip(rows, (None, *runs), strict=True):
         row["chosen"] = one is choice.run
     chosen = frozen_scores if choice.run is None else choice.run.confusions
@@ -80,4 +83,9 @@ def measured(confusions: Tensor) -> dict[str, Any]:
 def _row(name: str, confusions: Tensor, predictor: Any, run: MaskRun | None) -> dict[str, Any]:
     record = {} if run is None else run.record
     kept = ("method", "seed", "curve", "seconds", "trained_parameters", "best_epoch", "rates")
-    return {"name": name, **measured(confusions), "seconds": None, **{key: record[key] for key in kept if key in record}}
+    return {
+        "name": name,
+        **measured(confusions),
+        "seconds": None,
+        **{key: record[key] for key in kept if key in record},
+    }

@@ -10,7 +10,8 @@ from ...errors import DataError
 from ..hub import hub_parts
 from .arguments import MaskArguments
 from .coco import read_coco
-from .mask_folder import find_mask_folders, read_mask_folder, table_for
+from .layout import find_mask_folders
+from .mask_folder import read_mask_folder, table_for
 from .mask_hub import read_mask_split
 from .mask_set import MaskSet, Unchecked, check, refuse_empty_classes, together
 
@@ -24,8 +25,8 @@ class MaskParts:
 
     Attributes:
         labelled: all that may be learned from.
-        splits: indices to fit to and to score, for choices. Trained methods see the first one alone. There is one where
-            the user gave a validation part, else five folds.
+        splits: indices to fit to and to score, for choices. Trained methods see the first one alone. There is one
+            where the user gave a validation part, else five folds.
         test: images, if any, that are scored at the end.
         keys: fingerprints of "labelled" and "test".
     """
@@ -96,8 +97,8 @@ def hold_back_masks(data: MaskSet, share: float, seed: int) -> tuple[list[int], 
             left = left - shown.long()
     if not held or len(held) == len(data):
         raise DataError(
-            f"none of the {len(data)} images of {data.source} can be held back for validation: each is the only one of "
-            "a class; label more images, or give --validation_dir"
+            f"none of the {len(data)} images of {data.source} can be held back for validation: each is the only one "
+            "of a class; label more images, or give --validation_dir"
         )
     return sorted(set(range(len(data))) - set(held)), sorted(held)
 
@@ -116,17 +117,15 @@ def _found(args: MaskArguments) -> dict[str, Unchecked]:
         if missing:
             raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
         return {
-            part: read_mask_split(
-                data[split], args.image_column, args.label_column, table, f"{args.dataset} {split}"
-            )
+            part: read_mask_split(data[split], args.image_column, args.label_column, table, f"{args.dataset} {split}")
             for part, split in asked.items()
         }
     root = Path(args.train_dir or "")
     folders = find_mask_folders(root)
     if not folders:
         raise DataError(
-            f"--train_dir {str(root)!r} has no images/ with masks/ or annotations/ beside it; --problem segmentation needs "
-            "both, with a mask of the same name for each image"
+            f"--train_dir {str(root)!r} has no images/ with masks/ or annotations/ beside it; --problem segmentation "
+            "needs both, with a mask of the same name for each image"
         )
     for part, own in (("validation", args.validation_dir), ("test", args.test_dir)):
         if own is not None:

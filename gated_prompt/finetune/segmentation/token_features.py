@@ -31,7 +31,7 @@ class TokenFeatures:
         self._stored = np.load(file, mmap_mode="r")
 
     def rows(self, blocks: Sequence[int], places: Tensor) -> Tensor:
-        """Features float32 (M, blocks x D) of patches, by their place among those of all images, in ascending order."""
+        """Features float32 (M, blocks x D) of patches, by their ascending places among those of all images."""
         where = places.numpy()
         return torch.cat([torch.from_numpy(self._stored[block][where]).float() for block in blocks], 1)
 
