@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..architecture import find_vision_transformer
 from ..errors import GatedPromptError, UnsupportedOperationError
-from ..tuner.forward import Request, requested
+from ..tuner.request import Request, requested
 from .readouts import find_adapter
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..architecture import VisionTransformer
-from ..tuner.adapter import Adapter
+from ..architecture.adapter import Adapter
+from ..architecture.masks import widen_argument, widen_mask
 from ..tuner.bank import PromptBank
-from ..tuner.masks import widen_argument, widen_mask
 from .zero_start_by_hand import reading_prompts
 
 Call = tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]  # of a block: arguments, tokens that it returned

@@ -6,7 +6,7 @@ their number, and nothing happens between the blocks. Here the blocks are run by
 everything that the model returns is compared with the result.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,12 +16,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..architecture import VisionTransformer, find_vision_transformer
+from ..architecture.adapter import Adapter
+from ..architecture.masks import widen_argument
 from ..errors import GatedPromptError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES
-from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
-from ..tuner.forward import Inputs, Request, requested
-from ..tuner.masks import widen_argument
+from ..tuner.forward import Inputs
+from ..tuner.request import Request, requested
+from ..tuner.scope import parts_of
 from .by_hand import (
     Call,
     input_tokens,
@@ -97,12 +99,16 @@ def _faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs)
         with replaced_outputs(vit, adapter, outputs):
             wanted = _run(root, base, inputs)
         in_sequence = _run(root, own._replace(in_sequence=True), inputs)
+    if not _values(wanted):
+        yield "the output has no tensors that the checks can compare; return a tensor, or a container of tensors"
+        return
+    values, others = _values(found), _values(plain)
     for name, value in _values(wanted).items():
-        if not _close(_values(found).get(name), value):
+        if not _close(values.get(name), value):
             yield f"{name or 'the output'} differs from the blocks run by hand ({_difference(found, name, value)})"
-        if not _close(_values(in_sequence).get(name), _values(found)[name]):
+        if name in values and not _close(_values(in_sequence).get(name), values[name]):
             yield f"{name or 'the output'} depends on whether passive blocks have the prompts in their sequence"
-    is_base = all(torch.equal(value, _values(plain)[name]) for name, value in _values(found).items())
+    is_base = all(name in others and torch.equal(value, others[name]) for name, value in values.items())
     if is_base and not _starts_as_base(bank, adapter):
         yield "the prompts have no effect: the output is the same with and without them"
     yield from _gradient_faults(root, bank, adapter, inputs)
@@ -184,9 +190,8 @@ def _values(output: Any, place: str = "") -> dict[str, torch.Tensor]:
     """Return the tensors in an output by path, except those reported per block."""
     if isinstance(output, torch.Tensor):
         return {place: output} if output.is_floating_point() else {}
-    if not isinstance(output, (Mapping, tuple, list)):
-        return {}
-    parts = output.items() if isinstance(output, Mapping) else enumerate(output)
+    names = getattr(output, "_fields", None)  # a NamedTuple
+    parts = parts_of(output).items() if names is None else zip(names, output, strict=True)
     reported = ("attentions", "hidden_states")
     return {
         found: value

@@ -2,7 +2,7 @@
 """Prune an adapter: skip what closed gates discard, or measure beforehand what that would save and cost.
 
 A closed gate discards the prompts that its block returns. A pruned block is passive in eval mode: its prompts are keys
-and values only (see `tuner/adapter.py`).
+and values only (see `architecture/adapter.py`).
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..architecture.adapter import Adapter
 from ..errors import GatedPromptError
-from ..tuner.adapter import Adapter
 from ..tuner.bank import PromptBank
-from ..tuner.forward import Request, requested
+from ..tuner.request import Request, requested
 from .readouts import find_adapter
 
 

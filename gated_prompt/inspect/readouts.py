@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..architecture.adapter import Adapter
 from ..errors import GatedPromptError
-from ..tuner.adapter import Adapter
-from ..tuner.bank import PromptBank, find_bank
+from ..tuner.bank import PromptBank, find_bank, find_banks
 
 
 def has_prompts(model: nn.Module) -> bool:
     """Whether `model`, or a model that it wraps, has gated prompts, active or not."""
-    return find_bank(model) is not None
+    return bool(find_banks(model))
 
 
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
@@ -22,7 +22,8 @@ def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     `adapter_name=None` means the active adapter, here and below (paper, Section 4).
 
     Raises:
-        GatedPromptError: the model has no gated prompts, or no adapter of that name.
+        GatedPromptError: the model has no gated prompts, or no adapter of that name; or it contains several models
+            with gated prompts.
     """
     return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
 
@@ -85,7 +86,8 @@ def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank
     """Return the bank and one adapter; None means the active one.
 
     Raises:
-        GatedPromptError: the model has no gated prompts, or no adapter of that name.
+        GatedPromptError: the model has no gated prompts, or no adapter of that name; or it contains several models
+            with gated prompts.
     """
     bank = find_bank(model)
     if bank is None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..architecture import VisionTransformer
-from ..tuner.adapter import Adapter
+from ..architecture.adapter import Adapter
 from ..tuner.attention import AttentionRoute, Function
 from ..tuner.bank import PromptBank
 

@@ -13,7 +13,7 @@ from ..architecture import VisionTransformer
 from ..architecture.prefix import undisturbed
 from ..errors import GatedPromptError
 from ..files.layout import BANK
-from ..tuner.forward import Request, requested
+from ..tuner.request import Request, requested
 
 Batch = torch.Tensor | Mapping[str, Any] | Sequence[Any]
 Look = Callable[[torch.Tensor], torch.Tensor | None]  # what it returns takes the place of the tensor

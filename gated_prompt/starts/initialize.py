@@ -12,11 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from ..architecture import VisionTransformer, find_vision_transformer
+from ..architecture.adapter import Adapter
 from ..errors import GatedPromptError, UnsupportedOperationError
 from ..files.layout import BANK
 from ..inspect.readouts import find_adapter
 from ..training.processes import combine, rank_and_world
-from ..tuner.adapter import Adapter
 from .hooked_base import Batch, hooked_base
 from .matched import match_tokens
 from .tokens import ClusteredTokens, SampledTokens, max_of_windows, mean_of_windows, mini_batch_kmeans

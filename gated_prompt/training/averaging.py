@@ -27,7 +27,8 @@ class AveragedAdapter:
     ```
 
     If p_t are the parameters at update t, the average is a_1 = p_1, a_t = decay a_{t-1} + (1 - decay) p_t (SPT, arXiv
-    2402.02382, trains prompts with decay 0.9999). Works with accelerate's `register_for_checkpointing`.
+    2402.02382, trains prompts with decay 0.9999). It is kept at least in float32. Works with accelerate's
+    `register_for_checkpointing`.
 
     Args:
         model: has at least one trainable parameter; read at each update.
@@ -44,12 +45,12 @@ class AveragedAdapter:
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not self._names:
             raise GatedPromptError("no parameter of the model is trainable, so there is nothing to average")
-        self._average = AveragedModel(nn.ParameterList(self._current()), multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self._average = AveragedModel(self._precise(), multi_avg_fn=get_ema_multi_avg_fn(decay))
         self._average.requires_grad_(False)
 
     def update(self) -> None:
         """Add the current parameters to the average; call it after each optimizer step."""
-        self._average.update_parameters(nn.ParameterList(self._current()))
+        self._average.update_parameters(self._precise())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -66,7 +67,7 @@ class AveragedAdapter:
         self._fill(list(self._average.module.parameters()))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the averaged parameters by name, and the number of updates as "n_averaged"."""
+        """Return the averaged parameters by name, at least in float32, and the number of updates as "n_averaged"."""
         values = (parameter.detach() for parameter in self._average.module.parameters())
         return {"n_averaged": self._average.n_averaged, **dict(zip(self._names, values, strict=True))}
 
@@ -90,6 +91,11 @@ class AveragedAdapter:
         """Look up the averaged parameters anew: PEFT replaces them when it moves or casts them."""
         found = dict(self._model.named_parameters())
         return [found[name] for name in self._names]
+
+    def _precise(self) -> nn.ParameterList:
+        """The averaged parameters, at least in float32: half precision would round small steps of the average away."""
+        current = (parameter.detach() for parameter in self._current())
+        return nn.ParameterList(p.float() if p.element_size() < 4 else p for p in current)
 
     def _fill(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import GatedPromptError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from ..inspect.readouts import find_adapter
+from ..tuner.bank import find_banks
 
 GROUPS = {
     "prompts": (TOKENS, TOKENS_A, TOKENS_B),
@@ -37,7 +38,7 @@ def parameter_groups(
     head). Example: `SGD(parameter_groups(model, lr=0.1, head={"weight_decay": 0.5}), momentum=0.9)`.
 
     Args:
-        model: the result of `get_peft_model`, or a module that contains it.
+        model: the result of `get_peft_model`, or a module that contains one or several.
         lr: learning rate of groups without their own.
         weight_decay: weight decay of groups without their own.
         prompts: `{"lr": ..., "weight_decay": ...}`, both optional; the next three take the same form.
@@ -53,8 +54,11 @@ def parameter_groups(
         GatedPromptError: the model has no adapter or no trainable parameters, a setting is unknown, negative or not
             finite, or an empty group has settings.
     """
-    bank, _ = find_adapter(model, None)
-    names = {id(p): group for group, keys in GROUPS.items() for key in keys for p in getattr(bank, key).values()}
+    banks = find_banks(model).values()
+    if not banks:
+        find_adapter(model, None)  # raises
+    kinds = [(group, getattr(bank, key)) for bank in banks for group, keys in GROUPS.items() for key in keys]
+    names = {id(parameter): group for group, tensors in kinds for parameter in tensors.values()}
     wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
     names |= {id(p): "head" for wrapper in wrappers for p in wrapper.parameters()}
     members: dict[str, list[nn.Parameter]] = {name: [] for name in (*GROUPS, "head", "other")}

@@ -7,7 +7,6 @@ same in every epoch. It is kept in a memory-mapped safetensors file; training th
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +56,19 @@ class StartAtBlock:
         self.vit = find_vision_transformer(_root(model))
         self.first = _first_block(model) if first is None else first
         self._skipped = [self.vit.embeddings, *self.vit.blocks[: self.first]]
+        self._forwards: list[Any] = []  # those that the modules carry themselves, as blocks with an adapter do
 
     def open(self) -> None:
+        self._forwards = [vars(module).get("forward") for module in self._skipped]
         for module in self._skipped:
             module.forward = _hand_on
 
     def close(self) -> None:
-        for module in self._skipped:
-            with suppress(AttributeError):
-                del module.forward
+        for module, own in zip(self._skipped, self._forwards, strict=False):
+            del module.forward
+            if own is not None:
+                module.forward = own
+        self._forwards = []
 
 
 def _hand_on(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

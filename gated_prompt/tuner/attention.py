@@ -7,6 +7,7 @@ model would have called (sdpa, eager, flash, ...). If a module does not use the 
 after its query projection (`ScaleQueries`), and prompts are always part of the token sequence.
 """
 
+import copy
 from typing import Any, Protocol
 
 import torch
@@ -14,12 +15,13 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from ..architecture import AttentionParts
+from ..architecture.adapter import Role
+from ..architecture.masks import widen_keys
 from ..errors import UnsupportedOperationError
-from .adapter import Role
 from .bank import PromptBank
 from .blocks import by_image, entering_prompts
-from .forward import LOCAL, Forward, running
-from .masks import widen_keys
+from .forward import Forward, current, running
+from .request import LOCAL
 from .zero_start import add_prompts
 
 NAME = "gated_prompt"
@@ -71,12 +73,29 @@ class AttentionRoute:
         return function
 
     def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (B, H, P, d) of `prompts` (B, P, D); `width` is d, the width of a head."""
+        """Return keys and values (B, H, P, d) of `prompts` (B, P, D); `width` is d, the width of a head.
+
+        The modules' hooks are not called: they are to see the tokens of images, once.
+        """
         parts, shape = self.parts, (*prompts.shape[:2], -1, width)
-        normed = parts.block.get_submodule(parts.norm or "")(prompts)
-        key = parts.attention.get_submodule(parts.key or "")(normed)
-        value = parts.attention.get_submodule(parts.value or "")(normed)
-        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
+        modules = [parts.block.get_submodule(parts.norm or "")]
+        modules += map(parts.attention.get_submodule, (parts.key or "", parts.value or ""))
+        if modules[0]._modules or modules[1]._modules or modules[2]._modules:
+            modules = [_without_hooks(module) for module in modules]
+        norm, key, value = modules
+        normed = norm.forward(prompts)
+        return key.forward(normed).view(shape).transpose(1, 2), value.forward(normed).view(shape).transpose(1, 2)
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """Return a copy with the same parameters, such as of a LoRA layer around the Linear that has the hooks."""
+    children = {name: _without_hooks(child) for name, child in module.named_children()}
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    if not hooked and all(child is module._modules[name] for name, child in children.items()):
+        return module
+    other = copy.copy(module)
+    other.__dict__.update(_forward_hooks={}, _forward_pre_hooks={}, _modules={**module._modules, **children})
+    return other
 
 
 def attend(
@@ -93,8 +112,10 @@ def attend(
         UnsupportedOperationError: the block is recomputed without its hooks, so its prompts are lost.
     """
     route: Any = module.config
-    forward, index = running(route.bank), route.index
-    if forward is not None and forward.adapters[0].first <= index <= forward.adapters[0].last:
+    forward, index = LOCAL.forward, route.index
+    if forward is None or forward.block != index or forward.bank is not route.bank:  # outside of `PromptBlock`
+        forward = current(route.bank)
+    if forward.adapters and forward.adapters[0].first <= index <= forward.adapters[0].last:
         forward.attended = index
         query = scale_queries(forward, index, query)
         adapter = forward.adapters[0]
@@ -121,17 +142,20 @@ def _passive_prompts(forward: Forward, role: Role, index: int, query: torch.Tens
     """Return the prompts (B or 1, P, D) of a passive block."""
     bank, adapter = forward.bank, forward.adapters[0]
     if role.arrive:
-        if LOCAL.held_prompts is None:
+        if forward.held is None:
             raise UnsupportedOperationError(
-                "a block is recomputed without its hooks (activation checkpointing around the blocks?), so its "
-                "prompts are lost; use model.gradient_checkpointing_enable() instead"
+                f"block {index} runs without what the adapter adds around it, since its `forward` was replaced after "
+                "the adapter was added or only its inside is recomputed; add the adapter last, and checkpoint with "
+                "model.gradient_checkpointing_enable()"
             )
-        prompts = LOCAL.held_prompts
+        prompts = forward.held
     else:
-        dropped = bank.training and adapter.config.prompt_dropout > 0
+        dropped = forward.training and adapter.config.prompt_dropout > 0
         prompts = entering_prompts(forward, index, query, query.shape[0] if dropped else 1)
     if role.gate is not None and torch.is_grad_enabled():
-        prompts = prompts + 0.0 * bank.gate(adapter, role.gate).to(prompts)  # a zero gradient, since DDP waits for one
+        prompts = prompts + 0.0 * bank.gate(adapter, role.gate, forward.training).to(
+            prompts
+        )  # a zero gradient, since DDP waits for one
     return prompts
 
 

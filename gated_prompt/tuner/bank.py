@@ -13,10 +13,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..architecture import VisionTransformer
+from ..architecture.adapter import Adapter, make_adapter
 from ..config import GatedPromptConfig
-from ..errors import UnsupportedOperationError
+from ..errors import GatedPromptError, UnsupportedOperationError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, PARAMETERS, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
-from .adapter import Adapter, make_adapter
+from ..files.low_rank import factor_bound, factorise
+from .forward import PromptTensors
+from .request import LOCAL
 
 MERGE_REFUSAL = (
     "gated prompts cannot be merged into the weights: they are extra tokens, not a change of a matrix. "
@@ -30,13 +33,7 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-class Updatable(Protocol):
-    """Something to update when adapters are added or deleted (`skip.py`)."""
-
-    def update(self) -> None: ...
-
-
-class PromptBank(nn.Module, BaseTunerLayer):
+class PromptBank(PromptTensors, BaseTunerLayer):
     """Holds, by adapter name:
 
     - `gated_prompt_tokens` (S, P, D) with S = 1, or S = K when deep; with a `prompt_rank` r instead
@@ -46,25 +43,15 @@ class PromptBank(nn.Module, BaseTunerLayer):
     - `gated_prompt_head_gates` (K, H), one for each head of these blocks, with zero start (`zero_start.py`).
     """
 
-    adapter_layer_names = PARAMETERS
+    kinds = adapter_layer_names = PARAMETERS
     other_param_names = ("adapters", "fresh_prompts")
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
-        self.gated_prompt_tokens = nn.ParameterDict()
-        self.gated_prompt_tokens_a = nn.ParameterDict()
-        self.gated_prompt_tokens_b = nn.ParameterDict()
-        self.gated_prompt_gate_logits = nn.ParameterDict()
-        self.gated_prompt_temperatures = nn.ParameterDict()
-        self.gated_prompt_head_gates = nn.ParameterDict()
-        self.adapters: dict[str, Adapter] = {}
         self.fresh_prompts: dict[str, frozenset[str]] = {}  # fingerprints of the initial prompts in each precision
         self.handles: list[Removable] = []
-        self.skips: Updatable | None = None
         self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are attached
         self.merged_adapters: list[str] = []
-        self._disable_adapters = False
-        self._active_adapter: list[str] = []
         # In lists, not as submodules, which would appear twice in the model's state dict.
         self.vit, self.blocks = vit, list(vit.blocks)
         self.in_features = self.out_features = vit.hidden_size  # as layers of other PEFT methods report them
@@ -99,30 +86,12 @@ class PromptBank(nn.Module, BaseTunerLayer):
             getattr(self, name)[adapter_name] = nn.Parameter(start)
         self.fresh_prompts[adapter_name] = self._fingerprints(adapter_name)
         self.adapters[adapter_name] = adapter  # last: a thread that sees the adapter also finds its tensors
-        self.update_skips()
         self.set_adapter(self.active_names, inference_mode=config.inference_mode)
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Delete one adapter (see `peft.BaseTuner`)."""
-        super().delete_adapter(adapter_name)
-        self.update_skips()
-
-    def update_skips(self) -> None:
-        """Make the blocks above the lowest `read_from` of all adapters skippable."""
-        if self.skips is not None:
-            self.skips.update()
 
     @property
     def active_names(self) -> list[str]:
         """Names of the active adapters: one, or none after the last adapter was deleted."""
         return self._active_adapter
-
-    @property
-    def adapters_in_use(self) -> tuple[Adapter, ...]:
-        """The active adapter, as a tuple of one; empty if adapters are disabled or none is active."""
-        names = self._active_adapter
-        adapter = None if self._disable_adapters or not names else self.adapters.get(names[0])
-        return () if adapter is None else (adapter,)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Activate one adapter.
@@ -135,68 +104,41 @@ class PromptBank(nn.Module, BaseTunerLayer):
             raise UnsupportedOperationError(
                 f"gated prompts can have one active adapter, got {names}; activate one of them with set_adapter(name)"
             )
+        before = self._evaluates_backbone
         super().set_adapter(names, inference_mode=inference_mode)
+        LOCAL.switches += 1
+        if self.training and self._evaluates_backbone is not before:
+            self.train()
+
+    @property
+    def _evaluates_backbone(self) -> bool | None:
+        adapter = self.adapters.get(self._active_adapter[0]) if self._active_adapter else None
+        return None if adapter is None else adapter.config.eval_backbone
+
+    def enable_adapters(self, enabled: bool) -> None:
+        """Enable or disable the adapters of the bank (see `peft.BaseTunerLayer`)."""
+        super().enable_adapters(enabled)
+        LOCAL.switches += 1
 
     def train(self, mode: bool = True) -> "PromptBank":
         """Set the mode; with `eval_backbone` the modules inside the frozen blocks stay in eval mode.
 
-        The root sets the mode of its children in order and the bank is the last, so nothing overrides this afterwards.
-        The blocks themselves follow the root: transformers checkpoints activations only in training mode.
+        Not those of trained adapters of other kinds, such as the dropout of LoRA. The root sets the mode of its
+        children in order and the bank is the last, so nothing overrides this afterwards. The blocks themselves follow
+        the root: transformers checkpoints activations only in training mode.
         """
         super().train(mode)
-        adapter = self.adapters.get(self._active_adapter[0]) if self._active_adapter else None
-        if mode and adapter is not None and adapter.config.eval_backbone:
-            for module in self._frozen_modules:
-                module.eval()
+        if not mode or self._evaluates_backbone is None:
+            return self
+        for module in self._frozen_modules:
+            module.train(not self._evaluates_backbone)
+        others = (other for module in self._frozen_modules for other in module.modules())
+        for layer in (other for other in others if isinstance(other, BaseTunerLayer)):
+            if any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.training = True
+                for name, child in layer.named_children():
+                    child.train(name != "base_layer" or not self._evaluates_backbone)
         return self
-
-    # Prompts, gates and temperatures of one adapter.
-
-    def tokens(self, adapter: Adapter, block: int) -> torch.Tensor:
-        """Prompt tokens (P, D) that are inserted at this block."""
-        row = block - adapter.first if adapter.config.deep else 0
-        if adapter.config.prompt_rank is None:
-            return self.gated_prompt_tokens[adapter.name][row]
-        return self.gated_prompt_tokens_a[adapter.name][row] @ self.gated_prompt_tokens_b[adapter.name][row]
-
-    def gate(self, adapter: Adapter, row: int) -> torch.Tensor:
-        """Gate value g = sigmoid(logit) of this row as a scalar tensor.
-
-        With `hard_gates` it is 0 or 1. In eval mode, it is 1 if logit > 0. In training, it is 1 if logit + noise > 0
-        with logistic noise, so with probability g, and its gradient is that of sigmoid(logit + noise) (straight
-        through). All images of a batch share one draw. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel
-        temperature 1.
-        """
-        logit = self.gated_prompt_gate_logits[adapter.name][row]
-        if not adapter.config.hard_gates:
-            return torch.sigmoid(logit)
-        if not self.training:
-            return (logit > 0).to(logit.dtype)
-        soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
-        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
-
-    def head_gates(self, adapter: Adapter, block: int) -> torch.Tensor:
-        """The values a (H,) of this block, with zero start."""
-        gates: torch.Tensor = self.gated_prompt_head_gates[adapter.name][block - adapter.first]
-        return gates
-
-    def inverse_temperature(self, adapter: Adapter, block: int) -> torch.Tensor | float | None:
-        """1 / tau of this block as a scalar, or None if tau is fixed at exactly 1."""
-        if not adapter.config.temperature:
-            return None if adapter.config.temperature_init == 1.0 else 1.0 / adapter.config.temperature_init
-        temperature = self.gated_prompt_temperatures[adapter.name][block - adapter.first]
-        if torch.compiler.is_exporting():  # see project_temperatures
-            temperature = temperature.clamp(*adapter.config.temperature_range)
-        return 1.0 / temperature
-
-    def project_temperatures(self, adapter: Adapter) -> None:
-        """Clamp the temperatures to their range in place, outside autograd.
-
-        A clamp inside the graph would have no gradient outside the range, so a temperature that left the range could
-        never return. An exported program cannot change its weights and needs no gradient, so it clamps in the graph.
-        """
-        if adapter.config.temperature and not torch.compiler.is_exporting():
-            self.gated_prompt_temperatures[adapter.name].data.clamp_(*adapter.config.temperature_range)
 
     # Initial prompts.
 
@@ -282,30 +224,22 @@ class PromptBank(nn.Module, BaseTunerLayer):
         raise UnsupportedOperationError("the prompt bank is not a layer; call the model that holds it")
 
 
+def find_banks(model: nn.Module) -> dict[str, PromptBank]:
+    """Return the banks in a model by the path of the base model that has each."""
+    modules = model.named_modules()
+    return {path.rpartition(".")[0]: module for path, module in modules if isinstance(module, PromptBank)}
+
+
 def find_bank(model: nn.Module) -> PromptBank | None:
-    """Return the bank of a base model, also from inside a wrapper; None if it has no gated prompts."""
-    return next((module for module in model.modules() if isinstance(module, PromptBank)), None)
+    """Return the bank of a base model, also from inside a wrapper; None if it has no gated prompts.
 
-
-# Prompts of low rank (deprecated, but files with them are read): (P, D) as the product of a (P, r) and an (r, D)
-# matrix, as in Wang et al., *Attention to the Burstiness in Visual Prompt Tuning!* (https://arxiv.org/abs/2506.22908).
-
-
-def factor_bound(bound: float, rank: int) -> float:
-    """Return a such that A B, with entries of A and B uniform in (-a, a), has the variance of uniform (-bound, bound).
-
-    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2; the target variance is bound^2 / 3.
+    Raises:
+        GatedPromptError: there are several.
     """
-    return float((3 * bound**2 / rank) ** 0.25)
-
-
-def factorise(tokens: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A (S, P, r) and B (S, r, D) whose product is nearest to `tokens` (S, P, D), by truncated SVD.
-
-    Both factors get the square roots of the singular values, so that they learn at the same pace.
-    """
-    left, values, right = torch.linalg.svd(tokens.double(), full_matrices=False)
-    roots = values[:, :rank].sqrt()
-    return (left[:, :, :rank] * roots[:, None]).to(tokens.dtype), (roots[:, :, None] * right[:, :rank]).to(
-        tokens.dtype
-    )
+    found = find_banks(model)
+    if len(found) > 1:
+        raise GatedPromptError(
+            f"this {type(model).__name__} contains {len(found)} models with gated prompts, at "
+            f"{', '.join(map(repr, found))}; call this with one of them"
+        )
+    return next(iter(found.values()), None)

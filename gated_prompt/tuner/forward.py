@@ -1,57 +1,127 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The state of one forward: which adapter each image uses, and what the hooks have seen so far.
+"""What the parts of one forward share: the adapters in use with their tensors, and what happened so far.
 
-It is created when the module that contains the blocks is called, and kept in a thread-local, so any number of threads
-can call one model. A block that runs outside of that module (called alone, or recomputed in a backward pass) gets a
-new state for the active adapter.
+A forward begins when a module that contains the blocks is entered and ends when it is left (`scope.py`). It is kept in
+a thread-local, so any number of threads can call one model.
 """
 
-import inspect
-import threading
 import weakref
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from ..errors import ArchitectureError, GatedPromptError, UnsupportedOperationError
-from ..files.layout import BANK
-from .adapter import Adapter, Role
-from .bank import PromptBank
+from ..architecture.adapter import Adapter, Role
+from ..errors import UnsupportedOperationError
+from ..files.layout import PARAMETERS
+from .request import LOCAL, Request
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Forward:
-    """What the hooks of one forward share.
+class PromptTensors(nn.Module):
+    """The tensors of all adapters on one model, by adapter name, and what they encode (see `bank.PromptBank`)."""
 
-    `adapters`: the adapters in use, with equal structure; empty: the base alone. `rows`: the index of each image's
-    adapter, (B,); None: the first for all. `in_sequence`: prompts are part of the token sequence in every block.
-    `chosen`: the adapters were requested, so the heads of the active adapter may be wrong. `roles`: the role of the
-    prompts in each block, from the first block that has them.
+    kinds = PARAMETERS
+    gated_prompt_tokens: nn.ParameterDict
+    gated_prompt_tokens_a: nn.ParameterDict
+    gated_prompt_tokens_b: nn.ParameterDict
+    gated_prompt_gate_logits: nn.ParameterDict
+    gated_prompt_temperatures: nn.ParameterDict
+    gated_prompt_head_gates: nn.ParameterDict
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in PARAMETERS:
+            setattr(self, name, nn.ParameterDict())
+        self.adapters: dict[str, Adapter] = {}
+        self.blocks: list[nn.Module] = []
+        self._disable_adapters = False
+        self._active_adapter: list[str] = []
+
+    @property
+    def adapters_in_use(self) -> tuple[Adapter, ...]:
+        """The active adapter, as a tuple of one; empty if adapters are disabled or none is active."""
+        names = self._active_adapter
+        adapter = None if self._disable_adapters or not names else self.adapters.get(names[0])
+        return () if adapter is None else (adapter,)
+
+    def tokens(self, adapter: Adapter, block: int) -> torch.Tensor:
+        """Prompt tokens (P, D) that are inserted at this block."""
+        row = block - adapter.first if adapter.config.deep else 0
+        if adapter.config.prompt_rank is None:
+            return self.gated_prompt_tokens[adapter.name][row]
+        return self.gated_prompt_tokens_a[adapter.name][row] @ self.gated_prompt_tokens_b[adapter.name][row]
+
+    def gate(self, adapter: Adapter, row: int, training: bool | None = None) -> torch.Tensor:
+        """Gate value g = sigmoid(logit) of this row as a scalar tensor.
+
+        With `hard_gates` it is 0 or 1. In eval mode, it is 1 if logit > 0. In training, it is 1 if logit + noise > 0
+        with logistic noise, so with probability g, and its gradient is that of sigmoid(logit + noise) (straight
+        through). All images of a batch share one draw. This is the Gumbel-sigmoid of the paper's Table 4, at Gumbel
+        temperature 1. `training=None` means the mode of the model.
+        """
+        logit = self.gated_prompt_gate_logits[adapter.name][row]
+        if not adapter.config.hard_gates:
+            return torch.sigmoid(logit)
+        if not (self.training if training is None else training):
+            return (logit > 0).to(logit.dtype)
+        soft = torch.sigmoid(logit + torch.logit(torch.rand_like(logit), eps=1e-6))
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
+
+    def head_gates(self, adapter: Adapter, block: int) -> torch.Tensor:
+        """The values a (H,) of this block, with zero start."""
+        gates: torch.Tensor = self.gated_prompt_head_gates[adapter.name][block - adapter.first]
+        return gates
+
+    def inverse_temperature(self, adapter: Adapter, block: int) -> torch.Tensor | float | None:
+        """1 / tau of this block as a scalar, or None if tau is fixed at exactly 1."""
+        if not adapter.config.temperature:
+            return None if adapter.config.temperature_init == 1.0 else 1.0 / adapter.config.temperature_init
+        temperature = self.gated_prompt_temperatures[adapter.name][block - adapter.first]
+        if torch.compiler.is_exporting():  # see project_temperatures
+            temperature = temperature.clamp(*adapter.config.temperature_range)
+        return 1.0 / temperature
+
+    def project_temperatures(self, adapter: Adapter) -> None:
+        """Clamp the temperatures to their range in place, outside autograd.
+
+        A clamp inside the graph would have no gradient outside the range, so a temperature that left the range could
+        never return. An exported program cannot change its weights and needs no gradient, so it clamps in the graph.
+        """
+        if adapter.config.temperature and not torch.compiler.is_exporting():
+            self.gated_prompt_temperatures[adapter.name].data.clamp_(*adapter.config.temperature_range)
+
+
+class Forward:
+    """The state of one forward.
+
+    `adapters`: those in use, with equal structure; empty: the base alone; None: the active one. `rows`: the index of
+    each image's adapter, (B,); None: the first for all. `request`: what it computes, if not the active adapter.
+    `in_sequence`: prompts are part of the token sequence in every block. `roles`: the role of the prompts in each
+    block, from the first block that has them.
     """
 
     def __init__(
-        self,
-        bank: PromptBank,
-        adapters: tuple[Adapter, ...],
-        rows: torch.Tensor | None = None,
-        in_sequence: bool = False,
+        self, bank: PromptTensors, adapters: tuple[Adapter, ...] | None, request: Request | None = None
     ) -> None:
-        self.bank, self.adapters, self.rows = bank, adapters, rows
-        self.chosen = False
+        self.bank, self.request = bank, request
+        self.rows: torch.Tensor | None = None
+        self.active, self.switches = bank.adapters_in_use, LOCAL.switches
+        self.adapters = self.active if adapters is None else adapters
+        self.training = bank.training
+        self.task = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()  # a backward pass
         self.roles: tuple[Role, ...] = ()
-        self.choose_roles(in_sequence)
-        self.outer: Forward | None = None
-        self.images: Images | None = None
-        self.depth = 0  # how many of the modules around the blocks are being called
-        self.next_block = 0
+        self.choose_roles(request is not None and request.in_sequence)
+        self.again = False  # blocks are recomputed (`checkpointing.py`)
+        self.trains: bool | None = None  # the adapters' parameters wanted gradients; None: not asked yet
+        self.block = -1  # the block that is running
+        self.level = -1  # of the innermost module around the blocks that is being called (`scope.Scope`)
+        self.next_block = -1  # the block to be called next; -1: any up to the first that has prompts
         self.length = -1  # tokens per image without prompts
         self.attended = -1  # the last block whose temperature was applied
-        self.skipped = -1  # the last block that `skip.py` did not run
+        self.held: torch.Tensor | None = None  # prompts (B, P, D) that the running passive block keeps apart
+        self.extra_outputs: int | None = None  # values that the last block returned after its tokens; None: no tuple
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that contain prompts
 
     def choose_roles(self, in_sequence: bool) -> None:
@@ -59,16 +129,35 @@ class Forward:
         self.in_sequence = in_sequence
         if not self.adapters:
             return
-        adapter, training = self.adapters[0], self.bank.training
-        self.roles = adapter.in_sequence if in_sequence else adapter.training if training else adapter.evaluation
+        adapter = self.adapters[0]
+        self.roles = adapter.in_sequence if in_sequence else adapter.training if self.training else adapter.evaluation
         last, checkpointed = self.roles[-1], getattr(self.bank.blocks[-1], "gradient_checkpointing", False)
-        if training and checkpointed and last.passive and last.arrive:
-            # The block is recomputed without its hooks, and would not find the prompts that they hold for it.
+        if self.training and checkpointed and last.passive and last.arrive:
+            # transformers recomputes the inside of the block, which would not find the prompts that are kept for it.
             self.roles = (*self.roles[:-1], adapter.in_sequence[-1])
+
+    @property
+    def uses(self) -> tuple[Any, ...]:
+        """What makes two forwards of the same inputs the same."""
+        return self.adapters, self.roles, self.training
+
+    @property
+    def in_the_middle(self) -> bool:
+        """Whether blocks were called, but not all of them."""
+        return bool(self.adapters) and 0 <= self.next_block < self.adapters[0].num_layers
+
+    def is_current(self) -> bool:
+        """Whether a forward that began now would use the same adapters.
+
+        Switches by other threads do not count: a forward keeps the adapters that it began with.
+        """
+        chosen = self.request is not None and self.request.chooses
+        same = self.switches == LOCAL.switches or chosen or self.bank.adapters_in_use == self.active
+        return same and request_for(self.bank) is self.request
 
     def remember(self, *states: torch.Tensor) -> None:
         """Note that these hidden states contain prompts: models return the same tensor objects that the hooks see."""
-        if self.depth and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():
             for state in states:
                 self.prompted[id(state)] = weakref.ref(state)
 
@@ -78,244 +167,48 @@ class Forward:
         return noted is not None and noted() is state
 
 
-class Images(Protocol):
-    """The images of a mixed batch (see `mixed_batch.py`)."""
-
-    def begin(self, bank: PromptBank, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Forward, Inputs]: ...
-
-    def finish(self, module: nn.Module, output: Any) -> Any: ...
-
-    def through(self, heads: list[nn.Module], rows: torch.Tensor, inputs: Inputs) -> Any: ...
-
-
-class Request(NamedTuple):
-    """Overrides of the defaults for forwards of `bank`.
-
-    `adapters`: the adapter to use, empty for the base; None: the active one. `images`: those of a mixed batch.
-    `in_sequence`: see `Forward`. `own_heads`: use the heads of the active adapter all the same.
-    """
-
-    bank: PromptBank
-    adapters: tuple[Adapter, ...] | None = None
-    images: Images | None = None
-    in_sequence: bool = False
-    own_heads: bool = False
-
-
-class _Local(threading.local):
-    def __init__(self) -> None:  # runs in each thread
-        self.forward: Forward | None = None
-        self.request: Request | None = None
-        self.held_prompts: torch.Tensor | None = None  # prompts (B, P, D) that the running block holds separately
-        self.extra_outputs: int | None = None  # values that the last block returned after its tokens; None: no tuple
-
-
-LOCAL = _Local()
-
-
-def running(bank: PromptBank) -> Forward | None:
-    """Return the forward of `bank` in this thread, or None if only the base is computed."""
-    forward = LOCAL.forward
-    if forward is None or forward.bank is not bank:
-        forward = _asked(bank)
-    return forward if forward.adapters else None
-
-
-def _asked(bank: PromptBank) -> Forward:
+def request_for(bank: PromptTensors) -> Request | None:
+    """Return the innermost request for `bank`; None if there is none, or if this thread switched adapters since."""
     request = LOCAL.request
-    if request is None or request.bank is not bank:
-        return Forward(bank, bank.adapters_in_use)
-    adapters = bank.adapters_in_use if request.adapters is None else request.adapters
-    forward = Forward(bank, adapters, in_sequence=request.in_sequence)
-    forward.chosen = request.adapters is not None and not request.own_heads
+    while request is not None and request.bank is not bank:
+        request = request.outer
+    if request is None or not request.chooses or request.switches == LOCAL.switches:
+        return request
+    return request if bank.adapters_in_use == request.active else None
+
+
+def begin(bank: PromptTensors) -> Forward:
+    """Return a new forward for what this thread is asked to compute."""
+    request = None if LOCAL.request is None else request_for(bank)
+    if request is None or not request.chooses:
+        return Forward(bank, None, request)
+    if request.images is None:
+        return Forward(bank, request.adapters or (), request)
+    forward = Forward(bank, request.images.together, request)
+    forward.rows = request.images.rows
     return forward
 
 
-@contextmanager
-def requested(request: Request) -> Iterator[None]:
-    """Apply `request` to the forwards of this thread inside the `with` block."""
-    before, LOCAL.request = LOCAL.request, request
-    try:
-        yield
-    finally:
-        LOCAL.request = before
-
-
-@contextmanager
-def forward_context(tuner: Any, *args: Any, **kwargs: Any) -> Iterator[None]:
-    """Wrap each forward of a `PeftModel`: take `adapter_names` out of the arguments, and explain failures.
+def current(bank: PromptTensors) -> Forward:
+    """Return the forward of `bank` in this thread, a new one if none is running.
 
     Raises:
-        AdapterNameError, UnsupportedOperationError: `adapter_names` is invalid (see `mixed_batch.py`).
-        ArchitectureError: the forward fails only with prompts, since the model has something, such as a table of
-            positions, that fits its own number of tokens only.
+        UnsupportedOperationError: adapters were switched between two blocks.
     """
-    names = kwargs.pop("adapter_names", None)
-    with nullcontext() if names is None else tuner.mixed_batch(names):
-        try:
-            yield
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            if isinstance(error, (GatedPromptError, torch.OutOfMemoryError)) or not _runs_without(tuner, args, kwargs):
-                raise
-            raise ArchitectureError(
-                f"{type(tuner.model).__name__} fails with prompts among its tokens, but runs without them: {error}"
-            ) from error
-
-
-def _runs_without(tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the base alone accepts these inputs."""
-    try:
-        with torch.no_grad(), requested(Request(getattr(tuner.model, BANK), adapters=())):
-            tuner.model(*args, **kwargs)
-    except Exception:
-        return False
-    return True
-
-
-class EnterModel:
-    """Before a module that contains the blocks: begin a forward if this is the outermost one."""
-
-    def __init__(self, bank: PromptBank, innermost: bool) -> None:
-        self.bank, self.innermost = bank, innermost
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-        forward, changed = LOCAL.forward, None
-        if forward is None or forward.bank is not self.bank:
-            outer = forward
-            forward, changed = self._begin(module, args, kwargs)
-            forward.outer, LOCAL.forward = outer, forward
-        forward.depth += 1
-        asked = kwargs.get("output_attentions")
-        if asked is None:
-            asked = getattr(getattr(module, "config", None), "output_attentions", False)
-        if asked and not forward.in_sequence:  # so that attention maps have rows for the prompts
-            forward.choose_roles(in_sequence=True)
-        if forward.adapters and forward.adapters[0].last < forward.adapters[0].num_layers - 1:
-            _refuse_skipped_states(module, kwargs, forward.adapters[0])
-        if self.innermost:
-            forward.next_block, forward.length = 0, -1
-        return changed
-
-    def _begin(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Forward, Inputs | None]:
-        if getattr(module, "_is_replica", False):
-            raise UnsupportedOperationError(
-                "nn.DataParallel is not supported: hooks of its replicas would use the prompts on the first device; "
-                "use DistributedDataParallel (accelerate launch or torchrun), or limit the process to one GPU "
-                "(CUDA_VISIBLE_DEVICES=0)"
-            )
-        request = LOCAL.request
-        if request is not None and request.bank is self.bank and request.images is not None:
-            return request.images.begin(self.bank, args, kwargs)
-        return _asked(self.bank), None
-
-
-def _refuse_skipped_states(module: nn.Module, kwargs: dict[str, Any], adapter: Adapter) -> None:
-    """Refuse to report hidden states of blocks that do not run, which would all be the same tensor.
-
-    `output_hidden_states` asks for all states or none, or for some of the L + 1 by index (transformers 5.2x). The last
-    one alone is allowed: the head reads it.
-    """
-    asked = kwargs.get("output_hidden_states")
-    if asked is None:
-        asked = getattr(getattr(module, "config", None), "output_hidden_states", False)
-    count = adapter.num_layers + 1
-    indices = range(count if asked else 0) if isinstance(asked, bool) else [asked] if isinstance(asked, int) else asked
-    chosen = {index % count for index in indices}
-    if chosen != {count - 1} and max(chosen, default=0) > adapter.last + 1:
+    forward = LOCAL.forward
+    if forward is None or forward.bank is not bank:
+        return begin(bank)
+    if (forward.request is LOCAL.request and forward.switches == LOCAL.switches) or forward.is_current():
+        return forward
+    if forward.in_the_middle:
         raise UnsupportedOperationError(
-            f"{type(module).__name__} was asked for hidden states above block {adapter.last}, but adapter "
-            f"{adapter.name!r} has read_from={adapter.last}, so those blocks do not run; read blocks 0 to "
-            f"{adapter.last} with forward hooks, or use read_from=None"
+            f"adapters were switched, deleted or disabled between two blocks of one forward, before block "
+            f"{forward.next_block}; do so before or after the forward of the whole model"
         )
+    return begin(bank)
 
 
-class LeaveModel:
-    """After a module that contains the blocks, even if it raised: remove the prompts from its output."""
-
-    def __init__(self, bank: PromptBank, innermost: bool) -> None:
-        self.bank, self.innermost = bank, innermost
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        forward = LOCAL.forward
-        if forward is None or forward.bank is not self.bank:
-            return None
-        forward.depth -= 1
-        if forward.depth == 0:
-            LOCAL.forward, LOCAL.held_prompts = forward.outer, None
-        if output is None:  # the module raised
-            return None
-        if forward.adapters:
-            last = forward.adapters[0].last
-            if self.innermost and 0 < forward.next_block <= last:
-                raise ArchitectureError(
-                    f"{type(module).__name__} ran {forward.next_block} of its {forward.adapters[0].num_layers} "
-                    f"blocks; prompts are removed after block {last}, so all blocks up to it must run"
-                )
-            output = _without_prompts(output, forward, self.innermost)
-        if forward.depth == 0 and forward.images is not None:
-            return forward.images.finish(module, output)
-        return output
-
-
-class SwitchHead:
-    """After a trained head: if adapters were requested, return for each image the output of its own adapter's head."""
-
-    def __init__(self, bank: PromptBank) -> None:
-        self.bank = bank
-
-    def __call__(self, head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        forward = LOCAL.forward
-        if forward is None or forward.bank is not self.bank or not forward.chosen:
-            return None
-        trained = head.modules_to_save
-        own = [adapter.name in trained for adapter in forward.adapters]  # ModuleDict has no get()
-        heads = [trained[p.name] if o else head.original_module for p, o in zip(forward.adapters, own, strict=True)]
-        if forward.rows is None or forward.images is None:
-            return (heads[0] if heads else head.original_module)(*args, **kwargs)
-        return forward.images.through(heads, forward.rows, (args, kwargs))
-
-
-def first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-    """Before a trained head: pass its first argument by position, as PEFT before 0.20 needs; ZoeDepth names it."""
-    name = None if args else next(iter(inspect.signature(head.original_module.forward).parameters), None)
-    if name not in kwargs:
-        return None
-    return (kwargs[name],), {other: value for other, value in kwargs.items() if other != name}
-
-
-def _without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:
-    """Remove the prompts from all hidden states in `output`, however nested.
-
-    Hidden states that a compiler or a parallel wrapper recreated are recognized by their shape. That is safe in the
-    innermost module only: outer modules may also return those of a text tower.
-    """
-    adapter = forward.adapters[0]
-    prompted = forward.length + adapter.config.num_virtual_tokens
-
-    def walk(part: Any, by_shape: bool) -> Any:
-        if isinstance(part, torch.Tensor):
-            if part.ndim != 3 or part.shape[1] != prompted or not (by_shape or forward.holds_prompts(part)):
-                return part
-            return torch.cat((part[:, : adapter.prompts.start], part[:, adapter.prompts.stop :]), dim=1)
-        if isinstance(part, MutableMapping):  # ModelOutput
-            for name, value in list(part.items()):
-                if isinstance(value, torch.Tensor) and value.ndim != 3:
-                    continue
-                changed = walk(value, innermost and name == "hidden_states")
-                if changed is not value:
-                    part[name] = changed
-        elif type(part) in (tuple, list):
-            by_shape = by_shape or (innermost and _are_states(part))
-            changed = [walk(value, by_shape) for value in part]
-            return part if all(a is b for a, b in zip(changed, part, strict=True)) else type(part)(changed)
-        return part
-
-    return walk(output, False)
-
-
-def _are_states(part: tuple[Any, ...] | list[Any]) -> bool:
-    """Whether these are hidden states (B, N, D) of blocks, with None for those not requested; attentions are not."""
-    asked = [state for state in part if state is not None]
-    return bool(asked) and all(isinstance(state, torch.Tensor) and state.ndim == 3 for state in asked)
+def running(bank: PromptTensors) -> Forward | None:
+    """Return the forward of `bank` in this thread; None if only the base is computed."""
+    forward = current(bank)
+    return forward if forward.adapters else None

@@ -13,6 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..architecture import find_vision_transformer
+from ..architecture.load_adapter import CheckLoadedTensors, check_can_be_loaded, fill_from_file
 from ..architecture.measured import measured
 from ..architecture.names import check_adapter_name
 from ..architecture.prepare_config import prepare_config
@@ -21,10 +22,9 @@ from ..config import GatedPromptConfig
 from ..errors import UnsupportedOperationError
 from ..files.layout import BANK
 from .bank import MERGE_REFUSAL, PromptBank, find_bank
-from .forward import SwitchHead, first_by_position, forward_context
 from .hooks import attach_hooks
-from .load_adapter import CheckLoadedTensors, check_can_be_loaded, fill_from_file
 from .mixed_batch import mixed_batch
+from .scope import SwitchHead, first_by_position, forward_context
 
 
 class GatedPromptModel(BaseTuner):
@@ -120,7 +120,6 @@ class GatedPromptModel(BaseTuner):
         except Exception:
             vars(asked).update(own)
             bank.adapters.pop(adapter_name, None)
-            bank.update_skips()
             if not bank.adapters:
                 self._detach(model)
             raise
@@ -160,7 +159,7 @@ class GatedPromptModel(BaseTuner):
 
     def mixed_batch(self, adapter_names: list[str]) -> AbstractContextManager[None]:
         """Compute each image with its own adapter (see `mixed_batch.mixed_batch`)."""
-        return mixed_batch(self.model, adapter_names)
+        return mixed_batch(self.model.get_submodule(BANK), adapter_names)
 
     def _check_merge_allowed(self) -> None:
         raise UnsupportedOperationError(MERGE_REFUSAL)

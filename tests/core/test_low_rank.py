@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import gated_prompt
 from gated_prompt import DamagedAdapterError, GatedPromptConfig, initialize_prompts
-from gated_prompt.tuner.bank import factor_bound, factorise
+from gated_prompt.files.low_rank import factor_bound, factorise
 from helpers.models import bank_of, images, vit
 
 KEY = "base_model.model.gated_prompt.gated_prompt_tokens"

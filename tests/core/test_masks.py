@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from gated_prompt.tuner.masks import widen_argument, widen_mask, widen_rotations
+from gated_prompt.architecture.masks import widen_argument, widen_mask, widen_rotations
 
 P, PREFIX, N = 2, 1, 4
 PROMPTS = slice(PREFIX, PREFIX + P)

@@ -24,7 +24,7 @@ from gated_prompt import (
     find_vision_transformer,
 )
 from gated_prompt.plots import prompt_attention
-from gated_prompt.tuner.forward import Request, requested
+from gated_prompt.tuner.request import Request, requested
 from helpers.by_hand import prompts_by_hand
 from helpers.families import DEPTH, HERE, Case
 from helpers.families_more import MORE, More
@@ -189,8 +189,9 @@ def test_the_last_block_is_none() -> None:
     torch.manual_seed(2)
     model = tuned(read_from=DEPTH - 1)
     torch.manual_seed(2)
+    runs = runs_of(model)
     assert torch.equal(logits(model), logits(tuned()))
-    assert covered(model) == []
+    assert runs == [0, 1, 2, 3]
 
 
 # Beside others.
@@ -236,24 +237,31 @@ def test_several_in_one_batch_and_one_after_another(base: Any) -> None:
                 assert torch.equal(found[row], next(iter(tensors(base()(images()[row : row + 1])).values()))[0])
 
 
-def test_blocks_are_covered_only_while_an_adapter_leaves_them_out() -> None:
+def test_the_blocks_that_run_are_those_of_the_adapter_in_use() -> None:
     base = vit()
-    keys, plain = list(base.state_dict()), logits(base)
+    keys, plain, runs = list(base.state_dict()), logits(base), runs_of(base)
+
+    def ran(model: nn.Module) -> list[int]:
+        runs.clear()
+        logits(model)
+        return list(runs)
+
     model = tuned(base)
-    assert covered(model) == []
+    assert (ran(model), covered(model)) == ([0, 1, 2, 3], [0, 1, 2, 3])
     wanted = logits(model)
     model.add_adapter("middle", GatedPromptConfig(num_virtual_tokens=3, read_from=2))
     model.add_adapter("early", GatedPromptConfig(num_virtual_tokens=3, read_from=0))
-    assert covered(model) == [1, 2, 3]
     assert torch.equal(logits(model), wanted)
+    model.set_adapter("early")
+    assert ran(model) == [0]
+    model.set_adapter("middle")
     model.delete_adapter("early")
-    assert covered(model) == [3]
+    assert ran(model) == [0, 1, 2]
     with pytest.raises(ConfigError):
         model.add_adapter("wrong", GatedPromptConfig(read_from=9))
-    assert covered(model) == [3]
-    model.delete_adapter("middle")
-    assert covered(model) == []
-    model.add_adapter("middle", GatedPromptConfig(num_virtual_tokens=3, read_from=2))
+    assert ran(model) == [0, 1, 2]
+    with model.disable_adapter():
+        assert ran(model) == [0, 1, 2, 3]
     restored = model.unload()
     assert covered(restored) == []
     assert list(restored.state_dict()) == keys
@@ -272,7 +280,10 @@ def test_an_adapter_deleted_in_the_middle_of_a_forward_is_an_error() -> None:
     handle = blocks_of(model)[1].register_forward_hook(lambda *_: model.delete_adapter("default"))
     with (
         pytest.warns(UserWarning, match="was active which is now deleted"),
-        pytest.raises(UnsupportedOperationError, match="2 ran, although it lies above read_from=1"),
+        pytest.raises(
+            UnsupportedOperationError,
+            match="switched, deleted or disabled between two blocks of one forward, before block 2",
+        ),
     ):
         model.base_model.model(pixel_values=images())
     handle.remove()
@@ -300,15 +311,22 @@ def test_beside_hooks_of_accelerate(when: str) -> None:
 
 
 def test_blocks_that_are_called_without_the_model_around_them() -> None:
-    """As by timm's `forward_features`: the hooks of the blocks are called, but not those of the model."""
+    """Nothing would remove the prompts from what is read between them; deep prompts never leave a block."""
     case = next(case for case in HERE if case.id == "timm-like-cls")
-    model = prompted(case, read_from=1)
-    root, runs = model.base_model.model, runs_of(model)
-    tokens, rotations = root.embed(images())
-    for block in root.blocks:
-        tokens = block(tokens, rope=rotations)
+
+    def by_hand(root: nn.Module) -> torch.Tensor:
+        tokens, rotations = root.embed(images())
+        for block in root.blocks:
+            tokens = block(tokens, rope=rotations)
+        return root.head(root.norm(tokens)[:, 0])
+
+    with pytest.raises(UnsupportedOperationError, match="outside of the forward of the module that holds the blocks"):
+        by_hand(prompted(case, read_from=1).base_model.model)
+    model = prompted(case, read_from=1, deep=True)
+    runs = runs_of(model)
+    found = by_hand(model.base_model.model)
     assert runs == [0, 1]
-    assert torch.equal(root.head(root.norm(tokens)[:, 0]), model(images()))
+    assert torch.equal(found, model(images()))
 
 
 # What reads more than one block.
@@ -406,8 +424,9 @@ def test_a_file_keeps_it(tmp_path: Path) -> None:
     model = tuned(read_from=1)
     gated_prompt.save(model, tmp_path)
     loaded = gated_prompt.load(vit(), tmp_path)
-    assert (loaded.peft_config["default"].read_from, covered(loaded)) == (1, [2, 3])
+    runs = runs_of(loaded)
     assert torch.equal(logits(loaded.eval()), logits(model))
+    assert (loaded.peft_config["default"].read_from, runs) == (1, [0, 1])
     assert "3 tokens, inserted at block 0 of 4, read from block 1; pooling" in (tmp_path / "README.md").read_text()
 
 

@@ -16,7 +16,7 @@ from attacks.damage import ATTACKS
 from attacks.random_bytes import SMALL, damage
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt import UnsupportedOperationError as Unsupported
-from gated_prompt.tuner.load_adapter import LOSES_ADAPTERS
+from gated_prompt.architecture.load_adapter import LOSES_ADAPTERS
 from helpers.models import bank_of, images, vit
 
 HERE = f"transformers {transformers.__version__}"

@@ -40,6 +40,6 @@ def images(batch: int = 2, size: int = 32, seed: int = 1) -> torch.Tensor:
 def in_sequence(model: torch.nn.Module) -> AbstractContextManager[None]:
     """Keep the prompts of `model` in the token sequence of every block, without passive blocks."""
     from gated_prompt.tuner.bank import find_bank  # here: models are made without the package as well
-    from gated_prompt.tuner.forward import Request, requested
+    from gated_prompt.tuner.request import Request, requested
 
     return requested(Request(find_bank(model), in_sequence=True))

@@ -13,48 +13,8 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from ..errors import ArchitectureError
-from .bank import PromptBank
-from .forward import running
 
 HIDDEN = -1e4  # additive masks hide with the lowest number of their dtype, -inf, or -10000 in old models
-
-
-class KeepBiasSize:
-    """Before a position bias is computed: request it for the number of tokens without prompts.
-
-    With `interpolate_pos_encoding` the bias is resized to `dim_size`, the length of the hidden states including
-    prompts. Without the prompts, this resizing changes nothing.
-    """
-
-    def __init__(self, bank: PromptBank) -> None:
-        self.bank = bank
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        forward = running(self.bank)
-        if forward is None or kwargs.get("dim_size") is None:
-            return None
-        height, width = args[0] if args else kwargs["window_size"]
-        return args, {**kwargs, "dim_size": forward.adapters[0].prompts.start + height * width}
-
-
-class WidenBias:
-    """After a block's own position bias (1, H, N, N) is computed: insert rows and columns of zeros for the prompts."""
-
-    def __init__(self, bank: PromptBank, index: int) -> None:
-        self.bank, self.index = bank, index
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        forward = running(self.bank)
-        if (
-            forward is None
-            or not forward.adapters[0].first <= self.index <= forward.adapters[0].last
-            or forward.roles[self.index - forward.adapters[0].first].passive
-        ):
-            return None
-        widened: torch.Tensor = widen_mask(output, forward.adapters[0].prompts, output.shape[-1])
-        return widened
 
 
 def widen_arguments(

@@ -21,7 +21,6 @@ from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, UnsupportedOperationError
 from ..files.adapter_file import AdapterFile
 from ..files.layout import BANK, PREFIX
-from .bank import PromptBank
 
 # Observed in 5.0.0 (loads nothing) and 5.9.0 (loses trained heads); 5.17 has the same code, 5.18 maps the heads.
 LOSES_ADAPTERS = (5, 0) <= tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 18)
@@ -30,7 +29,7 @@ LOSES_ADAPTERS = (5, 0) <= tuple(map(int, transformers.__version__.split(".")[:2
 class CheckLoadedTensors:
     """Before `load_state_dict` of the base model: refuse incomplete or wrong tensors of an adapter."""
 
-    def __init__(self, bank: PromptBank) -> None:
+    def __init__(self, bank: Any) -> None:
         self.bank = bank
 
     def __call__(self, model: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
