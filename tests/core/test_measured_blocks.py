@@ -10,8 +10,8 @@ from torch import nn
 from transformers.modeling_utils import AttentionInterface
 
 from gated_prompt import ArchitectureError, GatedPromptConfig, find_vision_transformer
+from gated_prompt.architecture.masks import refuse_packed, widen_argument
 from gated_prompt.architecture.measured import measured
-from gated_prompt.tuner.masks import refuse_packed, widen_argument
 from helpers.models import bank_of, images, vit
 from helpers.timm_like import Attention, TimmLikeViT
 
