@@ -1,5 +1,6 @@
 """The identities of the method, bit for bit with gradients off, on ViT and DINOv2 (all families: test_families)."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig
+from gated_prompt import GatedPromptConfig, find_vision_transformer
 from helpers.models import bank_of, dinov2, images, in_sequence, vit
 
 BASES = {"vit": vit, "dinov2": dinov2}
@@ -108,8 +109,9 @@ def test_shapes_are_those_of_the_base(make) -> None:
 def test_hidden_states_hold_prefix_and_patches_not_prompts(make) -> None:
     """The first entry is the embedding output itself, and the input of block 0 had the prompts after the CLS token."""
     model, seen = prompted(make, PROMPTS), []
-    block = next(m for m in model.modules() if type(m).__name__ in ("ViTLayer", "Dinov2Layer"))
-    handle = block.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
+    vit_model = find_vision_transformer(model.base_model.model)
+    norm = vit_model.blocks[0].get_submodule(vit_model.attentions[0].norm)
+    handle = norm.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
     states = model(images(), output_hidden_states=True).hidden_states
     handle.remove()
     tokens = seen[0]
@@ -126,8 +128,13 @@ def test_pooling_is_the_mean_before_the_final_norm() -> None:
         config.pooling = pooling
         model = get_peft_model(case.base(), config).eval()
         vit_model, seen = model.base_model.model.vit, []
-        block = next(m for m in reversed(list(model.modules())) if type(m).__name__ == "ViTLayer")
-        block.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out), prepend=True)
+        block = bank_of(model).blocks[-1]
+
+        def record(*args, own=partial(type(block).forward, block), seen=seen, **kwargs):  # noqa: B008
+            seen.append(own(*args, **kwargs))
+            return seen[0]
+
+        block.forward.before = record  # what the block itself returns, before the adapter removes the prompts
         pixels, _ = case.batch(0)
         with torch.no_grad(), in_sequence(model):  # so that the last block has the prompts in its output
             features = vit_model(pixels).last_hidden_state[:, 0]
