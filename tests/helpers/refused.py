@@ -78,7 +78,10 @@ class Refused:
         return model.eval()
 
     def message(self) -> str:
-        """What the ArchitectureError says, or the note at an error of torch; the model runs without prompts, and an error at once changes nothing."""
+        """What the ArchitectureError, or torch's error with a note, says.
+
+        The model runs without prompts, and an error at once changes nothing.
+        """
         model = self.build()
         keys, trainable = list(model.state_dict()), [p.requires_grad for p in model.parameters()]
         with torch.no_grad():
