@@ -192,7 +192,10 @@ def _classifiers(holder: nn.Module) -> list[nn.Module]:
 
 
 def _asked(module: nn.Module, method: str) -> Any:
-    return getattr(module, method)() if hasattr(type(module), method) else None
+    try:
+        return getattr(module, method)() if hasattr(type(module), method) else None
+    except NotImplementedError:  # transformers defines it for every class
+        return None
 
 
 def _is_attention_pool(head: nn.Module) -> bool:

@@ -1,10 +1,11 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Measure on one block what its names promise: that tokens meet in its attention only, and what its keys are.
 
-The first block runs a few times on the tokens of two synthetic images, before any hook is attached. What cannot be
-measured, because the model needs more than images, is believed.
+The first block runs a few times before any hook is attached, on the tokens of two synthetic images, or on made-up
+tokens if the model needs more than images. What cannot be measured is believed.
 """
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,20 +31,35 @@ def measured(vit: VisionTransformer) -> VisionTransformer:
         ArchitectureError: tokens attend to earlier ones only, or meet outside the attention.
     """
     block, parts = vit.blocks[0], vit.attentions[0]
-    call = first_call(vit.tower, block)
-    if call is None or not _has_exact_linears(block):
+    if not _has_exact_linears(block):
         return vit
+    call = first_call(vit.tower, block) or _made_up_call(block, vit.hidden_size)
     tokens = tokens_of(block, call)
     if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3 or tokens.shape[1] < 3:
         return vit
     with undisturbed(block):
         _believed_if_it_fails(_refuse_causal, block, call, tokens)
         _believed_if_it_fails(_refuse_mixing, parts, call, tokens)
-        found = _believed_if_it_fails(_keys_are_projections, parts, call, tokens) if parts.can_be_passive else None
+        if not parts.uses_interface:
+            return vit
+        seen = _believed_if_it_fails(_keys_and_values, parts, call, tokens)
+        if seen is not None and not seen:  # it names AttentionInterface, but computes attention in another way
+            return replace(vit, attentions=[replace(each, eager=None) for each in vit.attentions])
+        if not seen or not parts.can_be_passive:
+            return vit
+        found = _believed_if_it_fails(_are_projections, parts, seen, tokens)
     return vit if found is None else replace(vit, keys_are_projections=found)
 
 
-def _believed_if_it_fails(measure: Callable[..., bool | None], *args: Any) -> bool | None:
+def _made_up_call(block: nn.Module, width: int) -> Inputs:
+    """Return made-up tokens for a block of a model that needs more than images."""
+    like = next(block.parameters())
+    tokens = torch.randn(1, 9, width, generator=torch.Generator().manual_seed(0)).to(like)
+    takes = list(inspect.signature(block.forward).parameters.values())[1:]
+    return (tokens,), {p.name: None for p in takes if p.name == "attention_mask" and p.default is p.empty}
+
+
+def _believed_if_it_fails(measure: Callable[..., Any], *args: Any) -> Any:
     """Return what was measured; None if the block cannot be called by hand, for whatever reason."""
     try:
         return measure(*args)
@@ -150,11 +166,10 @@ def _see(
 AttentionInterface.register(NAME, _see)
 
 
-def _keys_are_projections(parts: AttentionParts, call: Inputs, tokens: torch.Tensor) -> bool:
-    """Whether the attention gets the keys and values that `AttentionParts.keys_and_values` computes.
-
-    Position embeddings may rotate the keys of patches, which keeps their length; those of prompts are not rotated.
-    """
+def _keys_and_values(
+    parts: AttentionParts, call: Inputs, tokens: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the keys and values with which the block calls its attention function, for each call."""
     attention: Any = parts.attention
     probe = _Probe(parts)
     attention.config = probe
@@ -162,14 +177,21 @@ def _keys_are_projections(parts: AttentionParts, call: Inputs, tokens: torch.Ten
         _run(parts.block, call, tokens)
     finally:
         attention.config = probe.config
-    if len(probe.seen) != 1:
+    return probe.seen
+
+
+def _are_projections(
+    parts: AttentionParts, seen: list[tuple[torch.Tensor, torch.Tensor]], tokens: torch.Tensor
+) -> bool:
+    """Whether these are the keys and values that `AttentionParts.keys_and_values` computes.
+
+    Position embeddings may rotate the keys of patches, which keeps their length; those of prompts are not rotated.
+    """
+    (seen_keys, seen_values), *more = seen
+    keys, values = parts.keys_and_values(tokens, seen_keys.shape[-1])
+    if more or keys.shape != seen_keys.shape or values.shape != seen_values.shape:
         return False
-    (seen_keys, seen_values), shape = probe.seen[0], probe.seen[0][0].shape
-    keys, values = parts.keys_and_values(tokens, shape[-1])
-    if keys.shape != shape or values.shape != seen_values.shape:
-        return False
-    rotated = _close(keys.norm(dim=-1), seen_keys.norm(dim=-1))
-    return rotated and _close(values, seen_values)
+    return _close(keys.norm(dim=-1), seen_keys.norm(dim=-1)) and _close(values, seen_values)
 
 
 def _close(found: torch.Tensor, wanted: torch.Tensor) -> bool:

@@ -117,6 +117,7 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
     parent has a `patch_size`, and if `holder` has no word embeddings.
     """
     modules = dict(holder.named_modules(prefix=name))
+    convolutions = [part for part in modules.values() if isinstance(part, (nn.Conv2d, nn.Conv3d))]
     wordless = not has_vocabulary(holder, name)
     for path, part in modules.items():
         if not isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear)):
@@ -124,7 +125,8 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
         named = "patch" in path or _reads_patches(
             part, getattr(modules.get(path.rpartition(".")[0]), "patch_size", None)
         )
-        strided = not isinstance(part, nn.Linear) and max(part.stride) > 1
+        # A later convolution makes features, as that of a ResNet before a DETR's encoder does.
+        strided = bool(convolutions) and part is convolutions[0] and max(convolutions[0].stride) > 1
         out = part.out_features if isinstance(part, nn.Linear) else part.out_channels
         if out == width and (strided or (named and wordless)):
             return part

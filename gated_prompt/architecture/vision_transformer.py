@@ -114,9 +114,32 @@ def _block_lists(root: nn.Module, least: int) -> Iterator[str]:
         blocks = list(module.children())
         if len(blocks) < least or len({_signature(block) for block in blocks}) != 1:
             continue
-        if find_attention(blocks[0]) and sum(isinstance(m, nn.Linear) for m in blocks[0].modules()) >= 4:
+        if find_attention(blocks[0]) and len(linears := _linears(blocks[0])) >= 4:
+            _refuse_foreign(root, path, linears)
             inside.append(path)
             yield path
+
+
+def _linears(block: nn.Module) -> list[nn.Module]:
+    """The modules like nn.Linear in a block, without wrappers around them, such as those of LoRA."""
+    likely = [m for m in block.modules() if hasattr(m, "in_features")]
+    return [m for m in likely if not any(hasattr(child, "in_features") for child in m.children())]
+
+
+def _refuse_foreign(root: nn.Module, path: str, linears: list[nn.Module]) -> None:
+    """Refuse blocks whose Linears are of another kind, such as those of `torch.ao.quantization.quantize_dynamic`.
+
+    Raises:
+        ArchitectureError: fewer than four are `nn.Linear` or a subclass.
+    """
+    foreign = [linear for linear in linears if not isinstance(linear, nn.Linear)]
+    if len(linears) - len(foreign) < 4:
+        kind = type(foreign[0])
+        raise ArchitectureError(
+            f"the blocks {path} of {type(root).__name__} hold {kind.__module__}.{kind.__qualname__} in place of "
+            "nn.Linear, through which prompts may get no gradient; use the base in full precision, or quantized by "
+            "bitsandbytes or torchao"
+        )
 
 
 def _signature(block: nn.Module) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import transformers
 from peft import get_peft_model
 from torch import nn
-from transformers.modeling_utils import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from gated_prompt import ArchitectureError, GatedPromptConfig, find_vision_transformer
 from gated_prompt.architecture.masks import refuse_packed, widen_argument
@@ -186,3 +186,47 @@ def test_complex_rotations_do_not_turn_prompts() -> None:
     widened = widen_argument("freqs_ci", turns, slice(1, 3), 5)
     assert torch.equal(torch.cat((widened[:1], widened[3:])), turns)
     assert torch.equal(widened[1:3], torch.ones(2, 1, 3, dtype=turns.dtype))
+
+
+class NamesInterface(nn.Module):
+    """An attention whose code names AttentionInterface, but that never gets a function from it (Kosmos-2.5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        attention = next(m for m in vit().modules() if hasattr(m, "config") and hasattr(m, "q_proj"))
+        self.config, self.q_proj, self.k_proj = attention.config, attention.q_proj, attention.k_proj
+        self.v_proj, self.o_proj = attention.v_proj, nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        function = getattr(ALL_ATTENTION_FUNCTIONS, self.config._attn_implementation, eager_attention_forward)
+        q, k, v = (one(x).unflatten(-1, (4, 8)).transpose(1, 2) for one in (self.q_proj, self.k_proj, self.v_proj))
+        return self.o_proj(function(self, q, k, v, None)[0].flatten(2))
+
+
+def eager_attention_forward(module, query, key, value, mask, **kwargs):
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2), None
+
+
+@torch.no_grad()
+def test_an_interface_that_is_named_but_not_used() -> None:
+    if not hasattr(vit().vit, "layers"):
+        pytest.skip("the attention of this transformers has other names")
+    torch.manual_seed(0)
+    base = Tower("pre").eval()
+    for block in base.blocks:
+        block.attention = NamesInterface()
+    config = GatedPromptConfig(num_virtual_tokens=3, temperature_init=2.0, temperature=False, prompt_dropout=0.0)
+    model = get_peft_model(base, config).eval()
+    assert bank_of(model).can_be_passive == frozenset()
+    found = model(images())
+    for block in base.blocks:
+        block.attention.q_proj.weight /= 2
+        block.attention.q_proj.bias /= 2
+    bank_of(model).adapters["default"].config.temperature_init = 1.0
+    assert torch.allclose(model(images()), found, atol=1e-5)
+
+
+def test_linears_of_another_kind_are_named() -> None:
+    base = torch.ao.quantization.quantize_dynamic(vit(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ArchitectureError, match=r"hold torch.ao.nn.quantized.dynamic.*Linear in place of nn.Linear"):
+        get_peft_model(base, GatedPromptConfig())

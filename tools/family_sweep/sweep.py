@@ -22,8 +22,8 @@ Record = dict[str, Any]
 def record(name: str) -> Record:
     """Try one class of transformers, or one model of timm (`timm/NAME`).
 
-    `status`: "works", "refused", "faulty" (accepted, and a check fails), "no tower" (no Vision Transformer inside, so
-    refused), "not run" (it cannot be made tiny, or needs inputs that the sweep does not have).
+    `status`: "works", "refused", "faulty" (accepted, but a check fails) or "not run" (it cannot be made tiny, or needs
+    inputs that the sweep does not have).
     """
     build: Callable[[], nn.Module]
     if name.startswith("timm/"):
@@ -33,9 +33,13 @@ def record(name: str) -> Record:
     with warnings.catch_warnings(), _limited():
         warnings.simplefilter("ignore")
         try:
-            return {"name": name, **_tried(build, inputs)}
+            return {"family": _family(name), **_tried(build, inputs)}
         except Exception as error:
-            return {"name": name, "status": "faulty", "faults": [_line(error)]}
+            return {"family": _family(name), "status": "faulty", "faults": [_line(error)]}
+
+
+def _family(name: str) -> str:
+    return "timm" if name.startswith("timm/") else tiny.family(name)
 
 
 def _tried(
@@ -52,14 +56,19 @@ def _tried(
         return {"status": "refused", "reason": str(error)}
     found = {"prefix": vit.num_prefix_tokens, "blocks": vit.tower.path, "head": find_head_names(base, vit)}
     found["zero_start"] = vit.unfit_for_zero_start is None
-    last = "no inputs"
+    first = ""
     for what, make in inputs(base):
+        called: list[int] = []
+        handle = vit.blocks[0].register_forward_pre_hook(lambda *_, called=called: called.append(1))
         try:
             torch.manual_seed(0)
             with torch.no_grad():
                 base(**make())
         except Exception as error:
-            last = _line(error)
+            first, called = first or _line(error), []
+        finally:
+            handle.remove()
+        if not called:
             continue
         try:
             wrong = faults(build, lambda model, images, make=make: _run(model, make(), images), len(vit.blocks))
@@ -71,7 +80,7 @@ def _tried(
             **({"faults": wrong} if wrong else {}),
             **found,
         }
-    return {"status": "not run", "reason": f"no inputs of the sweep fit: {last}", **found}
+    return {"status": "not run", "reason": f"no inputs of the sweep fit: {first}", **found}
 
 
 def _run(model: nn.Module, inputs: tiny.Inputs, images: slice) -> Any:

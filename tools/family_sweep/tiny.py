@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     **dict.fromkeys(("eos_token_id", "pad_token_id"), 2),
     **dict.fromkeys(("image_token_id", "image_token_index"), IMAGE_TOKEN),
 }
-DERIVED = ("out_features", "out_indices", "stage_names")  # of the default depth
+DERIVED = ("out_features", "out_indices", "stage_names", "layer_types", "mlp_layer_types", "per_layer_config")
 OTHER_VALUES: dict[str, dict[str, Any]] = {  # where a class needs another value, by the start of its name
     "Siglip2": {"num_patches": 16},
     "ASTFor": {"frequency_stride": 8, "time_stride": 8, "max_length": 32, "num_mel_bins": 16},
@@ -61,13 +61,21 @@ def names() -> list[str]:
     for name in dir(transformers):
         if name.startswith(("TF", "Flax", "Auto")) or name.endswith(("PreTrainedModel", "Processor", "Config")):
             continue
-        kind = getattr(transformers, name, None)
+        try:
+            kind = getattr(transformers, name)
+        except (AttributeError, ImportError):  # it needs a library that is not installed
+            continue
         if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
             continue
         inputs = inspect.signature(kind.forward).parameters
         if kind.config_class is not None and any("pixel" in i or i == "input_values" for i in inputs):
             found.append(name)
     return found
+
+
+def family(name: str) -> str:
+    """The folder of transformers that a class is defined in."""
+    return str(getattr(transformers, name).__module__.split(".")[2])
 
 
 def build(name: str) -> nn.Module:
@@ -92,7 +100,7 @@ def varied(model: nn.Module) -> nn.Module:
 def _shrunk(values: dict[str, Any], tiny: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for key, value in values.items():
-        if key in DERIVED and key not in tiny:
+        if key in DERIVED and key not in tiny:  # follows from the default depth
             continue
         if isinstance(value, dict):
             changed[key] = _shrunk(value, tiny)
