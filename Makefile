@@ -78,6 +78,7 @@ tables: $(VENV)/.installed
 	$(BIN)/python examples/real_backbone.py tables
 	$(BIN)/python examples/serving_load/measure_server.py tables
 	$(BIN)/python tools/family_table.py
+	$(BIN)/python tools/sweep_families.py --page
 	$(BIN)/python tools/readme_tables.py
 
 quality: $(VENV)/.installed

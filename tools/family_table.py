@@ -1,4 +1,4 @@
-"""The tables in docs/families.md and docs/refused.md, made from the cases that the tests prove.
+"""The tables in docs/families_tested.md and docs/refused.md, made from the cases that the tests prove.
 
     python tools/family_table.py
 
@@ -16,7 +16,7 @@ from helpers.refused import REFUSED, TIMM
 from paper.generated import fill
 
 REFUSALS = Path(__file__).parents[1] / "docs" / "refused.md"
-PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+PAGE = Path(__file__).parents[1] / "docs" / "families_tested.md"
 HEADER = ["family", "class tested", "prefix tokens", "output", "what it depends on", "`pooling`", "trained head"]
 
 
@@ -81,7 +81,7 @@ def _tokens(reads: tuple[str, ...]) -> str:
 
 
 def new_page(page: str) -> str:
-    """docs/families.md with its tables made anew."""
+    """docs/families_tested.md with its tables made anew."""
     return fill(page, {"families": table(), "more families": more()})
 
 

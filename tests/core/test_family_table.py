@@ -1,4 +1,4 @@
-"""docs/families.md and docs/refused.md show what the cases state, which the tests of the families prove."""
+"""docs/families_tested.md and docs/refused.md show what the cases state, which the tests of the families prove."""
 
 import difflib
 from collections.abc import Callable
