@@ -211,6 +211,10 @@ class GatedPromptModel(BaseTuner):
             handle.remove()
         delattr(model, BANK)
 
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        """Nothing adapted is tied to word embeddings; PEFT's version fails on models that have none (FLAVA)."""
+        return []
+
     def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
         """Refuse to combine adapters, as other PEFT methods can.
 

@@ -60,15 +60,3 @@ def test_the_checks_see_what_they_are_for(fault: str, wanted: set[str]) -> None:
     pixels = torch.randn(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))
     found = checks.faults(lambda: Broken(fault).eval(), lambda model, images: model(pixels[images]), 4)
     assert set(found) == wanted
-
-
-def test_a_shifted_position_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts that differ by their order, as by an embedding of their position, are a fault."""
-    from gated_prompt.tuner import blocks
-
-    own = blocks.entering_prompts
-    places = torch.linspace(0, 3, checks.P)[:, None]
-    monkeypatch.setattr(blocks, "entering_prompts", lambda *args: own(*args) + places)
-    pixels = torch.randn(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))
-    found = checks.faults(lambda: tiny.build("ViTModel"), lambda model, images: model(pixels[images]), 4)
-    assert found == ["the order of the prompts matters"]
