@@ -6,6 +6,7 @@ python examples/serving_load/measure_server.py COMMAND
     memory                resident memory by number of tasks
     grid --backbone tiny  times by number of tasks and clients
     steady                10,000 requests while adapters come and go, one replica killed
+    overload              ordinary requests beside an attack by large images
     tables                the tables of docs/serving.md
 
 Results are saved after every step, and a second call measures only what is missing.
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(  # not CommandLine, which would be imported before locust
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("command", choices=("memory", "grid", "steady", "tables"), help="see above")
+    parser.add_argument("command", choices=("memory", "grid", "steady", "overload", "tables"), help="see above")
     parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serving_load/results"

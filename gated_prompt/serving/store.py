@@ -78,7 +78,11 @@ class Store:
         return folder
 
     def publish(self, version: Path, name: str) -> None:
-        """Serve a version under a name, in place of the adapter that has it."""
+        """Serve a version under a name, in place of the adapter that has it.
+
+        Raises:
+            PermissionError: that is a run of `train`, which holds more than an adapter.
+        """
         link, new = self.root / name, version.with_name(f"{version.name}.link")
         new.symlink_to(os.path.join(VERSIONS, version.name), target_is_directory=True)
         with self._alone():
@@ -91,6 +95,7 @@ class Store:
 
         Raises:
             AdapterNameError: there is no such adapter.
+            PermissionError: it is a run of `train`, which holds more than an adapter.
         """
         with self._alone():
             if self._find(name) is None:
@@ -116,6 +121,10 @@ class Store:
             if not keep_link:
                 place.unlink()
         elif place.exists():
+            if used(place) != place:
+                raise PermissionError(
+                    f"{place.name!r} is a run of `train`, which the server neither replaces nor removes"
+                )
             os.utime(place)
             (self.root / VERSIONS).mkdir(exist_ok=True)
             os.rename(place, self.root / VERSIONS / uuid.uuid4().hex)

@@ -1,25 +1,29 @@
 """Adapters of many tasks on one backbone: the answers of single calls, within the limit, whatever comes and goes."""
 
 import copy
+import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 
 import gated_prompt
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt.heads import TokenClassifier
 from gated_prompt.predictor import Predictor
 from gated_prompt.serving.pool import AdapterPool, PoolFullError
+from gated_prompt.serving.resident import Resident
 from helpers.models import dinov2, images, vit
 
 SQUARE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 32, "antialias": True}
+CROP = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": 32, "crop": 32}
 CLASSES = {"birds": 5, "pets": 3, "trees": 7}
 
 
@@ -281,3 +285,68 @@ def test_a_folder_that_is_replaced_is_never_taken_for_damaged(folders: dict[str,
     stop.set()
     reader.join()
     assert faults == []
+
+
+def test_scores_that_are_not_finite_are_refused(folders: dict[str, Path]) -> None:
+    """Each weight is finite, but their sum with the features is not."""
+    path = folders["pets"] / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.classifier.weight"].fill_(3e38)
+    replace_weights(folders["pets"], tensors)
+    shared = pool()
+    with pytest.raises(AdapterMismatchError, match="scores of a grey image are not finite"):
+        shared.hold(folders["pets"]).__enter__()
+    assert shared.nbytes == len(shared) == 0
+
+
+def replace_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write other weights, and a config that knows them."""
+    path, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    save_file(tensors, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"weights_sha256": sha256}))
+
+
+@pytest.mark.parametrize("preparation", [SQUARE | {"size": 200}, CROP | {"resize": 200, "crop": 32}])
+def test_images_of_sides_above_the_limit_are_refused_before_one_is_made(
+    folders: dict[str, Path], preparation: dict[str, object]
+) -> None:
+    Predictor(["a", "b", "c"], preparation).write(folders["pets"])
+    shared = AdapterPool(vit(num_labels=0), 10**6, image_side=100)
+    with pytest.raises(AdapterMismatchError, match="sides of 200 pixels; the limit is 100"):
+        shared.hold(folders["pets"]).__enter__()
+
+
+def test_an_adapter_that_is_tried_for_long_blocks_no_other(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, entered, leave = pool(), threading.Event(), threading.Event()
+    logits = shared.logits
+
+    def slow(pixels: torch.Tensor, residents: Sequence[Resident]) -> list[torch.Tensor]:
+        if pixels.shape[-1] == 40:
+            entered.set()
+            leave.wait(30)
+            raise RuntimeError("too large")
+        return logits(pixels, residents)
+
+    monkeypatch.setattr(shared, "logits", slow)
+    Predictor(["a", "b", "c"], SQUARE | {"size": 40}).write(folders["pets"])
+    refused: list[str] = []
+
+    def hold() -> None:
+        try:
+            shared.hold(folders["pets"]).__enter__()
+        except AdapterMismatchError as error:
+            refused.append(str(error))
+
+    trial = threading.Thread(target=hold)
+    trial.start()
+    assert entered.wait(30)
+    ask(shared, [folders["birds"]], images(1))
+    shared.forget(folders["birds"])
+    assert not refused
+    leave.set()
+    trial.join()
+    assert len(refused) == 1
+    assert shared.nbytes == len(shared) == 0
