@@ -14,7 +14,7 @@ from ..predictor import FILE, read_predictor
 from .schemas import AdapterInfo
 
 PROBE = "trained.safetensors"  # the head of a probe; also what methods other than prompts have trained
-HEAD = ("classifier.weight", "classifier.bias")
+HEAD = "classifier"  # its name there
 CARD, RESULTS = "README.md", "results.json"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, PROBE, FILE, CARD)
 LONGEST_CARD = 100_000  # characters
@@ -63,7 +63,7 @@ def _check_kind(folder: Path) -> str | None:
         sha256 = config.get("weights_sha256")
         return sha256 if isinstance(sha256, str) else None
     trained = read_header(folder / PROBE)
-    if not set(trained) <= set(HEAD):
+    if not set(trained) <= {f"{HEAD}.weight", f"{HEAD}.bias"}:
         raise GatedPromptError(f"{folder} holds a backbone that was trained whole; only prompts and probes are served")
     return None
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..images import decode
 from ..predictor import Predictor
+from ..transforms import ResizeCenterCrop, ResizeSquare
 
 T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -88,10 +89,11 @@ def least_side(predictor: Predictor) -> int | None:
 
     Sampling without averaging reads single pixels, which a fraction would have averaged.
     """
-    settings = predictor.preparation
-    if "resize" in settings:
-        return FINER * int(settings["resize"])
-    return FINER * int(settings["size"]) if settings["antialias"] else None
+    transform = predictor.transform()
+    if isinstance(transform, ResizeCenterCrop):
+        return FINER * transform.resize
+    averages = isinstance(transform, ResizeSquare) and transform.sampling == "antialias"
+    return FINER * int(predictor.preparation["size"]) if averages else None
 
 
 def read_image(data: bytes, most_pixels: int, side: int | None = None) -> Image.Image:

@@ -1,16 +1,29 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """A backbone that returns everything a linear head may read, so that heads of several kinds share one pass."""
 
+import copy
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..architecture import find_vision_transformer
+from ..architecture.block_tokens import BlockTokens
 from ..errors import AdapterMismatchError
 from ..heads import Reads, read_tokens
 from ..predictor import FILE
+
+
+class Seen(NamedTuple):
+    """What a backbone made of images: its tokens (B, N, D), those after the blocks that were asked for, and the
+    features (B, F) of its own class, or None if it has no head.
+    """
+
+    tokens: Tensor
+    after: dict[int, Tensor]
+    own: Tensor | None
 
 
 class Features(nn.Module):
@@ -28,8 +41,10 @@ class Features(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.num_prefix_tokens = find_vision_transformer(backbone).num_prefix_tokens
+        vit = find_vision_transformer(backbone)
+        self.num_prefix_tokens, self.num_blocks = vit.num_prefix_tokens, len(vit.blocks)
         self.backbone, self.config = backbone, getattr(backbone, "config", None)
+        self._reader = BlockTokens(backbone, vit, range(self.num_blocks))
         body: nn.Module = getattr(backbone, "base_model", backbone)
         body.register_forward_hook(self._keep)
         self._returned = threading.local()  # what the body returned to this thread: a classifier does not show it
@@ -37,25 +52,29 @@ class Features(nn.Module):
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         self._returned.tokens = output["last_hidden_state"]
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens (B, N, D), and features (B, F) of the backbone's own class, or None if it has no head."""
+    def forward(self, pixel_values: Tensor, blocks: Sequence[int] = ()) -> Seen:
+        """What heads read, with the tokens after each of `blocks`, which have passed the final norm."""
+        reader = copy.copy(self._reader)  # its hooks note every block; this call reads some
+        reader.blocks = tuple(blocks)
         try:
-            own = getattr(self.backbone(pixel_values=pixel_values), "logits", None)
-            return self._returned.tokens, own
+            output, after = reader.read(self.backbone, pixel_values=pixel_values)
+            own = getattr(output, "logits", None)
+            return Seen(self._returned.tokens, dict(zip(blocks, after, strict=True)), own)
         finally:
             vars(self._returned).clear()
 
-    def read(self, tokens: torch.Tensor, own: torch.Tensor | None, reads: Reads | None) -> torch.Tensor:
+    def read(self, seen: Seen, reads: Reads | None, blocks: Sequence[int] | None) -> Tensor:
         """What a head reads of the output of `forward`: (B, F).
 
         Raises:
             AdapterMismatchError: the backbone's own features are wanted, and it has no head.
         """
         if reads is not None:
-            return read_tokens(tokens, self.num_prefix_tokens, reads)
-        if own is None:
+            tokens = [seen.tokens] if blocks is None else [seen.after[block] for block in blocks]
+            return torch.cat([read_tokens(one, self.num_prefix_tokens, reads) for one in tokens], dim=-1)
+        if seen.own is None:
             raise AdapterMismatchError(
                 f"{FILE} does not say what the adapter's head reads, and {type(self.backbone).__name__} has no head "
                 "that would say it; load the backbone as a classifier"
             )
-        return own
+        return seen.own

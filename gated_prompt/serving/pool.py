@@ -20,6 +20,7 @@ from peft.utils import CONFIG_NAME
 from PIL import Image
 from torch import Tensor, nn
 
+from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
@@ -95,10 +96,12 @@ class AdapterPool:
             GatedPromptError: the number of adapters is not that of the images.
         """
         keys = [resident.key for resident in residents]
-        tokens, own = self.model(pixel_values=pixels.to(self.device), adapter_names=keys)
-        kinds = {resident.predictor.reads for resident in residents}
-        read = {kind: self.features.read(tokens, own, kind).float() for kind in kinds}
-        return [F.linear(read[one.predictor.reads][row], one.weight, one.bias) for row, one in enumerate(residents)]
+        blocks = tuple(sorted({block for resident in residents for block in resident.blocks or ()}))
+        seen = self.model(pixel_values=pixels.to(self.device), blocks=blocks, adapter_names=keys)
+        kinds = [(resident.predictor.reads, resident.blocks) for resident in residents]
+        read = {kind: self.features.read(seen, *kind).float() for kind in set(kinds)}
+        heads = zip(kinds, residents, strict=True)
+        return [F.linear(read[kind][row], one.weight, one.bias) for row, (kind, one) in enumerate(heads)]
 
     def _take(self, folder: Path) -> Resident:
         found = self._in_memory(folder)
@@ -162,9 +165,9 @@ class AdapterPool:
 
     def _load(self, folder: Path, stamp: Stamp) -> Resident:
         files = read_files(folder, self.device)
-        self._check(folder, files)
+        blocks = self._check(folder, files)
         key = self._add(files)
-        resident = Resident(key, *files.head, files.predictor, files.sha256, files.nbytes, stamp)
+        resident = Resident(key, *files.head, files.predictor, blocks, files.sha256, files.nbytes, stamp)
         try:
             self._try(resident)  # without a lock: other adapters are loaded meanwhile
         except BaseException:
@@ -176,19 +179,21 @@ class AdapterPool:
         """Put the prompts on the model, and return their name there."""
         with self._changes:
             self._make_room(files.nbytes)
-            self._count += 1
-            key = f"a{self._count}"
-            self.model.add_adapter(key, files.config)
-            try:
-                set_peft_model_state_dict(self.model, files.prompts, adapter_name=key)
-            except BaseException:
-                self.model.delete_adapter(key)
-                raise
+            key = BASE
+            if files.config is not None:
+                self._count += 1
+                key = f"a{self._count}"
+                self.model.add_adapter(key, files.config)
+                try:
+                    set_peft_model_state_dict(self.model, files.prompts, adapter_name=key)
+                except BaseException:
+                    self.model.delete_adapter(key)
+                    raise
             self.nbytes += files.nbytes
         return key
 
-    def _check(self, folder: Path, files: Files) -> None:
-        """Refuse what was trained on another backbone, or asks for more than the limits."""
+    def _check(self, folder: Path, files: Files) -> tuple[int, ...] | None:
+        """Refuse what was trained on another backbone, or asks for more than the limits; return the blocks to read."""
         trained_on, predictor = files.trained_on, files.predictor
         if self.backbone_name is not None and trained_on not in ("", last_part(self.backbone_name)):
             raise AdapterMismatchError(
@@ -196,12 +201,18 @@ class AdapterPool:
                 f"{last_part(self.backbone_name)!r}; if it is the same model under another name, change "
                 f"base_model_name_or_path in its {CONFIG_NAME}"
             )
-        here = self.model.get_base_model().config
-        other = [f"{name}={value}" for name, value in predictor.base.items() if getattr(here, name, None) != value]
-        if other:
+        blocks, depth = predictor.blocks, self.features.num_blocks
+        ends_after = predictor.base.get("num_hidden_layers", depth)
+        if files.config is None and blocks is None and ends_after < depth:
+            blocks = [ends_after - 1]  # a probe reads here what it read where the backbone ended
+        elif ends_after != depth:
             raise AdapterMismatchError(
-                f"the adapter in {folder} was trained on a backbone with {', '.join(other)}, as its {FILE} says, "
-                "unlike the one here; serve it separately"
+                f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "
+                f"{FILE} says, unlike the one here; serve it separately"
+            )
+        if blocks is not None and max(blocks) >= depth:
+            raise AdapterMismatchError(
+                f"the head in {folder} reads block {max(blocks)}, and the last one here is {depth - 1}"
             )
         side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
         if side > self.image_side:
@@ -214,6 +225,7 @@ class AdapterPool:
                 f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {self.memory} for all; "
                 "raise the limit"
             )
+        return None if blocks is None else tuple(blocks)
 
     def _try(self, resident: Resident) -> None:
         """Compute one image before anyone else calls the adapter."""
@@ -248,5 +260,6 @@ class AdapterPool:
 
     def _drop(self, resident: Resident) -> None:
         with self._changes:
-            self.model.delete_adapter(resident.key)
+            if resident.key != BASE:
+                self.model.delete_adapter(resident.key)
             self.nbytes -= resident.nbytes

@@ -1,31 +1,35 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What the files of an adapter hold, checked, and split into prompts and head."""
+"""What the files of an adapter or of a linear probe hold, checked, and split into prompts and head."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft.utils import CONFIG_NAME
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError
 from ..files.adapter_file import AdapterFile
+from ..files.folder import read_undisturbed
+from ..files.header import UNREADABLE, read_header
 from ..files.layout import BANK, PREFIX
 from ..predictor import FILE, Predictor, read_predictor
 from ..sharing.card import last_part
 from ..sharing.loading import checked
+from .contents import HEAD, PROBE
 
 Head = tuple[Tensor, Tensor | None]  # weight (K, F) and bias (K,)
 
 
 @dataclass(frozen=True)
 class Files:
-    """An adapter as its files have it.
+    """An adapter as its files have it, or a probe, which is a head alone.
 
     Attributes:
         predictor: its class names, its preprocessing and what its head reads.
-        config, prompts: of the adapter without its head, and tensors by their keys.
+        config, prompts: of the adapter without its head, and tensors by their keys; None and nothing for a probe.
         head: weight (K, F) and bias (K,), or None, in float32.
         trained_on: last part of the backbone's name; empty: unknown.
         sha256: of its weights file, according to its config.
@@ -33,7 +37,7 @@ class Files:
     """
 
     predictor: Predictor
-    config: GatedPromptConfig
+    config: GatedPromptConfig | None
     prompts: dict[str, Tensor]
     head: Head
     trained_on: str
@@ -42,12 +46,14 @@ class Files:
 
 
 def read_files(folder: Path, device: torch.device) -> Files:
-    """Read an adapter.
+    """Read an adapter or a probe.
 
     Raises:
         GatedPromptError: its files are damaged, or it has no single linear head.
     """
     predictor = read_predictor(folder)
+    if not (folder / CONFIG_NAME).is_file() and (folder / PROBE).is_file():
+        return _read_probe(folder, predictor, device)
     with checked(str(folder)) as (config, _):
         if not config.weights_file.is_small:
             config.weights_file.check_content()  # of large files, only the header was read so far
@@ -57,15 +63,30 @@ def read_files(folder: Path, device: torch.device) -> Files:
         # A copy without the head, which the pool applies, and without the backbone's location.
         own = replace(config, modules_to_save=[])
         own.base_model_name_or_path, own.inference_mode = None, True
+    heads = config.modules_to_save or []
     return Files(
         predictor,
         own,
         {key: value for key, value in tensors.items() if key.startswith(f"{PREFIX}{BANK}.")},
-        head_of(folder, config, tensors, predictor),
+        _head(folder, [f"{PREFIX}{one}" for one in heads], tensors, predictor),
         last_part(config.base_model_name_or_path),
         config.weights_sha256,
         memory_of(config.weights_file),
     )
+
+
+def _read_probe(folder: Path, predictor: Predictor, device: torch.device) -> Files:
+    def read() -> dict[str, Tensor]:
+        read_header(folder / PROBE)  # what the file claims fits its size
+        return load_file(folder / PROBE, device=str(device))
+
+    try:
+        tensors = read_undisturbed(folder, read)
+    except UNREADABLE as error:
+        raise AdapterMismatchError(f"cannot read {folder / PROBE} ({error}); train again") from error
+    head = _head(folder, [HEAD], tensors, predictor)
+    nbytes = sum(4 * tensor.numel() for tensor in tensors.values())
+    return Files(predictor, None, {}, head, last_part(predictor.backbone), None, nbytes)
 
 
 def memory_of(file: AdapterFile) -> int:
@@ -73,21 +94,17 @@ def memory_of(file: AdapterFile) -> int:
     return sum(4 * torch.Size(entry.shape).numel() for entry in file.entries.values())
 
 
-def head_of(
-    folder: Path, config: GatedPromptConfig, tensors: dict[str, Tensor], predictor: Predictor
-) -> tuple[Tensor, Tensor | None]:
-    """Weight (K, F) and bias (K,), or None, of an adapter's only head.
+def _head(folder: Path, heads: list[str], tensors: dict[str, Tensor], predictor: Predictor) -> Head:
+    """Weight (K, F) and bias (K,), or None, of the only head, whose keys begin with its name.
 
     Raises:
-        AdapterMismatchError: its head is not a single linear layer, or does not match the number of its names.
+        AdapterMismatchError: the head is not a single linear layer, or does not match the number of its names.
     """
-    heads = config.modules_to_save or []
-    keys = [f"{PREFIX}{heads[0]}.weight", f"{PREFIX}{heads[0]}.bias"] if len(heads) == 1 else []
+    keys = [f"{heads[0]}.weight", f"{heads[0]}.bias"] if len(heads) == 1 else []
     others = [key for key in tensors if not key.startswith(f"{PREFIX}{BANK}.") and key not in keys]
     if not keys or keys[0] not in tensors or tensors[keys[0]].ndim != 2 or others:
-        raise AdapterMismatchError(
-            f"the adapter in {folder} has the head(s) {', '.join(heads) or 'none'}; it needs a single linear layer"
-        )
+        names = ", ".join(head.removeprefix(PREFIX) for head in heads)
+        raise AdapterMismatchError(f"{folder} has the head(s) {names or 'none'}; it needs a single linear layer")
     weight, bias = tensors[keys[0]], tensors.get(keys[1])
     if len(weight) != len(predictor.names) or (bias is not None and bias.shape != weight.shape[:1]):
         raise AdapterMismatchError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..files.adapter_file import stamp_of
 from ..files.folder import PENDING_NAME
 from ..predictor import FILE, Predictor
+from .contents import PROBE
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 
@@ -19,9 +20,10 @@ class Resident:
     """An adapter in memory.
 
     Attributes:
-        key: its name on the model.
+        key: its name on the model; that of the base for a probe, which has no prompts.
         weight, bias: of its head, (K, F) and (K,).
         predictor: its class names, its preprocessing and what its head reads.
+        blocks: after which the head reads; None: the output of the backbone.
         sha256: of its weights file, according to its config.
         nbytes: memory of its tensors.
         stamp: of the files that it was read from.
@@ -32,6 +34,7 @@ class Resident:
     weight: Tensor
     bias: Tensor | None
     predictor: Predictor
+    blocks: tuple[int, ...] | None
     sha256: str | None
     nbytes: int
     stamp: Stamp
@@ -40,4 +43,6 @@ class Resident:
 
 def stamp_of_folder(folder: Path) -> Stamp:
     """A value that changes when another adapter replaces this one."""
-    return tuple(stamp_of(folder / name) for name in (CONFIG_NAME, PENDING_NAME, SAFETENSORS_WEIGHTS_NAME, FILE))
+    return tuple(
+        stamp_of(folder / name) for name in (CONFIG_NAME, PENDING_NAME, SAFETENSORS_WEIGHTS_NAME, PROBE, FILE)
+    )

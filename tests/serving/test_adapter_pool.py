@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import gated_prompt
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
-from gated_prompt.heads import TokenClassifier
+from gated_prompt.heads import TokenClassifier, load_backbone
 from gated_prompt.predictor import Predictor
 from gated_prompt.serving.pool import AdapterPool, PoolFullError
 from gated_prompt.serving.resident import Resident
@@ -291,7 +291,10 @@ def test_scores_that_are_not_finite_are_refused(folders: dict[str, Path]) -> Non
     """Each weight is finite, but their sum with the features is not."""
     path = folders["pets"] / "adapter_model.safetensors"
     tensors = load_file(path)
-    tensors["base_model.model.classifier.weight"].fill_(3e38)
+    weight, bias = (tensors[f"base_model.model.classifier.{name}"] for name in ("weight", "bias"))
+    weight[0].copy_(1e38 * torch.randn_like(weight[0]).sign())
+    weight[1].copy_(-weight[0])  # one of the two adds to the bias
+    bias.fill_(3.4e38)
     replace_weights(folders["pets"], tensors)
     shared = pool()
     with pytest.raises(AdapterMismatchError, match="scores of a grey image are not finite"):
@@ -349,4 +352,66 @@ def test_an_adapter_that_is_tried_for_long_blocks_no_other(
     leave.set()
     trial.join()
     assert len(refused) == 1
+    assert shared.nbytes == len(shared) == 0
+
+
+def write_probe(folder: Path, whole: torch.nn.Module, block: int | None, blocks: list[int] | None) -> torch.nn.Module:
+    """A head as `train` leaves it: on a backbone that ends after `block`, or on the tokens of several blocks."""
+    settings = {} if block is None else {"num_hidden_layers": block + 1}
+    whole.save_pretrained(folder.with_name("whole"))
+    torch.manual_seed(block or 0)
+    model = TokenClassifier(load_backbone(str(folder.with_name("whole")), **settings), 4, "both", blocks)
+    folder.mkdir()
+    save_file(model.classifier.state_dict(prefix="classifier."), folder / "trained.safetensors")
+    Predictor(list("abcd"), SQUARE, reads="both", base=settings, blocks=blocks).write(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize("make", [vit, dinov2])
+def test_probes_and_heads_of_several_blocks_ride_in_the_pass_of_the_prompts(
+    make: Callable[..., torch.nn.Module], headless: bool, tmp_path: Path
+) -> None:
+    whole = make(num_labels=4).eval()
+    probes = [("last", None, None), ("early", 1, None), ("first", 0, None), ("two", None, [0, 2])]
+    folders = {tmp_path / name: write_probe(tmp_path / name, whole, *read) for name, *read in probes}
+    for name, insert_at in (("both", 0), ("late", 1)):
+        torch.manual_seed(7)
+        model = get_peft_model(
+            TokenClassifier(copy.deepcopy(whole.base_model), 4, "mean", [1, 2]),
+            GatedPromptConfig(num_virtual_tokens=2, gate_init=0.0, insert_at=insert_at),
+        )
+        gated_prompt.save(model, tmp_path / name)
+        Predictor(list("abcd"), SQUARE, reads="mean", blocks=[1, 2]).write(tmp_path / name)
+        folders[tmp_path / name] = model.eval()
+    backbone = make(num_labels=0)
+    backbone.load_state_dict(whole.state_dict(), strict=False)
+    shared = AdapterPool(backbone.base_model if headless else backbone, 10**6)
+    pixels, names = images(2 * len(folders)), [*folders, *folders]
+    for row, folder, logits in zip(pixels, names, ask(shared, names, pixels), strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(logits, folders[folder](row[None]).logits[0], rtol=1e-5, atol=1e-5)
+    for folder in folders:
+        shared.forget(folder)
+    assert shared.nbytes == len(shared) == 0
+
+
+@pytest.mark.parametrize("fault", ["cut", "names", "whole model", "deeper", "block"])
+def test_probes_that_cannot_be_used(tmp_path: Path, fault: str) -> None:
+    folder, shared = tmp_path / "probe", pool()
+    write_probe(folder, vit(num_labels=4), 1, None)
+    weights, depth = folder / "trained.safetensors", shared.features.num_blocks
+    if fault == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif fault == "names":
+        Predictor(["only one"], SQUARE, reads="both").write(folder)
+    elif fault == "whole model":
+        save_file({**load_file(weights), "vit.x": torch.zeros(1)}, weights)
+    elif fault == "deeper":
+        Predictor(list("abcd"), SQUARE, reads="both", base={"num_hidden_layers": depth + 1}).write(folder)
+    else:
+        Predictor(list("abcd"), SQUARE, reads="both", blocks=[depth]).write(folder)
+    with pytest.raises((DamagedAdapterError, AdapterMismatchError)) as refusal:
+        shared.hold(folder).__enter__()
+    assert str(folder) in str(refusal.value)
     assert shared.nbytes == len(shared) == 0
