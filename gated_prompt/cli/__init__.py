@@ -6,6 +6,7 @@ from importlib import import_module
 
 from ..command_line import CommandLine, mistakes_in_one_line
 from ..finetune.segmentation.layout import asks_for_masks
+from ..finetune.segmentation.predict_options import MaskPredictArguments, gives_masks
 
 COMMANDS = {
     "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
@@ -48,6 +49,8 @@ def check_options(command: str, words: list[str]) -> None:
         from ..finetune.arguments import parse
 
         parse(words)
+    elif command == "predict" and gives_masks(words):
+        CommandLine([MaskPredictArguments]).parse(words)
     elif command == "predict":
         from ..finetune.predict_options import Arguments
 
@@ -59,7 +62,9 @@ def check_options(command: str, words: list[str]) -> None:
 
 
 def module_of(command: str, words: list[str]) -> str:
-    """Where a command lies; that of `train` depends on whether its images have classes or label maps."""
+    """Where a command lies; of `train` and `predict` that depends on whether it is about classes or label maps."""
     if command == "train" and asks_for_masks(words):
         return "gated_prompt.finetune.segmentation.command"
+    if command == "predict" and gives_masks(words):
+        return "gated_prompt.finetune.segmentation.predict"
     return MODULES.get(command, f"{__name__}.{command}")

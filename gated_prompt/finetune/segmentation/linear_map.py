@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import DataError
 
 RATE, BATCH, EPOCHS = 0.002, 512, 10
-LEAST_STEPS = 400
+LEAST_STEPS = 200
 MOST_PATCHES = 150_000  # that one fit sees; 1.2 GB of features of five blocks of width 384
 
 
