@@ -80,6 +80,7 @@ tables: $(VENV)/.installed
 	$(BIN)/python tools/family_table.py
 	$(BIN)/python tools/sweep_families.py --page
 	$(BIN)/python tools/readme_tables.py
+	$(BIN)/python tools/manifests.py
 
 quality: $(VENV)/.installed
 	$(BIN)/ruff check .
