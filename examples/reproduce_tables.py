@@ -45,10 +45,10 @@ from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
 from paper.arguments import parse_arguments
 from paper.dry_run import dry_run
-from paper.grids import SEEDS, TABLES, Common, Row, choose, choose_rows, final_run, search_runs
+from paper.grids import SEEDS, TABLES, Common, choose, choose_rows, final_run, search_runs
 from paper.jobs import Run
 from paper.markdown import to_markdown
-from paper.presets import Choice, Search
+from paper.presets import Choice, Row, Search
 from paper.records import fingerprint, identity_of, read_records
 from paper.schedulers import SCHEDULERS, Resources, run_all
 from paper.summary import Records, Searched, best_of, summarize

@@ -42,9 +42,8 @@ from gated_prompt.training.quiet import quiet_loading
 from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
 from paper.segmentation.pictures import draw_predictions
-from paper.segmentation.schedule import poly_schedule
 from paper.segmentation.scores import confusion_matrix
-from paper.segmentation.setr import SetrPupForSemanticSegmentation, setr_loss
+from paper.segmentation.setr import SetrPupForSemanticSegmentation, poly_schedule, setr_loss
 
 POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
 POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]

@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
-from paper.grids import SEARCH_SEED, SEEDS, TABLES, Row, published_row, row_of
-from paper.presets import paper_preset
+from paper.grids import SEARCH_SEED, SEEDS, TABLES, published_row, row_of
+from paper.presets import Row, paper_preset
 from paper.records import RECIPE
 from train_ade20k import Arguments as SegmentationArguments
 from train_vtab import Arguments

@@ -22,11 +22,12 @@ from gated_prompt.training.quiet import quiet_loading
 
 from .arguments import parse_arguments
 from .classification import build
-from .grids import Common, Row, final_run, search_runs
+from .grids import Common, final_run, search_runs
 from .jobs import Run
 from .markdown import lines
+from .presets import Row
+from .records import check_weights
 from .tasks import Task, fgvc_transform_for, load_split, splits_of, transform_for
-from .weights import check_weights
 
 LOOKED_AT = 1000  # images of a split whose EXIF is read
 TURNED = 0x0112  # EXIF's orientation; 1 is upright

@@ -13,30 +13,12 @@ from gated_prompt.data.vtab import TASKS as VTAB
 from gated_prompt.finetune.recipe import METHODS
 
 from .jobs import Run
-from .presets import FULL, LINEAR, OURS, PAPER, Choice, Search, paper_preset
+from .presets import FULL, LINEAR, OURS, PAPER, Choice, Row, Search, Value, paper_preset
 from .records import RECIPE
 
 SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs; the paper does not tell how many it made
 SEARCH_SEED = 42
 VITB_BLOCKS = 12
-
-Value = str | int | float
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: a method, and settings that differ from the paper's choice for the task.
-
-    Attributes:
-        search: Where its learning rates come from.
-        unlike: Why its numbers do not compare with the published ones; None where they do.
-    """
-
-    name: str
-    method: str
-    settings: Mapping[str, Value] = field(default_factory=dict)
-    search: Search = PAPER
-    unlike: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Numbers of others are facts from their papers and configuration files; each sear
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gated_prompt import GatedPromptError
 
@@ -45,6 +45,7 @@ TABLE_5: dict[str, tuple[tuple[int, int, float, float], tuple[int, int, float, f
 }
 
 
+Value = str | int | float
 Choice = Mapping[str, float]  # learning_rate and weight_decay
 
 
@@ -78,6 +79,22 @@ LINEAR = {
     "mae": Search("VPT's code: linear, MAE", (0.0025, 0.005, 0.025, *_LINEAR), _DECAYS, scaled=True),
     "moco": Search("VPT's code: linear", _LINEAR, _DECAYS, scaled=True),
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method, and settings that differ from the paper's choice for the task.
+
+    Attributes:
+        search: Where its learning rates come from.
+        unlike: Why its numbers do not compare with the published ones; None where they do.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    search: Search = PAPER
+    unlike: str | None = None
 
 
 @dataclass(frozen=True)

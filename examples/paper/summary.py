@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from .averages import MEAN_OF_TASKS, Cell, averages, plain, with_mean_of_groups
-from .grids import Row, Table, column, published, published_row, scores
+from .averages import MEAN_OF_TASKS, Cell, averages, judge, plain, with_mean_of_groups
+from .grids import Table, column, published, published_row, scores
 from .jobs import NEUTRAL, Run, without
-from .presets import Choice
-from .verdict import judge
+from .presets import Choice, Row
 
 Finals = Mapping[tuple[str, str, int], Run]  # by row, task and seed
 Records = Mapping[str, Mapping[str, Any]]

@@ -10,7 +10,10 @@ Command line: `python -m gated_prompt.convert --help`. See docs/convert.md.
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -21,7 +24,6 @@ from .folder import atomic_folder, check_output_folder
 from .layouts import KINDS, split_state_dict
 from .official import HEAD_BIAS, attach_adapter, describe, official_adapter, with_head
 from .reading import read_state_dict
-from .report import Report
 from .vit import LAYER_NORM_EPS, build_vit, infer_architecture
 
 __all__ = ["KINDS", "Report", "convert_adapter", "convert_backbone"]
@@ -29,6 +31,30 @@ __all__ = ["KINDS", "Report", "convert_adapter", "convert_backbone"]
 StrPath = str | os.PathLike[str]
 ORIGIN = "Converted from a run of the paper's official code."
 FROM_BACKBONE = "part of the frozen backbone: convert it with `backbone`"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, and what it left out.
+
+    `dropped` maps each key of the checkpoint that was left out to the reason; every other key was converted."""
+
+    source: Path
+    folder: Path
+    kind: str
+    result: str
+    dropped: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} (kind: {self.kind})", f"-> {self.folder}: {self.result}"]
+        reasons = list(dict.fromkeys(self.dropped.values()))
+        for reason in reasons:
+            keys = [key for key, why in self.dropped.items() if why == reason]
+            lines += [f"left out, {len(keys)} tensor(s): {reason}", *(f"  {line}" for line in _by_pattern(keys))]
+        if not self.dropped:
+            lines.append("left out: nothing")
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
 def convert_backbone(
@@ -151,3 +177,9 @@ def _check_channels(channels: int, *values: Sequence[float]) -> None:
                 f"pixel mean and std have {len(value)} value(s), expected {channels}, one per channel of the "
                 "checkpoint's patches; give image_mean and image_std"
             )
+
+
+def _by_pattern(keys: list[str]) -> list[str]:
+    """Return one line for all keys that differ only in the block number."""
+    counts = Counter(re.sub(r"(?<=blocks\.)\d+", "*", key) for key in keys)
+    return [f"{key} ({count})" if count > 1 else key for key, count in counts.items()]

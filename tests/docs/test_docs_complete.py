@@ -166,7 +166,6 @@ def test_the_reference_has_every_public_name() -> None:
 INSIDE = {
     "images",
     "hub",
-    "vtab_folder",
     "vtab_hub",
     "vtab_hub_sources",
     "vtab_original",

@@ -2,9 +2,9 @@
 
 import json
 
-import manifests
 import pytest
 
+import manifests
 from paper.grids import TABLES
 from paper.presets import TABLE_5
 

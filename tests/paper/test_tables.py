@@ -11,14 +11,13 @@ from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS
 from paper import averages, grids, presets, summary
 from paper import jobs as training_runs
-from paper.averages import Cell
-from paper.grids import Common, Row, final_run, search_runs
+from paper.averages import Cell, judge
+from paper.grids import Common, final_run, search_runs
 from paper.jobs import Run
 from paper.markdown import to_markdown
-from paper.presets import PAPER, Search
+from paper.presets import PAPER, Row, Search
 from paper.records import RECIPE, read_records
 from paper.summary import Searched, at_edge, best_of
-from paper.verdict import judge
 
 MAE = Common("backbones/mae-vit-b", "mae", vtab_dir="$DATA/vtab-1k", fgvc_dir="data/fgvc")
 GATED = Row("gated", "gated")

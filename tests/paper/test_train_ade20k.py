@@ -26,9 +26,8 @@ from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from paper.segmentation.data import WholeImages
-from paper.segmentation.schedule import poly_schedule
 from paper.segmentation.scores import confusion_matrix
-from paper.segmentation.setr import SetrPupForSemanticSegmentation
+from paper.segmentation.setr import SetrPupForSemanticSegmentation, poly_schedule
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

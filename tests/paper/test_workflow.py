@@ -22,7 +22,7 @@ from gated_prompt.errors import GatedPromptError
 from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
 from helpers.timm_reference import random_state
-from paper import jobs, weights
+from paper import jobs, records
 from paper.records import FAILURE, failure_is_noted, read_records
 
 pytestmark = pytest.mark.filterwarnings("ignore::gated_prompt.images.InexactDataWarning")
@@ -136,7 +136,7 @@ def test_the_dry_run_finds_what_is_missing(mae, moco, vtab, fgvc, tmp_path, monk
     assert "| dtd |" in said and "Missing: " in said
     assert not list(out.glob("runs/*"))
 
-    monkeypatch.setitem(weights.KNOWN, report["weights"]["md5"][:6], "the published file")
+    monkeypatch.setitem(records.KNOWN, report["weights"]["md5"][:6], "the published file")
     other = ["--dry_run", "--output_dir", out, "--table", "fgvc", "--tasks", "flowers", "--fgvc_dir", fgvc]
     table(*other, "--backbone", moco, "--methods", "gated", "--", *QUICK)
     report = json.loads((out / "fgvc-moco-dry_run.json").read_text())
@@ -153,10 +153,10 @@ def test_weights_that_are_not_finite_or_not_those_converted_are_reported(mae, tm
     name = next(iter(state))
     state[name].view(-1)[0] = float("nan")
     save_file(state, tmp_path / "mae" / "model.safetensors", metadata={"format": "pt"})
-    faults = " ".join(weights.check_weights(str(tmp_path / "mae")).faults)
+    faults = " ".join(records.check_weights(str(tmp_path / "mae")).faults)
     assert "not those that conversion.json says were converted" in faults
     assert f"{name} contains NaN" in faults
-    assert weights.check_weights(str(mae)).faults == []
+    assert records.check_weights(str(mae)).faults == []
 
 
 def test_a_table_with_every_mishap(mae, vtab, tmp_path, capsys) -> None:
@@ -183,11 +183,11 @@ def test_a_table_with_every_mishap(mae, vtab, tmp_path, capsys) -> None:
     assert len([run for run in out.glob("runs/svhn-*") if (run / "log.txt").is_file()]) == 1  # siblings were not tried
     text = (out / "vtab-mae.md").read_text()
     assert "diverged" in text and "Missing in gated: " in text
-    records = [json.loads(file.read_text()) for file in out.glob("results/*.json")]
-    assert len(records) == 3 + 2
-    ended = next(record for record in records if record["results"]["diverged"])
+    written = [json.loads(file.read_text()) for file in out.glob("results/*.json")]
+    assert len(written) == 3 + 2
+    ended = next(record for record in written if record["results"]["diverged"])
     assert ended["results"]["accuracy"] is None
-    for record in records:
+    for record in written:
         assert record["key"]["identity"]["weights"] == record["results"]["backbone"]["weights"]
         assert set(record["results"]["machine"]) >= {"host", "commit", "cuda", "driver"}
         assert record["seconds"] > 0

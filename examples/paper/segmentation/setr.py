@@ -11,11 +11,13 @@ image (4 pixels: twice), spread evenly over the convolutions.
 import inspect
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.utils import ModelOutput
 
 from gated_prompt import GatedPromptError, find_vision_transformer
@@ -168,3 +170,12 @@ def _upsample(maps: Tensor, factor: int) -> Tensor:
     if factor == 1:
         return maps
     return F.interpolate(maps, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def poly_schedule(optimizer: torch.optim.Optimizer, steps: int, min_rate: float, power: float = 0.9) -> LambdaLR:
+    """SETR's decay: each group's rate goes from its r to `min_rate`: (r - min_rate) (1 - t/T) ** power + min_rate."""
+
+    def factor(first: float, step: int) -> float:
+        return ((first - min_rate) * (1 - min(step, steps) / steps) ** power + min_rate) / first
+
+    return LambdaLR(optimizer, [partial(factor, float(group["lr"])) for group in optimizer.param_groups])
