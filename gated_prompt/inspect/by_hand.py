@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Run the blocks of a model by hand, directly by the paper's equations, without the tuner's hooks."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -71,7 +72,10 @@ def recorded_calls(vit: VisionTransformer) -> Iterator[list[Call]]:
     """Record all calls of the blocks."""
     calls: list[Call] = []
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not args:  # given by name
+            name = list(inspect.signature(type(block).forward).parameters)[1]
+            args, kwargs = (kwargs[name],), {k: v for k, v in kwargs.items() if k != name}
         calls.append((args, kwargs, output[0] if isinstance(output, tuple) else output))
 
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ The prompts travel inside the hidden states, which keeps activation checkpointin
 (`adapter.py`) are they held apart, for its attention (`attention.py`).
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -34,14 +35,16 @@ class PromptBlock(Replacement):
     def __init__(self, bank: PromptBank, block: nn.Module, index: int, scope: int, uses_interface: bool) -> None:
         super().__init__(bank, block)
         self.index, self.scope, self.uses_interface = index, scope, uses_interface
+        # The tokens' name where they are given by name: hidden_states, or hidden_state in Llama 4.
+        self.name = list(inspect.signature(type(block).forward).parameters)[1]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the block with what the adapter adds."""
         original = type(self.module).forward.__get__(self.module) if self.before is None else self.before
         if self.removed:
             return original(*args, **kwargs)
-        by_name = "hidden_states" in kwargs
-        hidden = kwargs["hidden_states"] if by_name else args[0] if args else None
+        by_name = self.name in kwargs
+        hidden = kwargs[self.name] if by_name else args[0] if args else None
         outer = forward = LOCAL.forward
         task = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
         if (
@@ -69,10 +72,10 @@ class PromptBlock(Replacement):
             rest, named = args[1:], kwargs
             if by_name:
                 rest, named = args, dict(kwargs)
-                del named["hidden_states"]
+                del named[self.name]
             entering, rest, named = self._enter(forward, hidden, rest, named)
             if by_name:
-                return self._leave(forward, entering, original(*rest, hidden_states=entering, **named))
+                return self._leave(forward, entering, original(*rest, **{self.name: entering}, **named))
             return self._leave(forward, entering, original(entering, *rest, **named))
         finally:
             LOCAL.forward, forward.block, forward.held = outer, block, None
@@ -111,7 +114,7 @@ class PromptBlock(Replacement):
             )
             raise ArchitectureError(
                 f"{name} gets hidden states {found}, expected (batch, tokens, width) as the first argument or as "
-                "hidden_states; prompts can only be inserted into a sequence of tokens"
+                f"{self.name}; prompts can only be inserted into a sequence of tokens"
             )
         if forward.level < self.scope or forward.again:  # called alone or recomputed: there is no order to check
             return hidden
@@ -152,6 +155,11 @@ class PromptBlock(Replacement):
                 self.bank.project_temperatures(each)
         role = forward.roles[self.index - adapter.first]
         length = hidden.shape[1] - (adapter.config.num_virtual_tokens if role.arrive else 0)
+        if length <= adapter.prompts.start:
+            raise ArchitectureError(
+                f"{type(self.module).__name__} gets {length} tokens, and num_prefix_tokens={adapter.prompts.start} "
+                "leaves no patch among them; leave num_prefix_tokens out, so that it is detected"
+            )
         if role.passive and not role.arrive:
             return hidden, rest, named  # the attention reads the prompts from the bank
         if role.passive:

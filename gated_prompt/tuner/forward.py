@@ -115,6 +115,7 @@ class Forward:
         self.choose_roles(request is not None and request.in_sequence)
         self.again = False  # blocks are recomputed (`checkpointing.py`)
         self.trains: bool | None = None  # the adapters' parameters wanted gradients; None: not asked yet
+        self.with_gradients: bool | None = None  # some call of the blocks had gradients on; None: no call yet
         self.block = -1  # the block that is running
         self.level = -1  # of the innermost module around the blocks that is being called (`scope.Scope`)
         self.next_block = -1  # the block to be called next; -1: any up to the first that has prompts

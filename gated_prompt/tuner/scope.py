@@ -144,7 +144,21 @@ class Scope(Replacement):
                 f"{type(self.module).__name__} ran {forward.next_block} of its {adapter.num_layers} blocks; prompts "
                 f"are removed after block {adapter.last}, so all blocks must run"
             )
+        if forward.training:
+            self._check_gradients(forward)
         return without_prompts(output, forward, self.level >= self.innermost)
+
+    def _check_gradients(self, forward: Forward) -> None:
+        """Refuse to train prompts in a tower that the model runs with gradients off, as CLIPSeg does."""
+        if self.level >= self.innermost:
+            forward.with_gradients = forward.with_gradients or torch.is_grad_enabled()
+        lost = forward.with_gradients is False and torch.is_grad_enabled()
+        if lost and any(parameter.requires_grad for parameter in self.bank.parameters()):
+            raise UnsupportedOperationError(
+                f"{type(self.module).__name__} runs its vision tower with gradients off (torch.no_grad()), so "
+                "prompts, gates and temperatures would never be trained; use another class, the tower by itself, or "
+                "freeze the adapter's parameters to train something else"
+            )
 
 
 def refuse_replicas(module: nn.Module, args: tuple[Any, ...]) -> None:
