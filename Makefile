@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo docs miniature real tables web test test-fast test-serve test-versions test-web quality style
+.PHONY: demo docs study tables web test test-fast test-serve test-versions test-web quality style
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	python3 -m venv $(VENV)
@@ -19,14 +19,12 @@ demo: $(VENV)/.installed
 		--per_device_train_batch_size 10 --num_virtual_tokens 10 --gate_init -3 --head_init probe --learning_rate 0.01 \
 		--output_dir runs/demo $(DEMO_ARGS)
 
-# Rerun a part of docs/miniature.md with a new seed; fails where an accuracy lies outside the committed spread.
-miniature: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python examples/miniature/check.py --workers $(CORES) \
-		$(if $(GATED_PROMPT_TEST_DATA),--data_dir $(GATED_PROMPT_TEST_DATA)) $(MINIATURE_ARGS)
-
-# Rerun a part of docs/real.md with a new seed; fails where an accuracy lies outside what the committed ones allow.
-real: $(VENV)/.installed runs/dinov2-small-saliency/config.json
-	OMP_NUM_THREADS=1 $(BIN)/python examples/real_backbone.py check --data_dir "$(GATED_PROMPT_TEST_DATA)" $(REAL_ARGS)
+# What is missing of the race; STUDY="check-miniature" or STUDY="check-real" reruns a part of docs/miniature.md or
+# docs/real.md with a new seed, and fails where an accuracy lies outside what the committed ones allow.
+STUDY ?= race
+study: $(VENV)/.installed runs/dinov2-small-saliency/config.json
+	OMP_NUM_THREADS=1 $(BIN)/python examples/study/run.py $(STUDY) \
+		$(if $(GATED_PROMPT_TEST_DATA),--data_dir "$(GATED_PROMPT_TEST_DATA)") $(STUDY_ARGS)
 
 runs/dinov2-small-saliency/config.json: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt onnx
@@ -74,8 +72,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 # Tables and pictures of README and docs/ that are made from what is committed; the tests compare.
 tables: $(VENV)/.installed
-	$(BIN)/python examples/miniature/table.py
-	$(BIN)/python examples/real_backbone.py tables
+	$(BIN)/python tools/miniature_page.py
+	$(BIN)/python tools/real_page.py
 	$(BIN)/python examples/serving_load/measure_server.py tables
 	$(BIN)/python tools/family_table.py
 	$(BIN)/python tools/sweep_families.py --page

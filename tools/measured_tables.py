@@ -7,11 +7,12 @@
 from collections.abc import Callable
 from statistics import mean
 
-from miniature import pages as miniature_pages
-from miniature.grid import Records
-from paper import grids
+from miniature import pages as miniature_page
+from miniature.grid import Found
 from real import grid, images
 from real.cells import Found, best_block, final_runs, finals, markdown, spread
+
+from paper import grids
 
 GATED, HALF, RECOMMENDED = "gated_start_sample_best", "gated_start_sample_half_best", "zero_start_best"
 LORA = "lora8_start_best"
@@ -21,15 +22,15 @@ Cell = Callable[[str, Found], str]  # task and cells -> what the table shows
 
 
 def _nearest(task: str, found: Found) -> str:
-    return f"{100 * found[task, 'nearest']['test']:.1f}"
+    return f"{100 * the(found, task, 'nearest')['test']:.1f}"
 
 
 def _last_block(task: str, found: Found) -> str:
-    return f"{100 * found[task, 'probe']['test'][grid.LAST - 1]:.1f}"
+    return f"{100 * the(found, task, 'probe')['test'][LAST]:.1f}"
 
 
 def _best_block(task: str, found: Found) -> str:
-    return f"{100 * found[task, 'probe']['test'][best_block(task, found) - 1]:.1f}"
+    return f"{100 * the(found, task, 'probe')['test'][best_block(task, found)]:.1f}"
 
 
 def _row(row: str) -> Cell:
@@ -62,7 +63,7 @@ def real(found: Found) -> str:
         "LoRA of rank 8, last block": "lora8",
         "full fine-tuning, last block": "full",
     }
-    header = ["", *images.TASKS, "trained numbers", "file", "training"]
+    header = ["", *TASKS, "trained numbers", "file", "training"]
     rows = [
         ["linear probe, last block", *_cells(_last_block, found), *probe],
         ["linear probe, best block", *_cells(_best_block, found), *probe],
@@ -83,20 +84,20 @@ def ladder(found: Found) -> str:
         "LoRA of rank 8, last block": _row("lora8"),
         "full fine-tuning, last block": _row("full"),
     }
-    return markdown([["", *images.TASKS], *([name, *_cells(cell, found)] for name, cell in rows.items())])
+    return markdown([["", *TASKS], *([name, *_cells(cell, found)] for name, cell in rows.items())])
 
 
 def _cells(cell: Cell, found: Found) -> list[str]:
-    return [cell(task, found) for task in images.TASKS]
+    return [cell(task, found) for task in TASKS]
 
 
-def miniature(found: Records) -> str:
+def miniature(found: Found) -> str:
     """The masked autoencoder of the miniature, from the linear head to full fine-tuning."""
-    tasks = [task for backbone, task in miniature_pages.pairs_with_results(found) if backbone == "mae"]
+    tasks = [task for backbone, task in miniature_page.pairs_with_results(found) if backbone == "mae"]
     rows = [["", *tasks]]
     for variant in ("linear", "shallow", "gated", "deep", "lora", "full"):
-        cells = [miniature_pages.cell("mae", task, variant, found) for task in tasks]
-        rows.append([miniature_pages.NAMES[variant], *cells])
+        cells = [miniature_page.cell("mae", task, variant, found) for task in tasks]
+        rows.append([miniature_page.NAMES[variant], *cells])
     return markdown(rows)
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
+
 import measured_tables
-import real.records
 from gated_prompt import GatedPromptConfig
-from miniature import records
-from miniature.runs import RECIPE
 from paper.generated import fill
 from speed.tables import summary, tables
+from study_results import read
 
 ROOT = Path(__file__).parents[1]
 README, DOCS, TIMES = ROOT / "README.md", ROOT / "docs", ROOT / "examples" / "speed" / "README.md"
@@ -39,8 +38,8 @@ def settings() -> str:
 def new_pages() -> dict[Path, str]:
     """Text of the pages, by file."""
     speed = json.loads((ROOT / "examples/speed/results/cpu.json").read_text())
-    found = real.records.read(ROOT / "examples/real/results")
-    miniature = measured_tables.miniature(records.read(ROOT / "examples/miniature/results", RECIPE))
+    found = read("real")
+    miniature = measured_tables.miniature(read("miniature"))
     parts = {
         README: {"real": measured_tables.real(found), "published": measured_tables.published()},
         DOCS / "which_method.md": {"ladder": measured_tables.ladder(found), "miniature": miniature},

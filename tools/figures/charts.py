@@ -12,27 +12,23 @@ from pathlib import Path
 from statistics import mean, median, stdev
 
 sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
-import miniature.records
-import real.records
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
+import study_results
+
 from demo.adapters import load_collection
 from drawing import IMAGES
 from gated_prompt import gates, temperatures
 from gated_prompt.inspect.readouts import find_adapter
-from miniature.data import TASKS as MINI_TASKS
-from miniature.grid import BACKBONES as MINI_BACKBONES
-from miniature.grid import BLOCKS
-from miniature.pages import sweep
-from miniature.runs import RECIPE
+from miniature_page import sweep
 from plotting import Panel, bars, lines
-from real.cells import final_runs
-from real.images import TASKS
 from serving_load.made import BACKBONES
 from serving_load.summary import NAMES, axis, middle, rounds
 from serving_load.tables import read
+from study.miniature import BACKBONES as MINI_BACKBONES
+from study.miniature import BLOCKS
+from study.tasks import MINIATURE, REAL
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-REAL = EXAMPLES / "real" / "results"
 
 
 def adapters_by_block() -> str:
@@ -53,9 +49,9 @@ def adapters_by_block() -> str:
 
 def accuracy_by_block() -> str:
     """Logistic regression on the features of each block of a real backbone."""
-    found = real.records.read(REAL)
-    probes = {task: found[task, "probe"]["test"] for task in TASKS if (task, "probe") in found}
-    series = {task: {block: 100 * v for block, v in enumerate(values, start=1)} for task, values in probes.items()}
+    found = study_results.read("real")
+    probes = {task: study_results.the(found, task, "probe")["test"] for task in REAL}
+    series = {task: {block: 100 * v for block, v in enumerate(values)} for task, values in probes.items()}
     title = "Accuracy of a linear classifier by block"
     return lines(title, "read after block", "test accuracy, %", [Panel(series, 10)])
 
@@ -70,23 +66,23 @@ CURVES = {
 
 def accuracy_by_epoch() -> str:
     """Training from a fitted head on EuroSAT, read after the chosen block: means over the seeds that are there."""
-    found = real.records.read(REAL)
+    found = study_results.read("real")
     series = {}
     for row, label in CURVES.items():
-        curves = [run["curve"] for run in final_runs("eurosat", row, found)]
+        curves = [run["curve"] for run in study_results.final_runs("eurosat", row, found)]
         if curves:
             series[label] = {epoch: 100 * mean(seeds) for epoch, seeds in enumerate(zip(*curves, strict=True))}
-    level = "logistic regression", 100 * max(found["eurosat", "probe"]["val"])
+    level = "logistic regression", 100 * max(study_results.the(found, "eurosat", "probe")["val"])
     title = "EuroSAT: validation accuracy by epoch"
     return lines(title, "epoch", "validation accuracy, %", [Panel(series, 5, level=level)])
 
 
 def accuracy_by_insertion() -> str:
     """What VPT-shallow gains or loses by insertion after block 0, on the tasks where every block was run."""
-    found = miniature.records.read(EXAMPLES / "miniature" / "results", RECIPE)
+    found = study_results.read("miniature")
     panels = []
     for backbone in MINI_BACKBONES:
-        sweeps = {task: sweep(backbone, task, found) for task in MINI_TASKS}
+        sweeps = {task: sweep(backbone, task, found) for task in MINIATURE}
         whole = {task: blocks for task, blocks in sweeps.items() if len(blocks) == len(BLOCKS)}
         gains = {task: {k: mean(v) - mean(blocks[0]) for k, v in blocks.items()} for task, blocks in whole.items()}
         spread = {task: {k: stdev(v) for k, v in blocks.items() if len(v) > 1} for task, blocks in whole.items()}

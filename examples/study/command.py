@@ -1,0 +1,100 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The command line of the studies; run.py starts it."""
+
+import argparse
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from gated_prompt.command_line import CommandLine
+from gated_prompt.training.quiet import quiet_loading
+
+from . import check, methods, miniature, race, real, records, tasks
+from .draws import DRAWS, Pool
+
+NEED_DATA = ("race", "check-real")
+
+
+def main(argv: list[str] | None = None, description: str | None = None) -> int:
+    """Run with these arguments (None: the command line's) and return the exit status."""
+    args = _parse(argv, description)
+    quiet_loading()
+    torch.set_num_threads(1)
+    outside = COMMANDS[args.command](args)
+    if args.command.startswith("check"):
+        print(f"{outside} accuracies lie outside")
+    return 1 if outside else 0
+
+
+def _parse(argv: list[str] | None, description: str | None) -> argparse.Namespace:
+    parser = CommandLine(description=description)
+    parser.add_argument("command", choices=COMMANDS, help="what to do, see above")
+    parser.add_argument("--data_dir", type=Path, help="folder with real_vtab, dtd10, cifar10_jpeg")
+    parser.add_argument(
+        "--backbone", type=Path, default=Path("runs/dinov2-small-saliency"), help="folder of DINOv2-small"
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/study"), help="for features and new records")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all whose data are there")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="experiments or rows; default: all, or a few for check"
+    )
+    parser.add_argument("--draws", nargs="+", type=int, default=list(DRAWS), choices=DRAWS, help="of the race")
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=list(miniature.BACKBONES),
+        choices=miniature.BACKBONES,
+        help="of the miniature",
+    )
+    args = parser.parse_args(argv)
+    if args.data_dir is None and args.command in NEED_DATA:
+        parser.error(f"{args.command} needs --data_dir")
+    small = tasks.MINIATURE if args.data_dir is not None else tasks.FREE
+    known = {"race": [race.FROZEN, *methods.experiments()], "check-real": real.ROWS}.get(
+        args.command, miniature.VARIANTS
+    )
+    names = tasks.REAL if args.command in NEED_DATA else small
+    for what, given, there in (("tasks", args.tasks, names), ("rows", args.rows, known)):
+        unknown = [name for name in given or () if name not in there]
+        if unknown:
+            parser.error(f"unknown --{what} {', '.join(unknown)}; known: {', '.join(there)}")
+    args.tasks = args.tasks or names
+    return args
+
+
+def run_race(args: argparse.Namespace) -> int:
+    """The records that are missing, draw by draw, so that all methods have one before any has two."""
+    experiments = methods.experiments()
+    for number, task in product(args.draws, args.tasks):
+        racer = race.Racer(Pool(task, args.data_dir, args.backbone, args.output_dir), methods.HERE / "results")
+        for record in racer.frozen(number).values():
+            print(race.show(record), flush=True)
+        for name in args.rows or experiments:
+            if name in experiments:
+                print(race.show(racer.trained(experiments[name], number)), flush=True)
+    return 0
+
+
+def run_miniature(args: argparse.Namespace) -> int:
+    """Two rounds for each row: the learning rates first, then the other seeds with the chosen one."""
+    for backbone, task, row in product(args.backbones, args.tasks, args.rows or miniature.VARIANTS):
+        file = args.output_dir / f"{backbone}-{task}.jsonl"
+        while runs := list(miniature.missing(backbone, task, row, records.read(file))):
+            for run in runs:
+                record = miniature.execute(run, args.data_dir)
+                records.append(file, record)
+                print(f"{run}: val {record['val']:.3f}, test {record['test']:.3f}", flush=True)
+    return 0
+
+
+COMMANDS = {
+    "race": run_race,
+    "miniature": run_miniature,
+    "check-real": lambda args: check.check_real(
+        args.tasks, args.rows or check.REAL_ROWS, args.data_dir, args.backbone
+    ),
+    "check-miniature": lambda args: check.check_miniature(
+        args.backbones, args.tasks, args.rows or check.MINIATURE_ROWS, args.data_dir
+    ),
+}

@@ -1,0 +1,156 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""The race: frozen and trained methods on few labelled images, under one protocol.
+
+    python examples/study/run.py race --data_dir FOLDER --backbone FOLDER
+
+For each draw of the labelled images, the frozen rows choose blocks and penalty by five folds. Every trained method
+reads these blocks, and its head starts as their probe, fitted with the untrained adapter in place. Its rate is chosen
+on one held-back fold of the first draw of `RACED_ON`; other draws and tasks take that rate. It then starts again and
+trains on all labelled images, and the test images are scored once. The held-back fold also says, on each draw, whether
+training helped at all: `start` and `held` are its accuracies before and after.
+
+A record is written when it is done, so stop at any time; a new start continues.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+
+from gated_prompt import initialize_prompts
+from gated_prompt.training.token_cache import StartAtBlock
+
+from . import frozen_rows, records
+from .cost import kept_megabytes, milliseconds_per_image
+from .draws import Pool, folds
+from .methods import Experiment, build, first_trained_block, groups
+from .reader import start_head
+from .training import Kept, accuracy, fit
+
+RACED_ON = "dtd10"
+FROZEN = "frozen--probes.jsonl"
+START_IMAGES = 200  # that prompts start from, if they start from images
+
+
+class Racer:
+    """Runs experiments on the draws of one task."""
+
+    def __init__(self, pool: Pool, results: Path) -> None:
+        self.pool, self.results = pool, results
+
+    def frozen(self, number: int) -> dict[str, records.Record]:
+        """The frozen rows of a draw by name."""
+        file = self.results / FROZEN
+        found = [one for one in records.read(file) if (one["task"], one["draw"]) == (self.pool.name, number)]
+        if not found:
+            found = frozen_rows.run(self.pool, number)
+            for one in found:
+                records.append(file, one)
+        return {one["row"]: one for one in found}
+
+    def trained(self, experiment: Experiment, number: int) -> records.Record:
+        """The record of one experiment on one draw."""
+        file = self.results / experiment.results
+        done = records.read(file)
+        for one in done:
+            if (one["task"], one["draw"]) == (self.pool.name, number):
+                return one
+        chosen = [one["rate"] for one in done if (one["task"], one["draw"]) == (RACED_ON, 0)]
+        record = self._measure(experiment, number, chosen or experiment.training.rates)
+        records.append(file, record)
+        return record
+
+    def _measure(self, experiment: Experiment, number: int, rates: Sequence[float]) -> records.Record:
+        set_rows = self.frozen(number)["block set"]
+        blocks, strength = tuple(set_rows["blocks"]), set_rows["strength"]
+        draw, begin = self.pool.draw(number), time.process_time()
+        tokens, labels = self.pool.tokens(first_trained_block(blocks)), self.pool.labels
+
+        def kept(index: Tensor) -> Kept:
+            return Kept(tokens[index], labels[index])
+
+        whole, test = kept(draw.labelled), kept(draw.test)
+        part, held_back = (kept(draw.labelled[index]) for index in folds(whole.labels, number)[0])
+
+        def trained(rate: float, images: Kept) -> tuple[nn.Module, float]:
+            """The model, and its accuracy on the held-back images before it trains."""
+            model = build(experiment, self.pool.backbone, blocks, self.pool.num_classes, seed=number)
+            StartAtBlock(model, first_trained_block(blocks)).open()
+            if experiment.training.start is not None:
+                first = [images.batch(index) for index in torch.arange(START_IMAGES).split(50)]
+                initialize_prompts(model, first, method=experiment.training.start, seed=number)
+            start_head(model, images, self.pool.num_classes, strength, standardise=True)
+            before = accuracy(model, held_back)
+            fit(model, groups(model, rate, experiment.training), images, experiment.training.loop(number))
+            return model, before
+
+        tried: dict[float, float] = {}
+        for rate in rates:
+            model, start = trained(rate, part)
+            score = accuracy(model, held_back)
+            if score > max(tried.values(), default=-1.0):
+                best = model
+            tried[rate] = score
+        rate = max(tried, key=lambda rate: tried[rate])
+        refit_begin = time.process_time()
+        model, _ = trained(rate, whole)
+        seconds = time.process_time() - refit_begin
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        batch = whole.batch(torch.arange(experiment.training.batch_size))
+        return {
+            "experiment": experiment.name,
+            "task": self.pool.name,
+            "draw": number,
+            "blocks": list(blocks),
+            "rate": rate,
+            "tried": {f"{rate:g}": value for rate, value in tried.items()},
+            "start": start,
+            "held": tried[rate],
+            "test": accuracy(model, test),
+            "test_one_fold": accuracy(best, test),
+            "num_trainable_params": size,
+            "file_size": 4 * size,
+            "train_cpu_seconds": round(seconds, 1),
+            "kept_megabytes": kept_megabytes(model, batch),
+            "inference_milliseconds": milliseconds_per_image(model, batch),
+            "cpu_seconds": round(time.process_time() - begin, 1),
+            "train_config": asdict(experiment.training),
+            "peft_config": experiment.adapter,
+            "meta_info": packages(),
+        }
+
+
+def packages() -> dict[str, Any]:
+    """Versions and machine."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def show(record: records.Record) -> str:
+    """One line about a record."""
+    keys = (
+        "task",
+        "draw",
+        "row",
+        "experiment",
+        "blocks",
+        "rate",
+        "start",
+        "held",
+        "out_of_fold",
+        "test",
+        "cpu_seconds",
+    )
+    return json.dumps({key: record[key] for key in keys if key in record})
