@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import charts
-import real.records
+import study_results
 from plotting import FOOT, HEIGHT, LINE, Axes, Panel, lines
 
 
@@ -44,16 +44,15 @@ def test_names_do_not_overlap_and_stay_beside_the_panel(ends: list[float]) -> No
 
 
 def test_curves_are_means_over_the_seeds_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = copy.deepcopy(real.records.read(charts.REAL))
-    for task, name in list(found):
-        seed = name.rpartition("-seed")[2]
-        if task == "eurosat" and "-epochs10-" in name:
-            if name.startswith("zero_start_best") or seed == "1":
-                del found[task, name]
-            elif name.startswith("lora8_start_best"):
-                found[task, name]["curve"] = [0.25 if seed == "0" else 0.75] * 11
+    found = copy.deepcopy(study_results.read("real"))
+    for run in list(found["eurosat"]):
+        if run["kind"] == "run" and run["epochs"] == 10:
+            if run["row"] == "zero_start_best" or run["seed"] == 1:
+                found["eurosat"].remove(run)
+            elif run["row"] == "lora8_start_best":
+                run["curve"] = [0.25 if run["seed"] == 0 else 0.75] * 11
     drawn: list[Any] = []
-    monkeypatch.setattr(real.records, "read", lambda folder: found)
+    monkeypatch.setattr(study_results, "read", lambda study: found)
     monkeypatch.setattr(charts, "lines", lambda *given: drawn.append(given[-1]))
     charts.accuracy_by_epoch()
     ((panel,),) = drawn
