@@ -7,12 +7,9 @@
 from collections.abc import Callable
 from statistics import mean
 
-from miniature import pages as miniature_page
-from miniature.grid import Found
-from real import grid, images
-from real.cells import Found, best_block, final_runs, finals, markdown, spread
-
+import miniature_page
 from paper import grids
+from study_results import LAST, TASKS, Found, best_block, final_runs, finals, markdown, spread, the
 
 GATED, HALF, RECOMMENDED = "gated_start_sample_best", "gated_start_sample_half_best", "zero_start_best"
 LORA = "lora8_start_best"

@@ -184,11 +184,10 @@ def cost(found: Found) -> str:
     """Return the number of runs, their time and their common settings."""
     runs = [run for records in found.values() for run in records]
     seconds = sum(run["cpu_seconds"] for run in runs)
-    return (
-        f"{len(runs)} runs, {seconds / 60:.0f} CPU minutes in total. {MINI_SIZES['train']} training, {MINI_SIZES['val']} "
-        f"validation and {MINI_SIZES['test']} test images per task, {RECIPE['epochs']} epochs in batches of "
-        f"{RECIPE['batch_size']}, {RECIPE['num_virtual_tokens']} prompts, seeds {', '.join(map(str, SEEDS))}.\n"
-    )
+    sizes = "{train} training, {val} validation and {test} test images".format(**MINI_SIZES)
+    recipe = "{epochs} epochs in batches of {batch_size}, {num_virtual_tokens} prompts".format(**RECIPE)
+    minutes = f"{len(runs)} runs, {seconds / 60:.0f} CPU minutes in total."
+    return f"{minutes} {sizes} per task, {recipe}, seeds {', '.join(map(str, SEEDS))}.\n"
 
 
 PARTS: dict[str, Callable[[Found], str]] = {

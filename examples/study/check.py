@@ -13,10 +13,10 @@ from statistics import mean, stdev, variance
 import torch
 
 from gated_prompt import GatedPromptError
+from gated_prompt.starts.linear_probe import PROBLEMS, fit_path
 
 from . import frozen_rows, miniature, real, records, tasks
 from .draws import block_features
-from .probe import STRENGTHS, fit_path, hits
 
 RESULTS = Path(__file__).parent / "results"
 NEW_SEED = 3
@@ -87,8 +87,8 @@ def check_real(names: Sequence[str], rows: Sequence[str], data_dir: Path, backbo
         for row in rows if name in REAL_TASKS else ():
             runs = finals[name, row]
             if runs:
-                strength = probe["strengths"][runs[0]["read_from"]]
-                new = real.execute(runs[0], strength, task, backbone, NEW_SEED)
+                l2 = 1 / probe["strengths"][runs[0]["read_from"]]
+                new = real.execute(runs[0], l2, task, backbone, NEW_SEED)
                 values = [100 * run["test"] for run in runs]
                 what = f"{name}, {row}, seed {NEW_SEED}"
                 outside += is_outside(what, 100 * new["test"], mean(values), tolerance(values, pooled))
@@ -100,10 +100,9 @@ def _check_probes(task: tasks.Task, committed: records.Record, backbone: Path) -
     labels, outside = {part: images.labels for part, images in task.parts.items()}, 0
     for block, strength in enumerate(committed["strengths"]):
         x = {part: frozen_rows.read(values, [block]) for part, values in features.items()}
-        path = [one for one in STRENGTHS if one <= strength]
-        probe = fit_path(x["train"], labels["train"], task.num_classes, path)[-1]
+        ((weight, bias),) = fit_path(x["train"], labels["train"], task.num_classes, PROBLEMS[0], [1 / strength])
         for part in ("val", "test"):
-            new = 100 * float(hits(probe, x[part], labels[part]).float().mean())
+            new = 100 * frozen_rows.score(x[part], labels[part], weight[0], bias[0])
             name = f"{task.name}, probe of block {block}, {part}"
             outside += is_outside(name, new, 100 * committed[part][block], FROZEN)
     return outside

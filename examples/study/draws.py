@@ -15,10 +15,9 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from tqdm import tqdm
 
-from gated_prompt.heads import load_backbone
+from gated_prompt.heads import load_backbone, read_tokens
 
 from . import tasks
-from .reader import head_input
 
 DRAWS = (0, 1, 2)
 FOLDS = 5
@@ -103,7 +102,7 @@ class Pool:
 
     @torch.inference_mode()
     def _tokens(self, entry: int) -> Iterator[Tensor]:
-        model = load_backbone(str(self.backbone), num_hidden_layers=entry)
+        model = load_backbone(str(self.backbone), num_hidden_layers=max(1, entry))
         for pixels in _batches(self.images, f"tokens that enter block {entry}"):
             yield model(pixels, output_hidden_states=True).hidden_states[entry].half()
 
@@ -114,7 +113,7 @@ def block_features(backbone: Path, part: tasks.Part) -> Iterator[Tensor]:
     model = load_backbone(str(backbone))
     for pixels in _batches(part, "features of every block"):
         states = model(pixels, output_hidden_states=True).hidden_states[1:]
-        yield torch.stack([head_input(model.layernorm(state)) for state in states], dim=1).half()
+        yield torch.stack([read_tokens(model.layernorm(state), 1, "both") for state in states], dim=1).half()
 
 
 def _batches(part: tasks.Part, what: str) -> Iterator[Tensor]:

@@ -10,22 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gated_prompt.starts.linear_probe import PROBLEMS, STRENGTHS, fit_path
+
 from .draws import Pool, folds
-from .probe import NEIGHBOURS, STRENGTHS, fit_path, hits, nearest_hits
 from .records import Record
 
 DEPTH = 12
-ROWS = ("nearest neighbours", "last block", "best block", "block set")
+NEIGHBOURS = (1, 3, 5, 10, 20)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Blocks, their strength C, and the accuracy out of fold."""
+    """Blocks, the L2 penalty of their probe, and its accuracy out of fold."""
 
     blocks: tuple[int, ...]
-    strength: float
+    l2: float
     accuracy: float
 
 
@@ -39,18 +41,28 @@ def neighbours_of(block: int) -> tuple[int, ...]:
     return tuple(range(max(0, block - 1), min(DEPTH, block + 2)))
 
 
+def score(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
+    """Share of images that a probe classifies correctly."""
+    return round(float((F.linear(x, weight, bias).argmax(1) == labels).float().mean()), 5)
+
+
 def choose(features: Tensor, labels: Tensor, num_classes: int, seed: int) -> tuple[list[Choice], Choice]:
-    """The choice of every single block, and of the block set; ties take fewer and lower blocks, smaller strengths."""
+    """The choice of every single block, and of the block set; ties take fewer and lower blocks, larger penalties."""
     parts = folds(labels, seed)
+    used = torch.ones(len(parts), len(labels), dtype=torch.bool)
+    for row, (_, held) in enumerate(parts):
+        used[row, held] = False
 
     def out_of_fold(blocks: tuple[int, ...]) -> Choice:
-        x, right = read(features, blocks), torch.zeros(len(STRENGTHS), len(labels))
-        for fit, held in parts:
-            for row, probe in enumerate(fit_path(x[fit], labels[fit], num_classes)):
-                right[row, held] = hits(probe, x[held], labels[held]).float()
-        accuracies = right.mean(1)
-        best = int(accuracies.argmax())
-        return Choice(blocks, STRENGTHS[best], float(accuracies[best]))
+        x, accuracies = read(features, blocks), []
+        for weights, biases in fit_path(x, labels, num_classes, PROBLEMS[0], used=used):
+            right = [
+                F.linear(x[held], weight, bias).argmax(1) == labels[held]
+                for (_, held), weight, bias in zip(parts, weights, biases, strict=True)
+            ]
+            accuracies.append(float(torch.cat(right).float().mean()))
+        best = max(range(len(STRENGTHS)), key=lambda index: accuracies[index])
+        return Choice(blocks, STRENGTHS[best], accuracies[best])
 
     single = [out_of_fold((block,)) for block in range(DEPTH)]
     best = max(single, key=lambda choice: choice.accuracy)
@@ -64,36 +76,36 @@ def run(pool: Pool, number: int) -> list[Record]:
     features, labels = pool.features["blocks"][draw.labelled], pool.labels[draw.labelled]
     test, test_labels = pool.features["blocks"][draw.test], pool.labels[draw.test]
     single, chosen = choose(features, labels, pool.num_classes, seed=number)
-    first = folds(labels, number)[0][0]
+    used = torch.ones(2, len(labels), dtype=torch.bool)
+    used[1, folds(labels, number)[0][1]] = False
 
     def record(row: str, choice: Choice) -> Record:
         x, x_test = read(features, choice.blocks), read(test, choice.blocks)
-        whole, part = (
-            hits(fit_path(x[index], labels[index], pool.num_classes, [choice.strength])[0], x_test, test_labels)
-            for index in (torch.arange(len(labels)), first)
-        )
+        ((weights, biases),) = fit_path(x, labels, pool.num_classes, PROBLEMS[0], [choice.l2], used=used)
+        whole, part = (score(x_test, test_labels, *probe) for probe in zip(weights, biases, strict=True))
         size = pool.num_classes * (x.shape[1] + 1)
         return {
             "row": row,
             "blocks": list(choice.blocks),
-            "strength": choice.strength,
+            "l2": choice.l2,
             "out_of_fold": round(choice.accuracy, 5),
-            "test": round(float(whole.float().mean()), 5),
-            "test_one_fold": round(float(part.float().mean()), 5),
+            "test": whole,
+            "test_one_fold": part,
             "num_trainable_params": size,
             "file_size": 4 * size,
         }
 
     best = max(single, key=lambda choice: choice.accuracy)
-    records = [
+    rows = [
         _nearest(features, labels, test, test_labels, number),
         record("last block", single[-1]),
         record("best block", best),
         record("block set", chosen),
     ]
     seconds = round(time.process_time() - begin, 1)
-    by_block = {"out_of_fold_by_block": [round(choice.accuracy, 5) for choice in single]}
-    return [{"task": pool.name, "draw": number, **one, "cpu_seconds": seconds, **by_block} for one in records]
+    by_block = [round(choice.accuracy, 5) for choice in single]
+    shared = {"task": pool.name, "draw": number}
+    return [{**shared, **one, "cpu_seconds": seconds, "out_of_fold_by_block": by_block} for one in rows]
 
 
 def _nearest(features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, seed: int) -> Record:
@@ -119,3 +131,10 @@ def _nearest(features: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor
         "num_trainable_params": 0,
         "file_size": 2 * x.numel(),
     }
+
+
+def nearest_hits(bank: Tensor, labels: Tensor, x: Tensor, y: Tensor, neighbours: int) -> Tensor:
+    """Which images k nearest neighbours by cosine classify correctly, each vote weighted by its similarity."""
+    similar, index = (F.normalize(x, dim=1) @ F.normalize(bank, dim=1).T).topk(neighbours, dim=1)
+    votes = torch.zeros(len(x), 1 + int(labels.max())).scatter_add_(1, labels[index], similar)
+    return votes.argmax(1) == y

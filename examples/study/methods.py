@@ -19,8 +19,7 @@ from torch import nn
 
 from gated_prompt import GatedPromptError, find_vision_transformer
 
-from .reader import Reader
-from .training import Loop
+from .training import Loop, reader
 
 HERE = Path(__file__).parent / "method_comparison"
 
@@ -87,13 +86,13 @@ def experiments(folder: Path = HERE) -> dict[str, Experiment]:
 
 def first_trained_block(blocks: tuple[int, ...]) -> int:
     """All methods act on the upper half of the blocks below the read-out; what enters them is computed once."""
-    return max(1, min(blocks[0] + 1, (blocks[-1] + 1) // 2))
+    return min(blocks[0] + 1, (blocks[-1] + 1) // 2)
 
 
 def build(experiment: Experiment, backbone: Path, blocks: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    """The model before its head is fitted; a `Reader`, adapted."""
+    """The model before its head is fitted."""
     torch.manual_seed(seed)
-    base, first = Reader(backbone, blocks, num_classes), first_trained_block(blocks)
+    base, first = reader(backbone, blocks, num_classes), first_trained_block(blocks)
     if experiment.adapter is None:
         base.requires_grad_(False)
         for block in find_vision_transformer(base).blocks[first:]:
@@ -109,17 +108,8 @@ def build(experiment: Experiment, backbone: Path, blocks: tuple[int, ...], num_c
     return get_peft_model(base, PeftConfig.from_peft_type(**settings))
 
 
-def _inside(base: Reader, first: int, names: list[str]) -> list[str]:
+def _inside(base: nn.Module, first: int, names: list[str]) -> list[str]:
     """Full names of the modules that end in one of `names` in the blocks from `first` on."""
     vit = find_vision_transformer(base)
     inside = {id(module) for block in vit.blocks[first:] for module in block.modules()}
     return [name for name, m in base.named_modules() if id(m) in inside and name.rpartition(".")[2] in names]
-
-
-def groups(model: nn.Module, rate: float, training: Training) -> list[dict[str, Any]]:
-    """Optimizer groups: the head, and everything else that is trained."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for name, p in named if "classifier" in name], "lr": training.head_rate},
-        {"params": [p for name, p in named if "classifier" not in name], "lr": rate},
-    ]

@@ -31,9 +31,8 @@ from gated_prompt.training.token_cache import StartAtBlock
 from . import frozen_rows, records
 from .cost import kept_megabytes, milliseconds_per_image
 from .draws import Pool, folds
-from .methods import Experiment, build, first_trained_block, groups
-from .reader import start_head
-from .training import Kept, accuracy, fit
+from .methods import Experiment, build, first_trained_block
+from .training import Kept, accuracy, fit, groups, start_head
 
 RACED_ON = "dtd10"
 FROZEN = "frozen--probes.jsonl"
@@ -70,7 +69,7 @@ class Racer:
 
     def _measure(self, experiment: Experiment, number: int, rates: Sequence[float]) -> records.Record:
         set_rows = self.frozen(number)["block set"]
-        blocks, strength = tuple(set_rows["blocks"]), set_rows["strength"]
+        blocks, l2 = tuple(set_rows["blocks"]), set_rows["l2"]
         draw, begin = self.pool.draw(number), time.process_time()
         tokens, labels = self.pool.tokens(first_trained_block(blocks)), self.pool.labels
 
@@ -87,9 +86,9 @@ class Racer:
             if experiment.training.start is not None:
                 first = [images.batch(index) for index in torch.arange(START_IMAGES).split(50)]
                 initialize_prompts(model, first, method=experiment.training.start, seed=number)
-            start_head(model, images, self.pool.num_classes, strength, standardise=True)
+            start_head(model, images, l2)
             before = accuracy(model, held_back)
-            fit(model, groups(model, rate, experiment.training), images, experiment.training.loop(number))
+            fit(model, groups(model, rate, experiment.training.head_rate), images, experiment.training.loop(number))
             return model, before
 
         tried: dict[float, float] = {}

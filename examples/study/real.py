@@ -16,10 +16,9 @@ from torch import nn
 
 from gated_prompt import GatedPromptConfig, initialize_prompts
 
-from .reader import Reader, start_head
 from .records import Record
 from .tasks import Task
-from .training import Loop, accuracy, fit
+from .training import Loop, accuracy, fit, groups, reader, start_head
 
 BATCH, WARMUP = 20, 1.0
 GATE_INIT = -3.0
@@ -74,7 +73,9 @@ ROWS: Mapping[str, Row] = {
 def build(row: Row, task: Task, backbone: Path, read_from: int, seed: int) -> nn.Module:
     """The model as it starts, but for a fitted head."""
     torch.manual_seed(seed)
-    model = Reader(backbone, [read_from], task.num_classes)
+    model = reader(backbone, [read_from], task.num_classes)
+    nn.init.normal_(model.classifier.weight, std=0.02)
+    nn.init.zeros_(model.classifier.bias)
     if row.method == "full":
         return model
     if row.method == "lora":
@@ -90,22 +91,23 @@ def build(row: Row, task: Task, backbone: Path, read_from: int, seed: int) -> nn
     return adapted
 
 
-def execute(record: Record, strength: float, task: Task, backbone: Path, seed: int) -> Record:
-    """Train the row of a record again, with another seed; `strength` is that of the fitted head's probe."""
+def execute(record: Record, l2: float, task: Task, backbone: Path, seed: int) -> Record:
+    """Train the row of a record again, with another seed; `l2` is the penalty of a fitted head."""
     row = ROWS[record["row"]]
     model = build(row, task, backbone, record["read_from"], seed)
     train, val, test = (task.parts[part] for part in ("train", "val", "test"))
     if row.fitted:
-        start_head(model, train, task.num_classes, strength, standardise=False)
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if "classifier" in name], "lr": record["head_rate"]},
-        {"params": [p for name, p in named if "classifier" not in name], "lr": record["rate"]},
-    ]
+        start_head(model, train, l2)
     begin = time.process_time()
     curve = [accuracy(model, val)] if row.fitted else []
     loop = Loop(record["epochs"], WARMUP, BATCH, seed)
-    losses = fit(model, groups, train, loop, lambda _: curve.append(accuracy(model, val)))
+    losses = fit(
+        model,
+        groups(model, record["rate"], record["head_rate"]),
+        train,
+        loop,
+        lambda _: curve.append(accuracy(model, val)),
+    )
     settings = {key: record[key] for key in ("row", "epochs", "rate", "gate_rate", "head_rate", "read_from")}
     return {
         "kind": "run",
@@ -115,6 +117,6 @@ def execute(record: Record, strength: float, task: Task, backbone: Path, seed: i
         "test": accuracy(model, test),
         "curve": curve,
         "losses": losses,
-        "trained_parameters": sum(p.numel() for _, p in named),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "cpu_seconds": round(time.process_time() - begin, 1),
     }

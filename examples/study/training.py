@@ -1,8 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The training loop of all studies: Adam, a warm-up and a cosine, cross-entropy."""
+"""What all studies train: a backbone that is read after some blocks, by Adam with a warm-up and a cosine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
+from gated_prompt import initialize_head
+from gated_prompt.heads import TokenClassifier, load_backbone
+
 from .tasks import Part
 
 SCORED_AT_ONCE = 100
+
+
+def reader(backbone: Path, blocks: Sequence[int], num_classes: int) -> TokenClassifier:
+    """A linear head on CLS and mean patch after these blocks; those above the highest are not loaded."""
+    model = load_backbone(str(backbone), num_hidden_layers=1 + max(blocks))
+    return TokenClassifier(model, num_classes, reads="both", blocks=blocks)
+
+
+def start_head(model: nn.Module, part: Part, l2: float) -> None:
+    """Set the head to the probe of what it reads of these images, with the untrained adapter in place."""
+    index = torch.arange(len(part)).split(SCORED_AT_ONCE)
+    initialize_head(model, ((part.batch(i), part.labels[i]) for i in index), l2=l2)
+
+
+def groups(model: nn.Module, rate: float, head_rate: float) -> list[dict[str, Any]]:
+    """Optimizer groups: the head, and everything else that is trained."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for name, p in named if "classifier" in name], "lr": head_rate},
+        {"params": [p for name, p in named if "classifier" not in name], "lr": rate},
+    ]
 
 
 class Kept(Part):
@@ -49,7 +74,7 @@ def fit(
         model.train()
         total = 0.0
         for index in torch.randperm(len(part), generator=draw).split(loop.batch_size):
-            loss = F.cross_entropy(logits_of(model(part.batch(index))), part.labels[index])
+            loss = F.cross_entropy(model(part.batch(index)).logits, part.labels[index])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -60,18 +85,12 @@ def fit(
     return losses
 
 
-def logits_of(output: Any) -> Tensor:
-    """The logits of a `Reader`, or of a model of transformers."""
-    logits: Tensor = getattr(output, "logits", output)
-    return logits
-
-
 @torch.no_grad()
 def predict(model: nn.Module, part: Part) -> Tensor:
     """Logits (N, classes)."""
     model.eval()
     index = torch.arange(len(part)).split(SCORED_AT_ONCE)
-    return torch.cat([logits_of(model(part.batch(i))) for i in index])
+    return torch.cat([model(part.batch(i)).logits for i in index])
 
 
 def accuracy(model: nn.Module, part: Part) -> float:

@@ -9,7 +9,7 @@ import pytest
 import study_results
 from gated_prompt import GatedPromptError
 from paper.generated import fill
-from readme_tables import FIGURES, README, ROOT, new_pages
+from readme_tables import FIGURES, README, new_pages
 
 
 def test_the_pages_show_what_is_committed() -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageClassification, ViTImageProcessor
 
-import pretrain_mae
+from backbones import pretrain_mae
 from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, ViTImageProcessor
 
-import pretrain_supervised
+from backbones import pretrain_supervised
 from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after
 

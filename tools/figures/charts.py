@@ -14,7 +14,6 @@ from statistics import mean, median, stdev
 sys.path.append(str(Path(__file__).parent))
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
 import study_results
-
 from demo.adapters import load_collection
 from drawing import IMAGES
 from gated_prompt import gates, temperatures

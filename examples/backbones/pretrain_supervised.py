@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Train a small ViT on labels: the supervised backbone that `examples/miniature` compares with the MAE one.
+"""Train a small ViT on labels: the supervised backbone that the miniature compares with the MAE one.
 
-    accelerate launch examples/pretrain_supervised.py --dataset uoft-cs/cifar10 --output_dir runs/supervised
+    accelerate launch examples/backbones/pretrain.py supervised --dataset uoft-cs/cifar10 --output_dir runs/supervised
 
 Trains all weights, starting from those of `--start_from`, with cross-entropy on the mean of the patch tokens. The
 script writes to `output_dir`:
@@ -25,9 +25,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from backbones.images import augment, load_images
-from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.command_line import CommandLine
 from gated_prompt.finetune.methods import build_model
 from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.sharing.image_settings import image_settings
@@ -35,6 +33,8 @@ from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+from .pretraining import augment, load_images, plot_loss, train_epochs
 
 
 @dataclass
@@ -105,8 +105,3 @@ def main(argv: list[str] | None = None) -> None:
         )
         plot_loss(log, output / "loss.png", "supervised training", "cross-entropy")
         print(f"encoder: {output / 'encoder'}")
-
-
-if __name__ == "__main__":
-    with mistakes_in_one_line():
-        main()

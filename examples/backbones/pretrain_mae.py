@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Pre-train a small masked autoencoder, as done for the backbone that comes with the examples.
 
-    accelerate launch examples/pretrain_mae.py --dataset uoft-cs/cifar10 --output_dir runs/mae
+    accelerate launch examples/backbones/pretrain.py mae --dataset uoft-cs/cifar10 --output_dir runs/mae
 
 `transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the normalised
 pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script writes to
@@ -31,11 +31,11 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from backbones.images import augment, load_images
-from backbones.pretraining import plot_loss, train_epochs
-from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.command_line import CommandLine
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+from .pretraining import augment, load_images, plot_loss, train_epochs
 
 
 @dataclass
@@ -144,8 +144,3 @@ def main(argv: list[str] | None = None) -> None:
         export_encoder(accelerator.unwrap_model(model), output / "encoder")
         plot_loss(log, output / "loss.png")
         print(f"encoder: {output / 'encoder'}")
-
-
-if __name__ == "__main__":
-    with mistakes_in_one_line():
-        main()
