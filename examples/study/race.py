@@ -82,10 +82,10 @@ class Racer:
         def trained(rate: float, images: Kept) -> tuple[nn.Module, float]:
             """The model, and its accuracy on the held-back images before it trains."""
             model = build(experiment, self.pool.backbone, blocks, self.pool.num_classes, seed=number)
-            StartAtBlock(model, first_trained_block(blocks)).open()
             if experiment.training.start is not None:
-                first = [images.batch(index) for index in torch.arange(START_IMAGES).split(50)]
+                first = [self.pool.images.batch(index) for index in draw.labelled[:START_IMAGES].split(50)]
                 initialize_prompts(model, first, method=experiment.training.start, seed=number)
+            StartAtBlock(model, first_trained_block(blocks)).open()
             start_head(model, images, l2)
             before = accuracy(model, held_back)
             fit(model, groups(model, rate, experiment.training.head_rate), images, experiment.training.loop(number))

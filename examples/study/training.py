@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
-from gated_prompt import initialize_head
 from gated_prompt.heads import TokenClassifier, load_backbone
+from gated_prompt.starts.linear_probe import PROBLEMS, fit_path
 
 from .tasks import Part
 
@@ -26,9 +26,22 @@ def reader(backbone: Path, blocks: Sequence[int], num_classes: int) -> TokenClas
 
 
 def start_head(model: nn.Module, part: Part, l2: float) -> None:
-    """Set the head to the probe of what it reads of these images, with the untrained adapter in place."""
-    index = torch.arange(len(part)).split(SCORED_AT_ONCE)
-    initialize_head(model, ((part.batch(i), part.labels[i]) for i in index), l2=l2)
+    """Set the head to the probe of what it reads of these images, with the untrained adapter in place.
+
+    It does what `initialize_head` does for pixels, also for kept tokens.
+    """
+    head: Any = next(m for name, m in model.named_modules() if name.rpartition(".")[2] == "classifier")
+    linear = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+    seen: list[Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        predict(model, part)
+    finally:
+        handle.remove()
+    ((weight, bias),) = fit_path(torch.cat(seen), part.labels, linear.out_features, PROBLEMS[0], [l2])
+    with torch.no_grad():
+        linear.weight.copy_(weight[0])
+        linear.bias.copy_(bias[0])
 
 
 def groups(model: nn.Module, rate: float, head_rate: float) -> list[dict[str, Any]]:
