@@ -79,6 +79,7 @@ def dry_run(
         total_runs, total_hours = total_runs + count, total_hours + hours
         cells.append([task, *_texts(report), str(count), f"{hours:.2f}"])
     device = environment()["device"]
+    precision = "float32" if common.mixed_precision == "no" else common.mixed_precision
     head = ["task", "images", "state", "turned by EXIF, not here", "decode, ms", "missing", "runs", "hours"]
     text = lines(head, *cells, ["all", *[""] * 5, str(total_runs), f"{total_hours:.2f}"])
     missing = [f"{task}: {what}" for task, report in reports.items() for what in report.missing]
@@ -86,7 +87,7 @@ def dry_run(
     kept = max((report.counts.get("train800val200", 0) for report in reports.values()), default=0) * 3 * 224**2 * 4
     notes = [
         weights.text(),
-        f"Hours: extrapolated from {STEPS} steps of each method on {device}; {common.mixed_precision=!s}.",
+        f"Hours: extrapolated from {STEPS} steps of each method in {precision} on {device}; not run.",
         f"Peak memory: {max((s.peak_mib for s in speeds.values()), default=0)} MiB; VTAB's training images take "
         f"{kept / 2**20:.0f} MiB more in main memory. Disk: about {(disk + total_runs * 300_000) / 2**20:.0f} MiB.",
         f"Missing: {'; '.join(missing) or 'nothing'}.",

@@ -1,5 +1,6 @@
 """docs/reproducing.md repeats numbers of data files; they must be the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def test_settings_of_each_task(task) -> None:
     assert [task, *(text(*settings) for settings in TABLE_5[task])] in LINES
 
 
-def test_every_table_has_its_command() -> None:
-    for table in grids.TABLES:
-        assert f"--table {table}" in PAGE, table
+def test_every_table_has_its_command_and_its_number_of_runs() -> None:
+    said = dict(re.findall(r"(\w+) (\d+)(?= \(|,|\.)", re.sub(r"\s+", " ", PAGE.split("Runs: ")[1].split("Hours")[0])))
+    for name, table in grids.TABLES.items():
+        assert f"--table {name}" in PAGE, name
+        rows = grids.choose_rows(name, "mae", None)
+        cells = [(row, task) for row in rows for task in table.tasks]
+        common = grids.Common("backbone", "mae")
+        searched = sum(len(grids.search_runs(common, *cell, cell[0].search)) for cell in cells) if table.search else 0
+        assert said[name] == str(searched + len(cells) * len(grids.SEEDS)), name
