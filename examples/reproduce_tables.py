@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = summarize(args.table, table, kind, rows, tasks, args.seeds, finals, read_records(folder), results)
     summary["faults"] = faults
     summary["settings"] = {
-        "backbone": args.backbone,
+        "backbone": SHIPPED_BACKBONE.name if args.backbone == str(SHIPPED_BACKBONE) else args.backbone,
         "learning_rates": args.learning_rates,
         "extra": extra,
         "mixed_precision": args.mixed_precision,
