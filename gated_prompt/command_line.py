@@ -5,6 +5,8 @@ Only the standard library is imported, so that a mistake is answered before anyt
 """
 
 import argparse
+import errno
+import io
 import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Iterable, Iterator
@@ -16,17 +18,48 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from .errors import GatedPromptError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 WORDS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 
 
 @contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
-    """End the program with exit status 1 and the message alone where the `with` block raises a GatedPromptError."""
+    """End the program with exit status 1 and one line for a GatedPromptError, or for a disk that is full.
+
+    Whatever names of files and classes hold can be printed in it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        fault = next((one for one in _chain(error) if _is_full_disk(one)), None)
+        if fault is None:
+            raise
+        where = getattr(fault, "filename", None)
+        sys.exit(
+            f"error: the disk is full{f', writing {where}' if where else ''} "
+            f"({' '.join(str(fault).split())[:200]}); free some space, then repeat the command: it continues from "
+            "what was written before"
+        )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether an error of Python, of safetensors or of torch's writer says that nothing more can be written."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    return any(sign in str(error) for sign in FULL_DISK)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

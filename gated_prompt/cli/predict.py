@@ -6,13 +6,14 @@
     gated-prompt predict --adapters runs/images --export birds.onnx
 
 `--adapters` takes output folders of `train` (then what the run said to use) or a folder in them. Adapters of
-prompts that share a backbone see a batch of images in one pass. The file has a line for each image and adapter, with a
-fingerprint of the weights; the same command resumes where it was stopped, and predicts again with an adapter that has
-changed. An image that cannot be read gets a line that says why.
+prompts that share a backbone see a batch of images in one pass. The file has a row for each image and adapter, with
+fingerprints of the image's content and of the weights. The same command resumes where it was stopped, and adds rows
+for images that were replaced or repaired and for adapters that have changed: the last row of an image counts. An image
+that cannot be read gets a row that says why.
 """
 
 import json
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from tqdm import tqdm
 
 from ..command_line import CommandLine, mistakes_in_one_line
 from ..errors import DataError, GatedPromptError
-from ..finetune.onnx_file import export
+from ..finetune.folder import walk
+from ..finetune.left_out import say
+from ..finetune.onnx_file import check_export, export
 from ..finetune.predict_options import Arguments
-from ..finetune.predictions import PredictionFile, fingerprint
+from ..finetune.predictions import PredictionFile, content_of, fingerprint
 from ..finetune.scorers import Group, make_groups
-from ..images import EXTENSIONS, decode
+from ..images import EXTENSIONS, decode, shown_path
 from ..predictor import Predictor, read_predictor
 from ..training.quiet import quiet_loading
 
@@ -37,51 +40,60 @@ def main(argv: list[str] | None = None) -> None:
         raise GatedPromptError("give --adapters, and --images or --export")
     if args.top < 1 or args.batch_size < 1:
         raise GatedPromptError("--top and --batch_size are at least 1")
+    if args.export is not None:
+        check_export(len(set(args.adapters)))
     quiet_loading()
-    found = {name: find_predictor(name, args.backbone) for name in dict.fromkeys(args.adapters)}
+    found = {shown_path(name): find_predictor(name, args.backbone) for name in args.adapters}
     groups = make_groups(found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
         print(export(groups, Path(args.export)))
         return
-    names = [file for name in args.images for file in find_pictures(name)]
+    pictures = find_all_pictures(args.images)
     most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
-    output = PredictionFile(
-        Path(args.output), most, {name: fingerprint(folder) for name, (folder, _) in found.items()}
-    )
-    kept = len(output.done)
+    weights = {name: fingerprint(folder) for name, (folder, _) in found.items()}
+    output = PredictionFile(Path(args.output), most, weights)
+    contents = {name: content_of(pictures[name]) for name in pictures if name in output.images}
+    kept = sum(output.has(name, label, contents[name]) for name in contents for label in found)
     for group in groups:
         group.module.to(device)
-        left = [name for name in names if any((name, label) not in output.done for label in group.members)]
+        left = [
+            name
+            for name in pictures
+            if name not in contents or not all(output.has(name, label, contents[name]) for label in group.members)
+        ]
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
-            output.add(predict(group, left[begin : begin + args.batch_size], args.top, device, output.done))
-    used = len(args.adapters)
-    print(f"{len(names)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows kept: {args.output}")
+            batch = {name: pictures[name] for name in left[begin : begin + args.batch_size]}
+            output.add(predict(group, batch, args.top, device, output))
+    used = len(found)
+    print(f"{len(pictures)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows kept: {args.output}")
 
 
 @torch.inference_mode()
 def predict(
-    group: Group, names: list[str], top: int, device: torch.device, done: set[tuple[str, str]]
+    group: Group, pictures: Mapping[str, Path], top: int, device: torch.device, output: PredictionFile
 ) -> list[dict[str, object]]:
-    """Rows of one batch, without those that are done."""
+    """Rows of one batch, without those that `output` has."""
     transform = group.first.transform()
-    pixels, errors = {}, {}
-    for name in names:
+    pixels, errors, contents = {}, {}, {}
+    for name, path in pictures.items():
+        contents[name] = content_of(path)
         try:
-            pixels[name] = transform(decode(Path(name), name))
+            pixels[name] = transform(decode(path, name))
         except DataError as error:
             errors[name] = str(error)
     logits = group.module(torch.stack(list(pixels.values())).to(device)).float().cpu() if pixels else torch.empty(0)
+    places = {name: place for place, name in enumerate(pixels)}
     rows: list[dict[str, object]] = []
-    for place, (label, one) in enumerate(group.members.items()):
-        for name in names:
-            if (name, label) in done:
+    for column, (label, one) in enumerate(group.members.items()):
+        for name in pictures:
+            if output.has(name, label, contents[name]):
                 continue
-            row: dict[str, object] = {"image": name, "adapter": label}
+            row: dict[str, object] = {"image": name, "content": contents[name], "adapter": label}
             if name in errors:
                 row["error"] = errors[name]
             else:
-                best = one.answer(logits[list(pixels).index(name), place], top)
+                best = one.answer(logits[places[name], column], top)
                 row |= {"classes": [name for name, _ in best], "scores": [round(score, 6) for _, score in best]}
             rows.append(row)
     return rows
@@ -89,12 +101,14 @@ def predict(
 
 def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
-    folder = Path(name)
+    folder, shown = Path(name), shown_path(name)
     if not folder.is_dir():
-        raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of gated-prompt train")
+        raise GatedPromptError(
+            f"--adapters: there is no folder {shown_path(name)!r}; give an output folder of gated-prompt train"
+        )
     if (folder / "settings.json").is_file() and not (folder / "results.json").is_file():
         raise GatedPromptError(
-            f"--adapters: the run in {name!r} has not finished; repeat its gated-prompt train command to resume it"
+            f"--adapters: the run in {shown!r} has not finished; repeat its gated-prompt train command to resume it"
         )
     if (folder / "results.json").is_file():
         folder /= json.loads((folder / "results.json").read_text())["use"]
@@ -102,17 +116,27 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     return folder, found if backbone is None else replace(found, backbone=backbone)
 
 
-def find_pictures(name: str) -> list[str]:
-    """An image, or all below a folder that are not hidden."""
-    if os.path.isfile(name):
-        return [name]
-    if not os.path.isdir(name):
-        raise GatedPromptError(f"there is no image or folder {name!r}")
-    found = []
-    for place, inner, files in os.walk(name):
-        inner[:] = sorted(one for one in inner if not one.startswith("."))
-        own = [one for one in files if not one.startswith(".") and Path(one).suffix.lower() in EXTENSIONS]
-        found += [os.path.join(place, one) for one in sorted(own)]
+def find_all_pictures(names: Sequence[str]) -> dict[str, Path]:
+    """Images and those below folders, by names that can be stored; what is not taken is named on the console.
+
+    Raises:
+        GatedPromptError: there is no such image or folder, or none holds an image.
+    """
+    found: dict[str, Path] = {}
+    left_out = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = walk(path)
+            found |= {shown_path(file): file for file in files if file.suffix.lower() in EXTENSIONS}
+            left_out += [shown_path(file) for file in files if file.suffix.lower() not in EXTENSIONS]
+        elif path.is_file():
+            found[shown_path(path)] = path
+        else:
+            raise GatedPromptError(f"there is no image or folder {shown_path(name)!r}")
+    say("left out", [f"{name}: is no image, by its name" for name in left_out])
+    if not found:
+        raise GatedPromptError(f"--images: there are no images in {', '.join(map(shown_path, names))}")
     return found
 
 

@@ -1,8 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """An ONNX file of one predictor, kept only if its outputs match the model's."""
 
+import json
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import GatedPromptError
+from ..predictor import Predictor
 from .scorers import Group
 
 TOLERANCE = 1e-3  # of logits
@@ -27,21 +30,33 @@ class _First(nn.Module):
         return logits[:, 0]
 
 
+def check_export(adapters: int) -> None:
+    """Refuse an export that would fail, before a backbone is loaded.
+
+    Raises:
+        GatedPromptError: there are several predictors, or a library is missing.
+    """
+    if adapters != 1:
+        raise GatedPromptError("--export takes one of --adapters")
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise GatedPromptError(f"--export needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
 def export(groups: Sequence[Group], file: Path) -> str:
     """Write the file with a free batch size, compare it on random pixels, and report the largest difference.
 
+    Its metadata hold the names of the classes, the problem, and how images become pixels.
+
     Raises:
-        GatedPromptError: there are several predictors, onnxruntime or onnxscript is missing, or the outputs differ.
+        GatedPromptError: the outputs differ.
     """
-    if len(groups) != 1 or len(groups[0].members) != 1:
-        raise GatedPromptError("--export takes one of --adapters")
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise GatedPromptError(f"--export needs {error.name}: pip install onnx onnxruntime onnxscript") from error
+    import onnx
+    import onnxruntime
+
+    ((predictor,),) = (group.members.values() for group in groups)
     module = _First(groups[0].module).eval()
-    side = groups[0].first.transform()(Image.new("RGB", (64, 64))).shape[-1]
+    side = predictor.transform()(Image.new("RGB", (64, 64))).shape[-1]
     draw = torch.Generator().manual_seed(0)
     partial = file.with_suffix(".partial.onnx")
     try:
@@ -56,6 +71,9 @@ def export(groups: Sequence[Group], file: Path) -> str:
             external_data=False,
             verbose=False,
         )
+        model = onnx.load(partial)
+        onnx.helper.set_model_props(model, metadata(predictor))
+        onnx.save(model, partial)
         pixels = torch.randn(5, 3, side, side, generator=draw)
         with torch.no_grad():
             wanted = module(pixels)
@@ -67,3 +85,9 @@ def export(groups: Sequence[Group], file: Path) -> str:
     finally:
         partial.unlink(missing_ok=True)
     return f"{file}: logits differ from the model's by {worst:.1e} at most, on 5 random inputs"
+
+
+def metadata(predictor: Predictor) -> dict[str, str]:
+    """What an ONNX file says beside its weights, each value as JSON: `names`, `problem`, `mean`, `std`, sizes."""
+    values = {"names": predictor.names, "problem": predictor.problem, **predictor.preparation}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}

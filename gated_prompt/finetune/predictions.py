@@ -1,7 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """A CSV or JSONL file of predictions that grows batch by batch and resumes where it was stopped.
 
-Each row names the weights that it comes from, so that an adapter that was trained again is asked again.
+Each row names the content of the image and the weights that it comes from, so that a picture that was replaced and an
+adapter that was trained again are asked again. Of several rows of one image and adapter the last counts.
 """
 
 import csv
@@ -15,20 +16,32 @@ from typing import Any
 
 from ..errors import GatedPromptError
 
+DIGITS = 12  # hexadecimal, of contents and weights
+
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that change with the weights and the predictor in this folder."""
+    """Digits that change with the weights and the predictor in this folder."""
     sha = hashlib.sha256()
     for file in (*sorted(folder.glob("*.safetensors")), folder / "predictor.json"):
         sha.update(file.read_bytes())
-    return sha.hexdigest()[:12]
+    return sha.hexdigest()[:DIGITS]
+
+
+def content_of(path: Path) -> str:
+    """Digits that change with a file; none where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
+    except OSError:
+        return ""
 
 
 class PredictionFile:
-    """Rows of image, adapter, weights, classes and scores, by the ending of the name as CSV or JSON lines.
+    """Rows of image, content, adapter, weights, classes and scores, by the ending of the name as CSV or JSON lines.
 
-    `weights`: the fingerprint of each adapter. `done` holds the pairs of image and adapter that have a row with these
-    weights.
+    Args:
+        path: of the file, which may exist.
+        top: classes in a row.
+        weights: the fingerprint of each adapter.
 
     Raises:
         GatedPromptError: the file has another ending, holds something else, or cannot be written.
@@ -38,9 +51,10 @@ class PredictionFile:
         self.path, self.is_csv, self.weights = path, path.suffix.lower() == ".csv", weights
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise GatedPromptError(f"--output {path} has to end in .csv or .jsonl")
-        columns = ["image", "adapter", "weights", "error"]
+        columns = ["image", "content", "adapter", "weights", "error"]
         self.columns = [*columns, *(f"{kind}_{i}" for i in range(1, top + 1) for kind in ("class", "score"))]
-        self.done: set[tuple[str, str]] = set()
+        self._contents: dict[tuple[str, str], set[str]] = {}
+        self._errors: dict[tuple[str, str], str] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file() and path.stat().st_size:
@@ -50,48 +64,80 @@ class PredictionFile:
         except OSError as error:
             raise GatedPromptError(f"cannot write --output {path}: {error.strerror}") from error
 
+    @property
+    def images(self) -> set[str]:
+        """The images that have a row of one of these adapters, whatever their content was."""
+        return {image for image, _ in (*self._contents, *self._errors)}
+
+    def has(self, image: str, adapter: str, content: str) -> bool:
+        """Whether there is an answer for this content by these weights; an error is none."""
+        return content in self._contents.get((image, adapter), ())
+
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows, on disk when this returns."""
-        text = "".join(self._text(row) for row in rows)
+        """Append rows, on disk when this returns; an error that the file has already is not repeated."""
+        new = [row for row in rows if not row.get("error") or row["error"] != self._errors.get(self._key(row))]
+        text = "".join(self._text(row) for row in new)
         with open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
 
     def _take_up(self) -> None:
-        """Read what is there, and cut off a line that was left half-written."""
+        """Read what is there, and cut off a row that was left half-written."""
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            lines = whole.decode("utf-8").splitlines()
-            if self.is_csv:
-                header, *rows = csv.reader(lines)
-                found = [dict(zip(header, row, strict=True)) for row in rows]
-                fits = header == self.columns
+        end, found = self._whole_rows(content)
+        for row in found:
+            if row["weights"] != self.weights.get(row["adapter"]):
+                continue
+            if row.get("error"):
+                self._errors[self._key(row)] = row["error"]
             else:
-                found = [json.loads(line) for line in lines]
-                fits = True
-            rows_by_weights = [(row["image"], row["adapter"], row["weights"]) for row in found]
-            self.done = {(image, name) for image, name, sha in rows_by_weights if sha == self.weights.get(name)}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            fits = False
-        if not fits:
-            raise GatedPromptError(
-                f"{self.path} holds something else than predictions with this --top; give another --output"
-            )
-        if len(whole) < len(content):
+                self._contents.setdefault(self._key(row), set()).add(row["content"])
+        if end < len(content):
             with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(end)
+
+    def _whole_rows(self, content: bytes) -> tuple[int, list[dict[str, Any]]]:
+        """Where the last whole row ends, and all rows up to there; a row of CSV can have several lines."""
+        end = len(content)
+        while end := content.rfind(b"\n", 0, end) + 1:
+            try:
+                return end, self._parse(content[:end].decode("utf-8"))
+            except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
+                end -= 1
+                if content.count(b"\n", end) > len(self.columns):  # more than the lines of one row
+                    break
+        raise GatedPromptError(
+            f"{self.path} holds something else than predictions with this --top; give another --output"
+        )
+
+    def _parse(self, text: str) -> list[dict[str, Any]]:
+        if self.is_csv:
+            header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+            if header != self.columns:
+                raise ValueError("other columns")
+            found = [dict(zip(header, row, strict=True)) for row in rows]
+        else:
+            found = [json.loads(line) for line in text.split("\n") if line]
+        for row in found:
+            _ = row["image"], row["content"], row["adapter"], row["weights"]
+        return found
+
+    @staticmethod
+    def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+        return row["image"], row["adapter"]
 
     def _text(self, row: Mapping[str, Any]) -> str:
+        whole = {**row, "weights": self.weights[row["adapter"]]}
         if not self.is_csv:
-            return json.dumps({**row, "weights": self.weights[row["adapter"]]}, ensure_ascii=False) + "\n"
+            return json.dumps(whole, ensure_ascii=False) + "\n"
         pairs = zip(row.get("classes", []), row.get("scores", []), strict=True)
         flat = [part for pair in pairs for part in pair]
-        cells = [row["image"], row["adapter"], self.weights[row["adapter"]], row.get("error", ""), *flat]
+        cells = [*(whole.get(name, "") for name in self.columns[:5]), *flat]
         return self._line([*cells, *[""] * (len(self.columns) - len(cells))])
 
     def _line(self, cells: Sequence[Any]) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        odd = any("\r" in str(cell) for cell in cells)  # which Python 3.11 does not quote
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL).writerow(cells)
         return text.getvalue()

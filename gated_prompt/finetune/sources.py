@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..sharing.quoting import line
 from .arguments import DataArguments
 from .folder import read_folder
 from .folder_parts import find_parts
 from .hub import hub_parts, read_split
 from .image_set import NUMBERS, ImageSet, contradictions
+from .left_out import say
 from .splits import draw_shots, hold_back
 from .table import Reading, read_table, reading_like
 
 PARTS = ("train", "validation", "test")
-SHOWN = 5  # lines of a kind on the console
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def read_parts(args: DataArguments, show: bool) -> Parts:
     found = contradictions(given)
     left_out = {**beside, **{name: why for data in given.values() for name, why in data.skipped.items()}}
     if show:
-        _say("left out", [f"{name}: {why}" for name, why in left_out.items()])
-        _say("the same content with different labels", found)
+        say("left out", [f"{name}: {why}" for name, why in left_out.items()])
+        say("the same content with different labels", found)
     if validation is None:
         train, validation = hold_back(train, args.validation_share, args.split_seed)
         keys |= {part: f"{key}-{part}-{args.validation_share}-{args.split_seed}" for part in PARTS[:2]}
@@ -85,13 +84,6 @@ def _summary(data: ImageSet) -> str:
         if other != name:
             what += f"\n{other!r} and {name!r} differ in case alone and are two classes"
     return what
-
-
-def _say(what: str, lines: Sequence[str]) -> None:
-    for text in lines[:SHOWN]:
-        print(f"{what}: {line(text)}")
-    if len(lines) > SHOWN:
-        print(f"{what}: {len(lines) - SHOWN} more, which results.json lists")
 
 
 def _readers(args: DataArguments) -> tuple[dict[str, Callable[[Reading], ImageSet]], dict[str, str]]:
