@@ -20,6 +20,7 @@ from .inspect.pruning import Pruning, prune, pruning
 from .inspect.readouts import gates, has_prompts, head_gates, selection_ratios, temperatures
 from .registration import register
 from .sharing.card import model_card, write_card
+from .sharing.classifier import Classifier, load_classifier
 from .sharing.hub import push_to_hub
 from .sharing.loading import load
 from .sharing.saving import save
@@ -37,6 +38,7 @@ __all__ = [
     "AveragedAdapter",
     "AveragingCallback",
     "CheckError",
+    "Classifier",
     "ConfigError",
     "ConversionError",
     "DamagedAdapterError",
@@ -57,6 +59,7 @@ __all__ = [
     "initialize_head",
     "initialize_prompts",
     "load",
+    "load_classifier",
     "model_card",
     "parameter_groups",
     "prune",

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, ViTModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, ViTModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -143,16 +143,19 @@ def read_tokens(tokens: torch.Tensor, prefix: int, reads: Reads, mask: torch.Ten
     return mean if reads == "mean" else torch.cat((tokens[:, 0], mean), dim=-1)
 
 
-def load_backbone(source: str, **settings: Any) -> Any:
+def load_backbone(source: str, trust_remote_code: bool = False, **settings: Any) -> Any:
     """Load the Vision Transformer of a Hub id or folder, without pooler and head, in float32 and eval mode.
 
-    `settings` override its published config, such as num_hidden_layers.
+    `settings` override its published config, such as num_hidden_layers. Python code that a backbone brings runs only
+    with `trust_remote_code`.
 
     Raises:
         GatedPromptError: it cannot be loaded, or transformers has no model without a head for it.
     """
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if trust_remote_code and type(config) not in MODEL_MAPPING:
+            return AutoModel.from_pretrained(source, dtype="float32", trust_remote_code=True, **settings)
         # ViTMAEModel masks most patches and shuffles the rest; its encoder is a plain ViT.
         kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:

@@ -82,11 +82,12 @@ class Predictor:
         if fault:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
 
-    def load_base(self, backbone: str | os.PathLike[str] | None = None) -> Any:
+    def load_base(self, backbone: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
         """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
             backbone: Hub id or folder to load it from; None: the one used in training.
+            trust_remote_code: run Python code that the backbone brings.
 
         Raises:
             GatedPromptError: it cannot be loaded, or its location is unknown.
@@ -95,16 +96,24 @@ class Predictor:
         if not source:
             raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
         if self.reads is not None:
-            model: Any = TokenClassifier(load_backbone(source, **self.base), self.names, self.reads, self.blocks)
+            encoder = load_backbone(source, trust_remote_code, **self.base)
+            model: Any = TokenClassifier(encoder, self.names, self.reads, self.blocks)
         else:
             try:
                 model = AutoModelForImageClassification.from_pretrained(
-                    source, num_labels=len(self.names), ignore_mismatched_sizes=True, dtype="float32", **self.base
+                    source,
+                    num_labels=len(self.names),
+                    ignore_mismatched_sizes=True,
+                    dtype="float32",
+                    trust_remote_code=trust_remote_code,
+                    **self.base,
                 )
             except (OSError, ValueError) as error:
                 raise GatedPromptError(
                     f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
                 ) from error
+        model.config.id2label = dict(enumerate(self.names))
+        model.config.label2id = {name: index for index, name in enumerate(self.names)}
         model.config.problem_type = PROBLEM_TYPES[self.problem]
         return model.eval()
 

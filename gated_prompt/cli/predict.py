@@ -12,7 +12,6 @@ for images that were replaced or repaired and for adapters that have changed: th
 that cannot be read gets a row that says why.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..finetune.predictions import PredictionFile, content_of, fingerprint
 from ..finetune.scorers import Group, make_groups
 from ..images import EXTENSIONS, decode, shown_path
 from ..predictor import Predictor, read_predictor
+from ..sharing.classifier import used_folder
 from ..training.quiet import quiet_loading
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         check_export(len(set(args.adapters)))
     quiet_loading()
     found = {shown_path(name): find_predictor(name, args.backbone) for name in args.adapters}
-    groups = make_groups(found)
+    groups = make_groups(found, args.trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
         print(export(groups, Path(args.export)))
@@ -101,17 +101,12 @@ def predict(
 
 def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
-    folder, shown = Path(name), shown_path(name)
+    folder = Path(name)
     if not folder.is_dir():
         raise GatedPromptError(
             f"--adapters: there is no folder {shown_path(name)!r}; give an output folder of gated-prompt train"
         )
-    if (folder / "settings.json").is_file() and not (folder / "results.json").is_file():
-        raise GatedPromptError(
-            f"--adapters: the run in {shown!r} has not finished; repeat its gated-prompt train command to resume it"
-        )
-    if (folder / "results.json").is_file():
-        folder /= json.loads((folder / "results.json").read_text())["use"]
+    folder = used_folder(folder)
     found = read_predictor(folder)
     return folder, found if backbone is None else replace(found, backbone=backbone)
 

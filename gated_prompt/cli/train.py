@@ -40,8 +40,9 @@ from ..finetune.reporting import write_json
 from ..finetune.results import assemble, test_result
 from ..finetune.runs import Run, run_seeds
 from ..finetune.sources import read_parts
-from ..finetune.trained import load_trained
 from ..predictor import Predictor, read_predictor
+from ..sharing.backbone import check_backbone, check_code
+from ..sharing.classifier import load_trained
 from ..training.checkpoints import prepare_output_dir
 from ..training.loop import start
 from ..training.quiet import quiet_loading
@@ -55,6 +56,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     accelerator = start(args.seeds[0], None, output)
     main_process = accelerator.is_main_process
 
+    # Before thousands of images are decoded: can the backbone be loaded?
+    check_backbone(args.backbone)
+    check_code(args.backbone, args.trust_remote_code)
+    prepared = preparation(args.backbone, data_args.image_size)
+
     # The images.
     parts = read_parts(data_args, main_process)
     train, validation = parts.train, parts.validation
@@ -66,7 +72,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
 
     # The frozen backbone, block by block.
-    prepared = preparation(args.backbone, data_args.image_size)
     backbone = Backbone(args, Predictor(list(train.names), prepared, train.problem, args.backbone), accelerator)
     accelerator.wait_for_everyone()
     if main_process:  # only now: the folder stays free where a backbone's name was mistyped
@@ -103,7 +108,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # What to use, and its test score: these images were used for no choice.
     choice = choose(read.probe, runs, validation.targets, measure)
     best = choice.run or max(runs, key=lambda one: one.gain, default=None)
-    model = None if best is None else load_trained(best.kept, read_predictor(best.kept)).to(accelerator.device)
+    model = None
+    if best is not None:
+        model = load_trained(best.kept, read_predictor(best.kept), args.trust_remote_code).to(accelerator.device)
     test_scores = None
     if parts.test is not None and (choice.run is None or model is None):
         features = backbone.features(parts.test, parts.keys["test"])[read.block]

@@ -62,6 +62,7 @@ class RunArguments:
     _argument_group_name = "training"
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
     read_block: str = _help(
         "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
     )

@@ -37,7 +37,7 @@ class Backbone:
 
     def __init__(self, args: RunArguments, predictor: Predictor, accelerator: Accelerator) -> None:
         self.args, self.accelerator = args, accelerator
-        self.model = load_backbone(args.backbone)
+        self.model = load_backbone(args.backbone, args.trust_remote_code)
         vit = find_vision_transformer(self.model)
         self.predictor = replace(predictor, reads=reads_of(vit.num_prefix_tokens))
         self.methods = args.methods or [BEST_METHOD if vit.unfit_for_zero_start is None else "gated"]

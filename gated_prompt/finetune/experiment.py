@@ -59,7 +59,8 @@ class Bench:
         accelerator = start(seed, self.args.report_to, output, unused, accumulation=together)
         # The head reads the patches beside CLS: there is no need to pool them into its place.
         config = prompt_config(method, self.prompts_of(method), mae_backbone=False)
-        model = adapt(self.predictor_of(method).load_base(), method, config, self.args.lora_r)
+        base = self.predictor_of(method).load_base(trust_remote_code=self.args.trust_remote_code)
+        model = adapt(base, method, config, self.args.lora_r)
         return accelerator, model.to(accelerator.device)
 
     def prompts_of(self, method: str) -> Any:

@@ -11,12 +11,13 @@ from torch import nn
 import gated_prompt
 
 from ..errors import GatedPromptError
+from ..sharing.classifier import HEAD
 from .experiment import Bench
 from .metrics import Measure
 from .probing import Probe
 from .reporting import has_prompts, plot_gates
 from .runs import Run
-from .trained import HEAD, save_tensors
+from .trained import save_tensors
 
 SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_workers", "report_to")
 

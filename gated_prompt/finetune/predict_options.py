@@ -16,6 +16,7 @@ class Arguments:
     backbone: str | None = field(
         default=None, metadata={"help": "Hub id or folder of the backbone; default: the one used in training"}
     )
+    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that the backbone brings"})
     export: str | None = field(
         default=None, metadata={"help": "write this ONNX file instead, and compare its outputs with the model's"}
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import gated_prompt
 
 from ..predictor import Predictor
-from .trained import holds_prompts, load_trained
+from ..sharing.classifier import holds_prompts, load_trained
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Group:
         return next(iter(self.members.values()))
 
 
-def make_groups(found: Mapping[str, tuple[Path, Predictor]]) -> list[Group]:
+def make_groups(found: Mapping[str, tuple[Path, Predictor]], trust_remote_code: bool = False) -> list[Group]:
     """One group for all adapters of prompts that share base, images and number of outputs; one for each other.
 
     Raises:
@@ -39,16 +39,17 @@ def make_groups(found: Mapping[str, tuple[Path, Predictor]]) -> list[Group]:
     groups = []
     for members in shared.values():
         folders, predictors = zip(*members.values(), strict=True)
-        groups.append(Group(dict(zip(members, predictors, strict=True)), Scorer(folders, predictors[0]).eval()))
+        scorer = Scorer(folders, predictors[0], trust_remote_code).eval()
+        groups.append(Group(dict(zip(members, predictors, strict=True)), scorer))
     return groups
 
 
 class Scorer(nn.Module):
     """The model of one folder; or several adapters of prompts on one backbone, in one mixed batch."""
 
-    def __init__(self, folders: Sequence[Path], predictor: Predictor) -> None:
+    def __init__(self, folders: Sequence[Path], predictor: Predictor, trust_remote_code: bool = False) -> None:
         super().__init__()
-        model: Any = load_trained(folders[0], predictor)
+        model: Any = load_trained(folders[0], predictor, trust_remote_code)
         self.names = ["default"]
         for folder in folders[1:]:
             self.names.append(f"adapter{len(self.names)}")

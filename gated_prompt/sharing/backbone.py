@@ -1,11 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Whether a backbone is available: checked once, since transformers asks for each file six times."""
+"""Whether a backbone can be loaded: checked once, since transformers asks for each file six times."""
 
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from .. import heads
 from ..errors import GatedPromptError
@@ -36,14 +37,32 @@ def check_backbone(backbone: str) -> None:
         raise _refusal(backbone, f"there is no such folder, it is not in the cache, and the Hub: {why}") from error
 
 
-def load_backbone(backbone: str, **settings: Any) -> Any:
-    """`heads.load_backbone`, after `check_backbone`.
+def check_code(backbone: str, trust_remote_code: bool) -> None:
+    """Refuse a backbone that cannot be loaded without Python code of its own, unless that is trusted; none is run.
+
+    Raises:
+        GatedPromptError: it brings code, or its config cannot be read.
+    """
+    try:
+        values, _ = PretrainedConfig.get_config_dict(backbone)
+    except (OSError, ValueError) as error:
+        raise _refusal(backbone, str(error).splitlines()[0]) from error
+    if "auto_map" in values and values.get("model_type") not in CONFIG_MAPPING and not trust_remote_code:
+        raise GatedPromptError(
+            f"the backbone {backbone!r} brings Python code of its own, which is not run; read it, and give "
+            "--trust_remote_code true if you trust it, or take another backbone"
+        )
+
+
+def load_backbone(backbone: str, trust_remote_code: bool = False, **settings: Any) -> Any:
+    """`heads.load_backbone`, after `check_backbone` and `check_code`.
 
     Raises:
         GatedPromptError: it cannot be loaded.
     """
     check_backbone(backbone)
-    return heads.load_backbone(backbone, **settings)
+    check_code(backbone, trust_remote_code)
+    return heads.load_backbone(backbone, trust_remote_code, **settings)
 
 
 def _refusal(backbone: str, why: str) -> GatedPromptError:

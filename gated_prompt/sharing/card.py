@@ -24,6 +24,7 @@ from .usage import usage, usage_by_predictor
 FOLDER, PLACE = "path/of/this/adapter", "path/or/hub-id/of/this/adapter"
 ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address; all others are written as %XX
 CARD_NAME = "README.md"
+MOST_NAMES = 200  # of classes in a card
 SHARE = re.compile("accuracy|precision|recall|f1|iou|auc|auroc|dice|map$", re.IGNORECASE)  # metrics that are shares
 PAPER = "Improving Visual Prompt Tuning for Self-supervised Vision Transformers"
 CITATION = f"""```bibtex
@@ -110,13 +111,15 @@ def model_card(
     about += [f"- {markdown(name)} {scored}: **{value:.4f}**" for name, value in (metrics or {}).items()]
     names = labels if labels is not None else _labels(base)
     if names:
-        about.append("- Classes: " + ", ".join(map(markdown, names)))
+        shown = names[:MOST_NAMES] if predictor else names  # the whole list is in predictor.json
+        more = f", ... ({len(names)} in all: `predictor.json`)" if len(shown) < len(names) else ""
+        about.append("- Classes: " + ", ".join(map(markdown, shown)) + more)
     if license:
         about.append(f"- Licence: {markdown(license)}")
     place, base_place = hub_id(repo_id), base_id or f"path/of/{base_name}"
     parts = [
         f"# {markdown(title)}",
-        usage_by_predictor(base_place, base_id is not None, place or FOLDER, place is not None)
+        usage_by_predictor(base_place, base_id is not None, place or FOLDER)
         if predictor
         else usage(base, config, base_place, base_id is not None, place or PLACE, names),
         "\n".join(about),

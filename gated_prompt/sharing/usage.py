@@ -67,24 +67,17 @@ def usage(
     return "\n".join(["```python", *imports, *code, "```"])
 
 
-def usage_by_predictor(source: str, is_on_hub: bool, place: str, place_is_on_hub: bool) -> str:
+def usage_by_predictor(source: str, is_on_hub: bool, place: str) -> str:
     """A block of Python for an adapter that has `predictor.json` beside it; arguments as for `usage`."""
-    imports = ["import gated_prompt", "import torch", "from gated_prompt.images import decode"]
-    imports.append("from gated_prompt.predictor import read_predictor")
-    imports += ["from huggingface_hub import snapshot_download"] if place_is_on_hub else []
+    own = "" if is_on_hub else f", backbone={python(source)}"
     code = [
+        "import gated_prompt",
         "",
-        f"folder = snapshot_download({python(place)})" if place_is_on_hub else f"folder = {python(place)}",
-        "predictor = read_predictor(folder)  # the backbone, how images become pixels, and what the logits mean",
-        f"base = predictor.load_base({python(source)})" + ("" if is_on_hub else "  # your copy of it"),
-        "model = gated_prompt.load(base, folder).eval()",
-        "",
-        'pixels = predictor.transform()(decode("photo.jpg"))',
-        "with torch.no_grad():",
-        "    logits = model(pixels[None]).logits[0]",
-        "print(predictor.answer(logits, top=3))",
+        f"classifier = gated_prompt.load_classifier({python(place)}{own})"
+        + ("" if is_on_hub else "  # your copy of it"),
+        'print(classifier("photo.jpg", top=3))  # classifier.model is the model, its config has id2label',
     ]
-    return "\n".join(["```python", *imports, *code, "```"])
+    return "\n".join(["```python", *code, "```"])
 
 
 def _answer(base: nn.Module, names: Sequence[str]) -> list[str]:

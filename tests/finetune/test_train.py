@@ -37,8 +37,8 @@ from gated_prompt.finetune.pixels import Pixels
 from gated_prompt.finetune.sources import Parts
 from gated_prompt.finetune.splits import hold_back
 from gated_prompt.finetune.table import read_table
-from gated_prompt.finetune.trained import HEAD, TENSORS, load_trained
 from gated_prompt.predictor import Predictor, read_predictor
+from gated_prompt.sharing.classifier import HEAD, TENSORS, load_trained
 from gated_prompt.training import token_cache as prefix_cache
 from helpers import two_processes
 from helpers.accelerate_state import fresh
@@ -93,7 +93,7 @@ def test_what_a_run_leaves_behind(finished: Path, photos: Path) -> None:
     curve = results["comparison"][1]["curve"]
     assert [point["epoch"] for point in curve] == list(range(len(curve)))
     card = (finished / "adapter" / "README.md").read_text()
-    assert "predictor.load_base(" in card and "blå, gul, rød" in card
+    assert "gated_prompt.load_classifier(" in card and "blå, gul, rød" in card
     assert not (finished / "runs" / "zero_start-seed0" / CHECKPOINTS).exists()
 
 

@@ -1,0 +1,138 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""From a folder to answers in one call, for whatever `gated-prompt train` leaves: prompts, LoRA, a probe, a model.
+
+transformers' `AutoModelForImageClassification` and PEFT's `AutoPeftModel` take the number of classes from the base
+model's own config alone; there is no place beside an adapter where they would look for its classes.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from peft import PeftModel
+from peft.utils import CONFIG_NAME
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import DamagedAdapterError, GatedPromptError
+from ..files.header import read_config
+from ..images import decode, shown_path, to_rgb
+from ..predictor import Predictor, read_predictor
+from .loading import load
+
+TENSORS = "trained.safetensors"
+HEAD = ("classifier.weight", "classifier.bias")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model and what it takes to ask it: `model.config` has id2label, label2id and the problem type."""
+
+    model: nn.Module
+    predictor: Predictor
+    transform: Callable[[Image.Image], Tensor]
+
+    @torch.inference_mode()
+    def __call__(self, image: str | os.PathLike[str] | bytes | Image.Image, top: int = 3) -> list[tuple[str, float]]:
+        """Names and scores of one image, at most `top` of them, the best first; of numbers, all.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        if isinstance(image, Image.Image):
+            rgb = to_rgb(image)
+        else:
+            rgb = decode(image if isinstance(image, bytes) else Path(image))
+        pixels = self.transform(rgb)[None].to(next(self.model.parameters()).device)
+        return self.predictor.answer(self.model(pixel_values=pixels).logits[0].float().cpu(), top)
+
+
+def load_classifier(
+    folder: str | os.PathLike[str],
+    backbone: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> Classifier:
+    """Load a trained classifier with its backbone, in eval mode.
+
+    Args:
+        folder: a folder with `predictor.json`, the output folder of a run, or the id of a Hub repository.
+        backbone: where the backbone lies; None: where it lay in training.
+        revision: branch, tag or commit of the repository.
+        token: access token of the Hub; None: the one of `hf auth login`.
+        trust_remote_code: run Python code that the backbone brings.
+
+    Raises:
+        GatedPromptError: the folder or the backbone cannot be loaded, or they do not fit.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        try:
+            place = Path(snapshot_download(os.fspath(folder), revision=revision, token=token))
+        except (OSError, ValueError) as error:
+            raise GatedPromptError(
+                f"there is no folder {shown_path(folder)!r}, and the Hub gave no such repository "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+    place = used_folder(place)
+    predictor = read_predictor(place)
+    if backbone is not None:
+        predictor = replace(predictor, backbone=os.fspath(backbone))
+    return Classifier(load_trained(place, predictor, trust_remote_code), predictor, predictor.transform())
+
+
+def used_folder(folder: Path) -> Path:
+    """The folder that a run said to use where `folder` is its output folder, else itself.
+
+    Raises:
+        GatedPromptError: the run has not finished.
+    """
+    results = folder / "results.json"
+    if not results.is_file():
+        if (folder / "settings.json").is_file():
+            raise GatedPromptError(
+                f"the run in {shown_path(folder)!r} has not finished; repeat its gated-prompt train command to resume "
+                "it"
+            )
+        return folder
+    try:
+        return folder / str(json.loads(results.read_text())["use"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedAdapterError(f"{results} is not what gated-prompt train writes; train again") from error
+
+
+def holds_prompts(folder: Path) -> bool:
+    """Whether what a folder has is an adapter of gated prompts."""
+    config = folder / CONFIG_NAME
+    return config.is_file() and read_config(config).get("peft_type") == "GATED_PROMPT"
+
+
+def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = False) -> nn.Module:
+    """The model of a folder's predictor with what was trained, in eval mode.
+
+    Raises:
+        GatedPromptError: the backbone cannot be loaded, or what was trained does not fit it.
+    """
+    base: Any = predictor.load_base(trust_remote_code=trust_remote_code)
+    if holds_prompts(folder):
+        return load(base, folder).eval()
+    if (folder / CONFIG_NAME).is_file():
+        return PeftModel.from_pretrained(base, folder).eval()
+    try:
+        tensors = load_file(folder / TENSORS)
+        missing = [name for name in HEAD if name not in tensors]
+        if missing:
+            raise GatedPromptError(f"{folder / TENSORS} lacks {missing[0]}; train again")
+        base.load_state_dict({**base.state_dict(), **tensors})
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise GatedPromptError(f"{folder / TENSORS} does not fit {predictor.backbone!r}: {reason}") from error
+    return base.eval()
