@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What to use: the probe, unless something trained is better on validation."""
+"""What to use: the probe, unless something trained is better on validation by more than chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .metrics import DRAWS, LEVEL, Measure
+from .metrics import DRAWS, LEVEL, SMALLER_IS_BETTER, Measure
 from .probing import Probe
 from .runs import Run
 
@@ -36,40 +36,51 @@ class Choice:
 
 
 def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure) -> Choice:
-    """The method with the best mean over its seeds, if that is better than the probe of the same block."""
+    """The method with the best mean over its seeds, if its lead over the probe of the same block is beyond chance."""
     by_method: dict[str, list[Run]] = {}
     for one in runs:
         by_method.setdefault(one.record["method"], []).append(one)
-    place, value = f"block {probe.block}", measure.text(measure(probe.scores, targets))
+    value = _said(measure(probe.scores, targets), measure)
+    use_probe = f"Use the linear probe on block {probe.block}: {value} on validation"
     if not by_method:
-        return Choice(None, None, f"Use the linear probe on {place}: {value} on validation; nothing else was tried.")
+        return Choice(None, None, f"{use_probe}; nothing else was tried.")
     gains = {method: mean(one.gain for one in own) for method, own in by_method.items()}
     method = max(gains, key=lambda name: gains[name])
     best = max(by_method[method], key=lambda one: one.gain)
     found = measure.text(mean(measure(one.scores, targets) for one in by_method[method]))
     if gains[method] <= probe.gain:
-        verb = "is as good as" if gains[method] == probe.gain else "beats"
+        verb = "as good as" if gains[method] == probe.gain else "better than"
         return Choice(
             None,
             None,
-            f"Use the linear probe on {place}: with {value} on validation it {verb} {NOUNS[method]} here ({found}), "
-            "and nothing in the backbone has to be trained.",
+            f"{use_probe}, {verb} {NOUNS[method]} ({found}), and nothing in the backbone has to be trained.",
         )
     low, high = difference(probe.scores, best.scores, targets, measure)
-    doubt = "" if low > 0 else (
-        f" The lead is within chance: 95 % of redrawn validation parts put it between {_points(low, measure)} and "
-        f"{_points(high, measure)}; the probe is simpler."
-    )  # fmt: skip
+    if low <= 0:
+        return Choice(
+            None,
+            None,
+            f"{use_probe}. {NOUNS[method][0].upper()}{NOUNS[method][1:]} reach {found}, a lead within chance: 95 % "
+            f"of redrawn validation parts put it between {_points(low, measure)} and {_points(high, measure)}.",
+        )
     start = (
         "" if best.record["best_epoch"] else " Its best epoch is the start: training added nothing to the fitted head."
     )
+    found = _said(mean(measure(one.scores, targets) for one in by_method[method]), measure)
     return Choice(
         method,
         best,
-        f"Use {NOUNS[method]} on {place}: {found} on validation, where the linear probe of the same block has {value}."
-        + doubt
-        + start,
+        f"Use {NOUNS[method]} on block {probe.block}: {found} on validation, where the linear probe of the same block "
+        f"has {measure.text(measure(probe.scores, targets))}.{start}",
     )
+
+
+def _said(value: float, measure: Measure) -> str:
+    """A value with the name of its measure, and a word where lower is better."""
+    name = measure.name.replace("_", " ")
+    lower = " (lower is better)" if measure.name in SMALLER_IS_BETTER else ""
+    text = measure.text(value)
+    return f"{text} {name}{lower}" if text.endswith("%") else f"{name} {text}{lower}"
 
 
 def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure) -> tuple[float, float]:
@@ -84,4 +95,4 @@ def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure)
 
 
 def _points(value: float, measure: Measure) -> str:
-    return f"{value:+.3g}" if measure.name == "mean_absolute_error" else f"{100 * value:+.1f} points"
+    return f"{value:+.3g}" if measure.name in SMALLER_IS_BETTER else f"{100 * value:+.1f} points"

@@ -96,22 +96,36 @@ def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
 def test_the_probe_stays_unless_something_beats_it() -> None:
     measure = main_measure(CLASSES, "auto", 3)
     equal = choose(probe(6), [run("gated", 0, 6)], TARGETS, measure)
-    assert equal.run is None and "80.0 % on validation it is as good as gated prompts here (80.0 %)" in equal.sentence
+    assert equal.run is None and "80.0 % accuracy on validation, as good as gated prompts (80.0 %)" in equal.sentence
     behind = choose(probe(6), [run("gated", 0, 9)], TARGETS, measure)
-    assert behind.run is None and "it beats gated prompts here (70.0 %)" in behind.sentence
+    assert behind.run is None and "better than gated prompts (70.0 %)" in behind.sentence
     assert choose(probe(6), [], TARGETS, measure).run is None
     ahead = choose(probe(6), [run("lora", 0, 7), run("gated", 0, 5), run("deep", 0, 6)], TARGETS, measure)
-    assert ahead.method == "gated" and ahead.sentence.startswith("Use gated prompts on block 5: 83.3 % on validation")
-    assert "The lead is within chance" in ahead.sentence and "training added nothing" not in ahead.sentence
-    start = choose(probe(6), [run("gated", 0, 5, best_epoch=0)], TARGETS, measure)
+    assert ahead.run is None and ahead.sentence.startswith("Use the linear probe on block 5: 80.0 % accuracy on valid")
+    assert ahead.sentence.count("within chance") == 1 and "Gated prompts reach 83.3 %, a lead" in ahead.sentence
+    start = choose(probe(20), [run("gated", 0, 5, best_epoch=0)], TARGETS, measure)
     assert start.sentence.endswith("Its best epoch is the start: training added nothing to the fitted head.")
     far = choose(probe(20), [run("lora", 0, 2)], TARGETS, measure)
     assert far.method == "lora" and "within chance" not in far.sentence
+    assert far.sentence.startswith("Use LoRA on block 5: 93.3 % accuracy on validation, where")
+
+
+def test_the_sentence_says_where_lower_is_better() -> None:
+    targets = torch.arange(30.0)[:, None]
+    near, far = targets + 0.1, targets + 10
+    measure = main_measure(NUMBERS, "auto", 1)
+    worse = Probe(5, 1.0, torch.zeros(1, 4), torch.zeros(1), far, measure.gain(far, targets))
+    one = Run(Path(), {"method": "lora", "seed": 0, "gain": measure.gain(near, targets), "best_epoch": 3}, near)
+    said = choose(worse, [one], targets, measure).sentence
+    assert said == (
+        "Use LoRA on block 5: mean absolute error 0.1 (lower is better) on validation, where the linear probe of the "
+        "same block has 10."
+    )
 
 
 def test_the_mean_over_seeds_decides_and_the_best_seed_is_kept() -> None:
     runs = [run("gated", 0, 1), run("gated", 1, 9), run("deep", 0, 3), run("deep", 1, 2)]
-    choice = choose(probe(6), runs, TARGETS, main_measure(CLASSES, "auto", 3))
+    choice = choose(probe(20), runs, TARGETS, main_measure(CLASSES, "auto", 3))
     assert choice.method == "deep" and choice.run is runs[3]
 
 

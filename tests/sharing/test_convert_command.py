@@ -99,7 +99,9 @@ def test_a_folder_that_is_not_empty_stays(checkpoint, tmp_path) -> None:
     convert_backbone(checkpoint, out, num_attention_heads=4)  # an empty folder is fine
     before = contents(out)
     torch.save(random_state(seed=5), checkpoint)
-    with pytest.raises(ConversionError, match=r"is not empty \(it contains config.json, conversion.json, model.safetensors"):
+    with pytest.raises(
+        ConversionError, match=r"is not empty \(it contains config.json, conversion.json, model.safetensors"
+    ):
         convert_backbone(checkpoint, out, num_attention_heads=4)
     assert contents(out) == before
     convert_backbone(checkpoint, out, num_attention_heads=4, overwrite=True)
