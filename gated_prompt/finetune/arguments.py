@@ -62,7 +62,6 @@ class RunArguments:
     _argument_group_name = "training"
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
-    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
     read_block: str = _help(
         "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
     )
@@ -109,6 +108,7 @@ class RunArguments:
     ema_decay: float | None = _help(
         "score and keep a moving average of the weights, with a decay such as 0.99; default: no average", None
     )
+    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
     lora_r: int = _help("rank of --methods lora", 8)
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
 
