@@ -23,6 +23,7 @@ from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from paper import classification
+from paper.records import raise_if_diverged
 from paper.tasks import load_task, transform_for
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -258,3 +259,28 @@ def test_a_vtab_task_from_the_folder_layout(backbone, tmp_path) -> None:
     assert (results["num_train"], results["num_eval"]) == (96, 60)
     assert results["trained_parameters"] == 3 * 32 + 3 + 4 + 47 * 33  # all 47 classes, though the copy shows 10
     assert results["data"][0]["exact"] is False
+
+
+def test_a_curve_changes_nothing_and_survives_a_kill(backbone, tmp_path) -> None:
+    plain = run(backbone, tmp_path / "plain")
+    fresh()
+    stopped_after_steps(4, lambda: run(backbone, tmp_path / "curve", "--curve"))
+    results = run(backbone, tmp_path / "curve", "--curve", "--resume_from_checkpoint", "latest")
+    assert adapter_bytes(tmp_path / "curve") == adapter_bytes(tmp_path / "plain")
+    assert [row["epoch"] for row in results["curve"]] == [1, 2, 3]
+    assert [row["learning_rate"] for row in results["curve"]] == pytest.approx([0, 0.03, 0.015])
+    assert [row["loss"] for row in results["curve"]] == [row["loss"] for row in plain["curve"]]
+    assert results["curve"][-1]["test"] == results["accuracy"] == plain["accuracy"]
+    best = max(row["validation"] for row in results["curve"])
+    assert results["best_epoch"] == next(row for row in results["curve"] if row["validation"] == best)
+    assert plain["best_epoch"] is None and set(plain["curve"][0]) == {"epoch", "loss", "learning_rate"}
+
+
+def test_a_run_that_diverges_has_no_accuracy(backbone, tmp_path) -> None:
+    results = run(backbone, tmp_path, "--learning_rate", "1e30")
+    assert (results["diverged"], results["accuracy"]) == (2, None)  # the first epoch runs at rate 0
+    assert results["curve"][-1]["loss"] is None and len(results["curve"]) == 2
+    assert json.loads((tmp_path / "results.json").read_text())["diverged"] == 2
+    assert not (tmp_path / "adapter").exists()
+    with pytest.raises(GatedPromptError, match=r"the run diverged: .* after epoch 2"):
+        raise_if_diverged(results)
