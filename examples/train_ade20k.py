@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     num_classes = len(task.class_names)
     # Full fine-tuning: backbones have parameters that segmentation does not use, such as mask tokens.
     unused = DistributedDataParallelKwargs(find_unused_parameters=args.method == "full")
-    accelerator = loop.start(args.seed, args.report_to, output, unused)
+    accelerator = loop.make_accelerator(args.seed, args.report_to, output, unused)
 
     # Model and data.
     model = build_model(args, prompts, num_classes)

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from gated_prompt.command_line import mistakes_in_one_line
 from gated_prompt.data.fgvc import FGVC
 from gated_prompt.training.checkpoints import prepare_output_dir
-from gated_prompt.training.loop import start
+from gated_prompt.training.loop import make_accelerator
 from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import TransformedImages
 from paper.arguments import RunArguments, parse_arguments
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
     task = load_fgvc_task(args.task, args.data_dir, args.eval_split)
-    accelerator = start(args.seed, args.report_to, output)
+    accelerator = make_accelerator(args.seed, args.report_to, output)
     centre = fgvc_transform_for(args.backbone, train=False)
 
     def chosen_on() -> tuple[TransformedImages, TransformedImages]:

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from gated_prompt.command_line import mistakes_in_one_line
 from gated_prompt.training.checkpoints import prepare_output_dir
-from gated_prompt.training.loop import start
+from gated_prompt.training.loop import make_accelerator
 from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.training.token_cache import cache_prefix
 from gated_prompt.transforms import CachedImages, TransformedImages
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
     task = load_task(args.task, args.data_dir, args.train_split, args.eval_split)
-    accelerator = start(args.seed, args.report_to, output)
+    accelerator = make_accelerator(args.seed, args.report_to, output)
     transform = transform_for(args.backbone, args.task)
 
     def chosen_on() -> tuple[TransformedImages, TransformedImages]:

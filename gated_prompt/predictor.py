@@ -96,22 +96,27 @@ class Predictor:
         if not source:
             raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
         if self.reads is not None:
-            encoder = load_backbone(source, trust_remote_code, **self.base)
-            model: Any = TokenClassifier(encoder, self.names, self.reads, self.blocks)
-        else:
-            try:
-                model = AutoModelForImageClassification.from_pretrained(
-                    source,
-                    num_labels=len(self.names),
-                    ignore_mismatched_sizes=True,
-                    dtype="float32",
-                    trust_remote_code=trust_remote_code,
-                    **self.base,
-                )
-            except (OSError, ValueError) as error:
-                raise GatedPromptError(
-                    f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
-                ) from error
+            return self.with_head(load_backbone(source, trust_remote_code, **self.base))
+        try:
+            model: Any = AutoModelForImageClassification.from_pretrained(
+                source,
+                num_labels=len(self.names),
+                ignore_mismatched_sizes=True,
+                dtype="float32",
+                trust_remote_code=trust_remote_code,
+                **self.base,
+            )
+        except (OSError, ValueError) as error:
+            raise GatedPromptError(
+                f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
+            ) from error
+        return self._settled(model)
+
+    def with_head(self, backbone: Any) -> Any:
+        """A loaded backbone with an untrained head that reads it as `reads` and `blocks` say, in eval mode."""
+        return self._settled(TokenClassifier(backbone, self.names, self.reads or "cls", self.blocks))
+
+    def _settled(self, model: Any) -> Any:
         model.config.id2label = dict(enumerate(self.names))
         model.config.label2id = {name: index for index, name in enumerate(self.names)}
         model.config.problem_type = PROBLEM_TYPES[self.problem]

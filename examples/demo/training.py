@@ -15,7 +15,7 @@ from gated_prompt.data.hub import HubImages, open_table
 from gated_prompt.errors import DataError
 from gated_prompt.images import LabelledImages, Provenance
 from gated_prompt.training.checkpoints import prepare_output_dir
-from gated_prompt.training.loop import start
+from gated_prompt.training.loop import make_accelerator
 from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output = prepare_output_dir(args.output_dir)
     train, scored = (load_part(args.task, Path(args.data_dir), split) for split in (args.train_split, args.eval_split))
     task = Task(args.task, list(train.class_names or ()), train, scored)
-    accelerator = start(args.seed, args.report_to, output)
+    accelerator = make_accelerator(args.seed, args.report_to, output)
     l2 = settle_blocks(args, prompts, None, accelerator)
     model = build(args, prompts, task)
     transform = transform_for(args.backbone, task.name)

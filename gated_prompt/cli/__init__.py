@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `gated-prompt train | predict | serve | convert`, also as `python -m gated_prompt`."""
+"""The command line: `gated-prompt train | probe | predict | serve | convert`, also as `python -m gated_prompt`."""
 
 import sys
 from importlib import import_module
@@ -10,6 +10,7 @@ from ..finetune.segmentation.predict_options import MaskPredictArguments, gives_
 
 COMMANDS = {
     "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
+    "probe": "nearest neighbours and linear probes of every block of a frozen backbone",
     "predict": "classify new images with what `train` left, or export it to ONNX",
     "serve": "answer over HTTP with many adapters on one backbone",
     "convert": "convert checkpoints of MAE, MoCo v3, DINO, timm and the paper's official code",
@@ -45,7 +46,7 @@ def check_options(command: str, words: list[str]) -> None:
         from ..finetune.segmentation.arguments import parse as parse_masks
 
         parse_masks(words)
-    elif command == "train":
+    elif command in ("train", "probe"):
         from ..finetune.arguments import parse
 
         parse(words)

@@ -49,7 +49,9 @@ class DataArguments:
         ("refuse", "skip", "keep"),
     )
     problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto", PROBLEMS)
-    validation_share: float = _help("part of each class that is held back where no validation part is given", 0.2)
+    validation_share: float = _help(
+        "part of the images that each fold holds back where no validation part is given", 0.2
+    )
     split_seed: int = _help("random seed of what is held back and of --shots", 0)
     shots: int | None = _help("train on this many images of each class; default: all", None)
     image_size: int | None = _help("side in pixels; default: that of the backbone's processor", None)
@@ -63,7 +65,8 @@ class RunArguments:
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
     read_block: str = _help(
-        "block after which the head reads, from 0; best: of the best probe; or last", RECOMMENDED.read_block
+        "block after which the head reads, from 0; best: block or blocks with the best probe; or last",
+        RECOMMENDED.read_block,
     )
     methods: list[str] = field(
         default_factory=list,
@@ -109,6 +112,11 @@ class RunArguments:
         "score and keep a moving average of the weights, with a decay such as 0.99; default: no average", None
     )
     trust_remote_code: bool = _help("run Python code that the backbone brings", False)
+    refit: bool = _help(
+        "choose by folds of all labelled images, where no validation part is given, and fit what was chosen to all of "
+        "them; false: hold a part back, and keep what was fitted to the others",
+        True,
+    )
     lora_r: int = _help("rank of --methods lora", 8)
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
 

@@ -15,9 +15,11 @@ from ..predictor import PROBLEM_TYPES, Predictor
 from ..starts.head import initialize_head
 from ..starts.initialize import initialize_prompts
 from ..training.checkpoints import trained_tensors
-from ..training.loop import start
+from ..training.loop import make_accelerator
 from .arguments import RunArguments
-from .image_set import CLASSES, LABELS
+from .backbone import Backbone
+from .division import Division
+from .image_set import CLASSES, LABELS, ImageSet
 from .methods import adapt, prompt_config
 from .metrics import Measure
 from .pixels import Pixels
@@ -26,16 +28,16 @@ from .sources import Parts
 
 
 @dataclass(frozen=True)
-class Bench:
-    """One command's data and settings.
+class Experiment:
+    """One command's data, backbone and settings.
 
     Attributes:
         args: of the run.
         prompts: of the prompts.
         parts: the images.
-        predictor: the whole backbone, what the head reads, and how images become pixels.
-        read: the block whose output the head reads.
-        blocks: of the backbone.
+        backbone: loaded once; the models of all runs are twins of it.
+        division: of the labelled images.
+        blocks: after which the head reads, from 0.
         measure: what decides.
         l2: strength of the penalty with which heads start, that of the best probe.
         class_weights: (K,), or None.
@@ -44,9 +46,9 @@ class Bench:
     args: RunArguments
     prompts: Any
     parts: Parts
-    predictor: Predictor
-    read: int
-    blocks: int
+    backbone: Backbone
+    division: Division
+    blocks: tuple[int, ...]
     measure: Measure
     l2: float
     class_weights: list[float] | None
@@ -56,12 +58,15 @@ class Bench:
         # Fine-tuning in full: backbones have parameters that no class needs, such as mask tokens.
         unused = DistributedDataParallelKwargs(find_unused_parameters=method == "full")
         together = self.args.gradient_accumulation_steps
-        accelerator = start(seed, self.args.report_to, output, unused, accumulation=together)
+        accelerator = make_accelerator(seed, self.args.report_to, output, unused, accumulation=together)
         # The head reads the patches beside CLS: there is no need to pool them into its place.
         config = prompt_config(method, self.prompts_of(method), mae_backbone=False)
-        base = self.predictor_of(method).load_base(trust_remote_code=self.args.trust_remote_code)
-        model = adapt(base, method, config, self.args.lora_r)
+        model = adapt(self.twin(method), method, config, self.args.lora_r)
         return accelerator, model.to(accelerator.device)
+
+    def twin(self, method: str | None) -> nn.Module:
+        """What the result of a method, or the probe (None), belongs on."""
+        return self.backbone.twin(self.predictor_of(method), own_weights=method == "full")
 
     def prompts_of(self, method: str) -> Any:
         """The settings of a method's prompts: as given, and by the block that is read."""
@@ -74,9 +79,14 @@ class Bench:
         )
 
     @property
+    def read(self) -> int:
+        """The highest block that is read."""
+        return self.blocks[-1]
+
+    @property
     def reads_last(self) -> bool:
         """Whether the whole backbone runs."""
-        return self.read == self.blocks - 1
+        return self.read == self.backbone.depth - 1
 
     def predictor_of(self, method: str | None) -> Predictor:
         """What is written beside the result of a method, or of the probe (None).
@@ -84,18 +94,20 @@ class Bench:
         Prompts record the block that is read themselves, as `read_from`, so adapters with different blocks share one
         backbone. Everything else needs a backbone that ends there.
         """
+        blocks = list(self.blocks) if len(self.blocks) > 1 else None
+        predictor = replace(self.backbone.predictor, blocks=blocks)
         if self.reads_last or method in PROMPT_METHODS:
-            return self.predictor
-        return replace(self.predictor, base={"num_hidden_layers": self.read + 1})
+            return predictor
+        return replace(predictor, base={"num_hidden_layers": self.read + 1})
 
-    def beginning(self, method: str, seed: int, output: Path) -> dict[str, Tensor]:
-        """The trained tensors that images decide, by name, as training begins: prompts, then the head.
+    def beginning(self, method: str, seed: int, output: Path, data: ImageSet) -> dict[str, Tensor]:
+        """The trained tensors that images decide, by name, as training on `data` begins: prompts, then the head.
 
-        Prompts are tokens of the training images, and the head is a probe of what it sees with them in place.
+        Prompts are tokens of the images, and the head is a probe of what it sees with them in place.
         """
         accelerator, model = self.start(method, seed, output)
         before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
-        images = self.share(accelerator)
+        images = self.share(data, accelerator)
         prompt_start = self.args.prompt_start or recommended(method).prompt_start
         if method in PROMPT_METHODS and prompt_start != "random":
             initialize_prompts(model, images, method=prompt_start, seed=seed)
@@ -103,15 +115,15 @@ class Bench:
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}
 
-    def share(self, accelerator: Accelerator) -> DataLoader[Any]:
-        """The training images that are this process's part, without augmentation."""
-        data = Pixels(self.parts.train, self.predictor)
+    def share(self, images: ImageSet, accelerator: Accelerator) -> DataLoader[Any]:
+        """The images that are this process's part, without augmentation."""
+        data = Pixels(images, self.backbone.predictor)
         own = Subset(data, range(accelerator.process_index, len(data), accelerator.num_processes))
         return DataLoader(own, self.args.per_device_eval_batch_size, num_workers=self.args.dataloader_num_workers)
 
     def fit_head(self, model: nn.Module, images: DataLoader[Any]) -> None:
         """Make the head a linear probe of what it sees now."""
-        problem = PROBLEM_TYPES[self.predictor.problem]
+        problem = PROBLEM_TYPES[self.parts.train.problem]
         initialize_head(model, images, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
 
     def loss(self, scores: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -12,9 +12,9 @@ import gated_prompt
 
 from ..errors import GatedPromptError
 from ..sharing.classifier import HEAD
-from .experiment import Bench
+from .experiment import Experiment
 from .metrics import Measure
-from .probing import Probe
+from .probing import Study
 from .reporting import has_prompts, plot_gates
 from .runs import Run
 from .trained import save_tensors
@@ -35,37 +35,45 @@ def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path
         )
 
 
-def leave_probe(folder: Path, probe: Probe, bench: Bench) -> None:
+def leave_probe(folder: Path, probe: Study, experiment: Experiment) -> None:
     """Write the probe as the head that it is."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
-    bench.predictor_of(None).write(folder)
+    experiment.predictor_of(None).write(folder)
 
 
-def leave_run(output: Path, best: Run, model: nn.Module, bench: Bench) -> Path:
-    """Copy what the best run has trained to `output`, for prompts with a card; return its folder."""
-    folder = output / best.kept.name
+def leave_run(output: Path, best: Run, kept: Path, model: nn.Module, experiment: Experiment) -> Path:
+    """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
+    folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(best.kept, folder)
+    shutil.copytree(kept, folder)
     if isinstance(model, PeftModel) and has_prompts(model):
         plot_gates(folder / "gates.png", model)
-        gated_prompt.write_card(folder, _card(model, best, bench))
+        gated_prompt.write_card(folder, _card(model, best, experiment))
     return folder
 
 
-def _card(model: PeftModel, best: Run, bench: Bench) -> Any:
-    measure: Measure = bench.measure
-    value = measure(best.scores, bench.parts.validation.targets)
+def _card(model: PeftModel, best: Run, experiment: Experiment) -> Any:
+    measure: Measure = experiment.measure
+    value = measure(best.scores, experiment.parts.validation.targets)
     return gated_prompt.model_card(
         model,
-        base_model=bench.args.backbone,
-        dataset=Path(bench.parts.train.source).name,
+        base_model=experiment.args.backbone,
+        dataset=Path(experiment.parts.train.source).name,
         split="validation",
         metrics={measure.name: value},
-        labels=bench.parts.train.names,
+        labels=experiment.parts.train.names,
         picture="gates.png",
         predictor=True,
         notes=f"""## Training
 
-{len(bench.parts.train)} images to train on; the {len(bench.parts.validation)} of the validation part chose learning
-rates and epoch ({best.record["best_epoch"]}), so the number above is slightly optimistic.""",
+{len(experiment.parts.train)} images to train on; the {len(experiment.parts.validation)} of the validation part chose
+rates and epoch ({best.record["best_epoch"]}), so the number above is slightly optimistic.{_again(experiment)}""",
+    )
+
+
+def _again(experiment: Experiment) -> str:
+    if not experiment.division.refit:
+        return ""
+    return (
+        f" These weights were then trained on all {len(experiment.division.images)} labelled images in the same way."
     )

@@ -1,9 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One training run of one method with given rates, by the loop in recipe/; the best epoch is kept."""
+"""One training run of one method with given rates, on the training part or on all labelled images."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +13,11 @@ from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
 from ..training.groups import parameter_groups
-from ..training.loop import Plan, train, training_loader
+from ..training.loop import LoopConfig, TrainerCallback, train, training_loader
 from ..training.token_cache import StartAtBlock
-from .best_epoch import BestEpoch
-from .experiment import Bench, score
+from .best_epoch import AverageWeights, BestEpoch
+from .experiment import Experiment, score
+from .image_set import ImageSet
 from .kept_tokens import KeptTokens
 from .pixels import Pixels
 
@@ -23,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """Peak learning rates: of the prompts (LoRA, backbone), of the gates and temperatures, and of the head."""
 
     main: float
@@ -33,20 +35,20 @@ class Rates:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, with the weights of its best epoch, and how it got there."""
+    """A trained model, with the weights of its best epoch, and how it got there; no `watch` without validation."""
 
     model: nn.Module
     accelerator: Accelerator
-    watch: BestEpoch
+    watch: BestEpoch | None
     trained_parameters: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialState:
     """Where the runs of a method and seed begin, whatever their rates.
 
-    `tensors`: what `Bench.beginning` found. `kept`: tokens at the prompts' first block, at which training then starts.
+    `tensors`: what `Experiment.beginning` found. `kept`: tokens at the prompts' first block, where training starts.
     """
 
     method: str
@@ -55,58 +57,112 @@ class Beginning:
     kept: KeptTokens | None
 
 
-def batches_per_epoch(bench: Bench, processes: int) -> int:
-    """Batches of each process in one pass over the training images."""
-    return math.ceil(len(bench.parts.train) / (bench.args.per_device_train_batch_size * processes))
+def batches_per_epoch(experiment: Experiment, data: ImageSet, processes: int) -> int:
+    """Batches of each process in one pass over these images."""
+    return math.ceil(len(data) / (experiment.args.per_device_train_batch_size * processes))
 
 
-def fit(bench: Bench, begin: Beginning, rates: Rates, batches: int, output: Path | None, label: str) -> Fitted:
-    """Train for at most `batches` batches, then restore the best epoch.
+def fit(
+    experiment: Experiment, begin: InitialState, rates: LearningRates, batches: int, output: Path | None, label: str
+) -> Fitted:
+    """Train on the training part for at most `batches` batches, then restore the best epoch.
 
     `output`: folder for checkpoints, from the last of which the run resumes; None: no checkpoints, and validation at
     the end only. `label`: of the progress bar.
     """
-    args, method, seed, kept = bench.args, begin.method, begin.seed, begin.kept
-    accelerator, model = bench.start(method, seed, output or Path(args.output_dir))
+    args, kept, parts = experiment.args, begin.kept, experiment.parts
+    accelerator, model = restored(experiment, begin, output or Path(args.output_dir))
+    held: Any = DataLoader(
+        Pixels(parts.validation, experiment.backbone.predictor) if kept is None else kept.validation,
+        args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+    )
+    held = accelerator.prepare(held)
+    watch = BestEpoch(
+        model,
+        lambda wrapped: score(wrapped, held, accelerator),
+        experiment.loss,
+        parts.validation.targets,
+        experiment.measure,
+        args.patience,
+        args.ema_decay,
+    )
+    done = descend(
+        experiment,
+        begin,
+        rates,
+        (accelerator, model),
+        parts.train,
+        (batches, batches),
+        output,
+        label,
+        watch if output is not None else _Average(watch),
+        watch,
+    )
+    watch.restore()
+    return Fitted(model, accelerator, watch, *done)
+
+
+def fit_all(
+    experiment: Experiment, begin: InitialState, rates: LearningRates, epochs: int, output: Path, label: str
+) -> Fitted:
+    """Train on all labelled images for `epochs` epochs of a schedule as long as the one that they were chosen in."""
+    args, data = experiment.args, experiment.division.images
+    accelerator, model = restored(experiment, begin, output)
+    each = batches_per_epoch(experiment, data, accelerator.num_processes)
+    watch = AverageWeights(model, args.ema_decay)
+    steps = (epochs * each, args.num_train_epochs * each)
+    done = descend(experiment, begin, rates, (accelerator, model), data, steps, output, label, watch, None)
+    watch.restore()
+    return Fitted(model, accelerator, None, *done)
+
+
+def restored(experiment: Experiment, begin: InitialState, output: Path) -> tuple[Accelerator, nn.Module]:
+    """An accelerator and the model of a method with the trained tensors that it begins with."""
+    accelerator, model = experiment.start(begin.method, begin.seed, output)
     with torch.no_grad():
         parameters = dict(model.named_parameters())
         for name, tensor in begin.tensors.items():
             parameters[name].copy_(tensor)
+    return accelerator, model
+
+
+def descend(
+    experiment: Experiment,
+    begin: InitialState,
+    rates: LearningRates,
+    prepared: tuple[Accelerator, nn.Module],
+    data: ImageSet,
+    steps: tuple[int, int],
+    output: Path | None,
+    label: str,
+    watch: TrainerCallback,
+    scored: BestEpoch | None,
+) -> tuple[int, float]:
+    """Train for the first of `steps` batches in a schedule of the second; return trainable parameters and seconds."""
+    args, kept, (accelerator, model) = experiment.args, begin.kept, prepared
     groups = parameter_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
-    pixels = Pixels(bench.parts.train, bench.predictor, seed if args.augment else None)
-    loader = training_loader(
-        pixels if kept is None else kept.train, args.per_device_train_batch_size, args.dataloader_num_workers
-    )
-    held = DataLoader(
-        Pixels(bench.parts.validation, bench.predictor) if kept is None else kept.validation,
-        args.per_device_eval_batch_size,
-        num_workers=args.dataloader_num_workers,
-    )
+    pixels = Pixels(data, experiment.backbone.predictor, begin.seed if args.augment else None)
+    source = pixels if kept is None else kept.train
+    loader = training_loader(source, args.per_device_train_batch_size, args.dataloader_num_workers)
     optimizer = torch.optim.AdamW(groups, rates.main)
-    updates = math.ceil(batches / args.gradient_accumulation_steps)
+    updates = math.ceil(steps[1] / args.gradient_accumulation_steps)
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup_ratio * updates), updates)
-    wrapped, optimizer, loader, held = accelerator.prepare(model, optimizer, loader, held)
+    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if args.report_to is not None and output is not None:
-        accelerator.init_trackers("gated_prompt", config={"method": method, "seed": seed, **vars(rates)})
-    watch = BestEpoch(
-        model,
-        lambda: score(wrapped, held, accelerator),
-        bench.loss,
-        bench.parts.validation.targets,
-        bench.measure,
-        args.patience,
-        args.ema_decay,
-    )
+        accelerator.init_trackers("gated_prompt", config={"method": begin.method, "seed": begin.seed, **vars(rates)})
     checkpoints = output / CHECKPOINTS if output is not None else Path(args.output_dir)
     shortcut = None if kept is None else StartAtBlock(model)
     if shortcut is not None:
         shortcut.open()
     stored = output is not None and any(checkpoints.glob("step_*[0-9]"))
-    if output is not None and not stored:
-        watch.after_epoch(0)
-    plan = Plan(
-        steps=batches,
+    if scored is not None:
+        scored.wrapped = wrapped
+        if output is not None and not stored:
+            scored.after_epoch(0)
+    plan = LoopConfig(
+        steps=steps[0],
         schedule_by="step",
         checkpoints=checkpoints,
         checkpointing_steps="epoch" if output is not None else None,
@@ -119,17 +175,16 @@ def fit(bench: Bench, begin: Beginning, rates: Rates, batches: int, output: Path
         loader,
         optimizer,
         schedule,
-        lambda images, targets: bench.loss(wrapped(images).logits, targets, args.label_smoothing),
+        lambda images, targets: experiment.loss(wrapped(images).logits, targets, args.label_smoothing),
         plan,
         pixels.set_epoch,
-        watch if output is not None else _Average(watch),
+        watch,
     )
-    if output is None:
-        watch.after_epoch(1)
+    if scored is not None and output is None:
+        scored.after_epoch(1)
     if shortcut is not None:
         shortcut.close()
-    watch.restore()
-    return Fitted(model, accelerator, watch, trained, done.seconds)
+    return trained, done.seconds
 
 
 class _Average(BestEpoch):
@@ -142,7 +197,7 @@ class _Average(BestEpoch):
         return {}
 
 
-def _own(model: nn.Module, rates: Rates) -> dict[str, dict[str, float]]:
+def _own(model: nn.Module, rates: LearningRates) -> dict[str, dict[str, float]]:
     """The groups that a model has and that have rates of their own."""
     names = {group["name"] for group in parameter_groups(model, rates.main, 0.0, {})}
     own = {"gates": rates.gates, "temperatures": rates.gates, "head": rates.head}

@@ -83,6 +83,11 @@ class ImageSet:
             contents=[self.contents[i] for i in indices] if self.contents else (),
         )
 
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """These images, then those of another part."""
+        both = [*self.pictures, *other.pictures]
+        return replace(self, pictures=both, targets=torch.cat((self.targets, other.targets)))
+
     def without_broken(self, show: bool) -> tuple["ImageSet", str]:
         """The images that can be decoded, and a fingerprint of their names, contents and labels.
 

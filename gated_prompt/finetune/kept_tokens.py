@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import GatedPromptError
 from ..training.token_cache import CachedPrefix, cache_prefix
-from .experiment import Bench
+from .experiment import Experiment
 from .pixels import Pixels
 from .recipe import PROMPT_METHODS
 
@@ -19,21 +19,24 @@ class KeptTokens:
     validation: CachedPrefix
 
 
-def keep_tokens(bench: Bench, method: str, folder: Path) -> KeptTokens | None:
+def keep_tokens(experiment: Experiment, method: str, folder: Path) -> KeptTokens | None:
     """Write the tokens to `folder`.
 
-    None where blocks have to run in every epoch: they have prompts or weights to train, images are augmented, or
-    training cannot start at a later block, which is printed.
+    None where blocks have to run in every epoch: they have prompts or weights to train, the head reads them, images
+    are augmented, or training cannot start at a later block, which is printed.
     """
-    if bench.args.augment or method not in PROMPT_METHODS or not bench.prompts_of(method).insert_at:
+    first = experiment.prompts_of(method).insert_at
+    if experiment.args.augment or method not in PROMPT_METHODS or not first or experiment.blocks[0] < first:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator, model = bench.start(method, bench.args.seeds[0], folder)
+    accelerator, model = experiment.start(method, experiment.args.seeds[0], folder)
     try:
         return KeptTokens(
             *(
-                cache_prefix(model, Pixels(part, bench.predictor), folder / f"{name}.safetensors", accelerator)
-                for name, part in (("train", bench.parts.train), ("validation", bench.parts.validation))
+                cache_prefix(
+                    model, Pixels(part, experiment.backbone.predictor), folder / f"{name}.safetensors", accelerator
+                )
+                for name, part in (("train", experiment.parts.train), ("validation", experiment.parts.validation))
             )
         )
     except GatedPromptError as error:

@@ -4,8 +4,8 @@
 import json
 from pathlib import Path
 
-from .experiment import Bench
-from .fit import Beginning, Rates, fit
+from .experiment import Experiment
+from .fit import InitialState, LearningRates, fit
 from .recipe import PROMPT_METHODS, recommended
 from .reporting import write_json
 
@@ -19,10 +19,10 @@ GRIDS: dict[str, Grid] = {
 }
 
 
-def grid(method: str) -> list[Rates]:
-    """The rates that a race tries: 8, or 4 where there is only a head."""
+def grid(method: str) -> list[LearningRates]:
+    """The rates that are tried: 8, or 4 where there is only a head."""
     mains, factors = _prompt_grid(method) if method in PROMPT_METHODS else GRIDS[method]
-    return [Rates(main, main * gates, main * head) for main in mains for gates, head in factors]
+    return [LearningRates(main, main * gates, main * head) for main in mains for gates, head in factors]
 
 
 def _prompt_grid(method: str) -> Grid:
@@ -43,7 +43,7 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
     return [(count, unit * 2**index) for index, count in enumerate(counts)] if unit else []
 
 
-def race(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
+def search_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
     """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
@@ -52,7 +52,7 @@ def race(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
     entries = grid(begin.method)
     found: dict[str, list[float]] = json.loads(record.read_text()) if record.is_file() else {}
     alive = list(range(len(entries)))
-    together = bench.args.gradient_accumulation_steps
+    together = experiment.args.gradient_accumulation_steps
     rounds = budgets(len(entries), batches // together)
     for number, (_, steps) in enumerate(rounds, 1):
         length = steps * together
@@ -61,8 +61,10 @@ def race(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
             key = f"{rates} for {length}"
             if key not in found:
                 label = f"{begin.method}, race {number}/{len(rounds)}, rate {rates.main:g}, head {rates.head:g}"
-                fitted = fit(bench, begin, rates, length, None, label)
-                found[key] = [fitted.watch.gain, -fitted.watch.curve[-1]["loss"]]
+                fitted = fit(experiment, begin, rates, length, None, label)
+                watch = fitted.watch
+                assert watch is not None  # there is a validation part
+                found[key] = [watch.gain, -watch.curve[-1]["loss"]]
                 if fitted.accelerator.is_main_process:
                     write_json(record, found)
         ranked = sorted(alive, key=lambda index: found[f"{entries[index]} for {length}"], reverse=True)

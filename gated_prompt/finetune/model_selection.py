@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .metrics import DRAWS, LEVEL, SMALLER_IS_BETTER, Measure
-from .probing import Probe
+from .probing import place
 from .runs import Run
 
 NOUNS = {
@@ -35,27 +35,30 @@ class Choice:
     sentence: str
 
 
-def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure) -> Choice:
-    """The method with the best mean over its seeds, if its lead over the probe of the same block is beyond chance."""
+def choose(blocks: Sequence[int], probe: Tensor, runs: Sequence[Run], targets: Tensor, measure: Measure) -> Choice:
+    """The method with the best mean over its seeds, if its lead over the probe of the same blocks is beyond chance.
+
+    `probe`: its scores (N, K) on the validation part, by a fit that has not seen it.
+    """
     by_method: dict[str, list[Run]] = {}
     for one in runs:
         by_method.setdefault(one.record["method"], []).append(one)
-    value = _said(measure(probe.scores, targets), measure)
-    use_probe = f"Use the linear probe on block {probe.block}: {value} on validation"
+    value, own = _said(measure(probe, targets), measure), measure.gain(probe, targets)
+    use_probe = f"Use the linear probe on {place(blocks)}: {value} on validation"
     if not by_method:
         return Choice(None, None, f"{use_probe}; nothing else was tried.")
-    gains = {method: mean(one.gain for one in own) for method, own in by_method.items()}
+    gains = {method: mean(one.gain for one in seeds) for method, seeds in by_method.items()}
     method = max(gains, key=lambda name: gains[name])
     best = max(by_method[method], key=lambda one: one.gain)
     found = measure.text(mean(measure(one.scores, targets) for one in by_method[method]))
-    if gains[method] <= probe.gain:
-        verb = "as good as" if gains[method] == probe.gain else "better than"
+    if gains[method] <= own:
+        verb = "as good as" if gains[method] == own else "better than"
         return Choice(
             None,
             None,
             f"{use_probe}, {verb} {NOUNS[method]} ({found}), and nothing in the backbone has to be trained.",
         )
-    low, high = difference(probe.scores, best.scores, targets, measure)
+    low, high = difference(probe, best.scores, targets, measure)
     if low <= 0:
         return Choice(
             None,
@@ -70,8 +73,8 @@ def choose(probe: Probe, runs: Sequence[Run], targets: Tensor, measure: Measure)
     return Choice(
         method,
         best,
-        f"Use {NOUNS[method]} on block {probe.block}: {found} on validation, where the linear probe of the same block "
-        f"has {measure.text(measure(probe.scores, targets))}.{start}",
+        f"Use {NOUNS[method]} on {place(blocks)}: {found} on validation, where the linear probe there "
+        f"has {measure.text(measure(probe, targets))}.{start}",
     )
 
 

@@ -1,130 +1,154 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The frozen backbone: nearest neighbours and a linear probe on every block."""
+"""The frozen backbone: nearest neighbours of every block, and linear probes of blocks and sets of blocks."""
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sklearn.neighbors import KNeighborsRegressor
-from sklearn.preprocessing import normalize
 from torch import Tensor
 from tqdm import tqdm
 
 from ..predictor import PROBLEM_TYPES
 from ..starts.linear_probe import STRENGTHS, fit_path
-from .features import BlockFeatures
-from .image_set import CLASSES, LABELS, ImageSet
+from .division import Division
+from .image_set import CLASSES, LABELS
 from .metrics import Measure
 
 NEIGHBOURS = 20
-TENSORS = ("weight", "bias", "scores")
+CLOSENESS = 0.07  # temperature of the neighbours' weights, as in DINO's evaluation
+KEPT = 1e-6  # tolerance of the probe that is kept
+EVERY = 3  # one of the sets is every third block
+Features = Callable[[Sequence[int]], Tensor]  # blocks -> (N, F) of all labelled images
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The best linear probe of one block: weight (K, F) and bias (K,) on its features, and its scores."""
+class Candidate:
+    """Blocks, the L2 penalty that is best for them, and scores (H, K) of images that the fit has not seen."""
 
-    block: int
+    blocks: tuple[int, ...]
     l2: float
+    scores: Tensor
+    gain: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is known of the frozen backbone.
+
+    `neighbours`: the measure of each block's; `candidates`: single blocks from the first to the last, then sets;
+    `chosen`: the one that is read; `weight` (K, F), `bias` (K,): its probe, fitted to `Division.final`.
+    """
+
+    neighbours: list[float]
+    candidates: list[Candidate]
+    chosen: Candidate
     weight: Tensor
     bias: Tensor
-    scores: Tensor  # (N, K) on validation
-    gain: float
+
+    @property
+    def singles(self) -> list[Candidate]:
+        return [one for one in self.candidates if len(one.blocks) == 1]
 
 
-@dataclass(frozen=True)
-class BlockResult:
-    """One block: the measure of its nearest neighbours, and its probe."""
-
-    block: int
-    neighbours: float
-    probe: Probe
-    probe_value: float
-
-
-def probe_blocks(
-    train: BlockFeatures,
-    validation: BlockFeatures,
-    train_set: ImageSet,
-    validation_set: ImageSet,
+def study(
+    features: Features,
+    depth: int,
+    readable: Sequence[int],
+    sets: bool,
+    division: Division,
     measure: Measure,
     class_weights: list[float] | None,
     show: bool,
-) -> list[BlockResult]:
-    """Nearest neighbours and the best probe of every block, from the first to the last."""
-    results = []
-    for block in tqdm(range(train.num_blocks), "probe every block", leave=False, disable=not show):
-        x, x_val = train[block], validation[block]
-        probe = fit_probe(block, x, x_val, train_set, validation_set.targets, measure, class_weights)
-        near = neighbour_scores(x, x_val, train_set)
-        value = measure(near, validation_set.targets)
-        results.append(BlockResult(block, value, probe, measure(probe.scores, validation_set.targets)))
-    return results
+) -> Study:
+    """Probe every block, then with `sets` the best with its neighbours and every third; choose among `readable`.
+
+    Of equals the one with fewer blocks wins, then the lower one.
+    """
+    found, near = [], []
+    for block in tqdm(range(depth), "probe every block", leave=False, disable=not show):
+        x = features([block])
+        found.append(fit_candidate((block,), x, division, measure, class_weights))
+        near.append(measure(neighbour_scores(x, division), division.scored.targets))
+    if sets:
+        best = max((one for one in found if one.blocks[0] in readable), key=lambda one: one.gain).blocks[0]
+        first = max(0, min(best - 1, depth - 3))
+        wanted = [tuple(range(first, min(first + 3, depth))), tuple(range(EVERY - 1, depth, EVERY))]
+        for blocks in dict.fromkeys(one for one in wanted if len(one) > 1):
+            found.append(fit_candidate(blocks, features(blocks), division, measure, class_weights))
+    chosen = max((one for one in found if one.blocks[-1] in readable), key=lambda one: one.gain)
+    return Study(near, found, chosen, *fit_kept(chosen, features(chosen.blocks), division, class_weights))
 
 
-def best_block(results: list[BlockResult]) -> BlockResult:
-    """The block whose probe is best on validation; of equals the lowest, which costs least."""
-    return max(results, key=lambda result: result.probe.gain)
+def fit_candidate(
+    blocks: tuple[int, ...], x: Tensor, division: Division, measure: Measure, class_weights: list[float] | None
+) -> Candidate:
+    """The strength that is best for these blocks; of equals the stronger penalty. x: (N, F)."""
+    data, targets = division.images, division.scored.targets
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    fits = fit_path(
+        x, data.targets, len(data.names), PROBLEM_TYPES[data.problem], used=division.used, class_weights=weights
+    )
+    found = []
+    for l2, (weight, bias) in zip(STRENGTHS, fits, strict=True):
+        scores = division.scores(x, weight, bias)
+        found.append(Candidate(blocks, l2, scores, measure.gain(scores, targets), measure(scores, targets)))
+    return max(found, key=lambda one: one.gain)
 
 
-def neighbour_scores(x: Tensor, x_val: Tensor, data: ImageSet) -> Tensor:
-    """Mean label of the nearest images by cosine, weighted by closeness, as scores (N, K)."""
-    targets = torch.nn.functional.one_hot(data.targets, len(data.names)) if data.problem == CLASSES else data.targets
-    model = KNeighborsRegressor(min(NEIGHBOURS, len(x)), weights=_closeness, metric="euclidean")
-    model.fit(normalize(x.numpy()), targets.double().numpy())
-    found = torch.from_numpy(model.predict(normalize(x_val.numpy()))).float().reshape(len(x_val), -1)
+def fit_kept(
+    chosen: Candidate, x: Tensor, division: Division, class_weights: list[float] | None
+) -> tuple[Tensor, Tensor]:
+    """Weight (K, F) and bias (K,) of what was chosen, fitted to `Division.final`."""
+    data, rows = division.images, division.final
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    problem = PROBLEM_TYPES[data.problem]
+    (fit,) = fit_path(
+        x[rows], data.targets[rows], len(data.names), problem, [chosen.l2], class_weights=weights, tolerance=KEPT
+    )
+    return fit[0][0].contiguous(), fit[1][0].contiguous()
+
+
+def neighbour_scores(x: Tensor, division: Division) -> Tensor:
+    """Mean label of the nearest images of other folds by cosine, weighted by closeness, as scores (H, K)."""
+    data, held, fold = division.images, division.held, division.fold
+    targets = F.one_hot(data.targets, len(data.names)) if data.problem == CLASSES else data.targets
+    unit = F.normalize(x.float(), dim=1)
+    cosine = (unit[held] @ unit.T).masked_fill(fold[held][:, None] == fold, -torch.inf)
+    near, places = cosine.topk(min(NEIGHBOURS, len(fold)), dim=1)
+    weights = ((near - near[:, :1]) / CLOSENESS).exp()
+    found = (weights[..., None] * targets[places].float()).sum(1) / weights.sum(1, keepdim=True)
     return torch.logit(found.clamp(1e-6, 1 - 1e-6)) if data.problem == LABELS else found
 
 
-def _closeness(distances: np.ndarray) -> np.ndarray:
-    """exp(cosine / 0.07) of unit vectors, up to a factor: the weights of DINO's evaluation."""
-    return np.exp(-(distances**2) / (2 * 0.07))
-
-
-def fit_probe(
-    block: int,
-    x: Tensor,
-    x_val: Tensor,
-    data: ImageSet,
-    targets: Tensor,
-    measure: Measure,
-    class_weights: list[float] | None,
-) -> Probe:
-    """The probe of the strength that is best on validation; of equals the one with the stronger penalty."""
-    weights = None if class_weights is None else torch.tensor(class_weights)
-    fits = fit_path(x, data.targets, len(data.names), PROBLEM_TYPES[data.problem], class_weights=weights)
-    found = []
-    for l2, (weight, bias) in zip(STRENGTHS, fits, strict=True):
-        scores = x_val @ weight[0].T + bias[0]
-        found.append(Probe(block, l2, weight[0], bias[0], scores, measure.gain(scores, targets)))
-    return max(found, key=lambda probe: probe.gain)
-
-
-def save_results(file: Path, results: list[BlockResult]) -> None:
-    """Write results atomically."""
-    tensors: dict[str, Tensor] = {}
-    numbers = []
-    for result in results:
-        tensors |= {f"{result.block}.{name}": getattr(result.probe, name).contiguous() for name in TENSORS}
-        numbers.append([result.block, result.neighbours, result.probe_value, result.probe.l2, result.probe.gain])
+def save_study(file: Path, done: Study) -> None:
+    """Write it atomically."""
+    tensors = {f"{index}.scores": one.scores.contiguous() for index, one in enumerate(done.candidates)}
+    facts = [[one.blocks, one.l2, one.gain, one.value] for one in done.candidates]
+    text = json.dumps([done.neighbours, facts, done.candidates.index(done.chosen)])
     partial = file.with_suffix(".partial")
-    save_file(tensors, partial, {"results": json.dumps(numbers)})
+    save_file(tensors | {"weight": done.weight, "bias": done.bias}, partial, {"study": text})
     os.replace(partial, file)
 
 
-def load_results(file: Path) -> list[BlockResult]:
-    """Read what `save_results` wrote."""
+def load_study(file: Path) -> Study:
+    """Read what `save_study` wrote."""
     with safe_open(file, "pt") as stored:
-        numbers = json.loads(stored.metadata()["results"])
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 # no mapping
-    results = []
-    for block, neighbours, value, l2, gain in numbers:
-        weight, bias, scores = (tensors[f"{block}.{name}"] for name in TENSORS)
-        probe = Probe(block, l2, weight, bias, scores, gain)
-        results.append(BlockResult(block, neighbours, probe, value))
-    return results
+        near, facts, chosen = json.loads(stored.metadata()["study"])
+        found = [
+            Candidate(tuple(blocks), l2, stored.get_tensor(f"{index}.scores"), gain, value)
+            for index, (blocks, l2, gain, value) in enumerate(facts)
+        ]
+        return Study(near, found, found[chosen], stored.get_tensor("weight"), stored.get_tensor("bias"))
+
+
+def place(blocks: Sequence[int]) -> str:
+    """ "block 5", or "blocks 4, 5 and 6"."""
+    *first, last = map(str, blocks)
+    return f"blocks {', '.join(first)} and {last}" if first else f"block {last}"

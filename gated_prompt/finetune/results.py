@@ -6,28 +6,22 @@ from typing import Any
 
 from torch import Tensor
 
-from .experiment import Bench
+from .experiment import Experiment
 from .image_set import ImageSet
 from .metrics import Measure, all_measures, brief
 from .model_selection import Choice
-from .probing import BlockResult
+from .probing import Study
 from .reporting import environment
 from .runs import Run
-from .sources import Parts
 
 
 def assemble(
-    parts: Parts,
-    bench: Bench,
-    blocks: Sequence[BlockResult],
-    read: BlockResult,
-    runs: Sequence[Run],
-    choice: Choice,
-    settings: Mapping[str, Any],
+    experiment: Experiment, known: Study, runs: Sequence[Run], choice: Choice, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All results on the validation part, and how they were obtained."""
-    measure, data = bench.measure, parts.validation
-    rows = [_row("linear probe", read.probe.scores, data, measure, read.probe.weight.numel() + len(data.names), None)]
+    """All results on images that were not trained on, and how they were obtained."""
+    parts, division, measure = experiment.parts, experiment.division, experiment.measure
+    data, probe = parts.validation, known.chosen.scores[division.validation]
+    rows = [_row("linear probe", probe, data, measure, known.weight.numel() + len(data.names), None)]
     rows += [
         _row(
             f"{one.record['method']}, seed {one.record['seed']}",
@@ -42,11 +36,15 @@ def assemble(
     ]
     for row, one in zip(rows, (None, *runs), strict=True):
         row["chosen"] = one is choice.run
-    chosen = all_measures(
-        data.problem, (choice.run.scores if choice.run else read.probe.scores), data.targets, measure, data.names
-    )
+    scored, scores = (division.scored, known.chosen.scores) if choice.run is None else (data, choice.run.scores)
+    chosen = all_measures(data.problem, scores, scored.targets, measure, data.names)
+    folds = choice.run is None and division.is_cross_validation
+    final = len(division.final)
+    where = f"out of fold, on {len(scored)} images" if folds else f"on {len(scored)} validation images"
+    again = f" The weights that are kept were then fitted to all {final} labelled images." if division.refit else ""
     return {
-        "sentence": choice.sentence,
+        "sentence": f"{choice.sentence} Estimate: {_text(chosen, measure)} {where}.{again}",
+        "complete": True,
         "chosen": choice.method or "linear_probe",
         "measure": measure.name,
         "problem": data.problem,
@@ -55,17 +53,30 @@ def assemble(
             part: None if pictures is None else {"source": pictures.source, "count": len(pictures)}
             for part, pictures in (("train", parts.train), ("validation", data), ("test", parts.test))
         },
-        "block": read.block,
+        "estimate": {**brief(chosen), "interval": chosen["interval"], "images": len(scored), "out_of_fold": folds},
+        "trained_on": final,
+        "block": experiment.read,
+        "read_blocks": list(experiment.blocks),
         "blocks": [
             {
-                "block": one.block,
-                "nearest_neighbours": one.neighbours,
-                "linear_probe": one.probe_value,
-                "l2": one.probe.l2,
-                "neighbours_text": measure.text(one.neighbours),
-                "probe_text": measure.text(one.probe_value),
+                "block": one.blocks[0],
+                "nearest_neighbours": near,
+                "linear_probe": one.value,
+                "l2": one.l2,
+                "neighbours_text": measure.text(near),
+                "probe_text": measure.text(one.value),
             }
-            for one in blocks
+            for one, near in zip(known.singles, known.neighbours, strict=True)
+        ],
+        "block_sets": [
+            {
+                "blocks": list(one.blocks),
+                "linear_probe": one.value,
+                "l2": one.l2,
+                "probe_text": measure.text(one.value),
+            }
+            for one in known.candidates
+            if len(one.blocks) > 1
         ],
         "comparison": rows,
         "rates": {one.record["method"]: one.record["rates"] for one in runs},

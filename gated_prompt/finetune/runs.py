@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,15 +13,16 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .experiment import Bench
-from .fit import CHECKPOINTS, Beginning, Rates, fit
+from .experiment import Experiment
+from .fit import CHECKPOINTS, InitialState, LearningRates, batches_per_epoch, fit, fit_all
 from .kept_tokens import KeptTokens, keep_tokens
-from .lr_search import race
+from .lr_search import search_rates
 from .recipe import recommended
 from .reporting import read_out, write_json
 from .trained import save_trained
 
 RECORD, SCORES = "run.json", "scores.safetensors"
+PASSES = 4  # an epoch of training costs about as much as so many passes without gradients
 
 
 @dataclass(frozen=True)
@@ -41,52 +43,86 @@ class Run:
         return self.folder / kept_in(self.record["method"])
 
 
-def run_seeds(bench: Bench, method: str, batches: int, output: Path) -> Iterator[Run]:
-    """One run of a method for each seed; unless rates are given, the first one races for those of all."""
-    rates: Rates | None = None
+def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run]:
+    """One run of a method for each seed; unless rates are given, the first one searches for those of all."""
+    rates: LearningRates | None = None
     kept: KeptTokens | None = None
-    for seed in bench.args.seeds:
+    data = experiment.parts.train
+    batches = experiment.args.num_train_epochs * batches_per_epoch(experiment, data, PartialState().num_processes)
+    for seed in experiment.args.seeds:
         folder = output / f"{method}-seed{seed}"
         done = finished(folder)
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
-            tensors = bench.beginning(method, seed, folder)
+            clock = time.perf_counter()
+            tensors = experiment.beginning(method, seed, folder, data)
+            PartialState().print(estimate(experiment, method, rates is None, time.perf_counter() - clock))
             if rates is None:
-                kept = keep_tokens(bench, method, output / f"{method}-tokens")
-            begin = Beginning(method, seed, tensors, kept)
-            rates = rates or find_rates(bench, begin, batches, output / f"{method}-race.json")
-            done = run(bench, begin, rates, batches, folder)
+                kept = keep_tokens(experiment, method, output / f"{method}-tokens")
+            begin = InitialState(method, seed, tensors, kept)
+            rates = rates or find_rates(experiment, begin, batches, output / f"{method}-race.json")
+            done = run(experiment, begin, rates, batches, folder)
         yield done
     if PartialState().is_main_process:
         shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
 
 
-def find_rates(bench: Bench, begin: Beginning, batches: int, record: Path) -> Rates:
+def estimate(experiment: Experiment, method: str, searches: bool, seconds: float) -> str:
+    """How long a run will take, from the `seconds` of one pass over the training images without gradients."""
+    args = experiment.args
+    rounds = (args.learning_rate == "auto" and searches) + 1 + experiment.division.refit
+    minutes = seconds * PASSES * args.num_train_epochs * rounds / 60
+    steps = "search for rates, training" if searches and args.learning_rate == "auto" else "training"
+    return f"{method}: {steps}{' and refit' if experiment.division.refit else ''} take about {minutes:.1f} minutes"
+
+
+def refit(experiment: Experiment, chosen: Run) -> Path:
+    """Train on all labelled images with the rates and epochs of a run; the folder with what was trained."""
+    method, seed = chosen.record["method"], chosen.record["seed"]
+    folder = chosen.folder.with_name(f"{chosen.folder.name}-all")
+    if not (folder / RECORD).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = experiment.beginning(method, seed, folder, experiment.division.images)
+        rates, begin = LearningRates(**chosen.record["rates"]), InitialState(method, seed, tensors, None)
+        epochs = chosen.record["best_epoch"]
+        fitted = fit_all(experiment, begin, rates, epochs, folder, f"{method}, seed {seed}, all images")
+        if fitted.accelerator.is_main_process:
+            save_trained(fitted.model, folder / kept_in(method), experiment.predictor_of(method))
+            record = {"epochs": epochs, "seconds": round(fitted.seconds, 1), "learned": read_out(fitted.model)}
+            write_json(folder / RECORD, record)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        fitted.accelerator.wait_for_everyone()
+    return folder / kept_in(method)
+
+
+def find_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
     """The rates that were given, or those that win a race, which is kept in `record`."""
-    args = bench.args
+    args = experiment.args
     if args.learning_rate == "auto":
-        rates = race(bench, begin, batches, record)
+        rates = search_rates(experiment, begin, batches, record)
         PartialState().print(f"{begin.method}: learning rate {rates.main:g}")
     else:
         rate = float(args.learning_rate)
-        rates = Rates(rate, rate, recommended(begin.method).head_share * rate)
+        rates = LearningRates(rate, rate, recommended(begin.method).head_share * rate)
     return rates if args.head_learning_rate is None else replace(rates, head=args.head_learning_rate)
 
 
-def run(bench: Bench, begin: Beginning, rates: Rates, batches: int, folder: Path) -> Run:
+def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batches: int, folder: Path) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
     method, seed = begin.method, begin.seed
-    fitted = fit(bench, begin, rates, batches, folder, f"{method}, seed {seed}")
+    fitted = fit(experiment, begin, rates, batches, folder, f"{method}, seed {seed}")
+    watch = fitted.watch
+    assert watch is not None  # there is a validation part
     if fitted.accelerator.is_main_process:
-        save_trained(fitted.model, folder / kept_in(method), bench.predictor_of(method))
-        save_file({"scores": fitted.watch.scores}, folder / SCORES)
+        save_trained(fitted.model, folder / kept_in(method), experiment.predictor_of(method))
+        save_file({"scores": watch.scores}, folder / SCORES)
         record = {
             "method": method,
             "seed": seed,
             "rates": vars(rates),
-            "best_epoch": fitted.watch.best,
-            "gain": fitted.watch.gain,
-            "curve": fitted.watch.curve,
+            "best_epoch": watch.best,
+            "gain": watch.gain,
+            "curve": watch.curve,
             "trained_parameters": fitted.trained_parameters,
             "seconds": round(fitted.seconds, 1),
             "learned": read_out(fitted.model),

@@ -26,6 +26,7 @@ class Parts:
 
     `keys`: a fingerprint of each part by its name. `left_out`: files and images -> why.
     `contradictions`: images with the same content and different labels.
+    `held_back`: the validation part is one of the training images.
     """
 
     train: ImageSet
@@ -34,6 +35,7 @@ class Parts:
     keys: dict[str, str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     contradictions: Sequence[str] = ()
+    held_back: bool = False
 
 
 def read_parts(args: DataArguments, show: bool) -> Parts:
@@ -63,13 +65,14 @@ def read_parts(args: DataArguments, show: bool) -> Parts:
     if show:
         say("left out", [f"{name}: {why}" for name, why in left_out.items()])
         say("the same content with different labels", found)
+    held_back = validation is None and args.shots is None
     if validation is None:
         train, validation = hold_back(train, args.validation_share, args.split_seed)
         keys |= {part: f"{key}-{part}-{args.validation_share}-{args.split_seed}" for part in PARTS[:2]}
     if args.shots is not None:
         train = draw_shots(train, args.shots, args.split_seed)
         keys["train"] += f"-{args.shots}-{args.split_seed}"
-    return Parts(train, validation, test, keys, left_out, found)
+    return Parts(train, validation, test, keys, left_out, found, held_back)
 
 
 def _summary(data: ImageSet) -> str:

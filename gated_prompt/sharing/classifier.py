@@ -115,13 +115,15 @@ def holds_prompts(folder: Path) -> bool:
     return config.is_file() and read_config(config).get("peft_type") == "GATED_PROMPT"
 
 
-def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = False) -> nn.Module:
-    """The model of a folder's predictor with what was trained, in eval mode.
+def load_trained(
+    folder: Path, predictor: Predictor, trust_remote_code: bool = False, base: Any = None
+) -> nn.Module:
+    """The model of a folder's predictor with what was trained, in eval mode; `base`: what `load_base` would load.
 
     Raises:
         GatedPromptError: the backbone cannot be loaded, or what was trained does not fit it.
     """
-    base: Any = predictor.load_base(trust_remote_code=trust_remote_code)
+    base = predictor.load_base(trust_remote_code=trust_remote_code) if base is None else base
     if holds_prompts(folder):
         return load(base, folder).eval()
     if (folder / CONFIG_NAME).is_file():

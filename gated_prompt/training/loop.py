@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpoint
 
 
-class Watch:
+class TrainerCallback:
     """Looks on while a model is trained; `done` ends the training before its last step.
 
     What has to survive a kill goes into `state_dict` and `load_state_dict`: it is a part of every checkpoint.
@@ -41,7 +41,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopConfig:
     """How long to train, and what is kept on the way.
 
     Attributes:
@@ -62,20 +62,22 @@ class Plan:
     label: str = "train"
 
 
-def plan_of(args: Any, output: Path, steps: int, schedule_by: str) -> Plan:
+def plan_of(args: Any, output: Path, steps: int, schedule_by: str) -> LoopConfig:
     """The plan of a script with `--checkpointing_steps` and `--resume_from_checkpoint`."""
-    return Plan(steps, schedule_by, output / "checkpoints", args.checkpointing_steps, args.resume_from_checkpoint)
+    return LoopConfig(
+        steps, schedule_by, output / "checkpoints", args.checkpointing_steps, args.resume_from_checkpoint
+    )
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoopResult:
     """What one call of `train` did: steps, without those before it resumed, and seconds."""
 
     steps: int
     seconds: float
 
 
-def start(
+def make_accelerator(
     seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler, accumulation: int = 1
 ) -> Accelerator:
     """Seed everything, and say how the batches are to be drawn; `accumulation`: batches per step of the optimizer."""
@@ -108,10 +110,10 @@ def train(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     loss_of: Callable[[Tensor, Tensor], Tensor],
-    plan: Plan,
+    plan: LoopConfig,
     set_epoch: Callable[[int], None] | None = None,
-    watch: Watch | None = None,
-) -> Trained:
+    watch: TrainerCallback | None = None,
+) -> LoopResult:
     """Train by `plan`, with a checkpoint where it is due.
 
     `model`, `loader` and `optimizer` are prepared by `accelerator`. The schedule is not, for that would step it once
@@ -121,7 +123,7 @@ def train(
     Raises:
         GatedPromptError: there is no such checkpoint to resume from.
     """
-    watch = watch or Watch()
+    watch = watch or TrainerCallback()
     accelerator.register_for_checkpointing(schedule, watch)
     keep_only_trainable(accelerator)
     made_with = _made_with(optimizer, loader)
@@ -160,7 +162,7 @@ def train(
             if step == plan.steps:
                 break
     bar.close()
-    return Trained(step - first_step, time.perf_counter() - begin)
+    return LoopResult(step - first_step, time.perf_counter() - begin)
 
 
 def _made_with(optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> dict[str, Fact]:

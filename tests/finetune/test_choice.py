@@ -1,5 +1,7 @@
 """How train_images.py measures, races and chooses: numbers against scikit-learn, and what decides between equals."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,21 +13,15 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from gated_prompt import GatedPromptError
 from gated_prompt.finetune.best_epoch import BestEpoch
 from gated_prompt.finetune.class_weights import balanced_weights
+from gated_prompt.finetune.division import Division
 from gated_prompt.finetune.features import backbone_key
 from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS, ImageSet
 from gated_prompt.finetune.lr_search import budgets, grid
 from gated_prompt.finetune.metrics import all_measures, main_measure
 from gated_prompt.finetune.model_selection import choose
-from gated_prompt.finetune.probing import (
-    BlockResult,
-    Probe,
-    best_block,
-    fit_probe,
-    load_results,
-    neighbour_scores,
-    save_results,
-)
+from gated_prompt.finetune.probing import fit_candidate, fit_kept, load_study, neighbour_scores, save_study, study
 from gated_prompt.finetune.runs import Run
+from gated_prompt.finetune.sources import Parts
 from helpers.models import vit
 
 NAMES = ("a", "b", "c")
@@ -83,11 +79,6 @@ def wrong(count: int) -> torch.Tensor:
     return torch.cat((RIGHT[:count].roll(1, 1), RIGHT[count:]))
 
 
-def probe(mistakes: int, block: int = 5) -> Probe:
-    gain = 1 - mistakes / 30
-    return Probe(block, 1.0, torch.zeros(3, 4), torch.zeros(3), wrong(mistakes), gain)
-
-
 def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
     record = {"method": method, "seed": seed, "gain": 1 - mistakes / 30, "best_epoch": best_epoch}
     return Run(Path(), record, wrong(mistakes))
@@ -95,17 +86,17 @@ def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
 
 def test_the_probe_stays_unless_something_beats_it() -> None:
     measure = main_measure(CLASSES, "auto", 3)
-    equal = choose(probe(6), [run("gated", 0, 6)], TARGETS, measure)
+    equal = choose((5,), wrong(6), [run("gated", 0, 6)], TARGETS, measure)
     assert equal.run is None and "80.0 % accuracy on validation, as good as gated prompts (80.0 %)" in equal.sentence
-    behind = choose(probe(6), [run("gated", 0, 9)], TARGETS, measure)
+    behind = choose((5,), wrong(6), [run("gated", 0, 9)], TARGETS, measure)
     assert behind.run is None and "better than gated prompts (70.0 %)" in behind.sentence
-    assert choose(probe(6), [], TARGETS, measure).run is None
-    ahead = choose(probe(6), [run("lora", 0, 7), run("gated", 0, 5), run("deep", 0, 6)], TARGETS, measure)
+    assert choose((5,), wrong(6), [], TARGETS, measure).run is None
+    ahead = choose((5,), wrong(6), [run("lora", 0, 7), run("gated", 0, 5), run("deep", 0, 6)], TARGETS, measure)
     assert ahead.run is None and ahead.sentence.startswith("Use the linear probe on block 5: 80.0 % accuracy on valid")
     assert ahead.sentence.count("within chance") == 1 and "Gated prompts reach 83.3 %, a lead" in ahead.sentence
-    start = choose(probe(20), [run("gated", 0, 5, best_epoch=0)], TARGETS, measure)
+    start = choose((5,), wrong(20), [run("gated", 0, 5, best_epoch=0)], TARGETS, measure)
     assert start.sentence.endswith("Its best epoch is the start: training added nothing to the fitted head.")
-    far = choose(probe(20), [run("lora", 0, 2)], TARGETS, measure)
+    far = choose((5,), wrong(20), [run("lora", 0, 2)], TARGETS, measure)
     assert far.method == "lora" and "within chance" not in far.sentence
     assert far.sentence.startswith("Use LoRA on block 5: 93.3 % accuracy on validation, where")
 
@@ -114,47 +105,105 @@ def test_the_sentence_says_where_lower_is_better() -> None:
     targets = torch.arange(30.0)[:, None]
     near, far = targets + 0.1, targets + 10
     measure = main_measure(NUMBERS, "auto", 1)
-    worse = Probe(5, 1.0, torch.zeros(1, 4), torch.zeros(1), far, measure.gain(far, targets))
     one = Run(Path(), {"method": "lora", "seed": 0, "gain": measure.gain(near, targets), "best_epoch": 3}, near)
-    said = choose(worse, [one], targets, measure).sentence
+    said = choose((5,), far, [one], targets, measure).sentence
     assert said == (
-        "Use LoRA on block 5: mean absolute error 0.1 (lower is better) on validation, where the linear probe of the "
-        "same block has 10."
+        "Use LoRA on block 5: mean absolute error 0.1 (lower is better) on validation, where the linear probe there "
+        "has 10."
     )
 
 
 def test_the_mean_over_seeds_decides_and_the_best_seed_is_kept() -> None:
     runs = [run("gated", 0, 1), run("gated", 1, 9), run("deep", 0, 3), run("deep", 1, 2)]
-    choice = choose(probe(20), runs, TARGETS, main_measure(CLASSES, "auto", 3))
+    choice = choose((5,), wrong(20), runs, TARGETS, main_measure(CLASSES, "auto", 3))
     assert choice.method == "deep" and choice.run is runs[3]
 
 
-def test_of_equal_blocks_the_lowest_is_read(tmp_path: Path) -> None:
-    results = [BlockResult(block, 0.5, probe(mistakes, block), 0.0) for block, mistakes in enumerate((9, 4, 4, 8))]
-    assert best_block(results).block == 1
-    save_results(tmp_path / "probes.safetensors", results)
-    again = load_results(tmp_path / "probes.safetensors")
-    assert [(r.block, r.probe.gain) for r in again] == [(r.block, r.probe.gain) for r in results]
-    assert torch.equal(again[1].probe.scores, results[1].probe.scores)
+def folds(data: ImageSet, count: int = 3) -> Division:
+    return Division(data, torch.arange(len(data)) % count, refit=True)
+
+
+def test_of_equals_fewer_and_lower_blocks_are_read(tmp_path: Path) -> None:
+    """Blocks 1 and 2 know everything, the others nothing."""
+    targets = torch.arange(60) % 3
+    known, noise = torch.nn.functional.one_hot(targets).float(), torch.randn(4, 60, 3, generator=DRAW)
+    features = [noise[0], known, known, noise[3]]
+    division, measure = folds(some(CLASSES, targets), 4), main_measure(CLASSES, "auto", 3)
+
+    def of(blocks: Sequence[int]) -> torch.Tensor:
+        return torch.cat([features[block] for block in blocks], 1)
+
+    done = study(of, 4, range(4), True, division, measure, None, False)
+    assert done.chosen.blocks == (1,) and done.chosen.value == 1
+    assert [one.blocks for one in done.candidates] == [(0,), (1,), (2,), (3,), (0, 1, 2)]
+    assert done.neighbours[1] == 1 and max(done.neighbours[0], done.neighbours[3]) < 0.7
+    save_study(tmp_path / "probes.safetensors", done)
+    again = load_study(tmp_path / "probes.safetensors")
+    assert again.chosen.blocks == (1,) and torch.equal(again.weight, done.weight)
+    assert [(one.l2, one.gain) for one in again.candidates] == [(one.l2, one.gain) for one in done.candidates]
+    assert torch.equal(again.candidates[3].scores, done.candidates[3].scores)
+
+
+def test_several_blocks_are_read_where_they_know_more() -> None:
+    """Each of three blocks tells one class from the others."""
+    targets = torch.randint(3, (90,), generator=DRAW)  # folds of every class
+    parts = [(targets == label).float()[:, None] + 0.1 * torch.randn(90, 4, generator=DRAW) for label in range(3)]
+    division, measure = folds(some(CLASSES, targets)), main_measure(CLASSES, "auto", 3)
+
+    def of(blocks: Sequence[int]) -> torch.Tensor:
+        return torch.cat([parts[block] for block in blocks], 1)
+
+    done = study(of, 3, range(3), True, division, measure, None, False)
+    assert done.chosen.blocks == (0, 1, 2) and done.weight.shape == (3, 12)
 
 
 @pytest.mark.parametrize("problem", [CLASSES, LABELS, NUMBERS])
 def test_probe_and_neighbours_find_what_is_there(problem: str) -> None:
-    x = torch.randn(90, 6, generator=DRAW)
+    x = torch.randn(120, 6, generator=DRAW)
     truth = {CLASSES: x[:, :3].argmax(1), LABELS: (x[:, :3] > 0).float(), NUMBERS: 5 + 2 * x[:, :1]}[problem]
     names = NAMES if problem != NUMBERS else ("size",)
-    data, measure = some(problem, truth[:60], names), main_measure(problem, "auto", len(names))
-    found = fit_probe(0, 100 * x[:60] + 7, 100 * x[60:] + 7, data, truth[60:], measure, None)
-    chance = {CLASSES: 0.34, LABELS: 0.5, NUMBERS: -1.6}[problem]
-    assert found.gain > {CLASSES: 0.85, LABELS: 0.95, NUMBERS: -0.1}[problem]
-    torch.testing.assert_close(found.scores, (100 * x[60:] + 7) @ found.weight.T + found.bias)
-    assert measure.gain(neighbour_scores(x[:60], x[60:], data), truth[60:]) > chance
+    division, measure = folds(some(problem, truth, names)), main_measure(problem, "auto", len(names))
+    found = fit_candidate((0,), 100 * x + 7, division, measure, None)
+    chance = {CLASSES: 0.34, LABELS: 0.5, NUMBERS: -1.7}[problem]
+    assert found.gain > {CLASSES: 0.85, LABELS: 0.95, NUMBERS: -0.2}[problem]
+    weight, bias = fit_kept(found, 100 * x + 7, division, None)
+    kept = (100 * x + 7) @ weight.T + bias
+    assert measure.gain(kept, truth) >= found.gain - 0.02
+    assert measure.gain(neighbour_scores(x, division), truth) > chance
+
+
+def test_no_image_is_scored_by_a_fit_that_saw_it() -> None:
+    """Labels are drawn by lot: what is out of fold knows nothing, though each fit knows its own images by heart."""
+    x, targets = torch.randn(60, 100, generator=DRAW), torch.randint(3, (60,), generator=DRAW)
+    division, measure = folds(some(CLASSES, targets), 5), main_measure(CLASSES, "auto", 3)
+    found = fit_candidate((0,), x, division, measure, None)
+    assert found.value < 0.6
+    weight, bias = fit_kept(replace(found, l2=0.1), x, division, None)
+    assert measure(x @ weight.T + bias, targets) > 0.95
+    assert measure(neighbour_scores(x, division), targets) < 0.6
+
+
+def test_the_folds_of_a_training_part() -> None:
+    train, validation = (
+        some(CLASSES, torch.tensor([0] * 40 + [1] * 8)),
+        some(CLASSES, torch.tensor([0] * 10 + [1] * 2)),
+    )
+    parts = Parts(train, validation, None, {}, held_back=True)
+    division = Division.of(parts, 0.2, 0, refit=True)
+    assert division.fold.bincount().tolist() == [12] * 5 and division.is_cross_validation
+    assert [int((division.images.targets[division.fold == index] == 1).sum()) for index in range(5)] == [2] * 5
+    assert division.validation.sum() == 12 and len(division.final) == 60
+    single = Division.of(parts, 0.2, 0, refit=False)
+    assert single.fold.tolist() == [-1] * 48 + [0] * 12 and single.final.tolist() == list(range(48))
+    own = Division.of(Parts(train, validation, None, {}), 0.2, 0, refit=True)
+    assert own.fold.tolist() == single.fold.tolist() and len(own.final) == 60
 
 
 def test_a_class_without_pictures_is_never_predicted_by_a_probe() -> None:
     x, targets = torch.randn(40, 4, generator=DRAW), torch.arange(40) % 2
-    found = fit_probe(0, x, x, some(CLASSES, targets), targets, main_measure(CLASSES, "auto", 3), None)
-    assert found.weight.shape == (3, 4) and (found.scores.argmax(1) != 2).all()
+    division = folds(some(CLASSES, targets))
+    found = fit_candidate((0,), x, division, main_measure(CLASSES, "auto", 3), None)
+    assert found.scores.shape == (40, 3) and (found.scores.argmax(1) != 2).all()
 
 
 def test_balanced_weights() -> None:
@@ -176,7 +225,13 @@ def test_a_run_that_diverges_is_the_worst_and_breaks_nothing() -> None:
     model, scores = torch.nn.Linear(2, 1), [torch.tensor([[float("nan")]] * 3), torch.zeros(3, 1)]
     targets = torch.ones(3, 1)
     watch = BestEpoch(
-        model, lambda: scores.pop(0), torch.nn.functional.mse_loss, targets, main_measure(NUMBERS, "auto", 1), 5, None
+        model,
+        lambda _: scores.pop(0),
+        torch.nn.functional.mse_loss,
+        targets,
+        main_measure(NUMBERS, "auto", 1),
+        5,
+        None,
     )
     watch.after_epoch(0)
     assert watch.gain == -np.inf and watch.curve[0]["loss"] == np.inf

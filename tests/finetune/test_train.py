@@ -28,7 +28,8 @@ from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.finetune.arguments import parse
 from gated_prompt.finetune.backbone import Backbone
-from gated_prompt.finetune.experiment import Bench
+from gated_prompt.finetune.division import Division
+from gated_prompt.finetune.experiment import Experiment
 from gated_prompt.finetune.fit import CHECKPOINTS
 from gated_prompt.finetune.folder import read_folder
 from gated_prompt.finetune.image_set import CLASSES, ImageSet
@@ -103,7 +104,7 @@ def test_the_adapter_is_that_of_the_best_epoch(finished: Path) -> None:
     predictor = read_predictor(finished / "adapter")
     assert (predictor.base, predictor.reads) == ({}, "both")
     assert GatedPromptConfig.from_pretrained(str(finished / "adapter")).read_from == 1
-    model = gated_prompt.load(predictor.load_base(), finished / "adapter").eval()
+    model = gated_prompt.load(predictor.load_base(), finished / "runs" / "zero_start-seed0" / "adapter").eval()
     _, held = parts_of(finished)
     with torch.no_grad():
         found = model(torch.stack([pixels for pixels, _ in Pixels(held, predictor)])).logits
@@ -153,7 +154,8 @@ def test_the_chosen_is_never_behind_the_probe(finished: Path) -> None:
 
 def test_the_probe_is_a_logistic_regression_of_a_model_that_ends_there(finished: Path, backbone: Path) -> None:
     """Weight and bias in probe/ against scikit-learn on features that the test computes from transformers itself."""
-    train, _ = parts_of(finished)
+    train, held = parts_of(finished)
+    train = train.joined(held)  # the probe is fitted to all labelled images in the end
     pixels = torch.stack([p for p, _ in Pixels(train, read_predictor(finished / "probe"))])
     with torch.no_grad():
         tokens = AutoModel.from_pretrained(backbone, num_hidden_layers=2)(pixels).last_hidden_state
@@ -277,7 +279,7 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     fresh()
     with monkeypatch.context() as patch:  # what is finished is read: prompts and head are not started once more
-        patch.delattr(Bench, "beginning")
+        patch.delattr(Experiment, "beginning")
         run(backbone, photos, tmp_path / "killed", *more)
     fresh()
     with pytest.raises(
@@ -405,9 +407,10 @@ def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -
     _, args, prompts = parse(["--train_dir", "unused", "--backbone", str(backbone), "--num_virtual_tokens", "3"])
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
-    measure = main_measure(CLASSES, "auto", 3)
-    bench = Bench(args, prompts, Parts(train, validation, None, {}), predictor, 1, 4, measure, 1.0, None)
-    begin = bench.beginning("gated", 0, finished)
+    parts, measure = Parts(train, validation, None, {}), main_measure(CLASSES, "auto", 3)
+    known, division = Backbone(args, predictor, Accelerator(cpu=True)), Division.of(parts, 0.2, 0, refit=True)
+    experiment = Experiment(args, prompts, parts, known, division, (1,), measure, 1.0, None)
+    begin = experiment.beginning("gated", 0, finished, train)
     fresh()
     (prompt,) = (tensor for name, tensor in begin.items() if "classifier" not in name)
     base = AutoModel.from_pretrained(backbone).eval()

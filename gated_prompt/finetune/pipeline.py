@@ -1,0 +1,205 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""From images to an answer, a file and a report: under `gated-prompt train` and `probe`, and `finetune.train`."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..predictor import Predictor, read_predictor
+from ..sharing.backbone import check_backbone, check_code
+from ..sharing.classifier import load_trained
+from ..training.checkpoints import prepare_output_dir
+from ..training.loop import make_accelerator
+from ..training.quiet import quiet_loading
+from . import figures
+from .arguments import DataArguments, RunArguments
+from .backbone import Backbone
+from .class_weights import balanced_weights
+from .division import Division
+from .experiment import Experiment, score
+from .export import leave_probe, leave_run, refuse_other_settings
+from .metrics import main_measure
+from .mistakes import worst_mistakes
+from .model_selection import Choice, choose
+from .pixels import Pixels, preparation
+from .probing import Study, place
+from .report import write_report
+from .reporting import write_json
+from .results import assemble, test_result
+from .runs import Run, refit, run_seeds
+from .sources import read_parts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The frozen backbone, probed: what everything after it needs."""
+
+    accelerator: Accelerator
+    experiment: Experiment
+    known: Study
+    settings: dict[str, Any]
+    output: Path
+
+
+def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.Module | None = None) -> Stage:
+    """Read the images, probe the frozen backbone, and leave the probe and a first report in the output folder.
+
+    Raises:
+        GatedPromptError: images, backbone or output folder cannot be used.
+    """
+    quiet_loading()
+    output = prepare_output_dir(args.output_dir)
+    accelerator = make_accelerator(args.seeds[0], None, output)
+    main_process = accelerator.is_main_process
+    if model is None:  # before thousands of images are decoded
+        check_backbone(args.backbone)
+        check_code(args.backbone, args.trust_remote_code)
+    prepared = preparation(args.backbone, data_args.image_size)
+    parts = read_parts(data_args, main_process)
+    measure = main_measure(parts.train.problem, args.measure, len(parts.train.names))
+    class_weights = balanced_weights(parts.train) if args.class_weights == "balanced" else None
+    # With few shots the validation part stands for images to come.
+    division = Division.of(
+        parts, data_args.validation_share, data_args.split_seed, args.refit and data_args.shots is None
+    )
+    settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
+    stored = output / "settings.json"
+    if stored.is_file():
+        refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
+    predictor = Predictor(list(parts.train.names), prepared, parts.train.problem, args.backbone)
+    backbone = Backbone(args, predictor, accelerator, model)
+    accelerator.wait_for_everyone()
+    if main_process:  # only now: the folder stays free where a backbone's name was mistyped
+        write_json(stored, {**settings, "pictures": parts.keys})
+    known = backbone.study(parts, division, measure, class_weights, output / "probes.safetensors")
+    experiment = Experiment(
+        args=args,
+        prompts=prompts,
+        parts=parts,
+        backbone=backbone,
+        division=division,
+        blocks=known.chosen.blocks,
+        measure=measure,
+        l2=known.chosen.l2,
+        class_weights=class_weights,
+    )
+    stage = Stage(accelerator, experiment, known, settings, output)
+    if main_process:
+        leave_probe(output / "probe", known, experiment)
+        if not (output / "results.json").is_file():
+            _write(stage, [], _only_the_probe(stage), None, None, complete=False)
+    accelerator.wait_for_everyone()
+    return stage
+
+
+def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[str, Any]:
+    """`probe`, then every method, then what to use and its test score; return the content of results.json.
+
+    Raises:
+        GatedPromptError: as for `probe`.
+    """
+    stage = probe(data_args, args, prompts)
+    accelerator, experiment, known = stage.accelerator, stage.experiment, stage.known
+    parts, measure = experiment.parts, experiment.measure
+    for line in table(stage):
+        accelerator.print(line)
+    accelerator.print(f"first report: {stage.output / 'report.html'}; training goes on")
+    runs: list[Run] = []
+    for method in experiment.backbone.methods:
+        for done in run_seeds(experiment, method, stage.output / "runs"):
+            runs.append(done)
+            value = measure(done.scores, parts.validation.targets)
+            accelerator.print(f"{method}, seed {done.record['seed']}: {measure.text(value)}")
+    held = known.chosen.scores[experiment.division.validation]
+    choice = choose(experiment.blocks, held, runs, parts.validation.targets, measure)
+    best = choice.run or max(runs, key=lambda one: one.gain, default=None)
+    model = kept = None
+    if best is not None:
+        kept = refit(experiment, best) if experiment.division.refit and choice.run is not None else best.kept
+        model = load_trained(kept, read_predictor(kept), base=experiment.twin(best.record["method"]))
+        model = model.to(accelerator.device)
+    # These images were used for no choice.
+    test_scores = None if parts.test is None else _test_scores(stage, model if choice.run is not None else None)
+    results: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        left = None if best is None or kept is None or model is None else (best, kept, model)
+        results = _write(stage, runs, choice, left, test_scores, complete=True)
+        report, use = stage.output / "report.html", stage.output / results["use"]
+        print(f"{results['sentence']}\nReport: {report}; what to use: {use}")
+    accelerator.end_training()
+    return results
+
+
+def results_of(stage: Stage) -> dict[str, Any]:
+    """What is known before anything is trained, as in results.json."""
+    return assemble(stage.experiment, stage.known, [], _only_the_probe(stage), stage.settings)
+
+
+def table(stage: Stage) -> list[str]:
+    """A line for each block, and one for each set of blocks."""
+    known, measure = stage.known, stage.experiment.measure
+    near = [f"nearest neighbours {measure.text(value)}, " for value in known.neighbours]
+    lines = []
+    for index, one in enumerate(known.candidates):
+        mark = " <- read from here on" if one is known.chosen else ""
+        lines.append(
+            f"{place(one.blocks)}: {near[index] if index < len(near) else ''}linear probe "
+            f"{measure.text(one.value)}{mark}"
+        )
+    return lines
+
+
+def _only_the_probe(stage: Stage) -> Choice:
+    experiment = stage.experiment
+    held = stage.known.chosen.scores[experiment.division.validation]
+    return choose(experiment.blocks, held, [], experiment.parts.validation.targets, experiment.measure)
+
+
+def _test_scores(stage: Stage, model: nn.Module | None) -> Tensor:
+    """Scores of the test part by the model, or by the probe (None)."""
+    experiment, accelerator = stage.experiment, stage.accelerator
+    parts, backbone = experiment.parts, experiment.backbone
+    if parts.test is None:
+        return torch.empty(0)
+    if model is None:
+        features = backbone.features(parts.test, parts.keys["test"])
+        x = torch.cat([features[block] for block in experiment.blocks], 1)
+        return x @ stage.known.weight.T + stage.known.bias
+    data = Pixels(parts.test, backbone.predictor)
+    loader = accelerator.prepare(DataLoader(data, experiment.args.per_device_eval_batch_size))
+    return score(accelerator.prepare_model(model, evaluation_mode=True), loader, accelerator)
+
+
+def _write(
+    stage: Stage,
+    runs: list[Run],
+    choice: Choice,
+    trained: tuple[Run, Path, nn.Module] | None,
+    test_scores: Tensor | None,
+    complete: bool,
+) -> dict[str, Any]:
+    """Write results.json, the report and, with the best run, what it `trained`."""
+    experiment, output = stage.experiment, stage.output
+    results = assemble(experiment, stage.known, runs, choice, stage.settings)
+    results["complete"] = complete
+    if experiment.parts.test is not None and test_scores is not None:
+        results["test"] = test_result(experiment.parts.test, test_scores, experiment.measure)
+    folder = leave_run(output, *trained, experiment) if trained is not None else None
+    results["use"] = "probe" if choice.run is None or folder is None else folder.name
+    run = choice.run
+    data = experiment.division.scored if run is None else experiment.parts.validation
+    write_report(
+        output / "report.html",
+        results,
+        figures.draw_all(results, None if trained is None else trained[2]),
+        worst_mistakes(data, stage.known.chosen.scores if run is None else run.scores),
+        output / results["use"],
+    )
+    write_json(output / "results.json", results)
+    return results
