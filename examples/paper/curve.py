@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gated_prompt.training.loop import Watch
+from gated_prompt.training.loop import TrainerCallback
 
 
-class Curve(Watch):
+class Curve(TrainerCallback):
     """Records each epoch, and ends a run whose loss or parameters are no longer finite.
 
     Attributes:

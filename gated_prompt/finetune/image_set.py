@@ -85,8 +85,12 @@ class ImageSet:
 
     def joined(self, other: "ImageSet") -> "ImageSet":
         """These images, then those of another part."""
-        both = [*self.pictures, *other.pictures]
-        return replace(self, pictures=both, targets=torch.cat((self.targets, other.targets)))
+        return replace(
+            self,
+            pictures=[*self.pictures, *other.pictures],
+            targets=torch.cat((self.targets, other.targets)),
+            contents=[*self.contents, *other.contents] if self.contents and other.contents else (),
+        )
 
     def without_broken(self, show: bool) -> tuple["ImageSet", str]:
         """The images that can be decoded, and a fingerprint of their names, contents and labels.

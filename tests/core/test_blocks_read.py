@@ -1,4 +1,4 @@
-"""A head that reads several blocks: against backbones that end there, with every kind of prompt, and what it refuses."""
+"""A head that reads several blocks: against backbones that end there, with every kind of prompt; what it refuses."""
 
 import copy
 import threading
@@ -77,8 +77,10 @@ def test_no_prompt_is_read(mode: str) -> None:
             own = dict(alone.base_model.model.gated_prompt.named_parameters())
             for name, parameter in bank.named_parameters():
                 own[name].copy_(parameter[: len(own[name])])
-            single = []
-            alone.base_model.model.classifier.register_forward_pre_hook(lambda _, args: single.append(args[0]))
+            single: list[torch.Tensor] = []
+            alone.base_model.model.classifier.register_forward_pre_hook(
+                lambda _, args, found=single: found.append(args[0])
+            )
             alone(PIXELS)
             if mode == "gated" and last == 1:
                 continue  # alone, the last block has no gate; in the middle of a model it has one

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...segmentation.predictor import MaskPredictor
 from ...segmenter import TokenSegmenter
-from ...training.loop import start
+from ...training.loop import make_accelerator
 from ..methods import adapt, prompt_config
 from ..recipe import PROMPT_METHODS, entry_block
 from .arguments import CONV, SegmentationArguments
@@ -64,7 +64,7 @@ class MaskBench:
         """A seeded accelerator, and the model of a method before any image was seen."""
         # Fine-tuning in full: backbones have parameters that the head does not need, such as mask tokens.
         unused = DistributedDataParallelKwargs(find_unused_parameters=method == "full")
-        accelerator = start(seed, self.args.report_to, output, unused)
+        accelerator = make_accelerator(seed, self.args.report_to, output, unused)
         base = self.predictor_of(method).load_base()
         config = None
         if method in PROMPT_METHODS:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...training.checkpoints import trained_tensors
-from ...training.loop import Watch
+from ...training.loop import TrainerCallback
 from .scores import score
 
 
-class BestMap(Watch):
+class BestMap(TrainerCallback):
     """Scores a model on validation after each epoch, the start included, and keeps the weights of the best.
 
     `confusions` gives the confusion matrices (N, K, K) of the validation images, on all processes.

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ...segmentation.predictor import read_mask_predictor
 from ...training.checkpoints import prepare_output_dir
-from ...training.loop import start
+from ...training.loop import make_accelerator
 from ...training.quiet import quiet_loading
 from ..export import refuse_other_settings
 from ..reporting import write_json
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     data_args, args, prompts = parse(argv, __doc__)
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
-    accelerator = start(args.seeds[0], None, output)
+    accelerator = make_accelerator(args.seeds[0], None, output)
     parts = read_mask_parts(data_args, accelerator.is_main_process)
     settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
     stored = output / "settings.json"

@@ -18,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from ...segmentation.predictor import MaskPredictor
 from ...training.groups import parameter_groups
-from ...training.loop import Plan, Watch, train, training_loader
+from ...training.loop import LoopConfig, TrainerCallback, train, training_loader
 from ..recipe import PROMPT_METHODS
 from ..reporting import read_out, write_json
 from ..trained import save_trained
@@ -87,13 +87,13 @@ def run_method(
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(args.warmup_ratio * steps), steps)
     if args.report_to is not None:
         accelerator.init_trackers("gated_prompt", config={"method": method, "seed": seed})
-    watch: Watch = Watch()
+    watch: TrainerCallback = TrainerCallback()
     if validation is not None:
         watch = BestMap(model, partial(confusions_of, model, validation, predictor, accelerator))
     stored = any((folder / CHECKPOINTS).glob("step_*[0-9]"))
     if isinstance(watch, BestMap) and not stored:
         watch.after_epoch(0)
-    plan = Plan(
+    plan = LoopConfig(
         steps=steps if epochs is None else epochs * len(loader),
         schedule_by="step",
         checkpoints=folder / CHECKPOINTS,
