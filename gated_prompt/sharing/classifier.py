@@ -115,9 +115,7 @@ def holds_prompts(folder: Path) -> bool:
     return config.is_file() and read_config(config).get("peft_type") == "GATED_PROMPT"
 
 
-def load_trained(
-    folder: Path, predictor: Predictor, trust_remote_code: bool = False, base: Any = None
-) -> nn.Module:
+def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = False, base: Any = None) -> nn.Module:
     """The model of a folder's predictor with what was trained, in eval mode; `base`: what `load_base` would load.
 
     Raises:
