@@ -2,6 +2,7 @@
 """The command line: `gated-prompt train | probe | predict | serve | convert`, also as `python -m gated_prompt`."""
 
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 from ..command_line import CommandLine, mistakes_in_one_line
@@ -16,6 +17,10 @@ COMMANDS = {
     "convert": "convert checkpoints of MAE, MoCo v3, DINO, timm and the paper's official code",
 }
 
+MASKS = {  # what does the same for label maps
+    "train": "gated_prompt.finetune.segmentation.command",
+    "predict": "gated_prompt.finetune.segmentation.predict",
+}
 MODULES = {"convert": "gated_prompt.convert.command"}  # others lie here, under their own names
 
 
@@ -32,8 +37,19 @@ def main(argv: list[str] | None = None) -> None:
         if not {"-h", "--help"} & set(words):
             check_options(words[0], words[1:])
         import_module("gated_prompt._public")
+        if words[0] in MASKS and {"-h", "--help"} & set(words):
+            show_help(words[0])
+            sys.exit(0)
         status = import_module(module_of(words[0], words[1:])).main(words[1:])
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def show_help(command: str) -> None:
+    """The options for images with classes, then those for images with label maps."""
+    for title, module in ("", f"{__name__}.{command}"), ("With label maps (--problem segmentation):", MASKS[command]):
+        print(title)
+        with suppress(SystemExit):  # argparse ends the program after the help
+            import_module(module).main(["--help"])
 
 
 def check_options(command: str, words: list[str]) -> None:
@@ -64,8 +80,6 @@ def check_options(command: str, words: list[str]) -> None:
 
 def module_of(command: str, words: list[str]) -> str:
     """Where a command lies; of `train` and `predict` that depends on whether it is about classes or label maps."""
-    if command == "train" and asks_for_masks(words):
-        return "gated_prompt.finetune.segmentation.command"
-    if command == "predict" and gives_masks(words):
-        return "gated_prompt.finetune.segmentation.predict"
+    if (command == "train" and asks_for_masks(words)) or (command == "predict" and gives_masks(words)):
+        return MASKS[command]
     return MODULES.get(command, f"{__name__}.{command}")

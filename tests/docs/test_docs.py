@@ -181,6 +181,7 @@ def method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """A backbone of 12 blocks, for the page reads the blocks 5 and 9, and an adapter for it."""
+    from gated_prompt.segmentation.predictor import MaskPredictor
     from paper.segmentation.setr import SetrPupForSemanticSegmentation
 
     Path("facebook").unlink()
@@ -189,6 +190,13 @@ def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     base = SetrPupForSemanticSegmentation("facebook/dinov2-base", num_classes=150, auxiliary_blocks=[5, 9])
     get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4)).save_pretrained("runs/ade20k/adapter")
     names["pixels"] = images(1, size=SIZE)[0]
+    sides = {"mean": [0.5] * 3, "std": [0.5] * 3, "short_side": SIZE, "window": 2 * SIZE}
+    predictor = MaskPredictor(["road", "car"], sides, [5, 11], backbone="facebook/dinov2-base")
+    get_peft_model(predictor.load_base(), GatedPromptConfig(num_virtual_tokens=4)).save_pretrained(
+        "runs/street/adapter"
+    )
+    predictor.write("runs/street/adapter")
+    Image.new("RGB", (SIZE, SIZE + 9)).save("photo.jpg")
 
 
 def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for one in frozen.found:
         mark = " <- read from here on" if one is frozen.best else ""
         accelerator.print(f"blocks {', '.join(map(str, one.blocks))}: mIoU {100 * one.mean_iou:.1f} %{mark}")
-    results = work.report(choose(bench.predictor.blocks, work.frozen_scores, [], pending=bool(args.methods)), [])
+    if args.methods:
+        work.report(choose(bench.predictor.blocks, work.frozen_scores, [], pending=True), [])
 
     # Training, below a head that starts as the map.
     runs: list[MaskRun] = []
@@ -81,8 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             runs.append(run_method(bench, method, seed, parts.train, parts.validation, frozen.choice, folder))
             best = runs[-1].record["curve"][runs[-1].record["best_epoch"]]
             accelerator.print(f"{method}, seed {seed}: mIoU {100 * best['mean_iou']:.1f} %")
-    if runs or parts.test is not None:
-        results = work.report(choose(bench.predictor.blocks, work.frozen_scores, runs), runs, last=True)
+    results = work.report(choose(bench.predictor.blocks, work.frozen_scores, runs), runs, last=True)
     accelerator.print(f"{results.get('sentence', '')}\nReport: {output / 'report.html'}")
     accelerator.end_training()
     return results
@@ -133,7 +133,7 @@ class _Work:
             colours = bench.predictor.palette()
             rows = image_rows(data, confusions, drawn, range(len(data)), colours)
             write_page(self.output / "report.html", results, colours, rows[: len(worst)], rows[len(worst) :], use)
-            if last or not bench.args.methods:
+            if last:
                 write_json(self.output / "results.json", results)
         return results
 
