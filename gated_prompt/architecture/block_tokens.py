@@ -38,9 +38,16 @@ LOCAL = _Local()
 
 
 class BlockTokens:
-    """Reads a backbone after `blocks`, indices from 0 in ascending order. Create it before an adapter is added."""
+    """Reads a backbone after `blocks`, indices from 0 in ascending order. Create it before an adapter is added.
 
-    def __init__(self, backbone: nn.Module, vit: VisionTransformer, blocks: Sequence[int]) -> None:
+    A block that an adapter's `read_from` skips has no tokens to read, which is an error; `may_skip`: what the last
+    block that ran returned takes their place, for batches of which some images alone read that block.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, vit: VisionTransformer, blocks: Sequence[int], may_skip: bool = False
+    ) -> None:
+        self.may_skip = may_skip
         self.blocks, self.prefix, self.depth = tuple(blocks), vit.num_prefix_tokens, len(vit.blocks)
         inside = {id(module) for block in vit.blocks for module in block.modules()}
         self.handles: list[RemovableHandle] = [
@@ -60,7 +67,9 @@ class BlockTokens:
         finally:
             LOCAL.noted = before
         missing = [block for block in self.blocks if block not in noted.states]
-        if missing:
+        if missing and self.may_skip and noted.last is not None:
+            noted.states |= dict.fromkeys(missing, noted.last)
+        elif missing:
             raise UnsupportedOperationError(
                 f"block {missing[0]} is to be read, but did not run: its adapter has a read_from below it; make the "
                 f"adapter with read_from={self.blocks[-1]}, or None"

@@ -44,7 +44,7 @@ class Features(nn.Module):
         vit = find_vision_transformer(backbone)
         self.num_prefix_tokens, self.num_blocks = vit.num_prefix_tokens, len(vit.blocks)
         self.backbone, self.config = backbone, getattr(backbone, "config", None)
-        self._reader = BlockTokens(backbone, vit, range(self.num_blocks))
+        self._reader = BlockTokens(backbone, vit, range(self.num_blocks), may_skip=True)
         body: nn.Module = getattr(backbone, "base_model", backbone)
         body.register_forward_hook(self._keep)
         self._returned = threading.local()  # what the body returned to this thread: a classifier does not show it
