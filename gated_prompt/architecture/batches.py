@@ -29,6 +29,7 @@ OF_IMAGES = frozenset(
         "noise",
     ]
 )
+OF_THE_CALL = ("output_", "return_", "blocks")  # beginnings of the names of arguments that hold for all images
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
 
@@ -48,7 +49,7 @@ def of_images(run: Callable[..., Any], inputs: Inputs, rows: list[int], size: in
     def part(name: str, value: Any) -> Any:
         if isinstance(value, PLAIN) or (isinstance(value, torch.Tensor) and value.ndim == 0):
             return value
-        if name.startswith(("output_", "return_")):
+        if name.startswith(OF_THE_CALL):
             return value
         known = name in OF_IMAGES or name == first
         if known and all(

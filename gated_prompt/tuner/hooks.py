@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..architecture import VisionTransformer
+from ..architecture.block_tokens import BlockTokens
 from ..architecture.masks import widen_mask
 from ..errors import UnsupportedOperationError
 from .attention import AttentionRoute, ScaleQueries
@@ -33,7 +34,9 @@ def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
         handles.append(PromptBlock(bank, block, index, levels[-1], parts.uses_interface))
     handles.append(vit.blocks[-1].register_forward_hook(CheckCalls(bank, levels[-1])))
     handles.append(vit.ancestors[0].register_forward_pre_hook(refuse_replicas))
-    body = levels[vit.ancestors.index(vit.tower.body)]
+    # What notes tokens inside the backbone has to see one structure of a mixed batch at a time.
+    readers = [m for m in vit.ancestors if any(isinstance(value, BlockTokens) for value in vars(m).values())]
+    body = levels[vit.ancestors.index((readers or [vit.tower.body])[0])]
     for ancestor, level in zip(vit.ancestors, levels, strict=True):
         handles.append(Scope(bank, ancestor, "forward", level, body, levels[-1]))
         if hasattr(ancestor, "forward_features"):  # timm and Meta call it directly
