@@ -49,7 +49,6 @@ from helpers.picture_folder import COLOURS, make_folder
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ROOT = Path(__file__).parents[2]
 QUICK = ["--num_train_epochs", "4", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "8"]
 
 
@@ -320,7 +319,8 @@ def test_two_processes_find_what_one_finds(finished: Path, backbone: Path, photo
     arguments = ["--train_dir", str(photos), "--test_dir", str(photos), "--backbone", str(backbone), *QUICK]
     arguments += ["--read_block", "1", "--learning_rate", "0.003", "--per_device_train_batch_size", "4"]
     places = ["--output_dir", str(tmp_path / "two"), "--cache_dir", str(tmp_path / "features")]
-    printed = two_processes.run(ROOT / "examples" / "train_images.py", *arguments, *places)
+    (tmp_path / "train.py").write_text("import gated_prompt.cli.train\ngated_prompt.cli.train.main()\n")
+    printed = two_processes.run(tmp_path / "train.py", *arguments, *places)
     assert printed.count("Use ") == 1
     one, two = results_of(finished), results_of(tmp_path / "two")
     assert two["blocks"] == one["blocks"] and two["comparison"][0] == one["comparison"][0]
