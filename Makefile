@@ -73,6 +73,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 # Tables and pictures of README and docs/ that are made from what is committed; the tests compare.
 tables: $(VENV)/.installed
 	$(BIN)/python tools/miniature_page.py
+	$(BIN)/python tools/race_page.py
 	$(BIN)/python tools/real_page.py
 	$(BIN)/python examples/serving_load/measure_server.py tables
 	$(BIN)/python tools/family_table.py

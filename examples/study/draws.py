@@ -56,7 +56,7 @@ def folds(labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 class Pool:
-    """The first `POOLED` images of a real task, in the order train, val, test. Pixels are decoded when they are first needed."""
+    """The first `POOLED` images of a real task, in the order train, val, test; decoded when they are first needed."""
 
     def __init__(self, name: str, data_dir: Path, backbone: Path, kept_in: Path) -> None:
         self.name, self._data_dir, self.backbone, self._kept_in = name, data_dir, backbone, kept_in

@@ -18,6 +18,7 @@ from peft import PeftConfig, get_peft_model
 from torch import nn
 
 from gated_prompt import GatedPromptError, find_vision_transformer
+from gated_prompt.training.token_cache import StartAtBlock
 
 from .training import Loop, reader
 
@@ -85,27 +86,32 @@ def experiments(folder: Path = HERE) -> dict[str, Experiment]:
 
 
 def first_trained_block(blocks: tuple[int, ...]) -> int:
-    """All methods act on the upper half of the blocks below the read-out; what enters them is computed once."""
-    return min(blocks[0] + 1, (blocks[-1] + 1) // 2)
+    """All methods act on the upper half of the blocks below the read-out, and on all that are read.
+
+    What enters the first of them is computed once."""
+    return min(blocks[0], (blocks[-1] + 1) // 2)
 
 
-def build(experiment: Experiment, backbone: Path, blocks: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
-    """The model before its head is fitted."""
+def build(
+    experiment: Experiment, backbone: Path, blocks: tuple[int, ...], num_classes: int, seed: int
+) -> tuple[nn.Module, StartAtBlock]:
+    """The model before its head is fitted, and what lets it start at the first block that is trained."""
     torch.manual_seed(seed)
     base, first = reader(backbone, blocks, num_classes), first_trained_block(blocks)
+    start = StartAtBlock(base, first)  # found before an adapter makes blocks differ
     if experiment.adapter is None:
         base.requires_grad_(False)
         for block in find_vision_transformer(base).blocks[first:]:
             block.requires_grad_(True)
         base.classifier.requires_grad_(True)
-        return base
+        return base, start
     settings = {**experiment.adapter, "modules_to_save": ["classifier"]}
     if settings["peft_type"] == "GATED_PROMPT":
         settings["insert_at"] = first
     for key in ("target_modules", "feedforward_modules"):
         if key in settings:
             settings[key] = _inside(base, first, settings[key])
-    return get_peft_model(base, PeftConfig.from_peft_type(**settings))
+    return get_peft_model(base, PeftConfig.from_peft_type(**settings)), start
 
 
 def _inside(base: nn.Module, first: int, names: list[str]) -> list[str]:

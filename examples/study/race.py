@@ -26,7 +26,6 @@ import transformers
 from torch import Tensor, nn
 
 from gated_prompt import initialize_prompts
-from gated_prompt.training.token_cache import StartAtBlock
 
 from . import frozen_rows, records
 from .cost import kept_megabytes, milliseconds_per_image
@@ -81,11 +80,11 @@ class Racer:
 
         def trained(rate: float, images: Kept) -> tuple[nn.Module, float]:
             """The model, and its accuracy on the held-back images before it trains."""
-            model = build(experiment, self.pool.backbone, blocks, self.pool.num_classes, seed=number)
+            model, start = build(experiment, self.pool.backbone, blocks, self.pool.num_classes, seed=number)
             if experiment.training.start is not None:
                 first = [self.pool.images.batch(index) for index in draw.labelled[:START_IMAGES].split(50)]
                 initialize_prompts(model, first, method=experiment.training.start, seed=number)
-            StartAtBlock(model, first_trained_block(blocks)).open()
+            start.open()
             start_head(model, images, l2)
             before = accuracy(model, held_back)
             fit(model, groups(model, rate, experiment.training.head_rate), images, experiment.training.loop(number))
