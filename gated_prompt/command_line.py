@@ -19,7 +19,8 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from .errors import GatedPromptError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_DISK = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+# Of safetensors, and of torch.save, whose writer does not say more.
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "inline_container", "iostream error")
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 WORDS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 

@@ -13,7 +13,7 @@ from peft import PeftConfig
 import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
-from gated_prompt.command_line import CommandLine
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.finetune.arguments import DataArguments, RunArguments, parse
 from gated_prompt.finetune.predict_options import Arguments as PredictArguments
 from gated_prompt.finetune.prompt_options import PromptArguments
@@ -118,3 +118,29 @@ def test_adapters_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(GatedPromptError, match=r"has not finished; repeat its"):
         predict.main(["--images", "x", "--adapters", str(tmp_path)])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, which is always full, is Linux's")
+@pytest.mark.parametrize("count", [1, 10**5])
+@pytest.mark.parametrize("by", ["python", "torch", "safetensors"])
+def test_a_full_disk_is_one_sentence(by: str, count: int) -> None:
+    import torch
+    from safetensors import SafetensorError
+
+    def write() -> None:
+        if by == "torch":
+            torch.save({"a": torch.zeros(count)}, "/dev/full")
+        elif by == "python":
+            Path("/dev/full").write_text("x" * count)
+        else:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(SystemExit) as stopped, mistakes_in_one_line():
+        write()
+    assert str(stopped.value).startswith("error: the disk is full")
+    assert "free some space, then repeat the command: it continues from" in str(stopped.value)
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), mistakes_in_one_line():
+        _ = 1 / 0
