@@ -1,35 +1,33 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One frozen backbone with every adapter of a folder, and what they say about an image."""
+"""One frozen backbone with every adapter and probe of a folder, and what they say about an image."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from huggingface_hub import ModelCard
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
 
-from gated_prompt import GatedPromptConfig
-from gated_prompt.errors import DataError
+from gated_prompt import GatedPromptError, gates
+from gated_prompt.architecture.names import BASE
+from gated_prompt.errors import DataError, UnsupportedOperationError
 from gated_prompt.plots import PromptAttention, prompt_attention
-from gated_prompt.sharing.image_settings import image_settings
-from gated_prompt.sharing.quoting import plain
+from gated_prompt.serving.backbone import load_pool
+from gated_prompt.serving.contents import is_servable, used
+from gated_prompt.serving.pool import AdapterPool
+from gated_prompt.serving.resident import Resident
 from gated_prompt.shipped import SHIPPED_BACKBONE
-from gated_prompt.transforms import ResizeSquare
 
 ADAPTERS = Path(__file__).parent / "adapters"
-HEAD = ("base_model.model.classifier.weight", "base_model.model.classifier.bias")
+MEMORY = 2**30  # bytes for all adapters; they stay in memory
+LONGEST_SIDE = 1024  # pixels that an adapter may ask for
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's card says: the names of its classes, and its accuracy on its own test part if it was noted."""
+    """Names of the classes, and the accuracy on the adapter's own test part if its card notes one."""
 
     class_names: list[str]
     accuracy: float | None
@@ -37,90 +35,85 @@ class Adapter:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """The backbone with all adapters (in eval mode), what is known of them, and how images become pixels."""
+    """The backbone with all adapters (in eval mode), what is known of them, and the folders that were left out."""
 
-    model: PeftModel
+    pool: AdapterPool
+    residents: dict[str, Resident]
     adapters: dict[str, Adapter]
-    transform: ResizeSquare
+    skipped: dict[str, str]
 
-    @torch.no_grad()
+    @property
+    def model(self) -> PeftModel:
+        """The backbone with the prompts of all adapters, each under the key of its resident."""
+        return self.pool.model
+
+    def pixels(self, image: Image.Image, name: str) -> torch.Tensor:
+        """The image (3, H, W) as this adapter's training prepared it."""
+        return self.residents[name].predictor.transform()(image)
+
     def predict(self, image: Image.Image, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Probability of each class by each of these adapters, from one forward of one mixed batch.
+        """Scores of each class by each of these adapters, from one mixed batch where they read the same size."""
+        prepared = {name: self.pixels(image, name) for name in names}
+        found: dict[str, dict[str, float]] = {}
+        for shape in dict.fromkeys(pixels.shape for pixels in prepared.values()):
+            same = [name for name in names if prepared[name].shape == shape]
+            pixels = torch.stack([prepared[name] for name in same])
+            logits = self.pool.logits(pixels, [self.residents[name] for name in same])
+            found |= {name: self._scores(name, row) for name, row in zip(same, logits, strict=True)}
+        return {name: found[name] for name in names}
 
-        The batch holds the image once for each adapter, and `adapter_names` says which adapter reads which copy.
-        """
-        if not names:
-            return {}
-        pixels = self.transform(image).expand(len(names), -1, -1, -1)
-        logits = self.model(pixel_values=pixels, adapter_names=list(names)).logits
-        found = {}
-        for row, name in zip(logits, names, strict=True):
-            classes = self.adapters[name].class_names
-            # Without the rows that widened the head, so the numbers are those of the adapter alone.
-            found[name] = dict(zip(classes, row[: len(classes)].softmax(0).tolist(), strict=True))
-        return found
+    def _scores(self, name: str, logits: torch.Tensor) -> dict[str, float]:
+        predictor = self.residents[name].predictor
+        found = dict(predictor.answer(logits, len(predictor.names)))
+        return {one: found[one] for one in predictor.names}
 
-    def attention(self, image: Image.Image, name: str) -> PromptAttention:
-        """Where this adapter's prompts and CLS look, in every block that holds prompts."""
-        return prompt_attention(self.model, self.transform(image)[None], adapter_name=name)
+    def has_gates(self, name: str) -> bool:
+        """Whether there are gates to show: probes have none, nor have prompts that are replaced in each block."""
+        key = self.residents[name].key
+        return key != BASE and len(gates(self.model, key)) > 0
+
+    def attention(self, image: Image.Image, name: str) -> PromptAttention | None:
+        """Where this adapter's prompts and CLS look, in every block that holds prompts; None: they look nowhere."""
+        key = self.residents[name].key
+        if key == BASE:
+            return None
+        try:
+            return prompt_attention(self.model, self.pixels(image, name)[None], adapter_name=key)
+        except UnsupportedOperationError:  # prompts with zero start have no queries
+            return None
 
 
-def load_collection(backbone: Path = SHIPPED_BACKBONE, folder: Path = ADAPTERS) -> Collection:
-    """The backbone with every adapter that has a subfolder of its own in `folder`, in the order of their names.
+def load_collection(backbone: Path | str = SHIPPED_BACKBONE, folder: Path = ADAPTERS) -> Collection:
+    """The backbone with every adapter or probe that has a subfolder of its own in `folder`, in the order of the names.
 
-    Heads may have different numbers of classes. The logits of one batch are one tensor, so each head is widened to
-    the largest of them by rows of zeros; `Collection.predict` cuts off what they answer.
+    Of the output of `train`, what the run said to use is taken. What cannot be shown is left out, with the reason.
 
     Raises:
-        DataError: there are no adapters.
-        GatedPromptError: an adapter is damaged or does not fit the backbone.
+        DataError: nothing can be shown.
+        GatedPromptError: the backbone cannot be loaded.
     """
-    sources = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}"))}
-    if not sources:
-        raise DataError(f"{folder} holds no adapters; each needs a subfolder with {CONFIG_NAME} and the weights")
-    configs = {name: GatedPromptConfig.from_pretrained(str(path)) for name, path in sources.items()}
-    weights = {name: load_file(path / SAFETENSORS_WEIGHTS_NAME) for name, path in sources.items()}
-    without = [name for name, tensors in weights.items() if not tensors.keys() >= set(HEAD)]
-    if without:
-        raise DataError(f"the adapter {without[0]} brings no classification head, so there is nothing to show of it")
-    counts = {name: len(tensors[HEAD[0]]) for name, tensors in weights.items()}
-    widest = max(counts.values())
-    base = AutoModelForImageClassification.from_pretrained(
-        backbone, num_labels=widest, ignore_mismatched_sizes=True, dtype="float32"
-    )
-    # Copies, which remember neither the narrower heads in the files nor where the backbone lay.
-    copies = {name: replace(config) for name, config in configs.items()}
-    for config in copies.values():
-        config.base_model_name_or_path = None
-    (first, config), *others = copies.items()
-    model: PeftModel = get_peft_model(base, config, adapter_name=first)
-    for name, config in others:
-        model.add_adapter(name, config)
-    for name, tensors in weights.items():
-        for key in HEAD:
-            tensors[key] = F.pad(tensors[key], (0, 0) * (tensors[key].ndim - 1) + (0, widest - counts[name]))
-        set_peft_model_state_dict(model, tensors, adapter_name=name)
-    adapters = {name: read_card(path / "README.md", counts[name]) for name, path in sources.items()}
-    return Collection(model.eval(), adapters, _transform(backbone))
+    pool = load_pool(str(backbone), MEMORY, LONGEST_SIDE)
+    residents, adapters, skipped = {}, {}, {}
+    for path in sorted(path for path in folder.glob("*") if path.is_dir()):
+        place = used(path)
+        if not is_servable(place):
+            skipped[path.name] = "it has neither an adapter nor a probe"
+            continue
+        try:
+            residents[path.name] = pool.hold(place).__enter__()  # for as long as the page runs
+        except GatedPromptError as error:
+            skipped[path.name] = str(error)
+        else:
+            adapters[path.name] = Adapter(residents[path.name].predictor.names, read_accuracy(place / "README.md"))
+    if not adapters:
+        reasons = "".join(f"\n{name}: {reason}" for name, reason in skipped.items())
+        raise DataError(f"{folder} holds no adapters that can be shown; each needs a subfolder of its own{reasons}")
+    return Collection(pool, residents, adapters, skipped)
 
 
-def read_card(path: Path, count: int) -> Adapter:
-    """Class names and accuracy from a model card as the training scripts write it.
-
-    Names that are missing, or not as many as the head has classes, are replaced by numbers.
-    """
+def read_accuracy(path: Path) -> float | None:
+    """The accuracy in a model card as the training scripts write it; None: it has none."""
     if not path.is_file():
-        return Adapter([f"class {index}" for index in range(count)], None)
-    card = ModelCard.load(path)
-    line = re.search(r"^- Classes: (.+)$", card.text, re.MULTILINE)
-    names = plain(line[1]).split(", ") if line else []
-    if len(set(names)) != count:
-        names = [f"class {index}" for index in range(count)]
-    scores = [result.metric_value for result in card.data.eval_results or [] if result.metric_type == "accuracy"]
-    return Adapter(names, scores[0] if scores else None)
-
-
-def _transform(backbone: Path) -> ResizeSquare:
-    """Straight resize to the backbone's size, as in training; photos are averaged when they shrink."""
-    wanted = image_settings(str(backbone))
-    return ResizeSquare(wanted.mean, wanted.std, wanted.side, "antialias", round_to_bytes=True)
+        return None
+    results = ModelCard.load(path).data.eval_results or []
+    return next((result.metric_value for result in results if result.metric_type == "accuracy"), None)

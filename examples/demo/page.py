@@ -45,11 +45,17 @@ def answer(
         image = read_image(Path(path))
         scores = collection.predict(image, names)
         maps = {name: collection.attention(image, name) for name in names}
-        pictures = {name: picture_of_attention(maps[name], image, token, block) for name in names}
+        pictures = {
+            name: None if look is None else picture_of_attention(look, image, token, block)
+            for name, look in maps.items()
+        }
     except GatedPromptError as error:
         return f"**This did not work.** {error}", {}
-    side, many = collection.transform.size, "s" if len(names) > 1 else ""
-    message = f"{Path(path).name}, read as {side} x {side} pixels by {len(names)} adapter{many} in one batch."
+    sides = sorted({collection.pixels(image, name).shape[-1] for name in names})
+    sizes, many = " and ".join(f"{side} x {side}" for side in sides), "s" if len(names) > 1 else ""
+    message = f"{Path(path).name}, read as {sizes} pixels by {len(names)} adapter{many} in one batch."
+    if len(sides) > 1:
+        message = message.replace("in one batch", "in one batch for each size")
     return message, {name: (scores[name], pictures[name]) for name in names}
 
 
@@ -67,7 +73,8 @@ def build_page(collection: Collection) -> Any:
         for name in known:
             scores, picture = shown.get(name, (None, None))
             updates += [gr.update(visible=name in names), scores, picture]
-        return [*updates, picture_of_gates(collection.model, names) if names else None]
+        keys = {collection.residents[name].key: name for name in names if collection.has_gates(name)}
+        return [*updates, picture_of_gates(collection.model, keys) if keys else None]
 
     plain: dict[str, Any] = {"show_label": False, "buttons": [], "format": "png", "interactive": False}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -148,7 +155,10 @@ def main(argv: list[str] | None = None) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
         require_gradio()
         quiet_loading()
-        page = build_page(load_collection(args.backbone, args.adapters))
+        collection = load_collection(args.backbone, args.adapters)
+        for name, reason in collection.skipped.items():
+            print(f"not shown: {name}: {reason}", flush=True)
+        page = build_page(collection)
         print(f"The page is at {launch(page, args.port)} (Ctrl+C stops it).", flush=True)
     except (GatedPromptError, OSError) as error:  # OSError: no such backbone, or the port is taken
         sys.exit(f"error: {error}")

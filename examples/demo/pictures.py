@@ -2,7 +2,7 @@
 """Files into images, with a clear error for those that are not; attention and gates into figures."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -58,14 +58,16 @@ def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, t
     return _render(figure)
 
 
-def picture_of_gates(model: nn.Module, names: Sequence[str]) -> Image.Image:
-    """Gates, selection ratios and temperatures of these adapters by block, side by side."""
+def picture_of_gates(model: nn.Module, names: Mapping[str, str]) -> Image.Image:
+    """Gates, selection ratios and temperatures by block, side by side; `names`: key on the model -> name to show."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes: list[Axes] = list(figure.subplots(1, 3))
-    plots.plot_gates(model, names, ax=axes[0])
-    plots.plot_selection_ratios(model, names, ax=axes[1])
-    plots.plot_temperatures(model, names, ax=axes[2])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names) + 1)
+    plots.plot_gates(model, list(names), ax=axes[0])
+    plots.plot_selection_ratios(model, list(names), ax=axes[1])
+    plots.plot_temperatures(model, list(names), ax=axes[2])
+    handles, labels = axes[0].get_legend_handles_labels()
+    shown = [names.get(label, label) for label in labels]
+    figure.legend(handles, shown, loc="outside upper center", ncols=len(names) + 1)
     for ax in axes:  # one legend for all, where it hides no line
         if (legend := ax.get_legend()) is not None:
             legend.remove()

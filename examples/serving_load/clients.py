@@ -2,6 +2,7 @@
 """Clients of `load.py` for a while, and how they were served."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import gevent
@@ -13,7 +14,7 @@ SETTLE = 1.0  # seconds before counting starts
 Row = dict[str, float]
 
 
-def users_of(url: str, *kinds: type[Any], tasks: int = 0, churn: str = "") -> Environment:
+def users_of(url: str, *kinds: type[Any], tasks: int = 0, churn: Sequence[str] = ()) -> Environment:
     """Locust's environment for users of `load.py`; `tasks`, `churn`: the options of that script."""
     options = Namespace(tasks=tasks, churn=churn)
     return Environment(user_classes=[load.Client, *kinds], host=url, parsed_options=options, stop_timeout=60)

@@ -4,9 +4,10 @@
     locust -f examples/serving_load/load.py --headless --users 8 --run-time 30s --host http://127.0.0.1:8000
 
 `--csv runs/load` keeps the numbers that Locust prints: requests per second, percentiles and failures. `--tasks N` asks
-only the first N adapters. With `--churn FOLDER` one more user adds that adapter and deletes it again, over and over;
-the server has to allow the folder, and GATED_PROMPT_TOKEN holds its token. As a client should, users repeat a request
-that the server was too busy for (counted as "asked to wait") or that failed because a replica died ("sent again").
+only the first N adapters. With `--churn FOLDER FOLDER` one more user adds the first adapter, replaces it by the second
+and deletes that, over and over; the server has to allow both, and GATED_PROMPT_TOKEN holds its token. As a client
+should, users repeat a request that the server was too busy for (counted as "asked to wait") or that failed because a
+replica died ("sent again").
 """
 
 import os
@@ -28,7 +29,7 @@ TRIES, PAUSE = 60, 0.5  # of a request that failed; seconds between them
 def add_options(parser: Any) -> None:
     """Options beside Locust's own."""
     parser.add_argument("--tasks", type=int, default=0, help="number of adapters to ask; 0: all")
-    parser.add_argument("--churn", default="", help="folder of an adapter to add and delete meanwhile")
+    parser.add_argument("--churn", nargs=2, default=[], help="folders of two adapters that come and go meanwhile")
 
 
 class Client(FastHttpUser):
@@ -43,18 +44,9 @@ class Client(FastHttpUser):
 
     @task
     def ask(self) -> None:
-        """Send a random image to a random adapter, again where the server says so or fails."""
+        """Send a random image to a random adapter."""
         name, place = random.choice(self.names), random.randrange(len(IMAGES))
-        for left in reversed(range(TRIES)):
-            with self.client.post(
-                f"/v1/classify/{name}?top_k=1000", data=IMAGES[place], name="classify", catch_response=True
-            ) as response:
-                again = response.status_code == 503 or response.status_code in BROKEN
-                if not again or not left:
-                    break
-                response.request_meta["name"] = "asked to wait" if response.status_code == 503 else "sent again"
-                response.success()
-            time.sleep(float((response.headers or {}).get("Retry-After", PAUSE)))
+        response = repeated(self.client, "post", f"/v1/classify/{name}?top_k=1000", "classify", data=IMAGES[place])
         if response.status_code == 200:
             self.compare(name, place, response)
 
@@ -64,28 +56,59 @@ class Client(FastHttpUser):
         expected = EXPECTED.setdefault((self.host or "", name, place), scores)
         off = max(abs(expected.get(label, 2.0) - score) for label, score in scores.items())
         if expected.keys() != scores.keys() or off > TOLERANCE:
-            self.environment.events.request.fire(
-                request_type="POST", name="wrong answer", response_time=0, response_length=0, context={},
-                exception=ValueError(f"{name}, image {place}: scores differ by {off}"),
-            )  # fmt: skip
+            report(self.environment, f"{name}, image {place}: scores differ by {off}")
 
 
 class Churner(FastHttpUser):
-    """Adds an adapter, asks it, and deletes it."""
+    """Adds an adapter, replaces it by another, and deletes it, asking it after each change."""
 
     NAME = "comes-and-goes"
     fixed_count = 1
-    wait_time = constant(0.2)
+    wait_time = constant(0.1)
 
     @task
     def come_and_go(self) -> None:
-        """One round; without --churn, nothing."""
-        source = self.environment.parsed_options.churn
-        if not source:
+        """One round of three changes; without --churn, nothing."""
+        sources = self.environment.parsed_options.churn
+        if not sources:
             time.sleep(1)
             return
         headers = {"Authorization": f"Bearer {os.environ.get('GATED_PROMPT_TOKEN', '')}"}
         url = f"/v1/adapters/{self.NAME}"
-        self.client.put(url, json={"source": source}, headers=headers, name="put")
-        self.client.post(f"/v1/classify/{self.NAME}", data=IMAGES[0], name="classify the new one")
-        self.client.delete(url, headers=headers, name="delete")
+        for name, source in zip(("add", "replace"), sources, strict=True):
+            put = repeated(self.client, "put", url, name, json={"source": source}, headers=headers)
+            answer = repeated(self.client, "post", f"/v1/classify/{self.NAME}", f"ask after {name}", data=IMAGES[0])
+            if put.status_code == answer.status_code == 200 and put.json()["sha256"] != answer.json()["sha256"]:
+                report(self.environment, f"after {name}, the answer was that of another version")
+        repeated(self.client, "delete", url, "delete", right=(204, 404), headers=headers)
+        gone = repeated(self.client, "post", f"/v1/classify/{self.NAME}", "ask after delete", (404,), data=IMAGES[0])
+        if gone.status_code == 200:
+            report(self.environment, "a deleted adapter answered")
+
+
+def repeated(client: Any, method: str, url: str, name: str, right: tuple[int, ...] = (200,), **options: Any) -> Any:
+    """The answer of a request, repeated where the server says so or a replica died with it.
+
+    A last status that is not `right` counts as a failure.
+    """
+    for times in range(TRIES):
+        with client.request(method, url, name=name, catch_response=True, **options) as response:
+            again = response.status_code == 503 or response.status_code in BROKEN
+            if not again or times == TRIES - 1:
+                if response.status_code in right:
+                    response.success()
+                else:
+                    response.failure(f"{response.status_code}: {response.text}")
+                break
+            response.request_meta["name"] = "asked to wait" if response.status_code == 503 else "sent again"
+            response.success()
+        time.sleep(float((response.headers or {}).get("Retry-After", PAUSE)))
+    return response
+
+
+def report(environment: Any, fault: str) -> None:
+    """Count an answer that is wrong as a failure."""
+    environment.events.request.fire(
+        request_type="POST", name="wrong answer", response_time=0, response_length=0, context={},
+        exception=ValueError(fault),
+    )  # fmt: skip

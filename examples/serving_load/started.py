@@ -18,7 +18,7 @@ from .load import IMAGES
 from .ports import free_port
 
 SCRIPT = Path(__file__).parent / "measure_server.py"
-SECONDS = 180  # to start, and to stop
+SECONDS = 600  # to start, and to stop: a busy machine is slow
 
 
 class Started:

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Many requests while adapters come and go, and while a replica is killed; every answer is compared.
+"""Many requests to two replicas while adapters come, go and are replaced, and one replica is killed.
 
-The expected answer is that of each adapter loaded alone, without a server.
+Every answer is compared with that of its adapter loaded alone, without a server.
 """
 
 import io
@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,67 +26,57 @@ from . import load, made, records
 from .clients import users_of
 from .started import Started, started
 
-TASKS, REQUESTS, CLIENTS = 16, 10_000, 8
+TASKS, REQUESTS, CHANGES, CLIENTS = 16, 10_000, 400, 8
 MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request
-BEFORE, AFTER = 5.0, 10.0  # seconds before a replica is killed, and after another has taken its place
 Options = Mapping[str, object]
 
 
 def main(args: Namespace) -> None:
-    """Do what is missing of both and note what happened."""
+    """Do it, unless there are results, and note what happened."""
+    path = args.results / "steady.json"
+    if records.read(path):
+        return
     os.environ[TOKEN] = secrets.token_hex()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     options = {
         "backbone": made.backbone("tiny", args.output_dir),
         "adapters": made.adapters("tiny", TASKS, args.output_dir),
-        "allow": made.adapters("tiny", 1, args.output_dir),
+        "allow": made.adapters("tiny", 2, args.output_dir),
     }
-    path = args.results / "steady.json"
-    found = records.read(path)
-    parts: dict[str, tuple[Callable[[Started, Options], dict[str, Any]], Options]] = {
-        "churn": (churn, {"memory_mb": MEMORY}),
-        "killed": (killed, {"replicas": 2, "cpus": 0.5}),
-    }
-    for name, (measure, special) in parts.items():
-        if name not in found:
-            found["machine"] = records.machine()
-            with started("gated", args.output_dir / f"{name}.log", {**options, **special}) as server:
-                found[name] = measure(server, options)
-            print(name, found[name], flush=True)
-            records.save(path, found)
+    special = {"memory_mb": MEMORY, "replicas": 2, "cpus": 0.5}
+    with started("gated", args.output_dir / "steady.log", {**options, **special}) as server:
+        found = {"machine": records.machine(), **asked(server, options)}
+    print(found, flush=True)
+    records.save(path, found)
 
 
-def churn(server: Started, options: Options) -> dict[str, Any]:
-    """Add, evict, load and delete adapters while clients ask."""
+def asked(server: Started, options: Options) -> dict[str, Any]:
+    """Ask, add, replace, delete, evict and load; kill a replica when half of the requests are answered."""
     remember_expected_answers(server.url, options)
-    source = next(Path(str(options["allow"])).iterdir())
-    environment = users_of(server.url, load.Churner, churn=str(source))
+    sources = sorted(map(str, Path(str(options["allow"])).iterdir()))
+    environment = users_of(server.url, load.Churner, churn=sources)
     begin = time.monotonic()
     runner = environment.create_local_runner()
     runner.start(CLIENTS + 1, spawn_rate=CLIENTS + 1)
-    while environment.stats.get("classify", "POST").num_requests < REQUESTS:
+    until(environment, ("classify",), REQUESTS // 2)
+    (killed, _), killed_at = server.replicas(), time.monotonic()
+    killed.kill()
+    while len([one for one in server.replicas() if one.pid != killed.pid]) < 2:
         gevent.sleep(0.2)
+    to_the_next = time.monotonic() - killed_at
+    until(environment, ("classify",), REQUESTS)
+    until(environment, ("add", "replace", "delete"), CHANGES)
     seconds = time.monotonic() - begin
     runner.stop()
-    return counts(environment) | {"seconds": round(seconds, 1), "adapters": TASKS, "clients": CLIENTS}
+    found: dict[str, Any] = counts(environment)
+    found |= {"seconds": round(seconds, 1), "seconds_to_the_next_replica": round(to_the_next, 1)}
+    return found | {"adapters": TASKS, "clients": CLIENTS}
 
 
-def killed(server: Started, options: Options) -> dict[str, Any]:
-    """Kill one of two replicas; clients repeat the requests that it had in hand."""
-    remember_expected_answers(server.url, options)
-    environment = users_of(server.url)
-    runner = environment.create_local_runner()
-    runner.start(CLIENTS, spawn_rate=CLIENTS)
-    gevent.sleep(BEFORE)
-    gone = server.replicas()[0]
-    gone.kill()
-    begin = time.monotonic()
-    while len([one for one in server.replicas() if one.pid != gone.pid]) < 2:
+def until(environment: Environment, names: tuple[str, ...], count: int) -> None:
+    """Wait until so many requests of these names have been answered."""
+    while sum(one.num_requests for one in environment.stats.entries.values() if one.name in names) < count:
         gevent.sleep(0.2)
-    seconds = time.monotonic() - begin
-    gevent.sleep(AFTER)
-    runner.stop()
-    return counts(environment) | {"seconds_to_the_next": round(seconds, 1), "clients": CLIENTS}
 
 
 def counts(environment: Environment) -> dict[str, int]:

@@ -77,7 +77,7 @@ def prompt_attention(
         )
     if model.training:
         raise GatedPromptError("the model is in training mode, which drops prompt values at random; call model.eval()")
-    if not isinstance(root, PreTrainedModel):
+    if not any(isinstance(module, PreTrainedModel) for module in root.modules()):
         raise UnsupportedOperationError(
             f"{type(root).__name__} is not a transformers model: it returns no attention weights"
         )
@@ -121,7 +121,7 @@ def _chosen(prompts: Sequence[int] | None, count: int) -> list[int]:
 
 
 @contextmanager
-def _eager(root: PreTrainedModel) -> Iterator[None]:
+def _eager(root: nn.Module) -> Iterator[None]:
     """Switch every part of the model to eager attention, if it can be switched."""
     parts = [module for module in root.modules() if isinstance(module, PreTrainedModel)]
     before = [(part, part.config._attn_implementation) for part in parts]

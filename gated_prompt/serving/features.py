@@ -18,12 +18,13 @@ from ..predictor import FILE
 
 class Seen(NamedTuple):
     """What a backbone made of images: its tokens (B, N, D), those after the blocks that were asked for, and the
-    features (B, F) of its own class, or None if it has no head.
+    features (B, F) of its own class, or None if it has no head; the attention of each block, if it was asked for.
     """
 
     tokens: Tensor
     after: dict[int, Tensor]
     own: Tensor | None
+    attentions: tuple[Tensor, ...] | None
 
 
 class Features(nn.Module):
@@ -52,14 +53,14 @@ class Features(nn.Module):
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         self._returned.tokens = output["last_hidden_state"]
 
-    def forward(self, pixel_values: Tensor, blocks: Sequence[int] = ()) -> Seen:
+    def forward(self, pixel_values: Tensor, blocks: Sequence[int] = (), output_attentions: bool | None = None) -> Seen:
         """What heads read, with the tokens after each of `blocks`, which have passed the final norm."""
         reader = copy.copy(self._reader)  # its hooks note every block; this call reads some
         reader.blocks = tuple(blocks)
         try:
-            output, after = reader.read(self.backbone, pixel_values=pixel_values)
-            own = getattr(output, "logits", None)
-            return Seen(self._returned.tokens, dict(zip(blocks, after, strict=True)), own)
+            output, after = reader.read(self.backbone, pixel_values=pixel_values, output_attentions=output_attentions)
+            own, attentions = (getattr(output, name, None) for name in ("logits", "attentions"))
+            return Seen(self._returned.tokens, dict(zip(blocks, after, strict=True)), own, attentions)
         finally:
             vars(self._returned).clear()
 

@@ -6,11 +6,13 @@ GATED_PROMPT_SCREENSHOT=FILE keeps what the browser shows of an example: the pic
 
 import base64
 import importlib.util
+import json
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
@@ -25,10 +28,12 @@ import gated_prompt
 from demo import page as app
 from demo import shapes
 from demo import training as train_adapter
-from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_card
+from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_accuracy
 from demo.pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
-from gated_prompt.errors import DamagedAdapterError, DataError
-from gated_prompt.predictor import read_predictor
+from gated_prompt import GatedPromptConfig
+from gated_prompt.errors import DataError
+from gated_prompt.finetune.trained import save_tensors
+from gated_prompt.predictor import Predictor, read_predictor
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.data_files import real_data
 from paper.tasks import load_task, transform_for
@@ -67,7 +72,7 @@ def test_a_mixed_batch_gives_what_the_adapter_gives_alone(collection: Collection
     )
     alone = gated_prompt.load(base, ADAPTERS / name).eval()
     with torch.no_grad():
-        wanted = alone(collection.transform(star())[None]).logits.softmax(-1)[0]
+        wanted = alone(collection.pixels(star(), name)[None]).logits.softmax(-1)[0]
     found = collection.predict(star(), NAMES)
     assert list(found) == NAMES
     assert list(found[name]) == collection.adapters[name].class_names
@@ -82,7 +87,7 @@ def test_all_adapters_run_in_one_call(collection: Collection, monkeypatch: pytes
         collection.model, "forward", lambda **inputs: calls.append(inputs["adapter_names"]) or forward(**inputs)
     )
     collection.predict(star(), ["shapes", "digits"])
-    assert calls == [["shapes", "digits"]]
+    assert calls == [[collection.residents[name].key for name in ("shapes", "digits")]]
     assert collection.predict(star(), []) == {}
 
 
@@ -101,10 +106,9 @@ def test_cards_state_the_accuracy_that_the_adapters_reach(collection: Collection
     images, classes = zip(*images_of(name), strict=True)
     known, logits = collection.adapters[name], []
     for start in range(0, len(images), 100):
-        pixels = torch.stack([collection.transform(image) for image in images[start : start + 100]])
-        with torch.no_grad():
-            logits.append(collection.model(pixel_values=pixels, adapter_names=[name] * len(pixels)).logits)
-    found = torch.cat(logits)[:, : len(known.class_names)].argmax(1).tolist()
+        pixels = torch.stack([collection.pixels(image, name) for image in images[start : start + 100]])
+        logits += collection.pool.logits(pixels, [collection.residents[name]] * len(pixels))
+    found = torch.stack(logits).argmax(1).tolist()
     right = [known.class_names[index] == wanted for index, wanted in zip(found, classes, strict=True)]
     assert sum(right) / len(right) == pytest.approx(known.accuracy, abs=2e-3)
     assert set(classes) == set(known.class_names)
@@ -131,20 +135,53 @@ def test_committed_adapters_are_small_and_name_no_machine() -> None:
         assert not re.search(r"[\s\"`(]/\w", text), "a path that begins at a machine's root"
 
 
-def test_cards_without_names_or_with_too_few(tmp_path: Path) -> None:
-    assert read_card(tmp_path / "README.md", 2) == Adapter(["class 0", "class 1"], None)
+def test_cards_without_an_accuracy(tmp_path: Path) -> None:
+    assert read_accuracy(tmp_path / "README.md") is None
     (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\n\n- Classes: cat, dog\n")
-    assert read_card(tmp_path / "README.md", 2) == Adapter(["cat", "dog"], None)
-    assert read_card(tmp_path / "README.md", 3).class_names == ["class 0", "class 1", "class 2"]
+    assert read_accuracy(tmp_path / "README.md") is None
+    assert read_accuracy(ADAPTERS / "digits" / "README.md") == pytest.approx(0.955, abs=1e-3)
 
 
 def test_folders_that_cannot_be_shown(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no adapters"):
+    with pytest.raises(DataError, match="holds no adapters that can be shown"):
         load_collection(folder=tmp_path)
     shutil.copytree(ADAPTERS / "digits", tmp_path / "digits")
     (tmp_path / "digits" / "adapter_model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(DamagedAdapterError, match="not a readable safetensors file"):
+    with pytest.raises(DataError, match=r"digits: .* not a readable safetensors file"):
         load_collection(folder=tmp_path)
+    shutil.copytree(ADAPTERS / "shapes", tmp_path / "shapes")
+    (tmp_path / "notes").mkdir()
+    found = load_collection(folder=tmp_path)
+    assert list(found.adapters) == ["shapes"]
+    assert found.skipped["notes"] == "it has neither an adapter nor a probe"
+    assert "not a readable safetensors file" in found.skipped["digits"]
+
+
+def test_what_train_leaves_is_shown(tmp_path: Path) -> None:
+    """A run with a probe and prompts with zero start, which have no attention of their own to show."""
+    names, preparation = ["cat", "dog"], read_predictor(ADAPTERS / "shapes").preparation
+    runs = {name: tmp_path / name for name in ("probe", "prompts")}
+    predictor = Predictor(names, preparation, reads="mean")
+    probe = replace(predictor, base={"num_hidden_layers": 5}, backbone=str(SHIPPED_BACKBONE))
+    model = probe.load_base().eval()
+    save_tensors(model.classifier.state_dict(prefix="classifier."), runs["probe"] / "probe")
+    probe.write(runs["probe"] / "probe")
+    config = GatedPromptConfig(num_virtual_tokens=2, deep=True, zero_start=True, read_from=4)
+    gated_prompt.save(get_peft_model(predictor.load_base(SHIPPED_BACKBONE), config), runs["prompts"] / "adapter")
+    predictor.write(runs["prompts"] / "adapter")
+    for name, use in {"probe": "probe", "prompts": "adapter"}.items():
+        (runs[name] / "results.json").write_text(json.dumps({"use": use}))
+    star().save(tmp_path / "star.png")
+    shutil.copytree(ADAPTERS / "shapes", tmp_path / "shapes")
+    found = load_collection(folder=tmp_path)
+    assert list(found.adapters) == ["probe", "prompts", "shapes"]
+    message, shown = app.answer(found, str(tmp_path / "star.png"), list(found.adapters), "prompts", 3)
+    assert "by 3 adapters in one batch" in message
+    with torch.no_grad():
+        wanted = model(found.pixels(star(), "probe")[None]).logits.softmax(-1)[0]
+    torch.testing.assert_close(torch.tensor([shown["probe"][0][name] for name in names]), wanted)
+    assert [shown[name][1] is None for name in found.adapters] == [True, True, False]
+    assert [found.has_gates(name) for name in found.adapters] == [False, False, True]
 
 
 # Files and pictures.
@@ -243,7 +280,8 @@ def test_attention_is_seen_patch_by_patch(collection: Collection) -> None:
 
 
 def test_picture_of_gates(collection: Collection) -> None:
-    one, two = (picture_of_gates(collection.model, names) for names in (["digits"], ["digits", "shapes"]))
+    keys = {collection.residents[name].key: name for name in ("digits", "shapes")}
+    one, two = (picture_of_gates(collection.model, dict(list(keys.items())[:count])) for count in (1, 2))
     assert one.size == two.size
     assert one.tobytes() != two.tobytes()
 
