@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The families of `families_more.py`: an independent loop, a file, a fresh process, unloading; all to the numbers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,14 @@ def test_a_fresh_process_gives_the_same_outputs(tmp_path: Path) -> None:
         model = prompted(case)
         gated_prompt.save(model, tmp_path / case.name)
         torch.save(case.run(model), tmp_path / f"{case.name}.pt")
-    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, check=False)
+    places = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.split() == [case.name for case in HERE], done.stderr[-2000:]
 
 
