@@ -263,3 +263,23 @@ def test_check_runs_a_new_seed_and_compares(short: None, tmp_path: Path, monkeyp
         records.append(tmp_path / "miniature" / "mae-digits.jsonl", json.loads(json.dumps(record)))
     assert command.main(["check-miniature", "--backbones", "mae", "--tasks", "digits"]) == 1
     assert "OUT  mae digits linear" in capsys.readouterr().out  # two steps cannot reach 90 %
+
+
+def test_check_of_the_real_backbone(
+    backbone: Path, task: tasks.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Brightness is easy: every probe and the trained row reach 100 %, so one committed 50 % lies outside."""
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    monkeypatch.setattr(tasks, "load", lambda name, data_dir: task)
+    file = tmp_path / "real" / "dtd10.jsonl"
+    sure = {"strengths": [0.1] * DEPTH, "val": [1.0] * DEPTH, "test": [1.0, 0.5, 1.0]}
+    records.append(file, {"kind": "probe", **sure})
+    for seed in (0, 1):
+        records.append(file, {"kind": "run", **row_record("zero_start_best"), "seed": seed, "test": 1.0})
+    argv = ["check-real", "--data_dir", str(tmp_path), "--backbone", str(backbone), "--tasks", "dtd10"]
+    assert command.main(argv) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("OUT")] == [
+        "OUT  made, probe of block 1, test: 100.0, committed 50.0 ± 1.1"
+    ]
+    assert any(line.startswith("ok   dtd10, zero_start_best, seed 3: 100.0") for line in lines)
