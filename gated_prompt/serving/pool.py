@@ -8,7 +8,7 @@ its file. Any number of threads may call.
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import get_peft_model, set_peft_model_state_dict
-from peft.utils import CONFIG_NAME
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,8 +23,8 @@ from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
-from ..sharing.card import last_part
 from .features import Features
+from .limits import Limits, blocks_read
 from .reading import Files, read_files
 from .resident import Resident, Stamp, stamp_of_folder
 
@@ -90,11 +89,26 @@ class AdapterPool:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, residents: Sequence[Resident]) -> list[Tensor]:
-        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter, in one mixed batch.
+        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter.
+
+        One mixed batch computes what reads the output of the backbone. Probes, and each adapter whose head reads
+        several blocks, take passes of their own: a mixed batch returns the backbone's output only.
 
         Raises:
             GatedPromptError: the number of adapters is not that of the images.
         """
+        if len(pixels) != len(residents):
+            raise GatedPromptError(f"{len(residents)} adapters for {len(pixels)} images; one for each is needed")
+        passes: dict[str, list[int]] = defaultdict(list)
+        for row, one in enumerate(residents):
+            passes[one.key if one.key == BASE or one.blocks is not None else ""].append(row)
+        found: dict[int, Tensor] = {}
+        for rows in passes.values():
+            own = [residents[row] for row in rows]
+            found |= zip(rows, self._one_pass(pixels if len(passes) == 1 else pixels[rows], own), strict=True)
+        return [found[row] for row in range(len(residents))]
+
+    def _one_pass(self, pixels: Tensor, residents: Sequence[Resident]) -> list[Tensor]:
         keys = [resident.key for resident in residents]
         blocks = tuple(sorted({block for resident in residents for block in resident.blocks or ()}))
         seen = self.model(pixel_values=pixels.to(self.device), blocks=blocks, adapter_names=keys)
@@ -165,7 +179,8 @@ class AdapterPool:
 
     def _load(self, folder: Path, stamp: Stamp) -> Resident:
         files = read_files(folder, self.device)
-        blocks = self._check(folder, files)
+        limits = Limits(self.backbone_name, self.features.num_blocks, self.image_side, self.memory)
+        blocks = blocks_read(folder, files, limits)
         key = self._add(files)
         resident = Resident(key, *files.head, files.predictor, blocks, files.sha256, files.nbytes, stamp)
         try:
@@ -191,41 +206,6 @@ class AdapterPool:
                     raise
             self.nbytes += files.nbytes
         return key
-
-    def _check(self, folder: Path, files: Files) -> tuple[int, ...] | None:
-        """Refuse what was trained on another backbone, or asks for more than the limits; return the blocks to read."""
-        trained_on, predictor = files.trained_on, files.predictor
-        if self.backbone_name is not None and trained_on not in ("", last_part(self.backbone_name)):
-            raise AdapterMismatchError(
-                f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
-                f"{last_part(self.backbone_name)!r}; if it is the same model under another name, change "
-                f"base_model_name_or_path in its {CONFIG_NAME}"
-            )
-        blocks, depth = predictor.blocks, self.features.num_blocks
-        ends_after = predictor.base.get("num_hidden_layers", depth)
-        if files.config is None and blocks is None and ends_after < depth:
-            blocks = [ends_after - 1]  # a probe reads here what it read where the backbone ended
-        elif ends_after != depth:
-            raise AdapterMismatchError(
-                f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "
-                f"{FILE} says, unlike the one here; serve it separately"
-            )
-        if blocks is not None and max(blocks) >= depth:
-            raise AdapterMismatchError(
-                f"the head in {folder} reads block {max(blocks)}, and the last one here is {depth - 1}"
-            )
-        side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
-        if side > self.image_side:
-            raise AdapterMismatchError(
-                f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
-                f"{self.image_side}"
-            )
-        if files.nbytes > self.memory:
-            raise GatedPromptError(
-                f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {self.memory} for all; "
-                "raise the limit"
-            )
-        return None if blocks is None else tuple(blocks)
 
     def _try(self, resident: Resident) -> None:
         """Compute one image before anyone else calls the adapter."""

@@ -45,13 +45,13 @@ def token_in_file(settings: Settings) -> Iterator[Settings]:
 
 
 def read_token(path: str | None) -> bytes | None:
-    """The token in this file; None: no file, so none is required.
+    """The token in this file, or, without one, that of the environment, as on a cluster; None: none is required.
 
     Raises:
         GatedPromptError: the file is missing or empty, or others may read it.
     """
     if path is None:
-        return None
+        return os.environ[TOKEN].encode() if os.environ.get(TOKEN) else None
     try:
         token = Path(path).read_bytes().strip()
         mode = stat.S_IMODE(os.stat(path).st_mode)

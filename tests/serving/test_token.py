@@ -22,9 +22,11 @@ def test_the_token_of_the_environment_goes_into_a_file_for_a_while(monkeypatch: 
         assert "sesame" not in repr(settings)
     assert not path.exists()
     assert os.environ[TOKEN] == "open sesame"
+    assert read_token(None) == b"open sesame"  # replicas that a cluster started have it in their environment
     monkeypatch.delenv(TOKEN)
     with token_in_file(Settings()) as settings:
         assert settings.token_file is None
+    assert read_token(None) is None
 
 
 def test_files_that_are_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+# Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
+"""Whether an adapter or a probe fits a backbone and the limits of its server, before anything is computed."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from peft.utils import CONFIG_NAME
+
+from ..errors import AdapterMismatchError, GatedPromptError
+from ..predictor import FILE
+from ..sharing.card import last_part
+from .reading import Files
+
+
+class Limits(NamedTuple):
+    """The backbone's name (None: not compared) and number of blocks, the largest side of images, and bytes in all."""
+
+    backbone_name: str | None
+    blocks: int
+    image_side: int
+    memory: int
+
+
+def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] | None:
+    """The blocks of this backbone after which the head reads; None: its output.
+
+    Raises:
+        GatedPromptError: the adapter was trained on another backbone, or asks for more than the limits.
+    """
+    trained_on, predictor = files.trained_on, files.predictor
+    if limits.backbone_name is not None and trained_on not in ("", last_part(limits.backbone_name)):
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
+            f"{last_part(limits.backbone_name)!r}; if it is the same model under another name, change "
+            f"base_model_name_or_path in its {CONFIG_NAME}"
+        )
+    blocks, depth = predictor.blocks, limits.blocks
+    ends_after = predictor.base.get("num_hidden_layers", depth)
+    if files.config is None and blocks is None and ends_after < depth:
+        blocks = [ends_after - 1]  # a probe reads here what it read where the backbone ended
+    elif ends_after != depth:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "
+            f"{FILE} says, unlike the one here; serve it separately"
+        )
+    if blocks is not None and max(blocks) >= depth:
+        raise AdapterMismatchError(
+            f"the head in {folder} reads block {max(blocks)}, and the last one here is {depth - 1}"
+        )
+    side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
+    if side > limits.image_side:
+        raise AdapterMismatchError(
+            f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
+            f"{limits.image_side}"
+        )
+    if files.nbytes > limits.memory:
+        raise GatedPromptError(
+            f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {limits.memory} for all; "
+            "raise the limit"
+        )
+    return None if blocks is None else tuple(blocks)
