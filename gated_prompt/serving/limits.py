@@ -36,8 +36,8 @@ def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] |
         )
     blocks, depth = predictor.blocks, limits.blocks
     ends_after = predictor.base.get("num_hidden_layers", depth)
-    if files.config is None and blocks is None and ends_after < depth:
-        blocks = [ends_after - 1]  # a probe reads here what it read where the backbone ended
+    if files.config is None and ends_after < depth:  # a probe reads here what it read where the backbone ended
+        blocks = [ends_after - 1] if blocks is None else blocks
     elif ends_after != depth:
         raise AdapterMismatchError(
             f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "

@@ -373,7 +373,7 @@ def test_probes_and_heads_of_several_blocks_ride_in_the_pass_of_the_prompts(
     make: Callable[..., torch.nn.Module], headless: bool, tmp_path: Path
 ) -> None:
     whole = make(num_labels=4).eval()
-    probes = [("last", None, None), ("early", 1, None), ("first", 0, None), ("two", None, [0, 2])]
+    probes = [("last", None, None), ("early", 1, None), ("first", 0, None), ("two", None, [0, 2]), ("cut", 1, [0, 1])]
     folders = {tmp_path / name: write_probe(tmp_path / name, whole, *read) for name, *read in probes}
     for name, insert_at in (("both", 0), ("late", 1)):
         torch.manual_seed(7)
