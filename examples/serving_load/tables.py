@@ -82,34 +82,20 @@ def memory(found: dict[str, Results]) -> str:
     return "\n".join(lines)
 
 
-def steady(found: Results) -> str:
-    """Counts of the long run."""
-    changes = sum(found[name] for name in ("add", "replace", "delete"))
-    asked = found["classify"] + sum(found[f"ask after {name}"] for name in ("add", "replace", "delete"))
+def steady(results: Results) -> str:
+    """Counts of the long runs."""
+    churn, killed = results["churn"], results["killed"]
     return "\n".join(
         [
-            "| | |",
-            "|---|---|",
-            f"| requests answered | {asked} |",
-            f"| adapters added, replaced and deleted | {changes} |",
-            f"| wrong, or failed for good | {found['failures']} |",
-            f"| in the hands of the killed replica, answered when repeated | {found.get('sent again', 0)} |",
-            f"| asked to wait (503) | {found.get('asked to wait', 0)} |",
+            "| | adapters come and go | one of two replicas is killed |",
+            "|---|---|---|",
+            f"| requests answered | {churn['classify']} | {killed['classify']} |",
+            f"| failed or wrong | {churn['failures']} | {killed['failures']} |",
+            f"| failed once, answered when repeated | {churn.get('sent again', 0)} | {killed.get('sent again', 0)} |",
+            f"| asked to wait (503) | {churn.get('asked to wait', 0)} | {killed.get('asked to wait', 0)} |",
+            f"| adapters added and deleted | {churn['put']} | 0 |",
         ]
     )
-
-
-def overload(found: Results) -> str:
-    """Ordinary requests beside each attack."""
-    lines = [
-        "| 24 clients send PNGs of | p50 / p95 / longest, in ms | memory before and at most, in MB |",
-        "|---|---|---|",
-    ]
-    for name, row in found.items():
-        if name != "machine":
-            times = f"{row['p50_ms']} / {row['p95_ms']} / {row['max_ms']}"
-            lines.append(f"| {name} | {times} | {row['megabytes_before']}, {row['megabytes_peak']} |")
-    return "\n".join(lines)
 
 
 def overload(found: Results) -> str:
