@@ -3,9 +3,8 @@
 
     python examples/minimal.py --photos photos --backbone facebook/dinov2-small
 
-`photos` has one subfolder per class. Every fifth image is held out for evaluation. `gated-prompt train` does
-the same with more care: it probes the backbone first, searches learning rates, keeps the best epoch and writes a
-report.
+`photos` has one subfolder per class. Every fifth image is held out for evaluation. `gated-prompt train`
+does the same with more care: it probes the backbone first, searches learning rates and writes a report.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
+from types import CodeType
 from typing import Any
 
 import torch
@@ -45,6 +46,11 @@ class Replacement:
     def __signature__(self) -> inspect.Signature:
         """transformers chooses the columns of a data set by the signature of `forward`."""
         return inspect.signature(self.original)
+
+    @property
+    def __code__(self) -> CodeType:
+        """torch.export names its inputs after the file and line of `forward`."""
+        return self.original.__code__
 
     def remove(self) -> None:
         """Restore the method, or, if something replaced this by now and calls it, have it call the original only."""

@@ -274,8 +274,8 @@ def test_adapters_with_other_first_blocks_do_not_mix() -> None:
 
 
 def test_blocks_that_are_computed_again_without_their_hooks() -> None:
-    """As a checkpoint around `forward` does. Prompts from the bank are found again; those that came with the tokens
-    are lost, which is an error. transformers' own checkpointing is detected and keeps them in the sequence."""
+    """As a checkpoint around `forward` does. transformers' own checkpointing is detected and keeps prompts in the
+    sequence."""
     from torch.utils.checkpoint import checkpoint
 
     def gradient(wrapped: bool, **settings) -> torch.Tensor:
@@ -290,8 +290,7 @@ def test_blocks_that_are_computed_again_without_their_hooks() -> None:
         return bank(model).gated_prompt_tokens["default"].grad
 
     torch.testing.assert_close(gradient(True, deep=True), gradient(False, deep=True))
-    with pytest.raises(GatedPromptError, match="gradient_checkpointing_enable"):
-        gradient(True)
+    torch.testing.assert_close(gradient(True), gradient(False))
     model = tiny().train()
     model.base_model.model.gradient_checkpointing_enable()
     seen = watch(model)

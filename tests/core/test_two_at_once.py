@@ -115,7 +115,7 @@ def test_a_reader_looks_again(tmp_path: Path, monkeypatch) -> None:
         looks.append(values["pooling"])
         return values
 
-    monkeypatch.setattr("gated_prompt.config.read_settings", read_and_replace)
+    monkeypatch.setattr("gated_prompt.config_file.read_settings", read_and_replace)
     assert pair(gated_prompt.load(vit(), tmp_path)) == (2.0, "patches")
     assert looks[:2] == [None, "patches"]
 
@@ -130,7 +130,7 @@ def test_looking_again_has_an_end(tmp_path: Path, monkeypatch) -> None:
         gated_prompt.save(model, tmp_path)
         return found(*args)
 
-    monkeypatch.setattr("gated_prompt.config.read_settings", read_and_replace)
+    monkeypatch.setattr("gated_prompt.config_file.read_settings", read_and_replace)
     with pytest.raises(DamagedAdapterError, match="was replaced repeatedly"):
         gated_prompt.load(vit(), tmp_path)
 

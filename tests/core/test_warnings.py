@@ -26,7 +26,7 @@ def module(name: str, code: str) -> types.ModuleType:
     return made
 
 
-@pytest.mark.parametrize("name", ["gated_prompt.fit", "gated_prompt", "train_vtab", "recipe.methods"])
+@pytest.mark.parametrize("name", ["gated_prompt.fit", "gated_prompt", "train_vtab", "paper.tasks"])
 def test_ours_are_errors(monkeypatch, name: str) -> None:
     library = module("library", LIBRARY)
     monkeypatch.setitem(sys.modules, "library", library)

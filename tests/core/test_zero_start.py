@@ -165,8 +165,7 @@ def test_no_block_works_on_more_tokens() -> None:
             if isinstance(module, nn.Linear):
                 module.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[-2]))
     logits(model)
-    assert set(seen) == {17, 3}
-    assert seen.count(3) == 2 * DEPTH  # keys and values of the prompts, once for all images
+    assert set(seen) == {17}  # keys and values of the prompts pass by the hooks of users
 
 
 @cases(FIT)

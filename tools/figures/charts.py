@@ -35,9 +35,10 @@ def adapters_by_block() -> str:
     collection = load_collection()
     opened, sharpened, gate, temperature = {}, {}, 0.0, 0.0
     for name in collection.adapters:
-        adapter = find_adapter(collection.model, name)[1]
-        opened[name] = dict(zip(adapter.gate_rows, gates(collection.model, name).tolist(), strict=True))
-        sharpened[name] = dict(zip(adapter.blocks, temperatures(collection.model, name).tolist(), strict=True))
+        key = collection.residents[name].key
+        adapter = find_adapter(collection.model, key)[1]
+        opened[name] = dict(zip(adapter.gate_rows, gates(collection.model, key).tolist(), strict=True))
+        sharpened[name] = dict(zip(adapter.blocks, temperatures(collection.model, key).tolist(), strict=True))
         gate, temperature = 1 / (1 + exp(-adapter.config.gate_init)), adapter.config.temperature_init
     panels = [
         Panel(opened, 0.05, "gate", level=("start", gate)),
