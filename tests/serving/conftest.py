@@ -46,7 +46,7 @@ def server(hub: HubStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (root / "adapters" / "notes").mkdir()  # left out, by name
     shutil.copytree(ADAPTERS, root / "allowed")
     options = {"backbone": SHIPPED_BACKBONE, "replicas": 2, "cpus": 0.5, "queue": 12, "batch_wait_ms": 60}
-    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 1}
+    options |= {"upload_mb": 1, "megapixels": 1, "upload_seconds": 3}
     allow = [str(root / "allowed"), "someone/shapes"]
     environment = {"GATED_PROMPT_TOKEN": "open sesame", "HF_ENDPOINT": hub.url, "HF_HOME": str(root / "hub")}
     with running_server(root, options, allow, HF_HUB_OFFLINE="0", **environment) as one:
