@@ -157,15 +157,27 @@ def test_the_numpy_reference(insert_at: int, read_from: int) -> None:
     np.testing.assert_allclose(model(pixels).logits.numpy(), wanted, rtol=0, atol=1e-10)
 
 
-def test_no_block_works_on_more_tokens() -> None:
-    model, seen = tuned(), []
+def test_no_block_works_on_more_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hooked, seen = tuned(), [], []
+    inside = set()
     for block in find_vision_transformer(model.base_model.model).blocks:
-        block.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[1]))
+        block.register_forward_hook(lambda _m, args, _o: hooked.append(args[0].shape[1]))
         for module in block.modules():
             if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[-2]))
+                inside.add(module)
+                module.register_forward_hook(lambda _m, args, _o: hooked.append(args[0].shape[-2]))
+    original = nn.Linear.forward
+
+    def recorded(self: nn.Linear, tokens: torch.Tensor) -> torch.Tensor:
+        if self in inside:
+            seen.append(tokens.shape[-2])
+        return original(self, tokens)
+
+    monkeypatch.setattr(nn.Linear, "forward", recorded)
     logits(model)
-    assert set(seen) == {17}  # keys and values of the prompts pass by the hooks of users
+    assert set(hooked) == {17}  # hooks of users see the tokens of images alone
+    assert set(seen) == {17, 3}
+    assert seen.count(3) == 2 * DEPTH  # keys and values of the prompts, once for all images
 
 
 @cases(FIT)
