@@ -39,7 +39,7 @@ def test_blocks_below_the_prompts_build_no_graph() -> None:
     for block in find_vision_transformer(model.base_model.model).blocks:
         block.register_forward_pre_hook(lambda _m, args: needs.append(args[0].requires_grad))
     model.train()(images()).logits.sum().backward()
-    assert needs == [False, False, True, True]  # the hook sees the tokens after the prompts entered
+    assert needs == [False, False, False, True]  # hooks see what enters the block, before the prompts join it
 
 
 def test_training_from_kept_tokens_is_training_from_pixels(tmp_path: Path) -> None:
