@@ -21,7 +21,10 @@ def test_the_readme_counts_what_it_trains() -> None:
     steps = study_results.read("real")["cost"]
     (trained,) = [step["trained"] for step in steps if (step["row"], step["read_from"]) == ("gated", 11)]
     text = README.read_text()
-    assert f"{trained:,} trainable parameters beside 22 million" in text and f"a file of {4 * trained / 1000:.0f} kB" in text
+    assert (
+        f"{trained:,} trainable parameters beside 22 million" in text
+        and f"a file of {4 * trained / 1000:.0f} kB" in text
+    )
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
