@@ -39,7 +39,7 @@ from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.methods import backbone_kind
-from gated_prompt.finetune.reporting import write_json
+from gated_prompt.finetune.report import write_json
 from gated_prompt.sharing.backbone import check_backbone
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir

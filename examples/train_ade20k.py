@@ -28,16 +28,16 @@ from peft import get_peft_model
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
+from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import prompt_config
-from gated_prompt.finetune.prompt_options import PromptArguments
-from gated_prompt.finetune.reporting import environment, push, read_out, write_results
+from gated_prompt.finetune.report import environment, push, read_out, write_results
 from gated_prompt.finetune.segmentation.scores import majority_score, score
 from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training import loop
 from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
-from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.optim import optimizer_groups
 from gated_prompt.training.quiet import quiet_loading
 from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     loader = loop.training_loader(crops, args.per_device_train_batch_size, workers, drop_last=True)
 
     heads = {"head": {"lr": args.learning_rate * args.head_learning_rate_factor}}
-    groups = parameter_groups(model, args.learning_rate, args.weight_decay, heads)
+    groups = optimizer_groups(model, args.learning_rate, args.weight_decay, heads)
     optimizer = torch.optim.SGD(groups, args.learning_rate, args.momentum)
     schedule = poly_schedule(optimizer, args.max_train_steps, args.min_learning_rate)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)

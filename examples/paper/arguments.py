@@ -16,8 +16,8 @@ from accelerate import PartialState
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
+from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import backbone_kind
-from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.finetune.recipe import (
     BEST_METHOD,
     METHODS,

@@ -20,12 +20,13 @@ from transformers import AutoConfig, get_cosine_schedule_with_warmup
 
 from gated_prompt import initialize_head, initialize_prompts
 from gated_prompt.finetune.methods import build_model
-from gated_prompt.finetune.reporting import environment, has_prompts, push, read_out, write_json, write_results
+from gated_prompt.finetune.report import environment, push, read_out, write_json, write_results
 from gated_prompt.images import LabelledImages
+from gated_prompt.inspect.readouts import prompts_are_active
 from gated_prompt.predictor import Predictor, preparation_of
 from gated_prompt.sharing.backbone import load_backbone
 from gated_prompt.training import loop
-from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.optim import optimizer_groups
 from gated_prompt.training.token_cache import CachedPrefix, StartAtBlock
 from gated_prompt.transforms import CachedImages, TransformedImages
 
@@ -116,7 +117,7 @@ def train_and_score(
         "temperatures": _given(lr=args.temperature_learning_rate, weight_decay=args.temperature_weight_decay),
         "head": _given(lr=args.head_learning_rate, weight_decay=args.head_weight_decay),
     }
-    groups = parameter_groups(model, args.learning_rate, args.weight_decay, own)
+    groups = optimizer_groups(model, args.learning_rate, args.weight_decay, own)
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     accelerator.print(f"{args.method}: {trained} trained parameters")
     optimizer: torch.optim.Optimizer = (
@@ -198,7 +199,7 @@ def train_and_score(
             )
         metrics, notes = {"accuracy": float(accuracy or 0)}, _notes(results)
         write_results(output, accelerator.unwrap_model(model), before, results, metrics, notes)
-        if has_prompts(accelerator.unwrap_model(model)):
+        if prompts_are_active(accelerator.unwrap_model(model)):
             preparation = preparation_of(scored.transform)
             Predictor(task.class_names, preparation, backbone=args.backbone).write(output / "adapter")
         if args.push_to_hub:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gated_prompt.data.vtab import TASKS as VTAB
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.reporting import environment, write_json
+from gated_prompt.finetune.report import environment, write_json
 from gated_prompt.images import ImageFiles, LabelledImages
 from gated_prompt.training.quiet import quiet_loading
 

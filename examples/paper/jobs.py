@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from gated_prompt import GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.reporting import write_json
+from gated_prompt.finetune.report import write_json
 from gated_prompt.training.checkpoints import checkpoints, drop_checkpoints
 
 from .records import FAILURE, read_records

@@ -1,17 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Which block's output the head reads: as asked, or the one with the best linear probe on validation images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor
 
 from gated_prompt import GatedPromptError, find_vision_transformer
-from gated_prompt.finetune.block_features import block_features
-from gated_prompt.finetune.block_probes import best_block
+from gated_prompt.finetune.features import block_features
 from gated_prompt.finetune.recipe import PROMPT_METHODS, check_read_block, entry_block
 from gated_prompt.sharing.backbone import load_backbone
+from gated_prompt.starts.linear_probe import PROBLEMS, STRENGTHS, fit_path
 from gated_prompt.transforms import TransformedImages
 
 Parts = Callable[[], tuple[TransformedImages, TransformedImages]]
@@ -62,3 +64,21 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
     if prompts.insert_at is None:
         prompts.insert_at = entry_block(args.method, read)
     return l2
+
+
+def best_block(
+    train: Sequence[Tensor], train_labels: Sequence[int], held: Sequence[Tensor], held_labels: Sequence[int]
+) -> tuple[int, float]:
+    """The block whose probe has the best validation accuracy, and the L2 penalty of that probe.
+
+    `train` and `held`: features (N, F) of each block. Of equals the first block and the stronger penalty win.
+    """
+    labels, held_targets = torch.tensor(train_labels), torch.tensor(held_labels)
+    found = []
+    for block, (x, x_held) in enumerate(zip(train, held, strict=True)):
+        fits = fit_path(x, labels, int(labels.max()) + 1, PROBLEMS[0])
+        for l2, (weight, bias) in zip(STRENGTHS, fits, strict=True):
+            correct = (x_held @ weight[0].T + bias[0]).argmax(1) == held_targets
+            found.append((float(correct.double().mean()), -block, l2))
+    _, negative, l2 = max(found)
+    return -negative, l2

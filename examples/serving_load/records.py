@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gated_prompt.finetune.reporting import write_json
+from gated_prompt.finetune.report import write_json
 
 Results = dict[str, Any]
 

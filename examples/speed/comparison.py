@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import gated_prompt
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.reporting import write_json
+from gated_prompt.finetune.report import write_json
 
 from .adapter_files import adapter_times
 from .clock import Run, Setting, peak_memory

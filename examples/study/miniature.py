@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
+from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import build_model
-from gated_prompt.finetune.prompt_options import PromptArguments
-from gated_prompt.finetune.reporting import read_out
+from gated_prompt.finetune.report import read_out
 from gated_prompt.shipped import SHIPPED_BACKBONE
-from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.optim import optimizer_groups
 from gated_prompt.training.token_cache import StartAtBlock, prefix_tokens
 
 from . import tasks
@@ -185,7 +185,7 @@ def execute(run: Run, data_dir: Path | None) -> Record:
         parts = _kept(run.backbone, run.task, data_dir, first)
         StartAtBlock(model, first).open()
     own = {} if variant.method == "linear" else {"head": {"lr": RECIPE["head_rate"]}}
-    groups = parameter_groups(model, run.rate, 0.0, own)
+    groups = optimizer_groups(model, run.rate, 0.0, own)
     curve: list[list[float]] = []
 
     def after_epoch(epoch: int) -> None:

@@ -6,8 +6,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from ..command_line import CommandLine, mistakes_in_one_line
-from ..finetune.segmentation.layout import asks_for_masks
-from ..finetune.segmentation.predict_options import MaskPredictArguments, gives_masks
+from ..finetune.layout import asks_for_masks, gives_masks
 
 COMMANDS = {
     "train": "fine-tune on a folder, a table or a data set of images, and say what to use",
@@ -67,11 +66,13 @@ def check_options(command: str, words: list[str]) -> None:
 
         parse(words)
     elif command == "predict" and gives_masks(words):
+        from ..finetune.segmentation.arguments import MaskPredictArguments
+
         CommandLine([MaskPredictArguments]).parse(words)
     elif command == "predict":
-        from ..finetune.predict_options import Arguments
+        from ..finetune.arguments import PredictArguments
 
-        CommandLine([Arguments]).parse(words)
+        CommandLine([PredictArguments]).parse(words)
     elif command == "serve":
         from ..serving.settings import Settings
 

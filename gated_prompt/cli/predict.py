@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from ..command_line import CommandLine, mistakes_in_one_line
 from ..errors import DataError, GatedPromptError
+from ..finetune.arguments import PredictArguments
 from ..finetune.folder import walk
-from ..finetune.left_out import say
 from ..finetune.onnx_file import check_export, export
-from ..finetune.predict_options import Arguments
-from ..finetune.predictions import PredictionFile, content_of, fingerprint
-from ..finetune.scorers import Group, make_groups
+from ..finetune.predictions import Group, PredictionFile, content_of, fingerprint, make_groups
+from ..finetune.sources import say
 from ..images import EXTENSIONS, decode, shown_path
 from ..predictor import Predictor, read_predictor
 from ..sharing.classifier import used_folder
@@ -35,7 +34,7 @@ from ..training.quiet import quiet_loading
 
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments; None: those of the command line."""
-    (args,) = CommandLine([Arguments], __doc__).parse(argv)
+    (args,) = CommandLine([PredictArguments], __doc__).parse(argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")
     if args.top < 1 or args.batch_size < 1:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The arguments of gated-prompt train."""
+"""The options of `gated-prompt train`, `probe` and `predict`. Neither PEFT nor torch is imported."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,6 @@ from typing import Any
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
 from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
-from .prompt_options import PromptArguments
 from .recipe import BEST_METHOD, METHODS, PROMPT_STARTS, recommended
 
 RECOMMENDED = recommended(BEST_METHOD)
@@ -16,6 +15,59 @@ PROBLEMS = ("auto", "classes", "labels", "numbers")
 
 def _help(text: str, default: Any, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
+
+
+@dataclass
+class PromptArguments:
+    """Settings of the prompts. They are repeated here because the config's own class needs PEFT and torch."""
+
+    _argument_group_name = "prompts"
+
+    num_virtual_tokens: int = _help("P, the number of prompt tokens (per block when deep)", 50)
+    insert_at: int = _help(
+        "index of the first block with prompts in its input; train and --preset recommended choose it by the block "
+        "that is read",
+        0,
+    )
+    read_from: int | None = _help(
+        "index of the block whose output the head reads; later blocks do not run; default: the last", None
+    )
+    deep: bool = _help("VPT-deep: fresh prompts at each block from --insert_at on, without gates", False)
+    zero_start: bool = _help(
+        "with deep: the other tokens read the prompts in a softmax of their own, times tanh(a), one a for each head, "
+        "0 at the start: the adapted model begins as the base",
+        False,
+    )
+    gates: bool = _help("learn one gate per gated block (paper, Section 4)", True)
+    gate_init: float = _help("initial gate logit; the paper's table value v means logit -v", -5.0)
+    gated_blocks: list[int] | None = field(
+        default=None,
+        metadata={"help": "indices of the gated blocks; default: all with prompts but the last"},
+    )
+    hard_gates: bool = _help(
+        "gates are sampled as 0 or 1 in training, and 1 if logit > 0 in eval mode (paper, Table 4)", False
+    )
+    temperature: bool = _help("learn one attention temperature per block from --insert_at on", True)
+    temperature_init: float = _help("initial temperature; fixed with --temperature false", 1.0)
+    temperature_range: list[float] = field(
+        default_factory=lambda: [0.01, 10.0],
+        metadata={"help": "low and high: learned temperatures are clamped to this range"},
+    )
+    prompt_dropout: float = _help(
+        "dropout on the inserted prompts in training; train and --preset recommended: 0 for zero_start", 0.1
+    )
+    prompt_rank: int | None = _help("deprecated; r: the prompts are a product of (P, r) and (r, D)", None)
+    pooling: str = _help(
+        "mean that replaces token 0 before the final norm; auto: prompts_and_patches for MAE backbones, else none",
+        "auto",
+        ("auto", "none", "prompts", "patches", "prompts_and_patches"),
+    )
+    eval_backbone: bool = _help("keep the modules inside the frozen blocks in eval mode while training", True)
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "modules to train and save with the prompts; default: the detected head"}
+    )
+    target_modules: str | None = _help("dotted path of the list of blocks, if detection is ambiguous", None)
+    num_prefix_tokens: int | None = _help("number of tokens before the patches; default: detected", None)
 
 
 @dataclass
@@ -174,3 +226,17 @@ def _is_rate(text: str) -> bool:
         return 0 < float(text) < float("inf")
     except ValueError:
         return False
+
+
+@dataclass
+class PredictArguments:
+    """What to predict with what."""
+
+    images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
+    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
+    output: str = _help("file to write, .csv or .jsonl", "predictions.csv")
+    top: int = _help("classes per line", 3)
+    batch_size: int = _help("images per pass", 32)
+    backbone: str | None = _help("Hub id or folder of the backbone; default: the one used in training", None)
+    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
+    export: str | None = _help("write this ONNX file instead, and compare its outputs with the model's", None)

@@ -19,15 +19,12 @@ from ..errors import GatedPromptError
 from ..predictor import Predictor
 from ..sharing.backbone import load_backbone
 from .arguments import RunArguments
-from .block_features import reads_of
-from .division import Division
-from .features import BlockFeatures, backbone_key, kept_features
-from .image_set import ImageSet
+from .division import Division, Parts
+from .features import BlockFeatures, backbone_key, kept_features, reads_of
+from .image_set import ImageSet, Pixels
 from .metrics import Measure
-from .pixels import Pixels
 from .probing import Study, load_study, save_study, study
 from .recipe import BEST_METHOD, check_read_block
-from .sources import Parts
 
 
 class Backbone:

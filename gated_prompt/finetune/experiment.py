@@ -11,20 +11,28 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from ..errors import GatedPromptError
 from ..predictor import PROBLEM_TYPES, Predictor
 from ..starts.head import initialize_head
 from ..starts.initialize import initialize_prompts
 from ..training.checkpoints import trained_tensors
 from ..training.loop import make_accelerator
+from ..training.token_cache import CachedPrefix, cache_prefix
 from .arguments import RunArguments
 from .backbone import Backbone
-from .division import Division
-from .image_set import CLASSES, LABELS, ImageSet
+from .division import Division, Parts
+from .image_set import CLASSES, LABELS, ImageSet, Pixels
 from .methods import adapt, prompt_config
 from .metrics import Measure
-from .pixels import Pixels
 from .recipe import PROMPT_METHODS, entry_block, recommended
-from .sources import Parts
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """Tokens of the training and validation images at the prompts' first block, and their labels."""
+
+    train: CachedPrefix
+    validation: CachedPrefix
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,27 @@ class Experiment:
         self.fit_head(model, images)
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}
+
+    def keep_tokens(self, method: str, folder: Path) -> KeptTokens | None:
+        """Write what reaches the first block with prompts to `folder`, once per image.
+
+        None where blocks have to run in every epoch: they have prompts or weights to train, the head reads them,
+        images are augmented, or training cannot start at a later block, which is printed.
+        """
+        first = self.prompts_of(method).insert_at
+        if self.args.augment or method not in PROMPT_METHODS or not first or self.blocks[0] < first:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        accelerator, model = self.start(method, self.args.seeds[0], folder)
+        predictor, parts = self.backbone.predictor, (self.parts.train, self.parts.validation)
+        files = (folder / "train.safetensors", folder / "validation.safetensors")
+        try:
+            return KeptTokens(
+                *(cache_prefix(model, Pixels(p, predictor), f, accelerator) for p, f in zip(parts, files, strict=True))
+            )
+        except GatedPromptError as error:
+            accelerator.print(f"the blocks below the prompts run in every epoch: {error}")
+            return None
 
     def share(self, images: ImageSet, accelerator: Accelerator) -> DataLoader[Any]:
         """The images that are this process's part, without augmentation."""

@@ -1,23 +1,50 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The usable output of a run: the probe and the best trained model, each with its predictor.json."""
 
+import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import gated_prompt
 
 from ..errors import GatedPromptError
-from ..sharing.classifier import HEAD
+from ..inspect.readouts import prompts_are_active
+from ..predictor import Predictor
+from ..sharing.classifier import HEAD, TENSORS
+from ..training.checkpoints import trained_tensors
 from .experiment import Experiment
 from .metrics import Measure
 from .probing import Study
-from .reporting import has_prompts, plot_gates
-from .runs import Run
-from .trained import save_tensors
+from .report import plot_gates
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+
+def save_trained(model: nn.Module, folder: Path, predictor: Predictor) -> None:
+    """Write what was trained of a model that was made of `predictor.load_base()`."""
+    if prompts_are_active(model):
+        gated_prompt.save(model, folder)
+    elif isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+    else:
+        save_tensors(trained_tensors(model), folder)
+    predictor.write(folder)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors atomically, the head's among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{TENSORS}.partial"
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial)
+    os.replace(partial, folder / TENSORS)
+
 
 SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_workers", "report_to")
 
@@ -41,18 +68,18 @@ def leave_probe(folder: Path, probe: Study, experiment: Experiment) -> None:
     experiment.predictor_of(None).write(folder)
 
 
-def leave_run(output: Path, best: Run, kept: Path, model: nn.Module, experiment: Experiment) -> Path:
+def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: Experiment) -> Path:
     """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
     folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(kept, folder)
-    if isinstance(model, PeftModel) and has_prompts(model):
+    if isinstance(model, PeftModel) and prompts_are_active(model):
         plot_gates(folder / "gates.png", model)
         gated_prompt.write_card(folder, _card(model, best, experiment))
     return folder
 
 
-def _card(model: PeftModel, best: Run, experiment: Experiment) -> Any:
+def _card(model: PeftModel, best: "Run", experiment: Experiment) -> Any:
     measure: Measure = experiment.measure
     value = measure(best.scores, experiment.parts.validation.targets)
     return gated_prompt.model_card(

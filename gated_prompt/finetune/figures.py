@@ -1,22 +1,26 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The figures of the report, as PNG in data URLs, so that the page is a single file."""
+"""The figures of the report, as PNG in data URLs, so that the page is a single file; the most confident mistakes."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from gated_prompt import plots
 
-from .reporting import has_prompts
+from ..inspect.readouts import prompts_are_active
+from .image_set import CLASSES, LABELS, ImageSet
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 THUMBNAIL = 128  # pixels
 
@@ -106,7 +110,51 @@ def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
     values = {row["name"]: row["measures"][name] for row in trained}
     return {
         "by_block": by_block(results["blocks"], results["block"], values, name),
-        "learned": learned(model) if model is not None and has_prompts(model) else None,
+        "learned": learned(model) if model is not None and prompts_are_active(model) else None,
         "curves": curves({row["name"]: row["curve"] for row in trained}, name) if trained else None,
         "confusion": confusion(results["confusion"], results["names"]) if results["confusion"] else None,
     }
+
+
+MOST = 24
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A thumbnail with the true and the predicted class."""
+
+    name: str
+    picture: str
+    truth: str
+    said: str
+
+
+def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
+    """Wrong answers in the order of their confidence; for numbers the largest errors."""
+    if data.problem == CLASSES:
+        sure, said = scores.softmax(-1).max(-1)
+        amount = torch.where(said == data.targets, -1.0, sure)
+        texts = [
+            (data.names[int(true)], f"{data.names[int(index)]} ({100 * float(share):.0f} %)")
+            for true, index, share in zip(data.targets, said, sure, strict=True)
+        ]
+    elif data.problem == LABELS:
+        shares = scores.sigmoid()
+        gaps = (shares - data.targets).abs()
+        amount, where = gaps.max(-1)
+        amount = torch.where(amount < 0.5, -1.0, amount)
+        texts = [
+            (
+                f"{'is' if data.targets[row, column] else 'is not'} {data.names[int(column)]}",
+                f"{100 * float(shares[row, column]):.0f} %",
+            )
+            for row, column in enumerate(where)
+        ]
+    else:
+        amount = (scores - data.targets).abs()[:, 0]
+        texts = [
+            (f"{float(true[0]):.4g}", f"{float(score[0]):.4g}")
+            for true, score in zip(data.targets, scores, strict=True)
+        ]
+    order = [int(index) for index in amount.argsort(descending=True, stable=True)[:MOST] if amount[index] >= 0]
+    return [Mistake(data.pictures[i].name, thumbnail(data.pictures[i].decode()), *texts[i]) for i in order]

@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
-from ..training.groups import parameter_groups
 from ..training.loop import LoopConfig, TrainerCallback, train, training_loader
+from ..training.optim import optimizer_groups
 from ..training.token_cache import StartAtBlock
 from .best_epoch import AverageWeights, BestEpoch
-from .experiment import Experiment, score
-from .image_set import ImageSet
-from .kept_tokens import KeptTokens
-from .pixels import Pixels
+from .experiment import Experiment, KeptTokens, score
+from .image_set import ImageSet, Pixels
 
 CHECKPOINTS = "checkpoints"
 
@@ -141,7 +139,7 @@ def descend(
 ) -> tuple[int, float]:
     """Train for the first of `steps` batches in a schedule of the second; return trainable parameters and seconds."""
     args, kept, (accelerator, model) = experiment.args, begin.kept, prepared
-    groups = parameter_groups(model, rates.main, args.weight_decay, _own(model, rates))
+    groups = optimizer_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     pixels = Pixels(data, experiment.backbone.predictor, begin.seed if args.augment else None)
     source = pixels if kept is None else kept.train
@@ -199,6 +197,6 @@ class _Average(BestEpoch):
 
 def _own(model: nn.Module, rates: LearningRates) -> dict[str, dict[str, float]]:
     """The groups that a model has and that have rates of their own."""
-    names = {group["name"] for group in parameter_groups(model, rates.main, 0.0, {})}
+    names = {group["name"] for group in optimizer_groups(model, rates.main, 0.0, {})}
     own = {"gates": rates.gates, "temperatures": rates.gates, "head": rates.head}
     return {name: {"lr": rate} for name, rate in own.items() if name in names}

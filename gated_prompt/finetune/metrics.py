@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measures of scores by torchmetrics: a main one for each kind of label, and others."""
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others; weights of rare classes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import (
 )
 
 from ..errors import GatedPromptError
-from .image_set import CLASSES, LABELS, NUMBERS
+from .image_set import CLASSES, LABELS, NUMBERS, ImageSet
 
 DRAWS = 1000  # of the bootstrap
 LEVEL = 0.95
@@ -109,3 +109,18 @@ def _measure(name: str, scores: Tensor, targets: Tensor, count: int) -> Tensor |
 def brief(measures: Mapping[str, Any]) -> dict[str, float]:
     """The single numbers among the measures."""
     return {name: value for name, value in measures.items() if isinstance(value, float)}
+
+
+def balanced_weights(data: ImageSet) -> list[float]:
+    """Of classes N / (K n_k), as in scikit-learn; of labels the negatives for each positive, 1 where there are none.
+
+    Raises:
+        GatedPromptError: the images have numbers.
+    """
+    if data.problem == NUMBERS:
+        raise GatedPromptError("--class_weights balanced is for classes and labels; these images have numbers")
+    if data.problem == CLASSES:
+        counts = data.targets.bincount(minlength=len(data.names)).tolist()
+        return [len(data) / (len(counts) * count) if count else 1.0 for count in counts]
+    positives = data.targets.sum(0).tolist()
+    return [(len(data) - count) / count if count else 1.0 for count in positives]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import GatedPromptError
 from ..predictor import Predictor
-from .scorers import Group
+from .predictions import Group
 
 TOLERANCE = 1e-3  # of logits
 

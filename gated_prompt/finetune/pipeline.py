@@ -20,18 +20,15 @@ from ..training.quiet import quiet_loading
 from . import figures
 from .arguments import DataArguments, RunArguments
 from .backbone import Backbone
-from .class_weights import balanced_weights
 from .division import Division
 from .experiment import Experiment, score
 from .export import leave_probe, leave_run, refuse_other_settings
-from .metrics import main_measure
-from .mistakes import worst_mistakes
-from .model_selection import Choice, choose
-from .pixels import Pixels, preparation
+from .figures import worst_mistakes
+from .image_set import Pixels, preparation
+from .metrics import balanced_weights, main_measure
 from .probing import Study, place
-from .report import write_report
-from .reporting import write_json
-from .results import assemble, test_result
+from .report import write_json, write_report
+from .results import Choice, assemble, choose, test_result
 from .runs import Run, refit, run_seeds
 from .sources import read_parts
 

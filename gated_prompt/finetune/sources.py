@@ -1,41 +1,110 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Read the three parts of the data that the arguments name."""
+"""Read the three parts of the data that the arguments name: folders, tables, data sets of the Hub."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..sharing.quoting import line
 from .arguments import DataArguments
-from .folder import read_folder
-from .folder_parts import find_parts
-from .hub import hub_parts, read_split
-from .image_set import NUMBERS, ImageSet, contradictions
-from .left_out import say
-from .splits import draw_shots, hold_back
-from .table import Reading, read_table, reading_like
+from .division import Parts, draw_shots, hold_back
+from .folder import find_parts, read_folder
+from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, contradictions
+from .labels import Column, clean
+from .table import Reading, make_set, read_table, reading_like
+
+MOST_LINES = 5
+
+
+def say(what: str, lines: Sequence[str]) -> None:
+    """Print the first lines after `what`, and how many more there are."""
+    for text in lines[:MOST_LINES]:
+        print(f"{what}: {line(text)}")
+    if len(lines) > MOST_LINES:
+        print(f"{what}: {len(lines) - MOST_LINES} more")
+
+
+def hub_parts(dataset: str, revision: str | None) -> Any:
+    """The data set with all its splits.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(dataset, revision=revision)
+    except Exception as error:  # datasets raises a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"cannot load --dataset {dataset!r}: {reason}; "
+            "give a Hub id that can be reached, or a folder of parquet files"
+        ) from error
+
+
+def read_split(rows: Any, image_column: str, label_columns: Sequence[str], reading: Reading, source: str) -> ImageSet:
+    """One split; names of classes are those of the column's feature where it has them.
+
+    Raises:
+        DataError: a column is missing or holds no images, or a label is wrong.
+    """
+    from datasets import Image
+
+    asked = [("--image_column", image_column), *(("--label_column", name) for name in label_columns)]
+    for option, column in asked:
+        if column not in rows.column_names:
+            raise DataError(f"{source} has no column {column!r}; it has {', '.join(rows.column_names)}. Give {option}")
+    if not isinstance(rows.features[image_column], Image):
+        raise DataError(f"the column {image_column!r} of {source} holds no images; give another --image_column")
+    stored = rows.cast_column(image_column, Image(decode=False))
+    pictures = [Picture(f"{source} {i}", partial(_read_stored, stored, i, image_column)) for i in range(len(rows))]
+    if len(label_columns) == 1 and not reading.names:
+        reading = _named(rows.features[label_columns[0]], reading)
+    columns = [
+        Column(name, _texts(rows.features[name], rows[name][:]), lambda i: f"row {i}", source)
+        for name in label_columns
+    ]
+    return make_set(pictures, columns, reading)
+
+
+def _named(feature: Any, reading: Reading) -> Reading:
+    """The reading of a column whose feature names the classes, in its order."""
+    from datasets import ClassLabel
+
+    inner = getattr(feature, "feature", feature)
+    if not isinstance(inner, ClassLabel):
+        return reading
+    return replace(
+        reading, problem=CLASSES if inner is feature else LABELS, names=tuple(dict.fromkeys(clean(inner.names)))
+    )
+
+
+def _texts(feature: Any, values: Sequence[Any]) -> list[Any]:
+    """Values of a column as text, names in place of the numbers of classes."""
+    from datasets import ClassLabel
+
+    inner = getattr(feature, "feature", feature)
+    if not isinstance(inner, ClassLabel):
+        return [clean(value) for value in values]
+    names = dict(enumerate(clean(inner.names)))  # a number without a name, such as -1, stays one
+
+    def named(value: Any) -> Any:
+        return [named(one) for one in value] if isinstance(value, list) else names.get(value, clean(value))
+
+    return [named(value) for value in values]
+
+
+def _read_stored(rows: Any, index: int, column: str) -> Path | bytes:
+    stored = rows[index][column]
+    if stored is None:
+        raise DataError(f"row {index} has no image")
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
+
 
 PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The images to train on, those that choices are made by, and those, if any, that are scored at the end.
-
-    `keys`: a fingerprint of each part by its name. `left_out`: files and images -> why.
-    `contradictions`: images with the same content and different labels.
-    `held_back`: the validation part is one of the training images.
-    """
-
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet | None
-    keys: dict[str, str]
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    contradictions: Sequence[str] = ()
-    held_back: bool = False
 
 
 def read_parts(args: DataArguments, show: bool) -> Parts:

@@ -3,9 +3,11 @@
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import nn
 
 from ..architecture.adapter import Adapter
+from ..config import GatedPromptConfig
 from ..errors import GatedPromptError
 from ..tuner.bank import PromptBank, find_bank, find_banks
 
@@ -13,6 +15,11 @@ from ..tuner.bank import PromptBank, find_bank, find_banks
 def has_prompts(model: nn.Module) -> bool:
     """Whether `model`, or a model that it wraps, has gated prompts, active or not."""
     return bool(find_banks(model))
+
+
+def prompts_are_active(model: nn.Module) -> bool:
+    """Whether the active adapter of a PEFT model is one of gated prompts."""
+    return isinstance(model, PeftModel) and isinstance(model.active_peft_config, GatedPromptConfig)
 
 
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:

@@ -1,16 +1,18 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Separate learning rates and weight decays for prompts, gates, temperatures and head: `parameter_groups`."""
+"""Groups of parameters with their own learning rates and weight decays, for prompts and for every other method."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from ..architecture import find_head_names
 from ..errors import GatedPromptError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
-from ..inspect.readouts import find_adapter
+from ..inspect.readouts import find_adapter, has_prompts
 from ..tuner.bank import find_banks
 
 GROUPS = {
@@ -95,3 +97,30 @@ def _check(members: Mapping[str, list[nn.Parameter]], asked: Mapping[str, Settin
 
 def _is_rate(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def optimizer_groups(
+    model: nn.Module, lr: float, weight_decay: float, own: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Everything that `model` trains as optimizer groups, by `gated_prompt.parameter_groups` where it has prompts.
+
+    Elsewhere there are two groups, "head" and "other". `own` holds settings of single groups: `{"head": {"lr": 0.5}}`.
+
+    Raises:
+        GatedPromptError: a group that the model does not train has settings of its own.
+    """
+    if has_prompts(model):
+        return parameter_groups(model, lr=lr, weight_decay=weight_decay, **own)
+    heads = find_head_names(model.get_base_model() if isinstance(model, PeftModel) else model)
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "head" if any(f".{head}." in f".{name}" for head in heads) else "other"
+            groups.setdefault(kind, []).append(parameter)
+    strangers = [kind for kind, settings in own.items() if settings and kind not in groups]
+    if strangers:
+        raise GatedPromptError(f"{', '.join(strangers)} have settings of their own, but none are trained here")
+    return [
+        {"name": kind, "params": params, "lr": lr, "weight_decay": weight_decay, **own.get(kind, {})}
+        for kind, params in groups.items()
+    ]

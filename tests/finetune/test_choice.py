@@ -12,16 +12,13 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 
 from gated_prompt import GatedPromptError
 from gated_prompt.finetune.best_epoch import BestEpoch
-from gated_prompt.finetune.class_weights import balanced_weights
-from gated_prompt.finetune.division import Division
+from gated_prompt.finetune.division import Division, Parts
 from gated_prompt.finetune.features import backbone_key
 from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS, ImageSet
-from gated_prompt.finetune.lr_search import budgets, grid
-from gated_prompt.finetune.metrics import all_measures, main_measure
-from gated_prompt.finetune.model_selection import choose
+from gated_prompt.finetune.metrics import all_measures, balanced_weights, main_measure
 from gated_prompt.finetune.probing import fit_candidate, fit_kept, load_study, neighbour_scores, save_study, study
-from gated_prompt.finetune.runs import Run
-from gated_prompt.finetune.sources import Parts
+from gated_prompt.finetune.results import choose
+from gated_prompt.finetune.runs import Run, budgets, grid
 from helpers.models import vit
 
 NAMES = ("a", "b", "c")

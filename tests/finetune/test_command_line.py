@@ -14,9 +14,7 @@ import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
-from gated_prompt.finetune.arguments import DataArguments, RunArguments, parse
-from gated_prompt.finetune.predict_options import Arguments as PredictArguments
-from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.arguments import DataArguments, PredictArguments, PromptArguments, RunArguments, parse
 from gated_prompt.finetune.recipe import PROMPT_STARTS
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS

@@ -13,11 +13,10 @@ import torch
 from gated_prompt import GatedPromptError
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.arguments import DataArguments, parse
-from gated_prompt.finetune.folder import read_folder
-from gated_prompt.finetune.folder_parts import find_parts
+from gated_prompt.finetune.division import draw_shots, hold_back
+from gated_prompt.finetune.folder import find_parts, read_folder
 from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS
 from gated_prompt.finetune.sources import read_parts
-from gated_prompt.finetune.splits import draw_shots, hold_back
 from gated_prompt.finetune.table import Reading, read_table
 from helpers.picture_folder import COLOURS, make_folder, paint
 

@@ -28,15 +28,12 @@ from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.finetune.arguments import parse
 from gated_prompt.finetune.backbone import Backbone
-from gated_prompt.finetune.division import Division
+from gated_prompt.finetune.division import Division, Parts, hold_back
 from gated_prompt.finetune.experiment import Experiment
 from gated_prompt.finetune.fit import CHECKPOINTS
 from gated_prompt.finetune.folder import read_folder
-from gated_prompt.finetune.image_set import CLASSES, ImageSet
+from gated_prompt.finetune.image_set import CLASSES, ImageSet, Pixels
 from gated_prompt.finetune.metrics import main_measure
-from gated_prompt.finetune.pixels import Pixels
-from gated_prompt.finetune.sources import Parts
-from gated_prompt.finetune.splits import hold_back
 from gated_prompt.finetune.table import read_table
 from gated_prompt.predictor import Predictor, read_predictor
 from gated_prompt.sharing.classifier import HEAD, TENSORS, load_trained

@@ -11,12 +11,12 @@ from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
 from gated_prompt.finetune import arguments as image_arguments
-from gated_prompt.finetune.lr_search import grid
+from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import add_lora, backbone_kind, build_model, prompt_config
-from gated_prompt.finetune.prompt_options import PromptArguments
 from gated_prompt.finetune.recipe import METHODS, entry_block
+from gated_prompt.finetune.runs import grid
 from gated_prompt.shipped import SHIPPED_BACKBONE
-from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.optim import optimizer_groups
 from helpers.models import dinov2, vit
 from paper import arguments
 from paper.presets import TABLE_5, Preset, paper_preset
@@ -194,7 +194,7 @@ def build(backbone, method, **settings):
 @pytest.mark.parametrize("method", METHODS)
 def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
     model = build(backbone, method)
-    groups = parameter_groups(model, 0.1, 0.2, {"head": {"lr": 0.3}})
+    groups = optimizer_groups(model, 0.1, 0.2, {"head": {"lr": 0.3}})
     sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in groups}
     head, prompts, gates, temperatures = 7 * 33, 3 * 32, 3, 4
     everything = sum(p.numel() for p in model.parameters())
@@ -221,7 +221,7 @@ def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
 def test_settings_for_what_is_not_trained_are_refused(backbone) -> None:
     for method, words in (("shallow", "the group has no trainable parameters"), ("lora", "gates have settings")):
         with pytest.raises(GatedPromptError, match=words):
-            parameter_groups(build(backbone, method), 0.1, 0.0, {"gates": {"lr": 1.0}})
+            optimizer_groups(build(backbone, method), 0.1, 0.0, {"gates": {"lr": 1.0}})
 
 
 def test_lora_sits_on_queries_and_values_of_every_block() -> None:

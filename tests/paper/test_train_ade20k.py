@@ -16,11 +16,11 @@ import gated_prompt
 import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.prompt_options import PromptArguments
+from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.segmentation.scores import score
 from gated_prompt.images import InexactDataWarning
 from gated_prompt.segmentation.sliding_window import predict
-from gated_prompt.training.groups import parameter_groups
+from gated_prompt.training.optim import optimizer_groups
 from helpers import two_processes
 from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
@@ -192,15 +192,15 @@ def test_heads_learn_ten_times_as_fast(backbone, rooms, tmp_path) -> None:
     args = train_ade20k.Arguments(backbone=str(backbone), auxiliary_blocks=[1, 2], head_channels=4)
     model = train_ade20k.build_model(args, PromptArguments(), 3)
     own = {"head": {"lr": 0.01}}
-    *body, heads = parameter_groups(model, 0.001, 0.0, own)
+    *body, heads = optimizer_groups(model, 0.001, 0.0, own)
     assert ([group["lr"] for group in body], heads["lr"]) == ([0.001] * 3, 0.01)
     assert sum(p.numel() for p in heads["params"]) == HEADS
     assert sum(p.numel() for group in body for p in group["params"]) == 50 * 32 + 3 + 4
     args.method = "linear"
-    (heads,) = parameter_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
+    (heads,) = optimizer_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
     assert (heads["lr"], sum(p.numel() for p in heads["params"])) == (0.01, HEADS)
     args.method = "full"
-    other, heads = parameter_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
+    other, heads = optimizer_groups(train_ade20k.build_model(args, PromptArguments(), 3), 0.001, 0.0, own)
     assert (other["lr"], heads["lr"], sum(p.numel() for p in heads["params"])) == (0.001, 0.01, HEADS)
 
 

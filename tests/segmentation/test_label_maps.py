@@ -10,8 +10,8 @@ from datasets import Image as ImageColumn
 from PIL import Image
 
 from gated_prompt.errors import DataError
+from gated_prompt.finetune.layout import asks_for_masks
 from gated_prompt.finetune.segmentation.arguments import parse
-from gated_prompt.finetune.segmentation.layout import asks_for_masks
 from gated_prompt.finetune.segmentation.sources import MaskParts, read_mask_parts
 from helpers.shapes import COLOURS, NAMES, draw, mask_of, save, save_coco
 

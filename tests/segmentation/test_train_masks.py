@@ -11,9 +11,9 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from gated_prompt import GatedPromptError
+from gated_prompt.finetune.layout import gives_masks
 from gated_prompt.finetune.segmentation import command, fit, predict
 from gated_prompt.finetune.segmentation.loading import load_segmenter
-from gated_prompt.finetune.segmentation.predict_options import gives_masks
 from gated_prompt.segmentation.predictor import read_mask_predictor
 from helpers import two_processes
 from helpers.accelerate_state import fresh

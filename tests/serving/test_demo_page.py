@@ -32,7 +32,7 @@ from demo.adapters import ADAPTERS, Adapter, Collection, load_collection, read_a
 from demo.pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image
 from gated_prompt import GatedPromptConfig
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.trained import save_tensors
+from gated_prompt.finetune.export import save_tensors
 from gated_prompt.predictor import Predictor, read_predictor
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.data_files import real_data

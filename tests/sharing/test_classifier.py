@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import gated_prompt
 from gated_prompt import DamagedAdapterError, GatedPromptConfig, GatedPromptError, load_classifier
+from gated_prompt.finetune.export import save_trained
 from gated_prompt.finetune.methods import add_lora
 from gated_prompt.finetune.onnx_file import check_export, metadata
-from gated_prompt.finetune.trained import save_trained
 from gated_prompt.predictor import Predictor
 from gated_prompt.sharing.classifier import TENSORS
 

@@ -23,7 +23,7 @@ from helpers.models import images
 from peft import LoraConfig, get_peft_model
 from transformers import ViTForImageClassification
 import gated_prompt
-from gated_prompt.finetune import reporting
+from gated_prompt.finetune import report
 from gated_prompt import GatedPromptConfig, model_card, push_to_hub
 
 base_folder, scratch = map(Path, sys.argv[1:])
@@ -47,14 +47,14 @@ model.push_to_hub("user/birds")
 model.save_pretrained(scratch / "run" / "adapter", selected_adapters=["birds"])
 gated_prompt.write_card(scratch / "run" / "adapter", card)
 (scratch / "run" / "gates.png").write_bytes(b"a picture")
-reporting.push(scratch / "run", model, "user/run")  # the end of examples/train_vtab.py
+report.push(scratch / "run", model, "user/run")  # the end of examples/train_vtab.py
 (scratch / "full" / "model").mkdir(parents=True)
 (scratch / "full" / "model" / "config.json").write_text("{}")
-reporting.push(scratch / "full", base, "user/full")
+report.push(scratch / "full", base, "user/full")
 base.config.name_or_path = "someone/tiny-vit"
 lora = get_peft_model(ViTForImageClassification(base.config), LoraConfig(target_modules=["query", "q_proj"]))
 lora.save_pretrained(scratch / "lora" / "adapter")
-reporting.push(scratch / "lora", lora, "user/lora")
+report.push(scratch / "lora", lora, "user/lora")
 try:
     push_to_hub(model, "user/wrong", adapter_name="fish")
 except gated_prompt.GatedPromptError as error:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The arguments of `gated-prompt train` on images with label maps."""
+"""The options of `gated-prompt train` and `predict` where images have label maps. Torch is not imported."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 from ...command_line import CommandLine
 from ...errors import GatedPromptError
 from ...shipped import BACKBONE_HELP, SHIPPED_BACKBONE
-from ..prompt_options import PromptArguments
+from ..arguments import PromptArguments
 from ..recipe import BEST_METHOD, PROMPT_METHODS
 
 CONV = "conv"
@@ -92,6 +92,18 @@ class SegmentationArguments:
     refit: bool = _help("train once more on training and validation images, with what was chosen", True)
     lora_r: int = _help("rank of --methods lora", 8)
     report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
+
+
+@dataclass
+class MaskPredictArguments:
+    """What to segment with what."""
+
+    images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
+    adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
+    output: str = _help("folder to write; a folder in it for each adapter", "masks")
+    overlays: bool = _help("write each label map over its image as well", True)
+    backbone: str | None = _help("Hub id or folder of the backbone; default: the one used in training", None)
+    export: str | None = _help("write this ONNX file instead, for images of the size of the first of --images", None)
 
 
 def parse(argv: list[str] | None, description: str | None = None) -> tuple[MaskArguments, SegmentationArguments, Any]:

@@ -7,7 +7,7 @@ from statistics import mean
 
 from torch import Tensor
 
-from ..model_selection import NOUNS
+from ..results import NOUNS
 from .arguments import CONV
 from .fit import MaskRun
 from .scores import interval, mean_ious

@@ -30,9 +30,8 @@ from ...segmentation.predictor import read_mask_predictor
 from ...training.checkpoints import prepare_output_dir
 from ...training.loop import make_accelerator
 from ...training.quiet import quiet_loading
-from ..export import refuse_other_settings
-from ..reporting import write_json
-from ..trained import save_tensors
+from ..export import refuse_other_settings, save_tensors
+from ..report import write_json
 from .arguments import parse
 from .bench import MaskBench
 from .choice import MaskChoice, choose

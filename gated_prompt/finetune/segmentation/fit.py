@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from ...segmentation.predictor import MaskPredictor
-from ...training.groups import parameter_groups
 from ...training.loop import LoopConfig, TrainerCallback, train, training_loader
+from ...training.optim import optimizer_groups
+from ..export import save_trained
 from ..recipe import PROMPT_METHODS
-from ..reporting import read_out, write_json
-from ..trained import save_trained
+from ..report import read_out, write_json
 from .bench import MaskBench, segmenter_of
 from .best_map import BestMap
 from .crops import Crops, crop_size
@@ -78,7 +78,7 @@ def run_method(
     crops = Crops(train_set, predictor, crop, seed if args.augment else None)
     main, head = bench.rates(method)
     own = {"head": {"lr": head}} | ({"gates": {"lr": main}} if method in PROMPT_METHODS else {})
-    groups = parameter_groups(model, main, args.weight_decay, _present(model, main, own))
+    groups = optimizer_groups(model, main, args.weight_decay, _present(model, main, own))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     loader = training_loader(crops, args.per_device_train_batch_size, args.dataloader_num_workers)
     optimizer = torch.optim.AdamW(groups, main)
@@ -174,5 +174,5 @@ def _loss(model: nn.Module, dice: bool, class_weights: Tensor | None, pixels: Te
 
 def _present(model: nn.Module, main: float, own: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """The groups that a model has."""
-    names = {group["name"] for group in parameter_groups(model, main, 0.0, {})}
+    names = {group["name"] for group in optimizer_groups(model, main, 0.0, {})}
     return {name: settings for name, settings in own.items() if name in names}

@@ -29,9 +29,9 @@ from ...segmentation.colours import label_png, overlay
 from ...segmentation.predictor import MaskPredictor, is_mask_predictor, read_mask_predictor
 from ...training.quiet import quiet_loading
 from ..predictions import fingerprint
+from .arguments import MaskPredictArguments
 from .loading import Segmenters, group_segmenters, labels_of
 from .onnx_map import export_map
-from .predict_options import MaskPredictArguments
 
 CLASSES = "classes.json"  # names, colours, and the weights that the label maps come from
 

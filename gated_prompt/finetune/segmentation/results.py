@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..reporting import environment
+from ..report import environment
 from .bench import MaskBench
 from .choice import MaskChoice
 from .fit import MaskRun

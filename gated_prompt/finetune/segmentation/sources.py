@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..hub import hub_parts
+from ..layout import find_mask_folders
+from ..sources import hub_parts
 from .arguments import MaskArguments
 from .coco import read_coco
-from .layout import find_mask_folders
 from .mask_folder import read_mask_folder, table_for
 from .mask_hub import read_mask_split
 from .mask_set import MaskSet, Unchecked, check, refuse_empty_classes, together

@@ -1,19 +1,37 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Where images and masks lie side by side, told by the names of folders alone: torch is not imported.
+"""What the names of folders say: the parts of a data set, and images and masks that lie side by side.
 
 street/images/001.jpg              street/images/training/001.jpg         street/train/images/001.jpg
 street/masks/001.png               street/annotations/training/001.png    street/train/masks/001.png
 street/classes.txt                 (ADE20K's layout)
+
+Names and JSON files are all that is read, and torch is not imported.
 """
 
 import argparse
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..part_names import part_of
-
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+WORDS = {
+    TRAIN: "train|training",
+    VALIDATION: "validation|validate|valid|val|dev|development",
+    TEST: "test|testing|eval|evaluation|holdout",
+}
 IMAGES, MASKS = "images", ("masks", "annotations")
 Pair = tuple[Path, Path]  # a folder of images, and that of their masks
+# Also train2017, test_set, "Validation Data".
+NAMES = {
+    part: re.compile(rf"({words})[-_ .]*(set|data|dataset|images?|imgs|pictures|photos|split)?[-_ .]*\d*")
+    for part, words in WORDS.items()
+}
+
+
+def part_of(name: str) -> str | None:
+    """The part that a folder's name stands for."""
+    return next((part for part, form in NAMES.items() if form.fullmatch(name.strip().lower())), None)
 
 
 def asks_for_masks(argv: Sequence[str] | None) -> bool:
@@ -27,6 +45,24 @@ def asks_for_masks(argv: Sequence[str] | None) -> bool:
     if asked.train_file is not None:
         return Path(asked.train_file).suffix.lower() == ".json"
     return asked.train_dir is not None and bool(find_mask_folders(Path(asked.train_dir)))
+
+
+def gives_masks(argv: Sequence[str] | None) -> bool:
+    """Whether the adapters in these arguments of `gated-prompt predict` are about label maps."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--adapters", nargs="+", default=[])
+    asked, _ = parser.parse_known_args(argv)
+    return any(problem_of(Path(name)) == "segmentation" for name in asked.adapters)
+
+
+def problem_of(folder: Path) -> str | None:
+    """What an output folder, or a folder in it, says it is about; None: nothing."""
+    for name in ("results.json", "predictor.json"):
+        try:
+            return str(json.loads((folder / name).read_text(encoding="utf-8"))["problem"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
 
 
 def find_mask_folders(folder: Path) -> dict[str, Pair]:
