@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
 
 import measured_tables
+import race_page
 from gated_prompt import GatedPromptConfig
 from paper.generated import fill
 from speed.tables import summary, tables
@@ -22,7 +23,7 @@ from study_results import read
 
 ROOT = Path(__file__).parents[1]
 README, DOCS, TIMES = ROOT / "README.md", ROOT / "docs", ROOT / "examples" / "speed" / "README.md"
-FIGURES = [ROOT / "tools" / "figures" / name for name in ("token_flow.py", "charts.py")]
+FIGURES = [ROOT / "tools" / "figures" / name for name in ("token_flow.py", "charts.py", "many_tasks.py")]
 
 
 def settings() -> str:
@@ -41,7 +42,8 @@ def new_pages() -> dict[Path, str]:
     found = read("real")
     miniature = measured_tables.miniature(read("miniature"))
     parts = {
-        README: {"real": measured_tables.real(found), "published": measured_tables.published()},
+        README: {"accuracy": measured_tables.readme(race_page.read(), found)},
+        DOCS / "results.md": {"published": measured_tables.published()},
         DOCS / "which_method.md": {"ladder": measured_tables.ladder(found), "miniature": miniature},
         DOCS / "settings.md": {"settings": settings()},
         DOCS / "speed.md": {"speed": "\n".join(summary(speed))},

@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backbone = folder / "facebook" / name
         build("Dinov2Model", "Dinov2Config", **dinov2).save_pretrained(backbone)
         processor.save_pretrained(backbone)
-    for name, labels in (("dinov2-birds", 10), ("dinov2-pets", 10), ("photos", 2)):
+    for name, labels in (("dinov2-birds", 10), ("dinov2-pets", 10), ("dinov2-roofs", 10), ("photos", 2)):
         base = build("Dinov2ForImageClassification", "Dinov2Config", **{**dinov2, "num_labels": labels})
         adapter = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4))
         adapter.save_pretrained(folder / "me" / name)
@@ -129,8 +129,7 @@ def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def readme(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
-    loader = [(images(24, size=SIZE), torch.arange(24) % 10)]
+    loader = [(images(24, size=SIZE), torch.arange(24) % 4)]
     names.update(pixel_values=images(3, size=SIZE), train_loader=loader)
 
 
@@ -234,6 +233,15 @@ def test_python_blocks_run(name: str, place: Path, monkeypatch: pytest.MonkeyPat
                 if "Torchvision" not in str(error):
                     raise
                 pytest.skip("AutoImageProcessor of this version of transformers needs torchvision")
+
+
+def test_the_readme_prints_what_it_shows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    readme(names, monkeypatch)
+    with redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+        for _, code in blocks("README.md", "python"):
+            exec(code, names)
+    assert printed.getvalue().endswith(blocks("README.md", "text")[-1][1])
 
 
 def test_the_quickstart_counts_right(place: Path) -> None:

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-import study_results
 from gated_prompt import GatedPromptError
 from paper.generated import fill
-from readme_tables import FIGURES, README, new_pages
+from readme_tables import FIGURES, README, ROOT, new_pages
+from serving_load import summary, tables
 
 
 def test_the_pages_show_what_is_committed() -> None:
@@ -17,14 +17,15 @@ def test_the_pages_show_what_is_committed() -> None:
         assert page.read_text() == text, f"{page.name} is old; write it anew: python tools/readme_tables.py"
 
 
-def test_the_readme_counts_what_it_trains() -> None:
-    steps = study_results.read("real")["cost"]
-    (trained,) = [step["trained"] for step in steps if (step["row"], step["read_from"]) == ("gated", 11)]
+def test_the_picture_of_the_readme_says_what_was_measured() -> None:
+    """Memory and time with 64 tasks, in the text beside the picture."""
+    results = tables.read(ROOT / "examples/serving_load/results")["small"]
+    one, many, full = (summary.megabytes(results, *cell) for cell in (("gated", 1), ("gated", 64), ("full", 64)))
+    assert one and many and full
     text = README.read_text()
-    assert (
-        f"{trained:,} trainable parameters beside 22 million" in text
-        and f"a file of {4 * trained / 1000:.0f} kB" in text
-    )
+    assert f"needs {100 * (many / one - 1):.0f} % more memory" in text
+    assert f"takes {many / 1000:.0f} GB, one of full models {full / 1000:.1f} GB" in text
+    assert abs((summary.ratio(results, "gated", 8) or 0) - 1) < 0.05
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)

@@ -10,12 +10,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from transformers import ViTImageProcessor
 
 import gated_prompt
 from helpers.models import build
 from helpers.pages import ROOT, blocks
 
 VERSION = gated_prompt.__version__
+LOADER = "import torch\ntrain_loader = [(torch.randn(8, 3, 224, 224), torch.arange(8) % 4)]\n"
 
 
 def run(*command: object, cwd: Path, path: Path | None = None) -> str:
@@ -71,8 +74,14 @@ def test_the_installed_wheel_runs_the_first_lines_of_the_readme(dist: Path, tmp_
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site]
     run(*install, next(dist.glob("*.whl")), cwd=tmp_path)
     build("Dinov2Model", "Dinov2Config", image_size=224, patch_size=56).save_pretrained(work / "facebook/dinov2-small")
+    ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(work / "facebook/dinov2-small")
+    for index in range(12):
+        file = work / "photos" / ("cat", "dog")[index % 2] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 30), (20 * index, 90 * (index % 2), 50)).save(file)
     code = (
-        blocks("README.md", "python")[0][1]
+        LOADER
+        + blocks("README.md", "python")[0][1]
         + "import gated_prompt\nprint(gated_prompt.__file__, type(model).__name__)\n"
     )
     printed = run(sys.executable, "-c", code, cwd=work, path=site)

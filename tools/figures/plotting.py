@@ -135,6 +135,11 @@ def lines(title: str, along: str, up: str, panels: Sequence[Panel]) -> str:
         up: What the values are; empty where the headings say it.
         panels: At most two are legible at the width of a page; the same lines in each.
     """
+    return picture(WIDTH, HEIGHT, title, line_parts(along, up, panels))
+
+
+def line_parts(along: str, up: str, panels: Sequence[Panel]) -> list[str]:
+    """What `lines` puts into its picture, for pictures that hold more than panels."""
     last = panels[-1]
     longest = max(len(name) for name in [*last.series, *(last.level or ())[:1]])
     whole = WIDTH - LEFT - 38 - LETTER * longest
@@ -145,7 +150,7 @@ def lines(title: str, along: str, up: str, panels: Sequence[Panel]) -> str:
         left = LEFT + count * (wide + GAP)
         axes = Axes(panel, round(left, 1), round(left + wide, 1))
         parts += [*axes.frame(along), *axes.lines()]
-    return picture(WIDTH, HEIGHT, title, [*parts, *axes.names()])
+    return [*parts, *axes.names()]
 
 
 def bars(title: str, panels: Mapping[str, Mapping[str, float]], marked: tuple[str, ...]) -> str:
