@@ -1,119 +1,113 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The figures of the report, as PNG in data URLs, so that the page is a single file; the most confident mistakes."""
+"""report.html: its charts, samples of each class, the most confident mistakes, and the page around them."""
 
-import base64
-import io
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from PIL import Image
+from markupsafe import Markup
 from torch import Tensor
 
-from gated_prompt import plots
-
-from ..inspect.readouts import prompts_are_active
+from ..inspect.readouts import find_adapter, prompts_are_active
 from .image_set import CLASSES, LABELS, ImageSet
+from .metrics import SMALLER_IS_BETTER
+from .page import thumbnail, write_page
+from .report import read_out
+from .svg import Line, line_chart, percent, plain
 
-mpl.use("Agg")
-
-THUMBNAIL = 128  # pixels
-
-
-def data_url(content: bytes, kind: str) -> str:
-    """An image file as a URL that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+BESIDE = ("balanced_accuracy", "macro_f1", "calibration_error", "r2")  # further columns of the comparison
+FLAT = 1e-6  # values that moved less from their start have learned nothing
 
 
-def thumbnail(image: Image.Image) -> str:
-    """A small JPEG of an image."""
-    small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
-    return data_url(file.getvalue(), "jpeg")
+def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Every chart of the report by its name, empty where there is nothing. `model`: what training has left, or None.
 
-
-def by_block(results: Sequence[Mapping[str, float]], read: int, trained: Mapping[str, float], name: str) -> str:
-    """Nearest neighbours and probe over the blocks, and what was trained on the one that is read."""
-    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    blocks = [result["block"] for result in results]
-    ax.plot(blocks, [result["linear_probe"] for result in results], "o-", label="linear probe")
-    ax.plot(blocks, [result["nearest_neighbours"] for result in results], "s--", label="nearest neighbours")
-    for method, value in trained.items():
-        ax.plot([read], [value], "*", markersize=12, label=method)
-    ax.axvline(read, color="0.85", zorder=0)
-    ax.set(xlabel="block", ylabel=name.replace("_", " "), xticks=blocks)
-    ax.legend(fontsize=8)
-    return figure_url(figure)
-
-
-def learned(model: Any) -> str:
-    """Gates and temperatures by block."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    plots.plot_gates({"learned": model}, ax=axes[0])
-    plots.plot_temperatures({"learned": model}, ax=axes[1])
-    return figure_url(figure)
-
-
-def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
-    """Measure and loss on validation over the epochs; epoch 0 is the start."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for run, curve in runs.items():
-        epochs = [point["epoch"] for point in curve]
-        axes[0].plot(epochs, [point[name] for point in curve], "o-", markersize=3, label=run)
-        axes[1].plot(epochs, [point["loss"] for point in curve], "o-", markersize=3, label=run)
-    for ax, label in zip(axes, (name.replace("_", " "), "loss"), strict=True):
-        ax.set(xlabel="epoch", ylabel=f"{label} on validation")
-        ax.legend(fontsize=8)
-    return figure_url(figure)
-
-
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Rows: the true class; columns: the one that was predicted; shares of the row."""
-    counts = np.asarray(matrix, dtype=float)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(12.0, 2.5 + 0.32 * len(names))
-    figure, ax = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    ax.set(xlabel="predicted", ylabel="true", xticks=range(len(names)), yticks=range(len(names)))
-    size = 8 if len(names) <= 30 else 4
-    ax.set_xticklabels(names, rotation=90, fontsize=size)
-    ax.set_yticklabels(names, fontsize=size)
-    if len(names) <= 20:
-        for row in range(len(names)):
-            for column in range(len(names)):
-                if counts[row, column]:
-                    colour = "white" if shares[row, column] > 0.5 else "black"
-                    text = f"{counts[row, column]:.0f}"
-                    ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, ax=ax, shrink=0.6)
-    return figure_url(figure)
-
-
-def figure_url(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return data_url(file.getvalue(), "png")
-
-
-def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
-    """Every drawing of the report by its name; None where there is nothing. `model`: the best one that was trained."""
-    name = results["measure"]
-    trained = [row for row in results["comparison"] if "curve" in row]
-    values = {row["name"]: row["measures"][name] for row in trained}
+    Without a kept training there are neither curves nor gates: a page that says to use the probe shows the probe.
+    """
+    kept = [row for row in results["comparison"] if row["chosen"] and "curve" in row]
+    method = [row for row in results["comparison"] if kept and row.get("method") == kept[0]["method"]]
     return {
-        "by_block": by_block(results["blocks"], results["block"], values, name),
-        "learned": learned(model) if model is not None and prompts_are_active(model) else None,
-        "curves": curves({row["name"]: row["curve"] for row in trained}, name) if trained else None,
-        "confusion": confusion(results["confusion"], results["names"]) if results["confusion"] else None,
+        "by_block": by_block(results, kept),
+        "learned": learned(model) if kept and model is not None and prompts_are_active(model) else [],
+        "curves": curves(method, results["measure"]) if method else [],
     }
+
+
+def by_block(results: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> Markup:
+    """Nearest neighbours and probe over the blocks, and what was trained on the one that is read."""
+    name, blocks = results["measure"], results["blocks"]
+    places = [one["block"] for one in blocks]
+    lines = [
+        Line("linear probe", places, [one["linear_probe"] for one in blocks]),
+        Line("nearest neighbours", places, [one["nearest_neighbours"] for one in blocks]),
+        *(Line(row["name"], [results["block"]], [row["measures"][name]]) for row in kept),
+    ]
+    return line_chart(name.replace("_", " "), "block", lines, _text(name), read=results["read_blocks"])
+
+
+def learned(model: Any) -> list[Markup]:
+    """Gates and temperatures by block; none of those that stand where they started."""
+    adapter, found = find_adapter(model, None)[1], read_out(model)
+    if adapter.config.zero_start:
+        heads = [sum(map(abs, row)) / len(row) for row in found["head_gates"]]
+        gates, start = Line("learned", list(adapter.blocks), heads), 0.0
+    else:
+        gates = Line("learned", list(adapter.gate_rows), found["gates"])
+        start = 1 / (1 + math.exp(-adapter.config.gate_init))
+    warm = Line("learned", list(adapter.blocks), found["temperatures"])
+    return [
+        line_chart(title, "block", [line], start=begin)
+        for title, line, begin in (("gate", gates, start), ("temperature", warm, adapter.config.temperature_init))
+        if any(abs(value - begin) > FLAT for value in line.ys)
+    ]
+
+
+def curves(rows: Sequence[Mapping[str, Any]], name: str) -> list[Markup]:
+    """Measure and loss on validation over the epochs; epoch 0 is the start."""
+
+    def lines(key: str) -> list[Line]:
+        points = [(row["name"], row["curve"]) for row in rows]
+        return [Line(run, [one["epoch"] for one in curve], [one[key] for one in curve]) for run, curve in points]
+
+    drawn = ((name, _text(name)), ("loss", plain))
+    return [
+        line_chart(f"{key.replace('_', ' ')} on validation", "epoch", lines(key), text)
+        for key, text in drawn
+        if any(line.points() for line in lines(key))
+    ]
+
+
+def _text(measure: str) -> Any:
+    return plain if measure in SMALLER_IS_BETTER else percent
+
+
+MOST_CLASSES, EACH = 24, 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some thumbnails of a class, and how many images it has."""
+
+    name: str
+    count: int
+    pictures: list[str]
+
+
+def samples(data: ImageSet) -> list[Sample]:
+    """The first classes or labels with their first, middle and last image; none for numbers."""
+    if data.problem not in (CLASSES, LABELS):
+        return []
+    found = []
+    for label, name in enumerate(data.names[:MOST_CLASSES]):
+        has = data.targets == label if data.problem == CLASSES else data.targets[:, label] > 0.5
+        members = has.nonzero()[:, 0].tolist()
+        chosen = sorted({round(index * (len(members) - 1) / (EACH - 1)) for index in range(EACH)}) if members else []
+        found.append(Sample(name, len(members), [thumbnail(data.pictures[members[i]].decode()) for i in chosen]))
+    return found
 
 
 MOST = 24
@@ -135,7 +129,7 @@ def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
         sure, said = scores.softmax(-1).max(-1)
         amount = torch.where(said == data.targets, -1.0, sure)
         texts = [
-            (data.names[int(true)], f"{data.names[int(index)]} ({100 * float(share):.0f} %)")
+            (data.names[int(true)], f"{data.names[int(index)]} ({percent(float(share))})")
             for true, index, share in zip(data.targets, said, sure, strict=True)
         ]
     elif data.problem == LABELS:
@@ -146,7 +140,7 @@ def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
         texts = [
             (
                 f"{'is' if data.targets[row, column] else 'is not'} {data.names[int(column)]}",
-                f"{100 * float(shares[row, column]):.0f} %",
+                percent(float(shares[row, column])),
             )
             for row, column in enumerate(where)
         ]
@@ -158,3 +152,43 @@ def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
         ]
     order = [int(index) for index in amount.argsort(descending=True, stable=True)[:MOST] if amount[index] >= 0]
     return [Mistake(data.pictures[i].name, thumbnail(data.pictures[i].decode()), *texts[i]) for i in order]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of the report: samples, mistakes of what is used, and labels that probes out of fold contradict.
+
+    `out_of_fold`: the mistakes come from fits that have not seen their image, so `suspects` would repeat them.
+    """
+
+    samples: list[Sample]
+    mistakes: list[Mistake]
+    suspects: list[Mistake]
+    out_of_fold: bool
+
+
+def write_report(
+    file: Path,
+    results: Mapping[str, Any],
+    drawings: Mapping[str, Any],
+    pictures: Pictures,
+    use: Path,
+) -> None:
+    """Write the page atomically; `results` is the content of results.json, `use` the folder that it says to use."""
+    measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
+    backbone = results["settings"]["backbone"]
+    write_page(
+        "report.html",
+        file,
+        results,
+        expected=results["test"] or results["estimate"],
+        say=plain if results["measure"] in SMALLER_IS_BETTER else percent,
+        label=results["measure"].replace("_", " "),
+        beside=[name for name in BESIDE if name in measured],
+        not_kept=results["complete"] and results["chosen"] == "linear_probe" and len(results["comparison"]) > 1,
+        drawings=drawings,
+        pictures=pictures,
+        use=shlex.quote(str(use.resolve())),
+        runs=shlex.quote(str(use.resolve().parents[1])),
+        backbone_path=shlex.quote(str(Path(backbone).resolve()) if Path(backbone).exists() else backbone),
+    )

@@ -23,11 +23,11 @@ from .backbone import Backbone
 from .division import Division
 from .experiment import Experiment, score
 from .export import leave_probe, leave_run, refuse_other_settings
-from .figures import worst_mistakes
+from .figures import worst_mistakes, write_report
 from .image_set import Pixels, preparation
 from .metrics import balanced_weights, main_measure
 from .probing import Study, place
-from .report import write_json, write_report
+from .report import write_json
 from .results import Choice, assemble, choose, test_result
 from .runs import Run, refit, run_seeds
 from .sources import read_parts
@@ -190,13 +190,23 @@ def _write(
     folder = leave_run(output, *trained, experiment) if trained is not None else None
     results["use"] = "probe" if choice.run is None or folder is None else folder.name
     run = choice.run
-    data = experiment.division.scored if run is None else experiment.parts.validation
     write_report(
         output / "report.html",
         results,
         figures.draw_all(results, None if trained is None else trained[2]),
-        worst_mistakes(data, stage.known.chosen.scores if run is None else run.scores),
+        _pictures(stage, run),
         output / results["use"],
     )
     write_json(output / "results.json", results)
     return results
+
+
+def _pictures(stage: Stage, run: Run | None) -> figures.Pictures:
+    division, probe_scores = stage.experiment.division, stage.known.chosen.scores
+    out_of_fold = division.is_cross_validation
+    if run is None:
+        shown, suspects = worst_mistakes(division.scored, probe_scores), []
+    else:
+        shown = worst_mistakes(stage.experiment.parts.validation, run.scores)
+        suspects = worst_mistakes(division.scored, probe_scores) if out_of_fold else []
+    return figures.Pictures(figures.samples(division.images), shown, suspects, out_of_fold and run is None)

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves behind for people: report.html, results.json, gates.png and the model card of an adapter."""
+"""What a run leaves behind beside its page: results.json, gates.png and the model card of an adapter."""
 
 import dataclasses
 import json
@@ -8,16 +8,14 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import accelerate
 import peft
 import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from peft import PeftModel
 
 import gated_prompt
@@ -26,45 +24,6 @@ from gated_prompt import plots
 from ..inspect.readouts import prompts_are_active
 from ..predictor import FILE as PREDICTOR
 from ..sharing.quoting import markdown
-
-if TYPE_CHECKING:
-    from .figures import Mistake
-
-BESIDE = ("balanced_accuracy", "macro_f1", "calibration_error", "r2")
-
-
-def write_report(
-    file: Path,
-    results: Mapping[str, Any],
-    drawings: Mapping[str, str | None],
-    mistakes: "Sequence[Mistake]",
-    use: Path,
-) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    settings = results["settings"]
-    backbone = Path(settings["backbone"]).name
-    data = next(Path(settings[name]).name for name in ("train_dir", "train_file", "dataset") if settings[name])
-    measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
-    page = pages.get_template("report.html").render(
-        title=f"{data} on {backbone}",
-        backbone=backbone,
-        r=results,
-        label=results["measure"].replace("_", " "),
-        beside=[name for name in BESIDE if name in measured],
-        drawings=drawings,
-        mistakes=mistakes,
-        use=use,
-    )
-    partial = file.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, file)
-
 
 PLACES = (
     "backbone",

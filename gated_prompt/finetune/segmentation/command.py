@@ -131,7 +131,8 @@ class _Work:
             results |= {"test": test, "use": use.name}
             colours = bench.predictor.palette()
             rows = image_rows(data, confusions, drawn, range(len(data)), colours)
-            write_page(self.output / "report.html", results, colours, rows[: len(worst)], rows[len(worst) :], use)
+            page, cut = self.output / "report.html", len(worst)
+            write_page(page, results, colours, rows[:cut], rows[cut:], use, last)
             if last:
                 write_json(self.output / "results.json", results)
         return results

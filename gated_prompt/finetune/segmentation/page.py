@@ -1,14 +1,14 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """report.html of a segmentation run: all results in one file."""
 
-import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from .. import page
 from .pictures import draw_all
 
 
@@ -19,31 +19,20 @@ def write_page(
     worst: Sequence[Mapping[str, Any]],
     even: Sequence[Mapping[str, Any]],
     use: Path,
+    last: bool,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    settings = results["settings"]
-    data = next(Path(settings[name]).name for name in ("train_dir", "train_file", "dataset") if settings[name])
-    backbone = Path(settings["backbone"]).name
-    legend = [
-        (name, "#" + bytes(int(part) for part in colour).hex())
-        for name, colour in zip(results["names"], colours, strict=False)
-    ]
-    page = pages.get_template("report.html").render(
-        title=f"{data} on {backbone}",
-        backbone=backbone,
-        r=results,
-        drawings=draw_all(results, colours),
-        legend=legend,
+    """Write the page atomically; `results` is the content of results.json, `last`: training has ended."""
+    paint = ["#" + bytes(int(part) for part in colour).hex() for colour in colours[: len(results["names"])]]
+    page.write_page(
+        "segmentation/report.html",
+        file,
+        results,
+        expected=results["test"] or next(row for row in results["comparison"] if row["chosen"]),
+        not_kept=last and results["chosen"] == "frozen" and len(results["comparison"]) > 1,
+        last=last,
+        drawings=draw_all(results),
+        legend=list(zip(results["names"], paint, strict=True)),
         worst=worst,
         even=even,
-        use=use,
+        use=shlex.quote(str(use.resolve())),
     )
-    partial = file.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, file)

@@ -1,18 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of the report: image, mask, prediction and where they differ; IoU by class; accuracy by block."""
+"""The pictures of the report: image, mask, prediction and where they differ; mIoU by block and by epoch."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from ...segmentation.colours import overlay
 from ...segmenter import IGNORE
-from ..figures import confusion, data_url, figure_url
+from ..page import data_url
+from ..svg import Line, line_chart, percent
 from .mask_set import MaskSet
 from .scores import mean_ious
 
@@ -62,50 +63,30 @@ def image_rows(
     ]
 
 
-def draw_all(results: Mapping[str, Any], colours: np.ndarray) -> dict[str, str | None]:
-    """Every drawing of the report by its name."""
-    trained = [row for row in results["comparison"] if row.get("curve")]
+def draw_all(results: Mapping[str, Any]) -> dict[str, Markup | None]:
+    """Both charts of the report; no curves where nothing that was trained is kept."""
+    kept = [row for row in results["comparison"] if row["chosen"] and row.get("curve")]
+    method = [row for row in results["comparison"] if kept and row.get("method") == kept[0]["method"]]
     return {
-        "by_block": by_block(results["candidates"]),
-        "by_class": by_class(results["per_class"], colours),
-        "curves": curves(trained) if trained else None,
-        "confusion": confusion(results["confusion"], results["names"]) if len(results["names"]) <= 60 else None,
+        "by_block": by_block(results["candidates"], results["blocks"]),
+        "curves": curves(method) if method else None,
     }
 
 
-def by_block(found: Sequence[Mapping[str, Any]]) -> str:
+def by_block(found: Sequence[Mapping[str, Any]], read: Sequence[int]) -> Markup:
     """mIoU of a linear map on each block, and on the sets as lines from their first to their last block."""
-    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     singles = [one for one in found if len(one["blocks"]) == 1]
-    ax.plot([one["blocks"][0] for one in singles], [100 * one["mean_iou"] for one in singles], "o-", label="one block")
+    lines = [Line("one block", [one["blocks"][0] for one in singles], [one["mean_iou"] for one in singles])]
     for one in found:
         if len(one["blocks"]) > 1:
-            label = ", ".join(map(str, one["blocks"])) + (" (chosen)" if one["chosen"] else "")
-            ax.plot(one["blocks"], [100 * one["mean_iou"]] * len(one["blocks"]), "s--", markersize=4, label=label)
-    ax.set(xlabel="block", ylabel="mIoU in %")
-    ax.legend(fontsize=7)
-    return figure_url(figure)
+            name = f"blocks {', '.join(map(str, one['blocks']))}" + (" (chosen)" if one["chosen"] else "")
+            lines.append(Line(name, one["blocks"], [one["mean_iou"]] * len(one["blocks"])))
+    return line_chart("mIoU of a linear map", "block", lines, percent, read=read)
 
 
-def by_class(classes: Mapping[str, Mapping[str, Any]], colours: np.ndarray) -> str:
-    """IoU of each class, in its colour."""
-    names = list(classes)
-    figure, ax = plt.subplots(figsize=(7, 0.9 + 0.24 * len(names)), layout="constrained")
-    values = [100 * (one["iou"] or 0) for one in classes.values()]
-    ax.barh(range(len(names)), values, color=colours[: len(names)] / 255, edgecolor="0.3", linewidth=0.5)
-    ax.set(yticks=range(len(names)), yticklabels=names, xlabel="IoU in %", xlim=(0, 100))
-    ax.invert_yaxis()
-    return figure_url(figure)
-
-
-def curves(rows: Sequence[Mapping[str, Any]]) -> str:
+def curves(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """mIoU on validation over the epochs; epoch 0 is the start."""
-    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for row in rows:
-        points = row["curve"]
-        ax.plot(
-            [p["epoch"] for p in points], [100 * p["mean_iou"] for p in points], "o-", markersize=3, label=row["name"]
-        )
-    ax.set(xlabel="epoch", ylabel="mIoU on validation in %")
-    ax.legend(fontsize=8)
-    return figure_url(figure)
+    lines = [
+        Line(row["name"], [p["epoch"] for p in row["curve"]], [p["mean_iou"] for p in row["curve"]]) for row in rows
+    ]
+    return line_chart("mIoU on validation", "epoch", lines, percent)
