@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Screenshots of a report, light, dark and on a phone: docs/images/report*.png, of a run on drawn shapes.
+"""Screenshots of a report, light, dark and on a phone: docs/images/report*.png, of a run on scanned digits.
 
     python tools/report_pictures.py
 
@@ -10,7 +10,6 @@ tests/finetune/test_report.py compares it with what is there.
 import hashlib
 import io
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,11 +20,13 @@ PACKAGE = ROOT / "gated_prompt" / "finetune"
 SOURCES = [PACKAGE / name for name in ("base.html", "parts.html", "report.html", "svg.py")]
 IMAGES = ROOT / "docs" / "images"
 SHOTS = {  # width, height, colour scheme
-    "report.png": (1000, 1250, "light"),
-    "report-dark.png": (1000, 1250, "dark"),
-    "report-phone.png": (390, 1250, "light"),
+    "report.png": (1000, 1300, "light"),
+    "report-dark.png": (1000, 1300, "dark"),
+    "report-phone.png": (390, 1300, "light"),
 }
-EACH, SWAPPED = 40, 2  # images of a class; stars that lie in the folder of the circles
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+EACH = 50  # images of a class
+MISLABELLED = {(0, 7): 8, (4, 11): 1}  # (digit, number of its image) -> the folder it lies in, to be found
 
 
 def sources_hash() -> str:
@@ -34,24 +35,25 @@ def sources_hash() -> str:
 
 
 def make_run(folder: Path) -> Path:
-    """Train on drawn shapes with the shipped backbone; the report."""
-    import numpy as np
+    """Probe the shipped backbone on scikit-learn's scanned digits; the report."""
+    from sklearn.datasets import load_digits
 
-    sys.path.append(str(ROOT / "examples"))
-    from demo.shapes import SHAPES, draw_shape
-    from gated_prompt.cli import train
+    from gated_prompt.cli import probe
 
-    rng = np.random.default_rng(0)
-    for name in SHAPES:
-        for index in range(EACH):
-            label = "circle" if name == "star" and index < SWAPPED else name
-            place = folder / "shapes" / label / f"{name}-{index:02d}.png"
+    pixels, labels = load_digits(return_X_y=True)
+    counts = [0] * 10
+    for scan, digit in zip(pixels.reshape(-1, 8, 8), labels, strict=True):
+        index, label = counts[digit], digit
+        counts[digit] += 1
+        if index < EACH:
+            if (digit, index) in MISLABELLED:
+                label = MISLABELLED[digit, index]
+            place = folder / "digits" / NAMES[label] / f"{index:02d}-{digit}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
-            draw_shape(name, rng).save(place)
-    places = ["--output_dir", str(folder / "runs" / "shapes"), "--cache_dir", str(folder / "features")]
-    rate = ["--learning_rate", "0.01", "--num_train_epochs", "15"]
-    train.main(["--train_dir", str(folder / "shapes"), *places, *rate])
-    return folder / "runs" / "shapes" / "report.html"
+            Image.fromarray((15 * scan).astype("uint8")).resize((32, 32), Image.Resampling.BICUBIC).save(place)
+    places = ["--output_dir", str(folder / "runs" / "digits"), "--cache_dir", str(folder / "features")]
+    probe.main(["--train_dir", str(folder / "digits"), *places])
+    return folder / "runs" / "digits" / "report.html"
 
 
 def take(report: Path, to: Path) -> None:

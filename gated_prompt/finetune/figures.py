@@ -110,7 +110,7 @@ def samples(data: ImageSet) -> list[Sample]:
     return found
 
 
-MOST = 24
+MOST = 12
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class Line:
 
 
 def percent(value: float) -> str:
-    """A share, as all reports write it: 0.9312 is "93.1 %"."""
-    return f"{100 * value:.1f} %"
+    """A share, as all reports write it: 0.9312 is "93.1 %", which no line break parts."""
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def plain(value: float) -> str:
