@@ -16,9 +16,8 @@ from ...training.loop import make_accelerator
 from ..methods import adapt, prompt_config
 from ..recipe import PROMPT_METHODS, entry_block
 from .arguments import CONV, SegmentationArguments
-from .linear_map import MOST_PATCHES, LinearMap, fit_linear_map
+from .linear_map import MOST_PATCHES, LinearMap, class_shares, fit_linear_map
 from .mask_set import MaskSet
-from .patch_labels import class_shares
 from .token_features import read_image
 
 RATES = {"lora": (1e-3, 1e-3), "full": (2e-5, 1e-3), CONV: (1e-3, 1e-3)}  # of what is trained, and of the head

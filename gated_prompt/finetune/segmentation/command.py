@@ -34,15 +34,12 @@ from ..export import refuse_other_settings, save_tensors
 from ..report import write_json
 from .arguments import parse
 from .bench import MaskBench
-from .choice import MaskChoice, choose
 from .fit import MaskRun, confusions_of, kept_in, run_method
-from .frozen import Frozen, make_bench, study
-from .linear_map import LinearMap
+from .linear_map import LinearMap, rare_class_weights
 from .loading import HEAD, load_segmenter
-from .losses import rare_class_weights
-from .page import write_page
-from .pictures import image_rows, shown_images
-from .results import assemble, measured
+from .probing import Frozen, make_bench, study
+from .report import image_rows, shown_images, write_page
+from .results import MaskChoice, assemble, choose, measured
 from .sources import MaskParts, read_mask_parts
 
 

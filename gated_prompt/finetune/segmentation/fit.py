@@ -25,8 +25,7 @@ from ..report import read_out, write_json
 from .bench import MaskBench, segmenter_of
 from .best_map import BestMap
 from .crops import Crops, crop_size
-from .linear_map import LinearMap
-from .losses import mask_loss
+from .linear_map import LinearMap, mask_loss
 from .mask_set import MaskSet
 from .scores import confusion_of
 from .token_features import grids_of
