@@ -18,7 +18,7 @@ from ..inspect.readouts import prompts_are_active
 from ..predictor import Predictor
 from ..sharing.classifier import HEAD, TENSORS
 from ..training.checkpoints import trained_tensors
-from .experiment import Experiment
+from .image_experiment import ImageExperiment
 from .metrics import Measure
 from .probing import Study
 from .report import plot_gates
@@ -62,13 +62,13 @@ def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path
         )
 
 
-def leave_probe(folder: Path, probe: Study, experiment: Experiment) -> None:
+def leave_probe(folder: Path, probe: Study, experiment: ImageExperiment) -> None:
     """Write the probe as the head that it is."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
     experiment.predictor_of(None).write(folder)
 
 
-def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: Experiment) -> Path:
+def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: ImageExperiment) -> Path:
     """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
     folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +79,7 @@ def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experimen
     return folder
 
 
-def _card(model: PeftModel, best: "Run", experiment: Experiment) -> Any:
+def _card(model: PeftModel, best: "Run", experiment: ImageExperiment) -> Any:
     measure: Measure = experiment.measure
     value = measure(best.scores, experiment.parts.validation.targets)
     return gated_prompt.model_card(
@@ -98,7 +98,7 @@ rates and epoch ({best.record["best_epoch"]}), so the number above is slightly o
     )
 
 
-def _again(experiment: Experiment) -> str:
+def _again(experiment: ImageExperiment) -> str:
     if not experiment.division.refit:
         return ""
     return (

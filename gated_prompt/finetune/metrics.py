@@ -34,7 +34,7 @@ SMALLER_IS_BETTER = ("mean_absolute_error",)
 
 @dataclass(frozen=True)
 class Measure:
-    """The main measure of a run; `gain` turns it into something to maximise."""
+    """The main measure of a run; `score_to_maximize` turns it into what choices go by."""
 
     name: str
     num_classes: int
@@ -42,7 +42,7 @@ class Measure:
     def __call__(self, scores: Tensor, targets: Tensor) -> float:
         return float(_measure(self.name, scores, targets, self.num_classes))
 
-    def gain(self, scores: Tensor, targets: Tensor) -> float:
+    def score_to_maximize(self, scores: Tensor, targets: Tensor) -> float:
         return -self(scores, targets) if self.name in SMALLER_IS_BETTER else self(scores, targets)
 
     def text(self, value: float) -> str:

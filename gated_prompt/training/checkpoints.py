@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, load
 from safetensors.torch import load_file, save_file
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import GatedPromptError
 
@@ -53,8 +54,8 @@ def prepare_output_dir(folder: str) -> Path:
     return path
 
 
-def keep_only_trainable(accelerator: Accelerator) -> None:
-    """Let `save_state` and `load_state` hold the trained parameters, not the frozen backbone."""
+def keep_only_trainable(accelerator: Accelerator) -> list[RemovableHandle]:
+    """Let `save_state` and `load_state` hold the trained parameters, not the frozen backbone; returns the hooks."""
 
     def save(models: list[torch.nn.Module], weights: list[Any], folder: str) -> None:
         weights.clear()
@@ -76,8 +77,7 @@ def keep_only_trainable(accelerator: Accelerator) -> None:
             for name, value in saved.items():
                 state[name].copy_(value)
 
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+    return [accelerator.register_save_state_pre_hook(save), accelerator.register_load_state_pre_hook(load)]
 
 
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
