@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     groups = make_groups(found, args.trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
-        print(export(groups, Path(args.export)))
+        print(export(groups[0], Path(args.export)))
         return
     pictures = find_all_pictures(args.images)
     most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.inference_mode()
 def predict(
-    group: Group, pictures: Mapping[str, Path], top: int, device: torch.device, output: PredictionFile
+    group: Group[Predictor], pictures: Mapping[str, Path], top: int, device: torch.device, output: PredictionFile
 ) -> list[dict[str, object]]:
     """Rows of one batch, without those that `output` has."""
     transform = group.first.transform()

@@ -71,17 +71,13 @@ class PromptArguments:
 
 
 @dataclass
-class DataArguments:
-    """Images and labels: a folder, a table, or a data set; and how they are divided."""
+class PartArguments:
+    """Where the parts of the data lie, of images with labels as of images with label maps."""
 
-    _argument_group_name = "images"
-
-    train_dir: str | None = _help("folder with a subfolder for each class, or with train/, validation/, test/", None)
+    train_dir: str | None = None
     validation_dir: str | None = _help("the same for validation; default: a part of the training images", None)
     test_dir: str | None = _help("the same for a test part, which is scored once, after all choices", None)
-    train_file: str | None = _help(
-        "CSV or JSONL with a column of paths and one of labels, instead of --train_dir", None
-    )
+    train_file: str | None = None
     validation_file: str | None = _help("the same for validation", None)
     test_file: str | None = _help("the same for a test part", None)
     dataset: str | None = _help("Hub id or folder of a data set, instead of --train_dir", None)
@@ -90,6 +86,22 @@ class DataArguments:
     validation_split: str | None = _help("split of --dataset for validation; default: a part of --train_split", None)
     test_split: str | None = _help("split of --dataset that is scored once; default: none", None)
     image_column: str = _help("column of the images in a file or data set", "image")
+    validation_share: float = _help(
+        "part of the images that each fold holds back where no validation part is given", 0.2
+    )
+    split_seed: int = _help("random seed of what is held back", 0)
+
+
+@dataclass
+class DataArguments(PartArguments):
+    """Images and labels: a folder, a table, or a data set; and how they are divided."""
+
+    _argument_group_name = "images"
+
+    train_dir: str | None = _help("folder with a subfolder for each class, or with train/, validation/, test/", None)
+    train_file: str | None = _help(
+        "CSV or JSONL with a column of paths and one of labels, instead of --train_dir", None
+    )
     label_column: list[str] = field(
         default_factory=lambda: ["label"],
         metadata={"help": "column of the labels, or several columns of 0 and 1, one for each class or label"},
@@ -101,21 +113,69 @@ class DataArguments:
         ("refuse", "skip", "keep"),
     )
     problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto", PROBLEMS)
-    validation_share: float = _help(
-        "part of the images that each fold holds back where no validation part is given", 0.2
-    )
     split_seed: int = _help("random seed of what is held back and of --shots", 0)
     shots: int | None = _help("train on this many images of each class; default: all", None)
     image_size: int | None = _help("side in pixels; default: that of the backbone's processor", None)
 
 
 @dataclass
-class RunArguments:
-    """What is trained on them, and how."""
+class TrainingArguments:
+    """How methods are trained, whatever is predicted."""
 
     _argument_group_name = "training"
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "random seeds; each method is trained once with each"}
+    )
+    output_dir: str = _help(
+        "where everything is written; repeat the command to resume a run that was stopped", "runs/images"
+    )
+    cache_dir: str = _help("where features are kept from run to run", "runs/features")
+    methods: list[str] = field(default_factory=list)
+    num_train_epochs: int = _help("passes over the training images", RECOMMENDED.num_train_epochs)
+    per_device_train_batch_size: int = RECOMMENDED.batch_size
+    per_device_eval_batch_size: int = RECOMMENDED.batch_size
+    warmup_ratio: float = _help(
+        "part of the steps with a rising rate, before the cosine",
+        RECOMMENDED.warmup_epochs / RECOMMENDED.num_train_epochs,
+    )
+    gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
+    dataloader_num_workers: int = _help("processes that decode images", 0)
+    weight_decay: float = _help("weight decay of everything that is trained", 0.0)
+    patience: int = _help("epochs without a better validation measure before a run ends", 10)
+    ema_decay: float | None = _help(
+        "score and keep a moving average of the weights, with a decay such as 0.99; default: no average", None
+    )
+    lora_r: int = _help("rank of --methods lora", 8)
+    report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
+
+    def faults(self) -> list[str]:
+        """What is outside its range, or given twice."""
+        least = {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "patience": 1,
+            "lora_r": 1,
+            "dataloader_num_workers": 0,
+            "weight_decay": 0,
+        }
+        found = {name: getattr(self, name) for name in least}
+        faults = [f"--{n} is {found[n]}; at least {low} is needed" for n, low in least.items() if found[n] < low]
+        if not 0 <= self.warmup_ratio < 1:
+            faults.append(f"--warmup_ratio is {self.warmup_ratio}; it lies in [0, 1)")
+        if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
+            faults.append("a method or a seed is given twice")
+        return faults
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """What is trained on them, and how."""
+
     read_block: str = _help(
         "block after which the head reads, from 0; best: block or blocks with the best probe; or last",
         RECOMMENDED.read_block,
@@ -127,13 +187,6 @@ class RunArguments:
             "choices": METHODS,
         },
     )
-    seeds: list[int] = field(
-        default_factory=lambda: [0], metadata={"help": "random seeds; each method is trained once with each"}
-    )
-    output_dir: str = _help(
-        "where everything is written; repeat the command to resume a run that was stopped", "runs/images"
-    )
-    cache_dir: str = _help("where features are kept from run to run", "runs/features")
     prompt_start: str | None = _help(
         "how prompts are initialized: random, or from training images; default: random for zero_start, else sample",
         None,
@@ -141,36 +194,21 @@ class RunArguments:
     )
     measure: str = _help("what decides: accuracy, balanced_accuracy or macro_f1 for classes; auto: the first", "auto")
     class_weights: str = _help("balanced: rare classes count as much as frequent ones", "none", ("none", "balanced"))
-    num_train_epochs: int = _help("passes over the training images", RECOMMENDED.num_train_epochs)
-    warmup_ratio: float = _help(
-        "part of the steps with a rising rate, before the cosine",
-        RECOMMENDED.warmup_epochs / RECOMMENDED.num_train_epochs,
-    )
     per_device_train_batch_size: int = _help("images per process and step", RECOMMENDED.batch_size)
     per_device_eval_batch_size: int = _help("images per process and step, to score", 64)
-    gradient_accumulation_steps: int = _help("batches per optimizer step", 1)
-    dataloader_num_workers: int = _help("processes that decode images", 0)
     learning_rate: str = _help(
         "peak learning rate of the prompts, of LoRA or of the backbone; auto: chosen by a short race", "auto"
     )
     head_learning_rate: float | None = _help(
         "learning rate of the head; default: chosen by the race, or a tenth of --learning_rate", None
     )
-    weight_decay: float = _help("weight decay of everything that is trained", 0.0)
     label_smoothing: float = _help("label smoothing for classes, in [0, 1)", 0.0)
     augment: bool = _help("crop and flip at random while training", True)
-    patience: int = _help("epochs without a better validation measure before a run ends", 10)
-    ema_decay: float | None = _help(
-        "score and keep a moving average of the weights, with a decay such as 0.99; default: no average", None
-    )
-    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
     refit: bool = _help(
         "choose by folds of all labelled images, where no validation part is given, and fit what was chosen to all of "
         "them; false: hold a part back, and keep what was fitted to the others",
         True,
     )
-    lora_r: int = _help("rank of --methods lora", 8)
-    report_to: str | None = _help("tracker: tensorboard, wandb, trackio, ...; default: none", None)
 
 
 def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataArguments, RunArguments, Any]:
@@ -195,25 +233,11 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
         faults.append(
             f"--read_from is {prompts.read_from}; give --read_block {prompts.read_from}, which holds for every method"
         )
-    least = {
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "patience": 1,
-        "dataloader_num_workers": 0,
-        "weight_decay": 0,
-    }
-    faults += [
-        f"--{n} is {getattr(run, n)}; at least {low} is needed" for n, low in least.items() if getattr(run, n) < low
-    ]
-    for name in ("label_smoothing", "warmup_ratio"):
-        if not 0 <= getattr(run, name) < 1:
-            faults.append(f"--{name} is {getattr(run, name)}; it lies in [0, 1)")
+    faults += run.faults()
+    if not 0 <= run.label_smoothing < 1:
+        faults.append(f"--label_smoothing is {run.label_smoothing}; it lies in [0, 1)")
     if run.learning_rate != "auto" and not _is_rate(run.learning_rate):
         faults.append(f"--learning_rate is {run.learning_rate!r}; 'auto' or a number above 0 is needed")
-    if len(set(run.methods)) < len(run.methods) or len(set(run.seeds)) < len(run.seeds):
-        faults.append("a method or a seed is given twice")
     if len(set(data.label_column)) < len(data.label_column):
         faults.append(f"--label_column names a column twice: {' '.join(data.label_column)}")
     if faults:

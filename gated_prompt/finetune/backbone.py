@@ -25,7 +25,7 @@ class Headed(Protocol):
 
 
 class Backbone:
-    """A Vision Transformer without a head.
+    """A Vision Transformer without a head: `depth` blocks, patches of `patch_size` pixels.
 
     Args:
         source: Hub id or folder.
@@ -42,6 +42,8 @@ class Backbone:
         self.depth, self.path = len(vit.blocks), vit.tower.path
         self.num_prefix_tokens = vit.num_prefix_tokens
         self.best_method = BEST_METHOD if vit.unfit_for_zero_start is None else "gated"
+        self.patch_size = int(vit.projection.get_parameter("weight").shape[-1])
+        # Whether it can be loaded with fewer blocks.
         self.can_end = getattr(self.model.config, "num_hidden_layers", None) == self.depth
 
     @cached_property

@@ -16,6 +16,7 @@ import gated_prompt
 from ..errors import GatedPromptError
 from ..inspect.readouts import prompts_are_active
 from ..predictor import Predictor
+from ..segmentation.predictor import MaskPredictor
 from ..sharing.classifier import HEAD, TENSORS
 from ..training.checkpoints import trained_tensors
 from .image_experiment import ImageExperiment
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 
-def save_trained(model: nn.Module, folder: Path, predictor: Predictor) -> None:
+def save_trained(model: nn.Module, folder: Path, predictor: Predictor | MaskPredictor) -> None:
     """Write what was trained of a model that was made of `predictor.load_base()`."""
     if prompts_are_active(model):
         gated_prompt.save(model, folder)

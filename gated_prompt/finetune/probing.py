@@ -83,9 +83,7 @@ def study(
         found.append(fit_candidate((block,), x, division, measure, class_weights))
         near.append(measure(neighbour_scores(x, division), division.scored.targets))
     if sets:
-        best = max((one for one in found if one.blocks[0] in readable), key=lambda one: one.score_to_maximize).blocks[
-            0
-        ]
+        best = _best(one for one in found if one.blocks[0] in readable).blocks[0]
         first = max(0, min(best - 1, depth - 3))
         wanted = [tuple(range(first, min(first + 3, depth))), tuple(range(EVERY - 1, depth, EVERY))]
         for blocks in dict.fromkeys(one for one in wanted if len(one) > 1):
@@ -106,9 +104,13 @@ def fit_candidate(
     found = []
     for l2, (weight, bias) in zip(STRENGTHS, fits, strict=True):
         scores = division.scores(x, weight, bias)
-        found.append(
-            Candidate(blocks, l2, scores, measure.score_to_maximize(scores, targets), measure(scores, targets))
-        )
+        value = measure(scores, targets)
+        found.append(Candidate(blocks, l2, scores, measure.score_to_maximize(scores, targets), value))
+    return _best(found)
+
+
+def _best(found: Iterable[Candidate]) -> Candidate:
+    """Of equals the first."""
     return max(found, key=lambda one: one.score_to_maximize)
 
 

@@ -27,6 +27,7 @@ NOUNS = {
     "linear": "a head trained by gradient descent",
     "full": "fine-tuning of the whole backbone",
     "lora": "LoRA",
+    "conv": "two convolutions",
 }
 
 

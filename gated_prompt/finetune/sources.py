@@ -60,7 +60,7 @@ def read_split(rows: Any, image_column: str, label_columns: Sequence[str], readi
     if not isinstance(rows.features[image_column], Image):
         raise DataError(f"the column {image_column!r} of {source} holds no images; give another --image_column")
     stored = rows.cast_column(image_column, Image(decode=False))
-    pictures = [Picture(f"{source} {i}", partial(_read_stored, stored, i, image_column)) for i in range(len(rows))]
+    pictures = [Picture(f"{source} {i}", partial(read_stored, stored, i, image_column)) for i in range(len(rows))]
     if len(label_columns) == 1 and not reading.names:
         reading = _named(rows.features[label_columns[0]], reading)
     columns = [
@@ -97,7 +97,7 @@ def _texts(feature: Any, values: Sequence[Any]) -> list[Any]:
     return [named(value) for value in values]
 
 
-def _read_stored(rows: Any, index: int, column: str) -> Path | bytes:
+def read_stored(rows: Any, index: int, column: str) -> Path | bytes:
     stored = rows[index][column]
     if stored is None:
         raise DataError(f"row {index} has no image")

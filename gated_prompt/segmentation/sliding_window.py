@@ -2,6 +2,7 @@
 """Segment whole images with overlapping windows, at one or several scales, with or without mirror images."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
-def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
+def window_logits(model: Callable[[Tensor], Any], pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
     """Compute logits of one image (3, H, W), averaged over all windows that cover a pixel: (K, H, W).
 
     The model gets `batch_size` windows at once; its `logits` (B, K, h, w) may be smaller than the windows. An image

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -26,8 +26,11 @@ from ..images import decode, shown_path, to_rgb
 from ..predictor import Predictor, read_predictor
 from .loading import load
 
+if TYPE_CHECKING:
+    from ..segmentation.predictor import MaskPredictor
+
 TENSORS = "trained.safetensors"
-HEAD = ("classifier.weight", "classifier.bias")
+HEAD = ("classifier.weight", "classifier.bias")  # of a linear one
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def holds_prompts(folder: Path) -> bool:
     return config.is_file() and read_config(config).get("peft_type") == "GATED_PROMPT"
 
 
-def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = False, base: Any = None) -> nn.Module:
+def load_trained(
+    folder: Path, predictor: "Predictor | MaskPredictor", trust_remote_code: bool = False, base: Any = None
+) -> nn.Module:
     """The model of a folder's predictor with what was trained, in eval mode; `base`: what `load_base` would load.
 
     Raises:
@@ -128,7 +133,7 @@ def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = F
         return PeftModel.from_pretrained(base, folder).eval()
     try:
         tensors = load_file(folder / TENSORS)
-        missing = [name for name in HEAD if name not in tensors]
+        missing = [name for name in base.state_dict() if name.startswith("classifier.") and name not in tensors]
         if missing:
             raise GatedPromptError(f"{folder / TENSORS} lacks {missing[0]}; train again")
         base.load_state_dict({**base.state_dict(), **tensors})

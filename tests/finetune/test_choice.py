@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
+from torch.utils.data import TensorDataset
 
 from gated_prompt import GatedPromptError
-from gated_prompt.finetune.best_epoch import BestEpoch
 from gated_prompt.finetune.division import Division, Parts
+from gated_prompt.finetune.experiment import KeptTokens
 from gated_prompt.finetune.features import backbone_key
+from gated_prompt.finetune.image_experiment import ImageExperiment
 from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS, ImageSet
 from gated_prompt.finetune.metrics import all_measures, balanced_weights, main_measure
 from gated_prompt.finetune.probing import fit_candidate, fit_kept, load_study, neighbour_scores, save_study, study
 from gated_prompt.finetune.results import choose
 from gated_prompt.finetune.runs import Run, budgets, grid
+from gated_prompt.training.best_epoch import BestEpoch, Validation
 from helpers.models import vit
 
 NAMES = ("a", "b", "c")
@@ -49,7 +54,7 @@ def test_measures_of_labels_and_numbers() -> None:
     assert found["mean_average_precision"] == pytest.approx(average_precision_score(targets, scores), abs=1e-5)
     measure = main_measure(NUMBERS, "auto", 1)
     assert measure(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [3.0]])) == 0.5
-    assert measure.gain(torch.tensor([[1.0]]), torch.tensor([[2.0]])) == -1
+    assert measure.score_to_maximize(torch.tensor([[1.0]]), torch.tensor([[2.0]])) == -1
     with pytest.raises(GatedPromptError, match="is not for numbers; known: auto, mean_abs"):
         main_measure(NUMBERS, "accuracy", 1)
 
@@ -77,7 +82,7 @@ def wrong(count: int) -> torch.Tensor:
 
 
 def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
-    record = {"method": method, "seed": seed, "gain": 1 - mistakes / 30, "best_epoch": best_epoch}
+    record = {"method": method, "seed": seed, "score_to_maximize": 1 - mistakes / 30, "best_epoch": best_epoch}
     return Run(Path(), record, wrong(mistakes))
 
 
@@ -102,7 +107,11 @@ def test_the_sentence_says_where_lower_is_better() -> None:
     targets = torch.arange(30.0)[:, None]
     near, far = targets + 0.1, targets + 10
     measure = main_measure(NUMBERS, "auto", 1)
-    one = Run(Path(), {"method": "lora", "seed": 0, "gain": measure.gain(near, targets), "best_epoch": 3}, near)
+    one = Run(
+        Path(),
+        {"method": "lora", "seed": 0, "score_to_maximize": measure.score_to_maximize(near, targets), "best_epoch": 3},
+        near,
+    )
     said = choose((5,), far, [one], targets, measure).sentence
     assert said == (
         "Use LoRA on block 5: mean absolute error 0.1 (lower is better) on validation, where the linear probe there "
@@ -137,7 +146,9 @@ def test_of_equals_fewer_and_lower_blocks_are_read(tmp_path: Path) -> None:
     save_study(tmp_path / "probes.safetensors", done)
     again = load_study(tmp_path / "probes.safetensors")
     assert again.chosen.blocks == (1,) and torch.equal(again.weight, done.weight)
-    assert [(one.l2, one.gain) for one in again.candidates] == [(one.l2, one.gain) for one in done.candidates]
+    assert [(one.l2, one.score_to_maximize) for one in again.candidates] == [
+        (one.l2, one.score_to_maximize) for one in done.candidates
+    ]
     assert torch.equal(again.candidates[3].scores, done.candidates[3].scores)
 
 
@@ -162,11 +173,11 @@ def test_probe_and_neighbours_find_what_is_there(problem: str) -> None:
     division, measure = folds(some(problem, truth, names)), main_measure(problem, "auto", len(names))
     found = fit_candidate((0,), 100 * x + 7, division, measure, None)
     chance = {CLASSES: 0.34, LABELS: 0.5, NUMBERS: -1.7}[problem]
-    assert found.gain > {CLASSES: 0.85, LABELS: 0.95, NUMBERS: -0.2}[problem]
+    assert found.score_to_maximize > {CLASSES: 0.85, LABELS: 0.95, NUMBERS: -0.2}[problem]
     weight, bias = fit_kept(found, 100 * x + 7, division, None)
     kept = (100 * x + 7) @ weight.T + bias
-    assert measure.gain(kept, truth) >= found.gain - 0.02
-    assert measure.gain(neighbour_scores(x, division), truth) > chance
+    assert measure.score_to_maximize(kept, truth) >= found.score_to_maximize - 0.02
+    assert measure.score_to_maximize(neighbour_scores(x, division), truth) > chance
 
 
 def test_no_image_is_scored_by_a_fit_that_saw_it() -> None:
@@ -219,19 +230,39 @@ def test_one_weight_changes_the_name_of_the_features() -> None:
 
 
 def test_a_run_that_diverges_is_the_worst_and_breaks_nothing() -> None:
-    model, scores = torch.nn.Linear(2, 1), [torch.tensor([[float("nan")]] * 3), torch.zeros(3, 1)]
-    targets = torch.ones(3, 1)
-    watch = BestEpoch(
-        model,
-        lambda _: scores.pop(0),
-        torch.nn.functional.mse_loss,
-        targets,
-        main_measure(NUMBERS, "auto", 1),
-        5,
-        None,
-    )
+    model, values = torch.nn.Linear(2, 1), [float("nan"), -1.0]
+    watch = BestEpoch(model, lambda _: Validation(torch.zeros(3, 1), values.pop(0), {"loss": 1.0}), 5, None)
     watch.after_epoch(0)
-    assert watch.gain == -np.inf and watch.curve[0]["loss"] == np.inf
+    assert watch.score_to_maximize == -np.inf and watch.curve == [{"epoch": 0, "loss": 1.0}]
     watch.restore()  # there are weights to go back to
     watch.after_epoch(1)
-    assert (watch.gain, watch.best) == (-1, 1)
+    assert (watch.score_to_maximize, watch.best) == (-1, 1)
+
+
+def test_a_loss_that_is_no_number_is_the_largest() -> None:
+    """Of races that are equal the smaller loss wins."""
+    part = some(NUMBERS, torch.ones(3, 1), ("size",))
+    experiment = ImageExperiment(
+        args=SimpleNamespace(per_device_eval_batch_size=3, dataloader_num_workers=0),
+        prompts=None,
+        accelerator=Accelerator(cpu=True),
+        backbone=None,  # type: ignore[arg-type]
+        predictor=None,
+        blocks=(0,),
+        parts=Parts(part, part, None, {}),
+        division=folds(part),
+        measure=main_measure(NUMBERS, "auto", 1),
+        l2=1.0,
+        class_weights=None,
+    )
+    pixels = TensorDataset(torch.full((3, 1), float("nan")), torch.ones(3, 1))
+    validate = experiment.validation(KeptTokens(pixels, pixels))  # type: ignore[arg-type]
+    found = validate(Answers())
+    assert found.measures["loss"] == np.inf and np.isnan(found.score_to_maximize)
+
+
+class Answers(torch.nn.Module):
+    """Pixels are its logits."""
+
+    def forward(self, pixels: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=pixels)

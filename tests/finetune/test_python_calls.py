@@ -62,7 +62,7 @@ def test_several_blocks_are_predicted_with(backbone: Path, photos: Path, tmp_pat
         fit = probing.fit_kept(best, features(best.blocks), division, weights)
         return probing.Study(done.neighbours, done.candidates, best, *fit)
 
-    monkeypatch.setattr("gated_prompt.finetune.backbone.study", with_the_set)
+    monkeypatch.setattr("gated_prompt.finetune.probing.study", with_the_set)
     settings = dict(num_train_epochs=1, num_virtual_tokens=2, learning_rate=0.001, methods=["gated", "lora"])
     result = finetune.train(
         train_dir=photos, backbone=backbone, output_dir=tmp_path / "out", cache_dir=tmp_path / "f", **settings

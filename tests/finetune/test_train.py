@@ -32,10 +32,11 @@ from gated_prompt.finetune.division import Division, Parts, hold_back
 from gated_prompt.finetune.experiment import Experiment
 from gated_prompt.finetune.fit import CHECKPOINTS
 from gated_prompt.finetune.folder import read_folder
+from gated_prompt.finetune.image_experiment import ImageExperiment
 from gated_prompt.finetune.image_set import CLASSES, ImageSet, Pixels
 from gated_prompt.finetune.metrics import main_measure
 from gated_prompt.finetune.table import read_table
-from gated_prompt.predictor import Predictor, read_predictor
+from gated_prompt.predictor import read_predictor
 from gated_prompt.sharing.classifier import HEAD, TENSORS, load_trained
 from gated_prompt.training import token_cache as prefix_cache
 from helpers import two_processes
@@ -394,10 +395,7 @@ def test_a_backbone_without_a_classifier_of_its_own(photos, tmp_path) -> None:
 def test_the_default_method_fits_the_backbone(id: str, method: str, tmp_path) -> None:
     next(case for case in HERE if case.id == id).build().save_pretrained(tmp_path)
     _, args, _ = parse(["--train_dir", "unused", "--backbone", str(tmp_path)])
-    predictor = Predictor(["a", "b"], {"antialias": True, "mean": [0.5] * 3, "size": 32, "std": [0.5] * 3})
-    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == [method]
-    args.methods = ["lora"]
-    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == ["lora"]
+    assert (args.methods, Backbone(args.backbone).best_method) == ([], method)
 
 
 def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -> None:
@@ -405,8 +403,10 @@ def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
     parts, measure = Parts(train, validation, None, {}), main_measure(CLASSES, "auto", 3)
-    known, division = Backbone(args, predictor, Accelerator(cpu=True)), Division.of(parts, 0.2, 0, refit=True)
-    experiment = Experiment(args, prompts, parts, known, division, (1,), measure, 1.0, None)
+    known, division = Backbone(args.backbone), Division.of(parts, 0.2, 0, refit=True)
+    experiment = ImageExperiment(
+        args, prompts, Accelerator(cpu=True), known, predictor, (1,), parts, division, measure, 1.0, None
+    )
     begin = experiment.beginning("gated", 0, finished, train)
     fresh()
     (prompt,) = (tensor for name, tensor in begin.items() if "classifier" not in name)

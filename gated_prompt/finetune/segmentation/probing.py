@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ...architecture import find_vision_transformer
 from ...errors import GatedPromptError
 from ...segmentation.predictor import MaskPredictor
 from ...segmentation.sliding_window import resize
-from ...segmenter import TokenSegmenter
-from ...sharing.backbone import load_backbone
 from ...sharing.image_settings import image_settings
-from ..features import backbone_key
+from ..backbone import Backbone
 from .arguments import MaskArguments, SegmentationArguments
-from .bench import MaskBench
 from .linear_map import MOST_PATCHES, LinearMap, class_shares, fit_linear_map
 from .mask_set import MaskSet
 from .scores import confusion_of, mean_ious
@@ -156,65 +152,61 @@ class Frozen:
         return next(one for one in self.found if one.blocks == self.all.blocks)
 
 
-def make_bench(
-    data: MaskArguments, args: SegmentationArguments, prompts: Any, parts: MaskParts, class_weights: Tensor | None
-) -> tuple[MaskBench, TokenSegmenter]:
-    """The settings of the run, whose blocks are not chosen yet, and the backbone with all its blocks read.
+def mask_predictor(
+    data: MaskArguments, args: SegmentationArguments, backbone: Backbone, images: MaskSet
+) -> MaskPredictor:
+    """How images become pixels, and a head that reads every block.
 
     Raises:
-        GatedPromptError: the backbone cannot be loaded, is no Vision Transformer, or lacks one of --blocks.
+        GatedPromptError: the backbone lacks one of --blocks, or does not cut images into squares.
     """
-    wanted = image_settings(args.backbone)
-    names = list(parts.labelled.names)
-    model = load_backbone(args.backbone)
-    depth = len(find_vision_transformer(model).blocks)
-    reader = TokenSegmenter(model, names, range(depth))
-    patch = reader.patch_size
-    side = data.image_size or wanted.side * 256 / 224  # as for classes, whose crop is 7/8 of the short side
-    short = patch * max(1, round(side / patch))
+    depth, wanted = backbone.depth, image_settings(args.backbone)
     if args.blocks and not all(0 <= block < depth for block in args.blocks):
         raise GatedPromptError(f"--blocks {args.blocks}; the backbone has blocks 0 to {depth - 1}")
-    colours = parts.labelled.table.colours
-    predictor = MaskPredictor(
-        names,
+    side = data.image_size or wanted.side * 256 / 224  # as for classes, whose crop is 7/8 of the short side
+    patch = backbone.patch_size
+    short = patch * max(1, round(side / patch))
+    colours = images.table.colours
+    return MaskPredictor(
+        list(images.names),
         {"mean": list(wanted.mean), "std": list(wanted.std), "short_side": short, "window": WINDOW * short},
-        sorted(set(args.blocks)) or [depth - 1],
+        list(range(depth)),
         backbone=args.backbone,
         colours=None if colours is None else [list(colour) for colour in colours],
     )
-    can_end = getattr(model.config, "num_hidden_layers", None) == depth
-    return MaskBench(args, prompts, predictor, depth, can_end, class_weights), reader
 
 
-def study(
-    bench: MaskBench, reader: TokenSegmenter, parts: MaskParts, file: Path, accelerator: Accelerator
-) -> tuple[MaskBench, Frozen]:
-    """Choose the blocks and fit the maps, or read what an earlier call found."""
+def study_backbone(
+    backbone: Backbone,
+    predictor: MaskPredictor,
+    parts: MaskParts,
+    class_weights: Tensor | None,
+    args: SegmentationArguments,
+    file: Path,
+    accelerator: Accelerator,
+) -> Frozen:
+    """Choose the blocks and fit the maps, or read what an earlier call found. `predictor` reads every block."""
     if not file.is_file():
-        preparation = bench.predictor.preparation
-        named = json.dumps(
-            [backbone_key(reader.backbone), preparation, parts.keys["labelled"], "patches"], sort_keys=True
-        )
+        named = json.dumps([backbone.key, predictor.preparation, parts.keys["labelled"], "patches"], sort_keys=True)
         key = hashlib.sha256(named.encode()).hexdigest()[:32]
-        cache = Path(bench.args.cache_dir)
-        features = kept_tokens(reader, parts.labelled, bench.predictor, key, cache, accelerator)
+        reader: Any = backbone.twin(predictor)
+        features = kept_tokens(reader, parts.labelled, predictor, key, Path(args.cache_dir), accelerator)
         if accelerator.is_main_process:
-            images, seed = with_shares(parts.labelled, features), bench.args.seeds[0]
-            common = images, parts.splits, seed, bench.class_weights, True
-            if bench.args.blocks:
-                found = score_candidates([tuple(bench.predictor.blocks)], *common)
+            images, seed = with_shares(parts.labelled, features), args.seeds[0]
+            common = images, parts.splits, seed, class_weights, True
+            if args.blocks:
+                found = score_candidates([tuple(sorted(set(args.blocks)))], *common)
             else:
-                found = score_candidates(candidates(bench.depth), *common)
-                found += score_candidates(candidates(bench.depth, found), *common)
+                found = score_candidates(candidates(backbone.depth), *common)
+                found += score_candidates(candidates(backbone.depth, found), *common)
             blocks = best_of(found).blocks
             maps = {
-                CHOICE: fit_to_images(blocks, images, parts.splits[0][0], seed, bench.class_weights),
-                ALL: fit_to_images(blocks, images, range(len(parts.labelled)), seed, bench.class_weights),
+                CHOICE: fit_to_images(blocks, images, parts.splits[0][0], seed, class_weights),
+                ALL: fit_to_images(blocks, images, range(len(parts.labelled)), seed, class_weights),
             }
             _save(file, found, maps)
         accelerator.wait_for_everyone()
-    frozen = _load(file)
-    return replace(bench, predictor=replace(bench.predictor, blocks=list(frozen.all.blocks))), frozen
+    return _load(file)
 
 
 def _save(file: Path, found: list[Candidate], maps: dict[str, LinearMap]) -> None:

@@ -2,71 +2,54 @@
 """What to use, the frozen backbone unless something trained is better, and the content of results.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from torch import Tensor
 
+from ..probing import place
 from ..report import environment
-from ..results import NOUNS
-from .arguments import CONV
-from .bench import MaskBench
-from .fit import MaskRun
+from ..results import NOUNS, Choice
+from ..runs import Run
+from .experiment import MaskExperiment
 from .probing import Frozen
 from .scores import interval, mean_ious, score
-from .sources import MaskParts
 
 
-@dataclass(frozen=True)
-class MaskChoice:
-    """`run` is the best seed of the chosen method, None where the frozen backbone is kept; `sentence` says why."""
-
-    run: MaskRun | None
-    sentence: str
-
-
-def choose(blocks: Sequence[int], frozen: Tensor, runs: Sequence[MaskRun], pending: bool = False) -> MaskChoice:
+def choose(blocks: Sequence[int], frozen: Tensor, runs: Sequence[Run], pending: bool = False) -> Choice:
     """The method with the best mean mIoU over its seeds, if that is above the map's.
 
     `frozen`: confusion matrices (N, K, K) of the map on the same images. `pending`: training is yet to come.
     """
-    value, place = float(mean_ious(frozen.sum(0))), _blocks(blocks)
+    value, where = float(mean_ious(frozen.sum(0))), place(blocks)
     if not runs:
         rest = "training goes on." if pending else "nothing was trained."
-        return MaskChoice(None, f"The frozen backbone, read at {place}: {_text(value)} mIoU on validation; {rest}")
-    by_method: dict[str, list[MaskRun]] = {}
+        return Choice(None, None, f"The frozen backbone, read at {where}: {_text(value)} mIoU on validation; {rest}")
+    by_method: dict[str, list[Run]] = {}
     for one in runs:
         by_method.setdefault(one.record["method"], []).append(one)
-    means = {method: mean(_value(one) for one in own) for method, own in by_method.items()}
+    means = {method: mean(one.score_to_maximize for one in own) for method, own in by_method.items()}
     method = max(means, key=lambda name: means[name])
-    noun = "two convolutions" if method == CONV else NOUNS[method]
-    best = max(by_method[method], key=_value)
+    noun = NOUNS[method]
+    best = max(by_method[method], key=lambda one: one.score_to_maximize)
     if means[method] <= value or best.record["best_epoch"] == 0:
-        return MaskChoice(
+        return Choice(
             None,
-            f"Use the frozen backbone with a linear map, read at {place}: {_text(value)} mIoU on validation. Training "
+            None,
+            f"Use the frozen backbone with a linear map, read at {where}: {_text(value)} mIoU on validation. Training "
             f"added nothing: the best of it, {noun}, has {_text(means[method])}.",
         )
-    low, high = interval(frozen, best.confusions)
+    low, high = interval(frozen, best.scores)
     doubt = "" if low > 0 else (
         f" The lead is within chance: 95 % of redrawn validation parts put it between {100 * low:+.1f} and "
         f"{100 * high:+.1f} points; the frozen backbone is simpler."
     )  # fmt: skip
-    return MaskChoice(
+    return Choice(
+        method,
         best,
-        f"Use {noun}, read at {place}: {_text(means[method])} mIoU on validation, where the frozen backbone with a "
+        f"Use {noun}, read at {where}: {_text(means[method])} mIoU on validation, where the frozen backbone with a "
         f"linear map has {_text(value)}.{doubt}",
     )
-
-
-def _value(run: MaskRun) -> float:
-    return float(mean_ious(run.confusions.sum(0)))
-
-
-def _blocks(blocks: Sequence[int]) -> str:
-    shown = ", ".join(map(str, blocks))
-    return f"block {shown}" if len(blocks) == 1 else f"blocks {shown}"
 
 
 def _text(value: float) -> str:
@@ -74,24 +57,21 @@ def _text(value: float) -> str:
 
 
 def assemble(
-    parts: MaskParts,
-    bench: MaskBench,
+    experiment: MaskExperiment,
     frozen: Frozen,
     frozen_scores: Tensor,
-    runs: Sequence[MaskRun],
-    choice: MaskChoice,
+    runs: Sequence[Run],
+    choice: Choice,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """All results on validation, and how they were obtained."""
-    rows = [_row("frozen, linear map", frozen_scores, bench.predictor, None)]
+    parts = experiment.parts
+    rows = [_row("frozen, linear map", frozen_scores, None)]
     rows[0]["trained_parameters"] = frozen.all.weight.numel() + frozen.all.bias.numel()
-    rows += [
-        _row(f"{one.record['method']}, seed {one.record['seed']}", one.confusions, bench.predictor, one)
-        for one in runs
-    ]
+    rows += [_row(f"{one.record['method']}, seed {one.record['seed']}", one.scores, one) for one in runs]
     for row, one in zip(rows, (None, *runs), strict=True):
         row["chosen"] = one is choice.run
-    chosen = frozen_scores if choice.run is None else choice.run.confusions
+    chosen = frozen_scores if choice.run is None else choice.run.scores
     found = score(chosen.sum(0))
     names = list(parts.labelled.names)
     pixels = parts.labelled.counts.sum(0).tolist()
@@ -107,12 +87,12 @@ def assemble(
             "test": None if parts.test is None else {"source": parts.test.source, "count": len(parts.test)},
         },
         "folds": len(parts.splits),
-        "blocks": list(bench.predictor.blocks),
+        "blocks": list(experiment.blocks),
         "candidates": [
             {"blocks": list(one.blocks), "mean_iou": one.mean_iou, "chosen": one.blocks == frozen.all.blocks}
             for one in frozen.found
         ],
-        "short_side": bench.predictor.preparation["short_side"],
+        "short_side": experiment.predictor.preparation["short_side"],
         "comparison": rows,
         "per_class": {
             name: {"iou": iou, "pixels": count} for name, iou, count in zip(names, found.iou, pixels, strict=True)
@@ -138,7 +118,7 @@ def measured(confusions: Tensor) -> dict[str, Any]:
     }
 
 
-def _row(name: str, confusions: Tensor, predictor: Any, run: MaskRun | None) -> dict[str, Any]:
+def _row(name: str, confusions: Tensor, run: Run | None) -> dict[str, Any]:
     record = {} if run is None else run.record
     kept = ("method", "seed", "curve", "seconds", "trained_parameters", "best_epoch", "rates")
     return {

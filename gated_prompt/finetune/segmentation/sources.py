@@ -14,7 +14,7 @@ from ...errors import DataError
 from ...images import EXTENSIONS
 from ..image_set import Picture
 from ..layout import find_mask_folders
-from ..sources import hub_parts
+from ..sources import hub_parts, read_stored
 from .arguments import MaskArguments
 from .class_table import ClassTable, from_names, from_palette, read_names
 from .mask_files import is_lossy, read_coco, read_mask
@@ -108,7 +108,7 @@ def read_mask_split(
     by_colour = table is not None and table.colours is not None
     names = [f"{source} {index}" for index in range(len(rows))]
     return Unchecked(
-        [Picture(name, partial(_read_stored, stored, index, image_column)) for index, name in enumerate(names)],
+        [Picture(name, partial(read_stored, stored, index, image_column)) for index, name in enumerate(names)],
         [
             LabelMap(
                 name,
@@ -122,17 +122,12 @@ def read_mask_split(
     )
 
 
-def _read_stored(rows: Any, index: int, column: str) -> Path | bytes:
-    stored = rows[index][column]
-    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"])
-
-
 def _mask(rows: Any, index: int, column: str, name: str, by_colour: bool) -> np.ndarray:
-    return read_mask(_read_stored(rows, index, column), name, by_colour)
+    return read_mask(read_stored(rows, index, column), name, by_colour)
 
 
 def _is_lossy(rows: Any, index: int, column: str, name: str) -> bool:
-    return is_lossy(_read_stored(rows, index, column), name)
+    return is_lossy(read_stored(rows, index, column), name)
 
 
 Split = tuple[list[int], list[int]]  # images to fit to, images to score
