@@ -9,7 +9,7 @@ import errno
 import io
 import sys
 from argparse import SUPPRESS, Action
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
@@ -77,7 +77,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class CommandLine(argparse.ArgumentParser):
     """A parser for dataclasses, or for what `add_argument` adds. Options are written out in full.
 
-    A field is an option of its name; its metadata hold `help` and, where only some values are known, `choices`. Its
+    A field is an option of its name; its metadata hold `help` and, where only some values are known, `choices`, and `old`, names of these that are understood in silence. Its
     type is str, int, float, bool, or a list or tuple of these, or one of them or None. `_argument_group_name` of a
     dataclass heads its options in the help.
 
@@ -137,7 +137,7 @@ def _add(group: Any, one: Field[Any], hint: Any) -> None:
         more |= {"nargs": "?", "const": True}
     action = group.add_argument(
         *dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}")),
-        type=_truth if kind is bool else kind,
+        type=_truth if kind is bool else _renaming(one.metadata["old"]) if "old" in one.metadata else kind,
         choices=one.metadata.get("choices"),
         metavar="true|false" if kind is bool else None if "choices" in one.metadata else METAVARS.get(kind),
         help=one.metadata.get("help"),
@@ -147,6 +147,10 @@ def _add(group: Any, one: Field[Any], hint: Any) -> None:
     if kind is bool and default is True:
         names = f"--no_{one.name}", f"--no-{one.name.replace('_', '-')}"
         group.add_argument(*names, dest=one.name, action="store_false", default=SUPPRESS, help=SUPPRESS)
+
+
+def _renaming(old: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda text: old.get(text, text)
 
 
 def _truth(text: str) -> bool:

@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         print(export(groups[0], Path(args.export)))
         return
     pictures = find_all_pictures(args.images)
-    most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
+    most = max(
+        len(one.names) if one.problem == "regression" else args.top for g in groups for one in g.members.values()
+    )
     weights = {name: fingerprint(folder) for name, (folder, _) in found.items()}
     output = PredictionFile(Path(args.output), most, weights)
     contents = {name: content_of(pictures[name]) for name in pictures if name in output.images}

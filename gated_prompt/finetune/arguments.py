@@ -10,7 +10,8 @@ from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from .recipe import BEST_METHOD, METHODS, PROMPT_STARTS, recommended
 
 RECOMMENDED = recommended(BEST_METHOD)
-PROBLEMS = ("auto", "classes", "labels", "numbers")
+PROBLEMS = ("auto", "single_label", "multi_label", "regression")
+OLD_PROBLEMS = dict(zip(("classes", "labels", "numbers"), PROBLEMS[1:], strict=True))  # are understood in silence
 
 
 def _help(text: str, default: Any, choices: tuple[str, ...] | None = None) -> Any:
@@ -112,7 +113,14 @@ class DataArguments(PartArguments):
         "refuse",
         ("refuse", "skip", "keep"),
     )
-    problem: str = _help("classes, labels (several for an image), numbers, or auto: by the column", "auto", PROBLEMS)
+    problem: str = field(
+        default="auto",
+        metadata={
+            "help": "one class for an image, any number of labels, or numbers; auto: by the column",
+            "choices": PROBLEMS,
+            "old": OLD_PROBLEMS,
+        },
+    )
     split_seed: int = _help("random seed of what is held back and of --shots", 0)
     shots: int | None = _help("train on this many images of each class; default: all", None)
     image_size: int | None = _help("side in pixels; default: that of the backbone's processor", None)

@@ -18,7 +18,7 @@ from torch import Tensor
 from gated_prompt import plots
 
 from ..inspect.readouts import prompts_are_active
-from .image_set import CLASSES, LABELS, ImageSet
+from .image_set import MULTI_LABEL, SINGLE_LABEL, ImageSet
 
 mpl.use("Agg")
 
@@ -131,14 +131,14 @@ class Mistake:
 
 def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
     """Wrong answers in the order of their confidence; for numbers the largest errors."""
-    if data.problem == CLASSES:
+    if data.problem == SINGLE_LABEL:
         sure, said = scores.softmax(-1).max(-1)
         amount = torch.where(said == data.targets, -1.0, sure)
         texts = [
             (data.names[int(true)], f"{data.names[int(index)]} ({100 * float(share):.0f} %)")
             for true, index, share in zip(data.targets, said, sure, strict=True)
         ]
-    elif data.problem == LABELS:
+    elif data.problem == MULTI_LABEL:
         shares = scores.sigmoid()
         gaps = (shares - data.targets).abs()
         amount, where = gaps.max(-1)

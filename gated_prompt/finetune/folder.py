@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..images import EXTENSIONS, shown_path
-from .image_set import CLASSES, ImageSet, Picture
+from .image_set import SINGLE_LABEL, ImageSet, Picture
 from .labels import class_targets, clean, in_order
 from .layout import TRAIN, part_of
 
@@ -54,7 +54,9 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
         raise DataError(f"{source} holds no images in the folders {', '.join(names)}")
     pictures = [Picture(shown_path(file.relative_to(folder)), partial(_same, file)) for file, _ in found]
     targets = class_targets([name for _, name in found], names)
-    return ImageSet(pictures, targets, CLASSES, names, source, skipped, f"{source} has a subfolder for each class")
+    return ImageSet(
+        pictures, targets, SINGLE_LABEL, names, source, skipped, f"{source} has a subfolder for each class"
+    )
 
 
 def subfolders(folder: Path) -> list[Path]:

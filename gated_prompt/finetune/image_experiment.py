@@ -20,7 +20,7 @@ from ..training.best_epoch import Validation
 from ..training.token_cache import cache_prefix
 from .division import Division, Parts
 from .experiment import Experiment, KeptTokens, LearningRates
-from .image_set import CLASSES, LABELS, ImageSet, Pixels
+from .image_set import MULTI_LABEL, SINGLE_LABEL, ImageSet, Pixels
 from .metrics import Measure
 from .recipe import PROMPT_METHODS, recommended
 
@@ -128,9 +128,9 @@ class ImageExperiment(Experiment):
         """Mean loss of logits or numbers (N, K)."""
         weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=scores.device)
         problem = self.parts.train.problem
-        if problem == CLASSES:
+        if problem == SINGLE_LABEL:
             return F.cross_entropy(scores, targets, weights, label_smoothing=smoothing)
-        if problem == LABELS:
+        if problem == MULTI_LABEL:
             return F.binary_cross_entropy_with_logits(scores, targets, pos_weight=weights)
         return F.mse_loss(scores, targets)
 

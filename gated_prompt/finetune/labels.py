@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files.header import shown
-from .image_set import CLASSES, LABELS, NUMBERS
+from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_LABEL = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null"}  # what programs write for a missing value
@@ -88,7 +88,7 @@ def labelled(column: Column, missing: str, problem: str, known: Sequence[str] = 
         DataError: some are missing and `missing` is "refuse", or all are.
     """
     empty = {
-        index for index, value in enumerate(column.values) if value is None or (value == "" and problem != LABELS)
+        index for index, value in enumerate(column.values) if value is None or (value == "" and problem != MULTI_LABEL)
     }
     doubtful = {index for index, value in enumerate(column.values) if _reads_missing(value) and value not in known}
     doubtful |= _hidden(column.values, problem, known)
@@ -117,11 +117,11 @@ def _reads_missing(value: Any) -> bool:
 def _hidden(values: Sequence[Any], problem: str, known: Sequence[str]) -> set[int]:
     """Where -1 stands in place of a class, which is how data sets hide a label; 1 and -1 alone are classes."""
     found = {index for index, value in enumerate(values) if value == UNKNOWN}
-    if not found or problem == NUMBERS or known:
-        return found if known and problem != NUMBERS and UNKNOWN not in known else set()
+    if not found or problem == REGRESSION or known:
+        return found if known and problem != REGRESSION and UNKNOWN not in known else set()
     others = {value for value in values if isinstance(value, str) and value and value != UNKNOWN}
     numbered = len(others) > 1 and all(map(str.isdigit, others))
-    return found if numbered and (problem == CLASSES or counts_up(others)) else set()
+    return found if numbered and (problem == SINGLE_LABEL or counts_up(others)) else set()
 
 
 def counts_up(numbers: Collection[str]) -> bool:

@@ -23,7 +23,7 @@ from ..starts.linear_probe import STRENGTHS, fit_path
 from .backbone import Backbone
 from .division import Division, Parts
 from .features import BlockFeatures, kept_features
-from .image_set import CLASSES, LABELS, ImageSet, Pixels
+from .image_set import MULTI_LABEL, SINGLE_LABEL, ImageSet, Pixels
 from .metrics import Measure
 
 NEIGHBOURS = 20
@@ -130,13 +130,13 @@ def fit_kept(
 def neighbour_scores(x: Tensor, division: Division) -> Tensor:
     """Mean label of the nearest images of other folds by cosine, weighted by closeness, as scores (H, K)."""
     data, held, fold = division.images, division.held, division.fold
-    targets = F.one_hot(data.targets, len(data.names)) if data.problem == CLASSES else data.targets
+    targets = F.one_hot(data.targets, len(data.names)) if data.problem == SINGLE_LABEL else data.targets
     unit = F.normalize(x.float(), dim=1)
     cosine = (unit[held] @ unit.T).masked_fill(fold[held][:, None] == fold, -torch.inf)
     near, places = cosine.topk(min(NEIGHBOURS, len(fold)), dim=1)
     weights = ((near - near[:, :1]) / CLOSENESS).exp()
     found = (weights[..., None] * targets[places].float()).sum(1) / weights.sum(1, keepdim=True)
-    return torch.logit(found.clamp(1e-6, 1 - 1e-6)) if data.problem == LABELS else found
+    return torch.logit(found.clamp(1e-6, 1 - 1e-6)) if data.problem == MULTI_LABEL else found
 
 
 def save_study(file: Path, done: Study) -> None:

@@ -26,6 +26,7 @@ from gated_prompt import plots
 from ..inspect.readouts import prompts_are_active
 from ..predictor import FILE as PREDICTOR
 from ..sharing.quoting import markdown
+from .image_set import LABEL_NOUNS
 
 if TYPE_CHECKING:
     from .figures import Mistake
@@ -55,6 +56,7 @@ def write_report(
         title=f"{data} on {backbone}",
         backbone=backbone,
         r=results,
+        outputs=LABEL_NOUNS[results["problem"]],
         label=results["measure"].replace("_", " "),
         beside=[name for name in BESIDE if name in measured],
         drawings=drawings,

@@ -12,7 +12,7 @@ from ..sharing.quoting import line
 from .arguments import DataArguments
 from .division import Parts, draw_shots, hold_back
 from .folder import find_parts, read_folder
-from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, contradictions
+from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture, contradictions
 from .labels import Column, clean
 from .table import Reading, make_set, read_table, reading_like
 
@@ -78,7 +78,9 @@ def _named(feature: Any, reading: Reading) -> Reading:
     if not isinstance(inner, ClassLabel):
         return reading
     return replace(
-        reading, problem=CLASSES if inner is feature else LABELS, names=tuple(dict.fromkeys(clean(inner.names)))
+        reading,
+        problem=SINGLE_LABEL if inner is feature else MULTI_LABEL,
+        names=tuple(dict.fromkeys(clean(inner.names))),
     )
 
 
@@ -147,8 +149,8 @@ def read_parts(args: DataArguments, show: bool) -> Parts:
 def _summary(data: ImageSet) -> str:
     """What the labels were taken for, and the names."""
     shown = ", ".join(data.names[:10]) + (f", ... ({len(data.names)} in all)" if len(data.names) > 10 else "")
-    what = f"{data.read_as}; {len(data)} images, {data.problem}: {shown}"
-    if data.problem == NUMBERS:
+    what = f"{data.read_as}; {len(data)} images, {LABEL_NOUNS[data.problem]}: {shown}"
+    if data.problem == REGRESSION:
         what += f", from {float(data.targets.min()):g} to {float(data.targets.max()):g}"
     folded: dict[str, str] = {}
     for name in data.names:
