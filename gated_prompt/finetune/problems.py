@@ -84,8 +84,8 @@ def _of_numbers(column: Column) -> Kind | None:
     if count > FEW and (not counts_up(numbers) or len(texts) < EACH * count):
         raise DataError(
             f"column {column.name!r} of {column.source} has {count} different whole numbers for {len(texts)} images. "
-            f"Give --problem {REGRESSION} to predict them as values (ages, counts), or --problem {SINGLE_LABEL} if each is a "
-            "class"
+            f"Give --problem {REGRESSION} to predict them as values (ages, counts), or --problem {SINGLE_LABEL} if "
+            "each is a class"
         )
     return Kind(SINGLE_LABEL, f"it holds {count} different whole numbers")
 
@@ -97,14 +97,14 @@ def _of_words(column: Column) -> Kind:
         first = next((index for index, text in enumerate(texts) if sign in text), None)
         if first is not None and (sign == SEPARATORS[0] or _share_parts(different, sign)):
             raise DataError(
-                f"{column.full(first)}, which can be one class or several labels; give --problem {MULTI_LABEL} to split at "
-                f"{sign!r}, or --problem {SINGLE_LABEL} if it is the name of a class"
+                f"{column.full(first)}, which can be one class or several labels; give --problem {MULTI_LABEL} to "
+                f"split at {sign!r}, or --problem {SINGLE_LABEL} if it is the name of a class"
             )
     if len(different) > max(FEW, len(texts) / 2):
         raise DataError(
             f"column {column.name!r} of {column.source} has {len(different)} different texts for {len(texts)} images, "
-            f"such as {column.at(0)}; give --problem {SINGLE_LABEL} if each is a class, or name the column of the labels "
-            "with --label_column"
+            f"such as {column.at(0)}; give --problem {SINGLE_LABEL} if each is a class, or name the column of the "
+            "labels with --label_column"
         )
     return Kind(SINGLE_LABEL, f"it holds {len(different)} different texts")
 

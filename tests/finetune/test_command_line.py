@@ -14,8 +14,10 @@ import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.finetune import arguments
 from gated_prompt.finetune.arguments import DataArguments, PredictArguments, PromptArguments, RunArguments, parse
 from gated_prompt.finetune.recipe import PROMPT_STARTS
+from gated_prompt.predictor import OLD_PROBLEMS
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from helpers.pages import ROOT
@@ -91,6 +93,12 @@ def test_mistakes(argv: list[str], message: str) -> None:
     with pytest.raises(GatedPromptError) as refusal:
         parse(["--train_dir", "x", *argv])
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("old", OLD_PROBLEMS)
+def test_problems_may_have_their_older_names(old: str) -> None:
+    assert parse(["--train_dir", "x", "--problem", old])[0].problem == OLD_PROBLEMS[old]
+    assert arguments.OLD_PROBLEMS == OLD_PROBLEMS  # of predictor.json
 
 
 SCRIPTS = ("probe", "reproduce_tables", "train_ade20k", "train_fgvc")

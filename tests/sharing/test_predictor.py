@@ -34,6 +34,16 @@ def test_it_is_read_as_it_was_written(tmp_path: Path, preparation: dict[str, obj
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("classes", "single_label"), ("labels", "multi_label"), ("numbers", "regression")]
+)
+def test_older_files_name_the_problem_otherwise(tmp_path: Path, old: str, new: str) -> None:
+    Predictor(NAMES, CROP).write(tmp_path)
+    file = tmp_path / FILE
+    file.write_text(file.read_text().replace('"single_label"', f'"{old}"'))
+    assert read_predictor(tmp_path).problem == new
+
+
 def test_thousands_of_long_names_are_read_as_they_were_written(tmp_path: Path, monkeypatch) -> None:
     names = [f"{i:05}_Animalia_Chordata_Aves_Passeriformes_Corvidae_Corvus_species_{i % 97:03}" for i in range(4000)]
     Predictor(names, CROP).write(tmp_path)
