@@ -78,8 +78,8 @@ class CommandLine(argparse.ArgumentParser):
     """A parser for dataclasses, or for what `add_argument` adds. Options are written out in full.
 
     A field is an option of its name; its metadata hold `help`, where only some values are known `choices`, and `old`,
-    a mapping of former names of these. Its type is str, int, float, bool, or a list or tuple of these, or one of them or
-    None. `_argument_group_name` of a dataclass heads its options in the help.
+    a mapping of former names of these. Its type is str, int, float, bool, or a list or tuple of these, or one of them
+    or None. `_argument_group_name` of a dataclass heads its options in the help.
 
     Raises:
         GatedPromptError: an option is unknown, or a value is not of its type or none of the choices.

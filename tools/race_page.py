@@ -116,7 +116,7 @@ def held_back(found: Rows) -> str:
 
 def cost(found: Rows) -> str:
     """What a row costs on the first draw of the first task on which it has run."""
-    rows = [["", "task", "trained parameters", "file, kB", "training, s", "kept for a step, MB", "ms per image"]]
+    rows = [["", "task", "trainable parameters", "file, kB", "training, s", "kept for a step, MB", "ms per image"]]
     for name, runs in found.items():
         if runs:
             run = runs[0]

@@ -180,7 +180,7 @@ def _chosen_val(task: str, found: Found) -> float:
 def cost(found: Found) -> str:
     """Seconds and megabytes of one training step."""
     header = ["row", "read after block", "ms per image and step", "MB kept for the backward pass, 20 images"]
-    rows = [[*header, "trained numbers"]]
+    rows = [[*header, "trainable parameters"]]
     for step in of_kind(found, "cost", "step"):
         milliseconds = f"{1000 * step['seconds'] / 20:.1f}"
         rows.append([NAMES[step["row"]], str(step["read_from"]), milliseconds, f"{step['megabytes']:.0f}"])

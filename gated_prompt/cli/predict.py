@@ -66,9 +66,8 @@ def main(argv: list[str] | None = None) -> None:
         for begin in tqdm(range(0, len(left), args.batch_size), desc=", ".join(group.members)):
             batch = {name: pictures[name] for name in left[begin : begin + args.batch_size]}
             output.add(predict(group, batch, args.top, device, output))
-    print(
-        f"{len(pictures)} images, {len(used)} adapter{'s' if len(used) > 1 else ''}, {kept} rows kept: {args.output}"
-    )
+    used = len(found)
+    print(f"{len(pictures)} images, {used} adapter{'s' if used > 1 else ''}, {kept} rows kept: {args.output}")
 
 
 @torch.inference_mode()
