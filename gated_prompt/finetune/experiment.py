@@ -104,8 +104,13 @@ class Experiment(ABC):
         # Fine-tuning in full: backbones have parameters that no head needs, such as mask tokens.
         new_training(self.accelerator, seed, output, unused_parameters=method == "full")
         # The head reads the patches beside CLS: there is no need to pool them into its place.
-        config = prompt_config(method, self.prompts_of(method), mae_backbone=False)
-        return adapt(self.twin(method), method, config, self.args.lora_r).to(self.accelerator.device)
+        known = self.trained_as(method)
+        config = prompt_config(known, self.prompts_of(method), mae_backbone=False)
+        return adapt(self.twin(method), known, config, self.args.lora_r).to(self.accelerator.device)
+
+    def trained_as(self, method: str) -> str:
+        """The one of `METHODS` that trains the same parts of the model."""
+        return method
 
     def twin(self, method: str | None) -> nn.Module:
         """What the result of a method, or what was fitted to the frozen backbone (None), belongs on."""

@@ -87,6 +87,9 @@ class MaskExperiment(Experiment):
         main = self.args.learning_rate or main
         return LearningRates(main, main, self.args.head_learning_rate or head)
 
+    def trained_as(self, method: str) -> str:
+        return "linear" if method == CONV else method
+
     def prompts_of(self, method: str) -> Any:
         return replace(super().prompts_of(method), pooling="none")
 
