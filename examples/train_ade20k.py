@@ -28,10 +28,10 @@ from peft import get_peft_model
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import prompt_config
 from gated_prompt.finetune.report import environment, push, read_out, write_results
 from gated_prompt.finetune.segmentation.scores import majority_score, score
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE

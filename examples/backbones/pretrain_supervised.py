@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import build_model
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir

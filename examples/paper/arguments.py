@@ -16,7 +16,6 @@ from accelerate import PartialState
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import backbone_kind
 from gated_prompt.finetune.recipe import (
     BEST_METHOD,
@@ -26,6 +25,7 @@ from gated_prompt.finetune.recipe import (
     check_read_block,
     recommended,
 )
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from gated_prompt.training.checkpoints import check_interval

@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import build_model
 from gated_prompt.finetune.report import read_out
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.optim import optimizer_groups
 from gated_prompt.training.token_cache import StartAtBlock, prefix_tokens

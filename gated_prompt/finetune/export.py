@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The usable output of a run: the probe and the best trained model, each with its predictor.json."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -47,13 +48,16 @@ def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     os.replace(partial, folder / TENSORS)
 
 
+SETTINGS = "settings.json"
 SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_workers", "report_to")
 
 
-def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:
+def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
     """Raises:
     GatedPromptError: a folder holds a run with other settings or data, with which this one cannot continue.
     """
+    stored = output / SETTINGS
+    old: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else new
     different = [name for name in new if old.get(name) != new[name] and name not in SETTINGS_THAT_CHANGE_NOTHING]
     if different:
         name = different[0]

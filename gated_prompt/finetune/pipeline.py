@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """From images to an answer, a file and a report: under `gated-prompt train` and `probe`, and `finetune.train`."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from . import figures
 from .arguments import DataArguments, RunArguments
 from .backbone import Backbone
 from .division import Division
-from .export import leave_probe, leave_run, refuse_other_settings
+from .export import SETTINGS, leave_probe, leave_run, refuse_other_settings
 from .features import reads_of
 from .figures import worst_mistakes
 from .image_experiment import ImageExperiment, score
@@ -71,15 +70,14 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
         parts, data_args.validation_share, data_args.split_seed, args.refit and data_args.shots is None
     )
     settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
-    stored = output / "settings.json"
-    if stored.is_file():
-        refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
+    recorded = {**settings, "pictures": parts.keys}
+    refuse_other_settings(output, recorded)
     backbone = Backbone(args.backbone, args.trust_remote_code, model)
     reads = reads_of(backbone.num_prefix_tokens)
     predictor = Predictor(list(parts.train.names), prepared, parts.train.problem, args.backbone, reads=reads)
     accelerator.wait_for_everyone()
     if main_process:  # only now: the folder stays free where a backbone's name was mistyped
-        write_json(stored, {**settings, "pictures": parts.keys})
+        write_json(output / SETTINGS, recorded)
     file = output / "probes.safetensors"
     known = study_backbone(backbone, predictor, parts, division, measure, class_weights, args, file, accelerator)
     experiment = ImageExperiment(

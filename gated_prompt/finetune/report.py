@@ -42,8 +42,24 @@ def write_report(
     use: Path,
 ) -> None:
     """Write the page atomically; `results` is the content of results.json."""
+    measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
+    write_page(
+        file,
+        Path(__file__).with_name("report.html"),
+        results,
+        outputs=LABEL_NOUNS[results["problem"]],
+        label=results["measure"].replace("_", " "),
+        beside=[name for name in BESIDE if name in measured],
+        drawings=drawings,
+        mistakes=mistakes,
+        use=use,
+    )
+
+
+def write_page(file: Path, template: Path, results: Mapping[str, Any], **values: Any) -> None:
+    """Write a page atomically; the template gets `values`, the results as `r`, and `title` and `backbone`."""
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(template.parent),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -51,17 +67,8 @@ def write_report(
     settings = results["settings"]
     backbone = Path(settings["backbone"]).name
     data = next(Path(settings[name]).name for name in ("train_dir", "train_file", "dataset") if settings[name])
-    measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
-    page = pages.get_template("report.html").render(
-        title=f"{data} on {backbone}",
-        backbone=backbone,
-        r=results,
-        outputs=LABEL_NOUNS[results["problem"]],
-        label=results["measure"].replace("_", " "),
-        beside=[name for name in BESIDE if name in measured],
-        drawings=drawings,
-        mistakes=mistakes,
-        use=use,
+    page = pages.get_template(template.name).render(
+        title=f"{data} on {backbone}", backbone=backbone, r=results, **values
     )
     partial = file.with_suffix(".partial")
     partial.write_text(page, encoding="utf-8")

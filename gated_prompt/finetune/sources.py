@@ -14,6 +14,7 @@ from .division import Parts, draw_shots, hold_back
 from .folder import find_parts, read_folder
 from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture, contradictions
 from .labels import Column, clean
+from .shared_arguments import PartArguments
 from .table import Reading, make_set, read_table, reading_like
 
 MOST_LINES = 5
@@ -27,22 +28,27 @@ def say(what: str, lines: Sequence[str]) -> None:
         print(f"{what}: {len(lines) - MOST_LINES} more")
 
 
-def hub_parts(dataset: str, revision: str | None) -> Any:
-    """The data set with all its splits.
+def hub_splits(args: PartArguments) -> dict[str, tuple[Any, str]]:
+    """The rows of each part that is asked for, and their name for messages.
 
     Raises:
-        DataError: it cannot be loaded.
+        DataError: the data set cannot be loaded, or lacks a split.
     """
     from datasets import load_dataset
 
     try:
-        return load_dataset(dataset, revision=revision)
+        data: Any = load_dataset(args.dataset, revision=args.dataset_revision)
     except Exception as error:  # datasets raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot load --dataset {dataset!r}: {reason}; "
+            f"cannot load --dataset {args.dataset!r}: {reason}; "
             "give a Hub id that can be reached, or a folder of parquet files"
         ) from error
+    asked = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
+    missing = [split for split in asked.values() if split is not None and split not in data]
+    if missing:
+        raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
+    return {part: (data[split], f"{args.dataset} {split}") for part, split in asked.items() if split is not None}
 
 
 def read_split(rows: Any, image_column: str, label_columns: Sequence[str], reading: Reading, source: str) -> ImageSet:
@@ -180,15 +186,8 @@ def _read_folder(folder: Path, reading: Reading) -> ImageSet:
 
 
 def _split_readers(args: DataArguments) -> dict[str, Callable[[Reading], ImageSet]]:
-    name = str(args.dataset)
-    data: Any = hub_parts(name, args.dataset_revision)
-    splits = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
-    found = {part: split for part, split in splits.items() if split is not None}
-    missing = [split for split in found.values() if split not in data]
-    if missing:
-        raise DataError(f"{name} has no split {missing[0]!r}; it has: {', '.join(data)}")
     columns = args.image_column, args.label_column
-    return {p: partial(_read_split, data[split], columns, f"{name} {split}") for p, split in found.items()}
+    return {part: partial(_read_split, rows, columns, source) for part, (rows, source) in hub_splits(args).items()}
 
 
 def _read_split(rows: Any, columns: tuple[str, list[str]], source: str, reading: Reading) -> ImageSet:

@@ -15,8 +15,9 @@ from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.finetune import arguments
-from gated_prompt.finetune.arguments import DataArguments, PredictArguments, PromptArguments, RunArguments, parse
+from gated_prompt.finetune.arguments import DataArguments, PredictArguments, RunArguments, parse
 from gated_prompt.finetune.recipe import PROMPT_STARTS
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.predictor import OLD_PROBLEMS
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS

@@ -6,16 +6,12 @@ from typing import Any
 
 from ...command_line import CommandLine
 from ...errors import GatedPromptError
-from ..arguments import PartArguments, PromptArguments, TrainingArguments
 from ..recipe import BEST_METHOD, PROMPT_METHODS
+from ..shared_arguments import PartArguments, PromptArguments, TrainingArguments, option
 
 CONV = "conv"
 METHODS = (*PROMPT_METHODS, "lora", "full", CONV)
 LOSSES = ("ce", "ce_dice")
-
-
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -24,23 +20,23 @@ class MaskArguments(PartArguments):
 
     _argument_group_name = "images and masks"
 
-    train_dir: str | None = _help(
+    train_dir: str | None = option(
         "folder with images/ and masks/ (or annotations/), which may be divided into train/, validation/ and test/",
         None,
     )
-    train_file: str | None = _help("JSON of COCO with polygons or run lengths, instead of masks in --train_dir", None)
-    label_column: str = _help("column of the label maps", "label")
-    classes: str | None = _help(
+    train_file: str | None = option("JSON of COCO with polygons or run lengths, instead of masks in --train_dir", None)
+    label_column: str = option("column of the label maps", "label")
+    classes: str | None = option(
         "file with the name of a class on each line; default: classes.txt in --train_dir", None
     )
-    palette: str | None = _help(
+    palette: str | None = option(
         "CSV file with name, red, green and blue of each class, for masks that are colours", None
     )
     ignore_label: list[str] = field(
         default_factory=list, metadata={"help": "values or names of classes that are not to count; 255 never does"}
     )
-    problem: str = _help("segmentation; or auto, where images/ and masks/ lie side by side", "auto")
-    image_size: int | None = _help(
+    problem: str = option("segmentation; or auto, where images/ and masks/ lie side by side", "auto")
+    image_size: int | None = option(
         "short side in pixels, rounded to patches; default: 8/7 of the side of the backbone's processor", None
     )
 
@@ -57,18 +53,18 @@ class SegmentationArguments(TrainingArguments):
         default_factory=lambda: [BEST_METHOD],
         metadata={"help": f"any of: {', '.join(METHODS)}; none: the frozen backbone alone"},
     )
-    output_dir: str = _help(
+    output_dir: str = option(
         "where everything is written; repeat the command to resume a run that was stopped", "runs/segmentation"
     )
-    loss: str = _help("ce: cross entropy; ce_dice: plus Dice, which counts every class alike", "ce")
-    class_weights: str = _help("balanced: rare classes count more (square root of their share); or none", "none")
-    num_train_epochs: int = _help("passes over the training images", 8)
-    per_device_train_batch_size: int = _help("crops per process and step", 4)
-    per_device_eval_batch_size: int = _help("windows per process and pass", 4)
-    learning_rate: float | None = _help("peak rate of prompts, LoRA, backbone; default: by method", None)
-    head_learning_rate: float | None = _help("peak rate of the head; default: by method", None)
-    augment: bool = _help("flip, scale, crop and change colours at random while training", True)
-    refit: bool = _help("train once more on training and validation images, with what was chosen", True)
+    loss: str = option("ce: cross entropy; ce_dice: plus Dice, which counts every class alike", "ce")
+    class_weights: str = option("balanced: rare classes count more (square root of their share); or none", "none")
+    num_train_epochs: int = option("passes over the training images", 8)
+    per_device_train_batch_size: int = option("crops per process and step", 4)
+    per_device_eval_batch_size: int = option("windows per process and pass", 4)
+    learning_rate: float | None = option("peak rate of prompts, LoRA, backbone; default: by method", None)
+    head_learning_rate: float | None = option("peak rate of the head; default: by method", None)
+    augment: bool = option("flip, scale, crop and change colours at random while training", True)
+    refit: bool = option("train once more on training and validation images, with what was chosen", True)
 
 
 @dataclass
@@ -77,11 +73,11 @@ class MaskPredictArguments:
 
     images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
     adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
-    output: str = _help("folder to write; a folder in it for each adapter", "masks")
-    trust_remote_code: bool = _help("run Python code that the backbone brings", False)
-    overlays: bool = _help("write each label map over its image as well", True)
-    backbone: str | None = _help("Hub id or folder of the backbone; default: the one used in training", None)
-    export: str | None = _help("write this ONNX file instead, for images of the size of the first of --images", None)
+    output: str = option("folder to write; a folder in it for each adapter", "masks")
+    trust_remote_code: bool = option("run Python code that the backbone brings", False)
+    overlays: bool = option("write each label map over its image as well", True)
+    backbone: str | None = option("Hub id or folder of the backbone; default: the one used in training", None)
+    export: str | None = option("write this ONNX file instead, for images of the size of the first of --images", None)
 
 
 def parse(argv: list[str] | None, description: str | None = None) -> tuple[MaskArguments, SegmentationArguments, Any]:

@@ -16,7 +16,6 @@ What is better is fitted once more to all labelled images. It leaves in `--outpu
 `gated-prompt predict` takes the folder. The same command resumes where it was stopped.
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from ...training.checkpoints import prepare_output_dir
 from ...training.loop import make_accelerator
 from ...training.quiet import quiet_loading
 from ..backbone import Backbone
-from ..export import refuse_other_settings, save_tensors
+from ..export import SETTINGS, refuse_other_settings, save_tensors
 from ..probing import place
 from ..report import write_json
 from ..results import Choice
@@ -41,7 +40,7 @@ from .arguments import parse
 from .experiment import MaskExperiment
 from .linear_map import rare_class_weights
 from .probing import Frozen, mask_predictor, study_backbone
-from .report import image_rows, shown_images, write_page
+from .report import image_rows, shown_images, write_report
 from .results import assemble, choose, measured
 from .sources import read_mask_parts
 
@@ -59,15 +58,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_code(args.backbone, args.trust_remote_code)
     parts = read_mask_parts(data_args, main_process)
     settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
-    stored = output / "settings.json"
-    if stored.is_file():
-        refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
+    recorded = {**settings, "pictures": parts.keys}
+    refuse_other_settings(output, recorded)
     class_weights = rare_class_weights(parts.train.counts) if args.class_weights == "balanced" else None
     backbone = Backbone(args.backbone, args.trust_remote_code)
     predictor = mask_predictor(data_args, args, backbone, parts.labelled)
     accelerator.wait_for_everyone()
     if main_process:
-        write_json(stored, {**settings, "pictures": parts.keys})
+        write_json(output / SETTINGS, recorded)
 
     # The frozen backbone, and a report of it before anything is trained.
     file = output / "frozen.safetensors"
@@ -146,7 +144,7 @@ class _Stage:
             results |= {"test": test, "use": use.name}
             colours = experiment.predictor.palette()
             rows = image_rows(data, confusions, drawn, range(len(data)), colours)
-            write_page(self.output / "report.html", results, colours, rows[: len(worst)], rows[len(worst) :], use)
+            write_report(self.output / "report.html", results, colours, rows[: len(worst)], rows[len(worst) :], use)
             if last:
                 write_json(self.output / "results.json", results)
         return results

@@ -2,13 +2,11 @@
 """report.html of a segmentation run, and its pictures: masks, predictions, IoU by class, accuracy by block."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from matplotlib import pyplot as plt
 from PIL import Image
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from ...segmentation.colours import overlay
 from ...segmenter import IGNORE
 from ..figures import confusion, data_url, figure_url
+from ..report import write_page
 from .mask_set import MaskSet
 from .scores import mean_ious
 
@@ -114,7 +113,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> str:
     return figure_url(figure)
 
 
-def write_page(
+def write_report(
     file: Path,
     results: Mapping[str, Any],
     colours: np.ndarray,
@@ -123,29 +122,17 @@ def write_page(
     use: Path,
 ) -> None:
     """Write the page atomically; `results` is the content of results.json."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    settings = results["settings"]
-    data = next(Path(settings[name]).name for name in ("train_dir", "train_file", "dataset") if settings[name])
-    backbone = Path(settings["backbone"]).name
     legend = [
         (name, "#" + bytes(int(part) for part in colour).hex())
         for name, colour in zip(results["names"], colours, strict=False)
     ]
-    page = pages.get_template("report.html").render(
-        title=f"{data} on {backbone}",
-        backbone=backbone,
-        r=results,
+    write_page(
+        file,
+        Path(__file__).with_name("report.html"),
+        results,
         drawings=draw_all(results, colours),
         legend=legend,
         worst=worst,
         even=even,
         use=use,
     )
-    partial = file.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, file)

@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Read the parts of the data that the arguments name, from folders, COCO or the Hub, and hold back images."""
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 from ...data.ade20k import read_names as ade_names
 from ...errors import DataError
 from ...images import EXTENSIONS
+from ..folder import walk
 from ..image_set import Picture
 from ..layout import find_mask_folders
-from ..sources import hub_parts, read_stored
+from ..sources import hub_splits, read_stored
 from .arguments import MaskArguments
 from .class_table import ClassTable, from_names, from_palette, read_names
 from .mask_files import is_lossy, read_coco, read_mask
@@ -76,16 +76,13 @@ def _files(folder: Path) -> dict[str, Path]:
         DataError: two differ in their ending only.
     """
     found: dict[str, Path] = {}
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(place, name)
-            if name.startswith(".") or file.suffix.lower() not in EXTENSIONS:
-                continue
-            key = str(file.relative_to(folder).with_suffix(""))
-            if key in found:
-                raise DataError(f"{found[key]} and {file} have the same name; which of them is meant cannot be told")
-            found[key] = file
+    for file in walk(folder):
+        if file.suffix.lower() not in EXTENSIONS:
+            continue
+        key = str(file.relative_to(folder).with_suffix(""))
+        if key in found:
+            raise DataError(f"{found[key]} and {file} have the same name; which of them is meant cannot be told")
+        found[key] = file
     return found
 
 
@@ -225,15 +222,9 @@ def _found(args: MaskArguments) -> dict[str, Unchecked]:
         return {part: read_coco(Path(file), folder) for part, file in files.items() if file is not None}
     if args.dataset is not None:
         table = table_for(None, args.classes, args.palette)
-        data = hub_parts(args.dataset, args.dataset_revision)
-        splits = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
-        asked = {part: split for part, split in splits.items() if split is not None}
-        missing = [split for split in asked.values() if split not in data]
-        if missing:
-            raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
+        columns = args.image_column, args.label_column
         return {
-            part: read_mask_split(data[split], args.image_column, args.label_column, table, f"{args.dataset} {split}")
-            for part, split in asked.items()
+            part: read_mask_split(rows, *columns, table, source) for part, (rows, source) in hub_splits(args).items()
         }
     root = Path(args.train_dir or "")
     folders = find_mask_folders(root)
