@@ -49,7 +49,7 @@ class Backbone:
         self.key = backbone_key(self.model)
 
     def features(self, data: ImageSet, data_key: str) -> BlockFeatures:
-        """Features of every block; `data_key` is a fingerprint of the images."""
+        """Features of every block. `data_key` is a fingerprint of the images."""
         named = json.dumps([self.key, self.predictor.preparation, data_key], sort_keys=True)
         return kept_features(
             self.model,
@@ -104,7 +104,7 @@ class Backbone:
     def twin(self, predictor: Predictor, own_weights: bool) -> nn.Module:
         """The backbone as `predictor.load_base` would load it, with a new head.
 
-        Frozen weights are shared by all twins; `own_weights`: these are copied, since they are to be trained.
+        Frozen weights are shared by all twins. `own_weights`: these are copied, since they are to be trained.
         """
         shared = {} if own_weights else {id(one): one for one in (*self.model.parameters(), *self.model.buffers())}
         model: Any = copy.deepcopy(self.model, shared)

@@ -16,7 +16,7 @@ from .metrics import Measure
 
 
 class AverageWeights(TrainerCallback):
-    """Keeps a moving average of the weights; without a `decay` it does nothing."""
+    """Keeps a moving average of the weights. Without a `decay` it does nothing."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.average = None if decay is None else AveragedAdapter(model, decay)
@@ -49,7 +49,7 @@ class BestEpoch(AverageWeights):
         loss: gives the loss of such scores.
         targets: (N,) or (N, K).
         patience: epochs without a better measure before `done`.
-        decay: of the average; None: no average.
+        decay: of the average. None: no average.
     """
 
     def __init__(

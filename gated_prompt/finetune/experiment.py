@@ -43,7 +43,7 @@ class Experiment:
         args: of the run.
         prompts: of the prompts.
         parts: the images.
-        backbone: loaded once; the models of all runs are twins of it.
+        backbone: loaded once. The models of all runs are twins of it.
         division: of the labelled images.
         blocks: after which the head reads, from 0.
         measure: what decides.

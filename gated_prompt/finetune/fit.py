@@ -33,7 +33,7 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, with the weights of its best epoch, and how it got there; no `watch` without validation."""
+    """A trained model, with the weights of its best epoch, and how it got there. No `watch` without validation."""
 
     model: nn.Module
     accelerator: Accelerator
@@ -65,7 +65,7 @@ def fit(
 ) -> Fitted:
     """Train on the training part for at most `batches` batches, then restore the best epoch.
 
-    `output`: folder for checkpoints, from the last of which the run resumes; None: no checkpoints, and validation at
+    `output`: folder for checkpoints, from the last of which the run resumes. None: no checkpoints, and validation at
     the end only. `label`: of the progress bar.
     """
     args, kept, parts = experiment.args, begin.kept, experiment.parts
@@ -137,7 +137,7 @@ def descend(
     watch: TrainerCallback,
     scored: BestEpoch | None,
 ) -> tuple[int, float]:
-    """Train for the first of `steps` batches in a schedule of the second; return trainable parameters and seconds."""
+    """Train for the first of `steps` batches in a schedule of the second. Return trainable parameters and seconds."""
     args, kept, (accelerator, model) = experiment.args, begin.kept, prepared
     groups = optimizer_groups(model, rates.main, args.weight_decay, _own(model, rates))
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])

@@ -28,7 +28,7 @@ NUMBERS: Final = "numbers"
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read on demand; `name` can be printed and stored, whatever the file is called."""
+    """One image that is read on demand. `name` can be printed and stored, whatever the file is called."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -55,7 +55,7 @@ class ImageSet:
 
     Attributes:
         pictures: the images, read on demand.
-        targets: classes int64 (N,); zeros and ones float32 (N, K); or numbers float32 (N, K).
+        targets: classes int64 (N,). Zeros and ones float32 (N, K), or numbers float32 (N, K).
         problem: "classes", "labels" (several for an image) or "numbers".
         names: of the K classes, labels or numbers.
         source: where they came from, for reports.
@@ -150,7 +150,7 @@ def _inspect(picture: Picture) -> tuple[bytes, str | None]:
 
 
 def preparation(backbone: str, side: int | None) -> dict[str, Any]:
-    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
+    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop. Ready for JSON."""
     wanted = image_settings(backbone)
     side = side or wanted.side
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}

@@ -42,8 +42,8 @@ class Candidate:
 class Study:
     """What is known of the frozen backbone.
 
-    `neighbours`: the measure of each block's; `candidates`: single blocks from the first to the last, then sets;
-    `chosen`: the one that is read; `weight` (K, F), `bias` (K,): its probe, fitted to `Division.final`.
+    `neighbours`: the measure of each block's. `candidates`: single blocks from the first to the last, then sets.
+    `chosen`: the one that is read. `weight` (K, F), `bias` (K,): its probe, fitted to `Division.final`.
     """
 
     neighbours: list[float]
@@ -67,7 +67,7 @@ def study(
     class_weights: list[float] | None,
     show: bool,
 ) -> Study:
-    """Probe every block, then with `sets` the best with its neighbours and every third; choose among `readable`.
+    """Probe every block, then with `sets` the best with its neighbours and every third. Choose among `readable`.
 
     Of equals the one with fewer blocks wins, then the lower one.
     """
@@ -89,7 +89,7 @@ def study(
 def fit_candidate(
     blocks: tuple[int, ...], x: Tensor, division: Division, measure: Measure, class_weights: list[float] | None
 ) -> Candidate:
-    """The strength that is best for these blocks; of equals the stronger penalty. x: (N, F)."""
+    """The strength that is best for these blocks. Of equals the stronger penalty. x: (N, F)."""
     data, targets = division.images, division.scored.targets
     weights = None if class_weights is None else torch.tensor(class_weights)
     fits = fit_path(

@@ -40,7 +40,7 @@ def write_report(
     mistakes: "Sequence[Mistake]",
     use: Path,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
+    """Write the page atomically. `results` is the content of results.json."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),
@@ -76,7 +76,7 @@ PLACES = (
 
 
 def read_out(model: torch.nn.Module) -> dict[str, list[Any]]:
-    """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
+    """Gates, temperatures and selection ratios of the active adapter as plain lists. Empty without prompts."""
     if not prompts_are_active(model):
         return {}
     heads = gated_prompt.head_gates(model).tolist()  # with zero start, by block

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Full runs, each in its own folder, after a search for learning rates; a finished run is read, not repeated."""
+"""Full runs, each in its own folder, after a search for learning rates. A finished run is read, not repeated."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from .fit import CHECKPOINTS, InitialState, LearningRates, batches_per_epoch, fi
 from .recipe import PROMPT_METHODS, recommended
 from .report import read_out, write_json
 
-# (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
+# (rates of what is trained, factors of gates and temperatures and of the head). The first pair is for short trainings.
 Grid = tuple[tuple[float, ...], tuple[tuple[float, float], ...]]
 PROMPT_RATES = (0.001, 0.003, 0.01, 0.03)
 GRIDS: dict[str, Grid] = {
@@ -54,7 +54,7 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
 
 
 def search_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
-    """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
+    """The rates whose run is the best of the last round. Of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
     a race that was stopped resumes.
@@ -105,7 +105,7 @@ class Run:
 
 
 def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run]:
-    """One run of a method for each seed; unless rates are given, the first one searches for those of all."""
+    """One run of a method for each seed. Unless rates are given, the first one searches for those of all."""
     rates: LearningRates | None = None
     kept: KeptTokens | None = None
     data = experiment.parts.train
@@ -138,7 +138,7 @@ def estimate(experiment: Experiment, method: str, searches: bool, seconds: float
 
 
 def refit(experiment: Experiment, chosen: Run) -> Path:
-    """Train on all labelled images with the rates and epochs of a run; the folder with what was trained."""
+    """Train on all labelled images with the rates and epochs of a run. The folder with what was trained."""
     method, seed = chosen.record["method"], chosen.record["seed"]
     folder = chosen.folder.with_name(f"{chosen.folder.name}-all")
     if not (folder / RECORD).is_file():
@@ -197,7 +197,7 @@ def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batch
 
 
 def finished(folder: Path) -> Run | None:
-    """What an earlier call trained and left in this folder; None: it was not finished."""
+    """What an earlier call trained and left in this folder. None: it was not finished."""
     return _read(folder) if (folder / RECORD).is_file() else None
 
 

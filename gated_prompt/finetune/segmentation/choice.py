@@ -15,7 +15,7 @@ from .scores import interval, mean_ious
 
 @dataclass(frozen=True)
 class MaskChoice:
-    """`run` is the best seed of the chosen method, None where the frozen backbone is kept; `sentence` says why."""
+    """`run` is the best seed of the chosen method, None where the frozen backbone is kept. `sentence` says why."""
 
     run: MaskRun | None
     sentence: str

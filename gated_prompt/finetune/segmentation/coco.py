@@ -2,7 +2,7 @@
 """Annotations in COCO's JSON: polygons and run lengths, decoded by pycocotools, become label maps.
 
 Where objects overlap, the smaller one lies on top. Pixels without an object are the class "background", unless the
-categories have one of that name; crowds (`iscrowd`) are ignored.
+categories have one of that name. Crowds (`iscrowd`) are ignored.
 """
 
 import json
@@ -62,7 +62,7 @@ def read_coco(file: Path, folder: Path | None) -> Unchecked:
 
 
 def draw(objects: list[dict[str, Any]], size: tuple[int, int], labels: dict[int, int], background: int) -> np.ndarray:
-    """The label map (H, W) of an image's objects; the largest first, so that smaller ones lie on top.
+    """The label map (H, W) of an image's objects. The largest first, so that smaller ones lie on top.
 
     Raises:
         DataError: an object has neither polygons nor run lengths, or no known category.

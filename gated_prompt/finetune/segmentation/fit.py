@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One training run of a method, each in a folder of its own; a finished one is read, not repeated."""
+"""One training run of a method, each in a folder of its own. A finished one is read, not repeated."""
 
 import json
 import math
@@ -155,7 +155,7 @@ def confusions_of(
 
 
 def finished(folder: Path) -> MaskRun | None:
-    """What an earlier call trained and left in this folder; None: it was not finished."""
+    """What an earlier call trained and left in this folder. None: it was not finished."""
     return _read(folder) if (folder / RECORD).is_file() else None
 
 

@@ -28,7 +28,7 @@ from .sources import MaskParts
 from .study import Candidate, best_of, candidates, fit_to_images, score_candidates, with_shares
 from .token_features import kept_tokens
 
-WINDOW = 2  # short sides; a longer image is cut into windows
+WINDOW = 2  # short sides. A longer image is cut into windows
 CHOICE, ALL = "choice", "all"  # the map fitted to the first split, and that fitted to all labelled images
 
 

@@ -32,7 +32,7 @@ def fit_linear_map(
 ) -> LinearMap:
     """Minimise the cross entropy to the shares of the classes, by AdamW with a cosine from `RATE` to 0.
 
-    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it; `class_weights`
+    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it. `class_weights`
     (K,) are factors on the shares. A class without a pixel never wins.
 
     Args:

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What a segmentation run left, as a model; several adapters of prompts on one backbone, in one mixed batch."""
+"""What a segmentation run left, as a model. Several adapters of prompts on one backbone, in one mixed batch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def load_segmenter(folder: Path, predictor: MaskPredictor) -> nn.Module:
 
 
 class Segmenters(nn.Module):
-    """The model of one folder; or several adapters of prompts on one backbone, in one mixed batch.
+    """The model of one folder, or several adapters of prompts on one backbone, in one mixed batch.
 
     Its output has `logits` (B, A x K, h, w): those of the first adapter, then those of the second, and so on.
     """
@@ -70,7 +70,7 @@ class Segmenters(nn.Module):
 
 
 def group_segmenters(found: Mapping[str, tuple[Path, MaskPredictor]]) -> list[Segmenters]:
-    """One for all adapters of prompts that share backbone, blocks and number of classes; one for each other."""
+    """One for all adapters of prompts that share backbone, blocks and number of classes. One for each other."""
     shared: dict[str, dict[str, tuple[Path, MaskPredictor]]] = {}
     for label, (folder, one) in found.items():
         same = (one.backbone, one.base, list(one.blocks), one.head, one.preparation, len(one.names))

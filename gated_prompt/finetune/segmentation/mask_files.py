@@ -14,7 +14,7 @@ LOSSY = ("JPEG", "MPO")
 
 
 def read_mask(source: Path | bytes, name: str, by_colour: bool) -> np.ndarray:
-    """The values (H, W) int64 of a label map; with `by_colour` its colours, packed.
+    """The values (H, W) int64 of a label map. With `by_colour` its colours, packed.
 
     A palette image stores the numbers of its colours, which count unless colours are asked for.
 

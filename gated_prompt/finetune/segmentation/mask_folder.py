@@ -17,7 +17,7 @@ CLASSES = "classes.txt"
 
 
 def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unchecked:
-    """The pairs of two folders; a mask has the path of its image below the folder, whatever its ending.
+    """The pairs of two folders. A mask has the path of its image below the folder, whatever its ending.
 
     Raises:
         DataError: one of the folders is missing, or nothing in it has a partner.
@@ -50,7 +50,7 @@ def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unc
 
 
 def table_for(folder: Path | None, classes: str | None, palette: str | None) -> ClassTable | None:
-    """The classes as --palette, --classes or a file in the folder or above it names them; None: nothing does."""
+    """The classes as --palette, --classes or a file in the folder or above it names them. None: nothing does."""
     if palette is not None:
         return from_palette(Path(palette))
     if classes is not None:

@@ -20,7 +20,7 @@ def write_page(
     even: Sequence[Mapping[str, Any]],
     use: Path,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
+    """Write the page atomically. `results` is the content of results.json."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),

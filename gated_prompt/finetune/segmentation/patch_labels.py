@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def class_shares(labels: Tensor, grid: tuple[int, int], num_classes: int) -> Tensor:
-    """Shares (h, w, K) of the area of each patch; less than 1 in all where pixels are ignored.
+    """Shares (h, w, K) of the area of each patch. Less than 1 in all where pixels are ignored.
 
     `labels` (H, W) may have any size: its pixels are spread evenly over the h x w patches.
     """

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of the report: image, mask, prediction and where they differ; IoU by class; accuracy by block."""
+"""The pictures of the report: image, mask, prediction and where they differ. IoU by class. Accuracy by block."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -46,7 +46,7 @@ class MaskParts:
 
 
 def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
-    """Read, check and divide the images; `show` a progress bar.
+    """Read, check and divide the images. `show` a progress bar.
 
     Raises:
         DataError: the data are not what they should be.
@@ -68,7 +68,7 @@ def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
 
 
 def folds(data: MaskSet, share: float, seed: int) -> list[Split]:
-    """Parts of about this share of the images, each held back once; of the first no class loses its last image.
+    """Parts of about this share of the images, each held back once. Of the first no class loses its last image.
 
     Raises:
         DataError: the share is not between 0 and 1, or nothing can be held back.
