@@ -9,9 +9,9 @@ The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) an
 `predictions.png`.
 
 Recipe (paper, Section 5.1 and Appendix A; where they are silent, mmsegmentation's defaults for SETR-PUP): 512 x 512
-crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipped; 160,000 steps of 16 images; SGD
+crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipped; 160,000 steps of 16 images. SGD
 with momentum 0.9, no weight decay, learning rate 0.001 for prompts, gates and temperatures and ten times that for the
-heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step; auxiliary heads after blocks 5 and 9 with loss weight 0.4.
+heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step. Auxiliary heads after blocks 5 and 9 with loss weight 0.4.
 Evaluation: sliding windows of 512 pixels with stride 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
 docs/segmentation.md states what is exact and what is not.
 """
@@ -51,7 +51,7 @@ POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
 
 @dataclass
 class Arguments:
-    """What to train on what; the settings of the prompts are those of `GatedPromptConfig`."""
+    """What to train on what. The settings of the prompts are those of `GatedPromptConfig`."""
 
     task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
     data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; default: the Hub"})

@@ -77,7 +77,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class CommandLine(argparse.ArgumentParser):
     """A parser for dataclasses, or for what `add_argument` adds. Options are written out in full.
 
-    A field is an option of its name; its metadata hold `help`, where only some values are known `choices`, and `old`,
+    A field is an option of its name. Its metadata hold `help`, where only some values are known `choices`, and `old`,
     a mapping of former names of these. Its type is str, int, float, bool, or a list or tuple of these, or one of them
     or None. `_argument_group_name` of a dataclass heads its options in the help.
 
@@ -98,12 +98,12 @@ class CommandLine(argparse.ArgumentParser):
                 _add(group, one, hints[one.name])
 
     def parse(self, argv: list[str] | None) -> tuple[Any, ...]:
-        """One object for each of the dataclasses; None: the arguments of the command line."""
+        """One object for each of the dataclasses. None: the arguments of the command line."""
         found = vars(self.parse_args(argv))
         return tuple(kind(**{one.name: found[one.name] for one in fields(kind)}) for kind in self.kinds)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """argparse's, which all ways of parsing go through; here nothing may remain unknown."""
+        """argparse's, which all ways of parsing go through. Here nothing may remain unknown."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions if action.help != SUPPRESS for name in action.option_strings]
@@ -115,7 +115,7 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def unknown_option(given: str, known: list[str], more: str = "--help lists all options") -> str:
-    """What to say of an option that does not exist; `more`: where nothing has a similar name."""
+    """What to say of an option that does not exist. `more`: where nothing has a similar name."""
     name = given.split("=", maxsplit=1)[0]
     near = get_close_matches(name, known, n=1) or [option for option in known if option.startswith(name)]
     return f"unknown option {given!r}; {f'did you mean {near[0]}?' if near else more}"

@@ -95,7 +95,7 @@ def frozen(found: Found, what: str) -> str:
 
 
 def blocks(found: Found) -> str:
-    """The logistic regression on each block: validation / test accuracy; the chosen block in bold."""
+    """The logistic regression on each block: validation / test accuracy. The chosen block in bold."""
     rows = [["block", *map(str, range(LAST + 1))]]
     for task in tasks_there(found):
         probe = the(found, task, "probe")

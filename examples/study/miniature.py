@@ -56,7 +56,7 @@ class Variant:
         method: One of `methods.METHODS`.
         rates: Learning rates to try: of the head for "linear", otherwise of everything but the head.
         insert_at: The block at which prompts are inserted.
-        start: Method of `initialize_prompts`; None: random initialization.
+        start: Method of `initialize_prompts`. None: random initialization.
         like: The variant whose chosen rate is reused instead of a search.
     """
 
@@ -98,7 +98,7 @@ class Run:
 
 
 def chosen_rate(row: str, found: list[Record]) -> float | None:
-    """The learning rate with the best validation accuracy on one backbone and task; None until all were tried."""
+    """The learning rate with the best validation accuracy on one backbone and task. None until all were tried."""
     variant = VARIANTS[row]
     if variant.like is not None:
         return chosen_rate(variant.like, found)
@@ -116,7 +116,7 @@ def final_runs(row: str, found: list[Record]) -> list[Record]:
 
 
 def missing(backbone: str, task: str, row: str, found: list[Record]) -> Iterator[Run]:
-    """The runs that can be done now and have no record; later seeds follow once the rate is chosen.
+    """The runs that can be done now and have no record. Later seeds follow once the rate is chosen.
 
     Raises:
         GatedPromptError: a record was made with another recipe.

@@ -33,7 +33,7 @@ from ..training.quiet import quiet_loading
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+    """Run with these arguments. None: those of the command line."""
     (args,) = CommandLine([PredictArguments], __doc__).parse(argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")
@@ -113,7 +113,7 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
 
 
 def find_all_pictures(names: Sequence[str]) -> dict[str, Path]:
-    """Images and those below folders, by names that can be stored; what is not taken is named on the console.
+    """Images and those below folders, by names that can be stored. What is not taken is named on the console.
 
     Raises:
         GatedPromptError: there is no such image or folder, or none holds an image.

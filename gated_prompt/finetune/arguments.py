@@ -15,7 +15,7 @@ OLD_PROBLEMS = dict(zip(("classes", "labels", "numbers"), PROBLEMS[1:], strict=T
 
 @dataclass
 class DataArguments(PartArguments):
-    """Images and labels: a folder, a table, or a data set; and how they are divided."""
+    """Images and labels in a folder, a table or a data set, and how they are divided."""
 
     _argument_group_name = "images"
 
@@ -86,10 +86,10 @@ class RunArguments(TrainingArguments):
 
 
 def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataArguments, RunArguments, Any]:
-    """Arguments of the data, the run and the prompts; `description` is that of the help.
+    """Arguments of the data, the run and the prompts. `description` is that of the help.
 
     Raises:
-        GatedPromptError: something is unknown, outside its range or contradicts something else; all of it is listed.
+        GatedPromptError: something is unknown, outside its range or contradicts something else. All of it is listed.
     """
     parser = CommandLine((DataArguments, RunArguments, PromptArguments), description)
     parser.set_defaults(

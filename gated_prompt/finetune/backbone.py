@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The frozen backbone: loaded once in a process; the model of every run is a twin of it."""
+"""The frozen backbone: loaded once in a process. The model of every run is a twin of it."""
 
 import copy
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ class Backbone:
     def twin(self, predictor: Headed, own_weights: bool = False) -> nn.Module:
         """The backbone as `predictor.load_base` would load it, with a new head.
 
-        Frozen weights are shared by all twins; `own_weights`: these are copied, since they are to be trained.
+        Frozen weights are shared by all twins. `own_weights`: these are copied, since they are to be trained.
         """
         shared = {} if own_weights else {id(one): one for one in (*self.model.parameters(), *self.model.buffers())}
         model: Any = copy.deepcopy(self.model, shared)

@@ -33,7 +33,7 @@ class Parts:
 
 
 def hold_back(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Train and validation part; each class gives `share` of its images, one at least, and keeps one at least.
+    """Train and validation part. Each class gives `share` of its images, one at least, and keeps one at least.
 
     A class with a single image keeps it. Images with several labels are held back at random.
 
@@ -140,7 +140,7 @@ class Division:
 
 
 def _stratified(data: ImageSet, seed: int) -> Tensor:
-    """Indices in an order in which neighbours are of the same class, or of similar size; random within."""
+    """Indices in an order in which neighbours are of the same class, or of similar size. Random within."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
     if data.problem == SINGLE_LABEL:
         return order[data.targets[order].argsort(stable=True)]

@@ -48,7 +48,7 @@ class Experiment(ABC):
         args: of the run.
         prompts: settings of the prompts.
         accelerator: of all trainings.
-        backbone: loaded once; the models of all runs are twins of it.
+        backbone: loaded once. The models of all runs are twins of it.
         predictor: what is written beside a result that reads the whole backbone.
         blocks: after which the head reads, from 0, ascending.
     """
@@ -77,7 +77,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def pixels(self, images: Any, seed: int | None) -> Any:
-        """A data set of pixels and labels, with `set_epoch`; augmented where there is a `seed`."""
+        """A data set of pixels and labels, with `set_epoch`, augmented where there is a `seed`."""
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Experiment(ABC):
         return None
 
     def model(self, method: str, seed: int, output: Path) -> nn.Module:
-        """The model of a method as it is before any image was seen; everything is seeded."""
+        """The model of a method as it is before any image was seen. Everything is seeded."""
         # Fine-tuning in full: backbones have parameters that no head needs, such as mask tokens.
         new_training(self.accelerator, seed, output, unused_parameters=method == "full")
         # The head reads the patches beside CLS: there is no need to pool them into its place.

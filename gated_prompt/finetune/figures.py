@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The figures of the report, as PNG in data URLs, so that the page is a single file; the most confident mistakes."""
+"""The figures of the report, as PNG in data URLs, so that the page is a single file. The most confident mistakes."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def learned(model: Any) -> str:
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
-    """Measure and loss on validation over the epochs; epoch 0 is the start."""
+    """Measure and loss on validation over the epochs. Epoch 0 is the start."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for run, curve in runs.items():
         epochs = [point["epoch"] for point in curve]
@@ -75,7 +75,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> str:
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Rows: the true class; columns: the one that was predicted; shares of the row."""
+    """Rows are true classes, columns those that were predicted, and colours are shares of the row."""
     counts = np.asarray(matrix, dtype=float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(12.0, 2.5 + 0.32 * len(names))
@@ -104,7 +104,7 @@ def figure_url(figure: Figure) -> str:
 
 
 def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, str | None]:
-    """Every drawing of the report by its name; None where there is nothing. `model`: the best one that was trained."""
+    """Every drawing of the report by its name. None where there is nothing. `model`: the best one that was trained."""
     name = results["measure"]
     trained = [row for row in results["comparison"] if "curve" in row]
     values = {row["name"]: row["measures"][name] for row in trained}
@@ -130,7 +130,7 @@ class Mistake:
 
 
 def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
-    """Wrong answers in the order of their confidence; for numbers the largest errors."""
+    """Wrong answers in the order of their confidence. For numbers the largest errors."""
     if data.problem == SINGLE_LABEL:
         sure, said = scores.softmax(-1).max(-1)
         amount = torch.where(said == data.targets, -1.0, sure)

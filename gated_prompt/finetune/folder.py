@@ -16,7 +16,7 @@ NO_CONTENT = {"__MACOSX", "@eaDir"}  # what macOS and NAS systems add to folders
 
 
 def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
-    """The images below each subfolder, at any depth; its name is their class.
+    """The images below each subfolder, at any depth. Its name is their class.
 
     Hidden files and folders are passed over. `names`: the classes where they are known from another part.
 
@@ -87,9 +87,9 @@ def _same(file: Path) -> Path:
 
 
 def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The parts that a folder is divided into, itself as "train" where it is not; and what lies beside them -> why.
+    """The parts that a folder is divided into, itself as "train" where it is not, and what lies beside them -> why.
 
-    Subfolders are parts if their names say so and the images lie in folders of classes inside; a class may be called
+    Subfolders are parts if their names say so and the images lie in folders of classes inside. A class may be called
     "train" too.
 
     Raises:

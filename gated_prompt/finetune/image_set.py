@@ -29,7 +29,7 @@ LABEL_NOUNS: Mapping[Problem, str] = {SINGLE_LABEL: "classes", MULTI_LABEL: "lab
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read on demand; `name` can be printed and stored, whatever the file is called."""
+    """One image that is read on demand. `name` can be printed and stored, whatever the file is called."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -56,7 +56,7 @@ class ImageSet:
 
     Attributes:
         pictures: the images, read on demand.
-        targets: classes int64 (N,); zeros and ones float32 (N, K); or numbers float32 (N, K).
+        targets: classes int64 (N,), zeros and ones float32 (N, K), or numbers float32 (N, K).
         problem: "single_label", "multi_label" (any number for an image) or "regression".
         names: of the K classes, labels or numbers.
         source: where they came from, for reports.
@@ -151,7 +151,7 @@ def _inspect(picture: Picture) -> tuple[bytes, str | None]:
 
 
 def preparation(backbone: str, side: int | None) -> dict[str, Any]:
-    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
+    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop. Ready for JSON."""
     wanted = image_settings(backbone)
     side = side or wanted.side
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}

@@ -55,7 +55,7 @@ class Column:
 
 
 def clean(value: Any) -> Any:
-    """A label as everything here compares it: text in NFC without spaces around it; None; or a list of such."""
+    """A label as everything here compares it: text in NFC without spaces around it. None, or a list of such."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ def clean(value: Any) -> Any:
 
 
 def in_order(name: str) -> tuple[bool, int, str, str]:
-    """Key of the order of classes: whole numbers by size and before words; total, whatever the names are."""
+    """Key of the order of classes: whole numbers by size and before words. Total, whatever the names are."""
     if not (name.isascii() and name.isdigit()):
         return True, 0, "", name
     digits = name.lstrip("0")  # compared as text: int() takes no more than 4300 digits
@@ -197,7 +197,7 @@ def number_targets(column: Column) -> Tensor:
 
 
 def zeros_and_ones(column: Column) -> Tensor | None:
-    """A column of zeros and ones as float32 (N,); None: it has other values."""
+    """A column of zeros and ones as float32 (N,). None: it has other values."""
     texts = [value.casefold() if isinstance(value, str) else "" for value in column.values]
     if not all(text in ZERO or text in ONE for text in texts):
         return None

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measures of scores by torchmetrics: a main one for each kind of label, and others; weights of rare classes."""
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others. Weights of rare classes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ SMALLER_IS_BETTER = ("mean_absolute_error",)
 
 @dataclass(frozen=True)
 class Measure:
-    """The main measure of a run; `score_to_maximize` turns it into what choices go by."""
+    """The main measure of a run. `score_to_maximize` turns it into what choices go by."""
 
     name: str
     num_classes: int
@@ -51,7 +51,7 @@ class Measure:
 
 
 def main_measure(problem: Problem, asked: str, num_classes: int) -> Measure:
-    """The measure that choices are made by; `asked` "auto" means the first for the problem.
+    """The measure that choices are made by. `asked` "auto" means the first for the problem.
 
     Raises:
         GatedPromptError: there is no such measure for these labels.
@@ -115,7 +115,7 @@ def brief(measures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def balanced_weights(data: ImageSet) -> list[float]:
-    """Of classes N / (K n_k), as in scikit-learn; of labels the negatives for each positive, 1 where there are none.
+    """Of classes N / (K n_k), as in scikit-learn. Of labels the negatives for each positive, 1 where there are none.
 
     Raises:
         GatedPromptError: the images have numbers.

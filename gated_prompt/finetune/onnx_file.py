@@ -49,7 +49,7 @@ def check_export(adapters: int) -> None:
 
 
 def export(group: Group[Predictor], file: Path) -> str:
-    """Write the file of a predictor of classes, labels or numbers; return what to tell the user.
+    """Write the file of a predictor of classes, labels or numbers, and return what to tell the user.
 
     Raises:
         GatedPromptError: the outputs differ.

@@ -103,7 +103,7 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
 
 
 def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[str, Any]:
-    """`probe`, then every method, then what to use and its test score; return the content of results.json.
+    """`probe`, then every method, then what to use and its test score. Return the content of results.json.
 
     Raises:
         GatedPromptError: as for `probe`.

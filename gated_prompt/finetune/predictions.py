@@ -41,7 +41,7 @@ class Group(Generic[P]):
 
 
 def make_groups(found: Mapping[str, tuple[Path, P]], trust_remote_code: bool = False) -> list[Group[P]]:
-    """One group for all adapters of prompts that share all but names and colours; one for each other.
+    """One group for all adapters of prompts that share all but names and colours, and one for each other.
 
     Raises:
         GatedPromptError: a backbone cannot be loaded, or what was trained does not fit it.
@@ -92,7 +92,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def content_of(path: Path) -> str:
-    """Digits that change with a file; none where it cannot be read."""
+    """Digits that change with a file. None where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
     except OSError:
@@ -134,11 +134,11 @@ class PredictionFile:
         return {image for image, _ in (*self._contents, *self._errors)}
 
     def has(self, image: str, adapter: str, content: str) -> bool:
-        """Whether there is an answer for this content by these weights; an error is none."""
+        """Whether there is an answer for this content by these weights. An error is none."""
         return content in self._contents.get((image, adapter), ())
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows, on disk when this returns; an error that the file has already is not repeated."""
+        """Append rows, on disk when this returns. An error that the file has already is not repeated."""
         new = [row for row in rows if not row.get("error") or row["error"] != self._errors.get(self._key(row))]
         text = "".join(self._text(row) for row in new)
         with open(self.path, "a", encoding="utf-8", newline="") as file:
@@ -162,7 +162,7 @@ class PredictionFile:
                 file.truncate(end)
 
     def _whole_rows(self, content: bytes) -> tuple[int, list[dict[str, Any]]]:
-        """Where the last whole row ends, and all rows up to there; a row of CSV can have several lines."""
+        """Where the last whole row ends, and all rows up to there. A row of CSV can have several lines."""
         end = len(content)
         while end := content.rfind(b"\n", 0, end) + 1:
             try:

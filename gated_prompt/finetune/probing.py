@@ -48,8 +48,8 @@ class Candidate:
 class Study:
     """What is known of the frozen backbone.
 
-    `neighbours`: the measure of each block's; `candidates`: single blocks from the first to the last, then sets;
-    `chosen`: the one that is read; `weight` (K, F), `bias` (K,): its probe, fitted to `Division.final`.
+    `neighbours`: the measure of each block's. `candidates`: single blocks from the first to the last, then sets.
+    `chosen`: the one that is read. `weight` (K, F), `bias` (K,): its probe, fitted to `Division.final`.
     """
 
     neighbours: list[float]
@@ -73,7 +73,7 @@ def study(
     class_weights: list[float] | None,
     show: bool,
 ) -> Study:
-    """Probe every block, then with `sets` the best with its neighbours and every third; choose among `readable`.
+    """Probe every block, then with `sets` the best with its neighbours and every third. Choose among `readable`.
 
     Of equals the one with fewer blocks wins, then the lower one.
     """
@@ -95,7 +95,7 @@ def study(
 def fit_candidate(
     blocks: tuple[int, ...], x: Tensor, division: Division, measure: Measure, class_weights: list[float] | None
 ) -> Candidate:
-    """The strength that is best for these blocks; of equals the stronger penalty. x: (N, F)."""
+    """The strength that is best for these blocks. Of equals the stronger penalty. x: (N, F)."""
     data, targets = division.images, division.scored.targets
     weights = None if class_weights is None else torch.tensor(class_weights)
     fits = fit_path(
@@ -169,7 +169,7 @@ def place(blocks: Sequence[int]) -> str:
 def image_features(
     backbone: Backbone, predictor: Predictor, images: ImageSet, key: str, args: Any, accelerator: Accelerator
 ) -> BlockFeatures:
-    """Features of every block, kept in `args.cache_dir`; `key` is a fingerprint of the images."""
+    """Features of every block, kept in `args.cache_dir`. `key` is a fingerprint of the images."""
     named = json.dumps([backbone.key, predictor.preparation, key], sort_keys=True)
     return kept_features(
         backbone.model,
@@ -193,7 +193,7 @@ def study_backbone(
     record: Path,
     accelerator: Accelerator,
 ) -> Study:
-    """Neighbours and probes, on all processes; kept in `record`."""
+    """Neighbours and probes, on all processes, kept in `record`."""
     train, validation = (
         image_features(backbone, predictor, images, parts.keys[part], args, accelerator)
         for part, images in (("train", parts.train), ("validation", parts.validation))

@@ -41,7 +41,7 @@ def write_report(
     mistakes: "Sequence[Mistake]",
     use: Path,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
+    """Write the page atomically. `results` is the content of results.json."""
     measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
     write_page(
         file,
@@ -57,7 +57,7 @@ def write_report(
 
 
 def write_page(file: Path, template: Path, results: Mapping[str, Any], **values: Any) -> None:
-    """Write a page atomically; the template gets `values`, the results as `r`, and `title` and `backbone`."""
+    """Write a page atomically. The template gets `values`, the results as `r`, and `title` and `backbone`."""
     pages = Environment(
         loader=FileSystemLoader(template.parent),
         autoescape=select_autoescape(),
@@ -85,7 +85,7 @@ PLACES = (
 
 
 def read_out(model: torch.nn.Module) -> dict[str, list[Any]]:
-    """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
+    """Gates, temperatures and selection ratios of the active adapter as plain lists. Empty without prompts."""
     if not prompts_are_active(model):
         return {}
     heads = gated_prompt.head_gates(model).tolist()  # with zero start, by block

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Full runs, each in its own folder, after a search for learning rates; a finished run is read, not repeated."""
+"""Full runs, each in its own folder, after a search for learning rates. A finished run is read, not repeated."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
 
 
 def search_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
-    """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
+    """The rates whose run is the best of the last round. Of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
     a race that was stopped resumes.
@@ -103,7 +103,7 @@ class Run:
 
 
 def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run]:
-    """One run of a method for each seed; unless rates are given, the first one searches for those of all."""
+    """One run of a method for each seed. Unless rates are given, the first one searches for those of all."""
     rates: LearningRates | None = None
     kept: KeptTokens | None = None
     args, images, say = experiment.args, experiment.train_images, experiment.accelerator.print
@@ -172,7 +172,7 @@ def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batch
 
 
 def refit(experiment: Experiment, chosen: Run) -> Path:
-    """Train on all labelled images with the rates and epochs of a run; the folder with what was trained."""
+    """Train on all labelled images with the rates and epochs of a run, and return the folder with the result."""
     accelerator, method, seed = experiment.accelerator, chosen.record["method"], chosen.record["seed"]
     folder = chosen.folder.with_name(f"{chosen.folder.name}-all")
     if not (folder / RECORD).is_file():

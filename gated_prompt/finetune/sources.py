@@ -52,7 +52,7 @@ def hub_splits(args: PartArguments) -> dict[str, tuple[Any, str]]:
 
 
 def read_split(rows: Any, image_column: str, label_columns: Sequence[str], reading: Reading, source: str) -> ImageSet:
-    """One split; names of classes are those of the column's feature where it has them.
+    """One split. Names of classes are those of the column's feature where it has them.
 
     Raises:
         DataError: a column is missing or holds no images, or a label is wrong.
@@ -116,7 +116,7 @@ PARTS = ("train", "validation", "test")
 
 
 def read_parts(args: DataArguments, show: bool) -> Parts:
-    """Read, check and divide the images; `show` a progress bar, and say what they were taken for and what is left out.
+    """Read, check and divide the images. `show` a progress bar, and say what they were taken for and what is left out.
 
     Raises:
         DataError: the data are not what they should be.
@@ -167,7 +167,7 @@ def _summary(data: ImageSet) -> str:
 
 
 def _readers(args: DataArguments) -> tuple[dict[str, Callable[[Reading], ImageSet]], dict[str, str]]:
-    """By part, what reads it; and what lies beside the parts of a folder -> why it is left out."""
+    """By part, what reads it, and what lies beside the parts of a folder -> why it is left out."""
     if args.train_dir is not None:
         folders, beside = find_parts(_existing(args.train_dir, "--train_dir"))
         for part, folder in (("validation", args.validation_dir), ("test", args.test_dir)):

@@ -35,9 +35,9 @@ class Reading:
 
     Attributes:
         problem: a problem, or "auto".
-        separator: what separates several labels of an image in a cell; None: found out.
-        missing: what to do with missing labels; see `labels.labelled`.
-        names: of the classes where they are known; empty: those that occur.
+        separator: what separates several labels of an image in a cell. None: found out.
+        missing: what to do with missing labels. See `labels.labelled`.
+        names: of the classes where they are known. Empty: those that occur.
     """
 
     problem: str = "auto"
@@ -53,7 +53,7 @@ def read_table(file: Path, image_column: str, label_columns: Sequence[str], read
     """The images that a CSV, TSV or JSONL file lists, by paths from its own folder.
 
     Raises:
-        DataError: the file, a column or a label is missing or wrong; the message gives the line.
+        DataError: the file, a column or a label is missing or wrong. The message gives the line.
     """
     rows = read_rows(file)
     if not rows:

@@ -29,17 +29,17 @@ BATCH = 4  # windows at once
 
 @dataclass(frozen=True)
 class MaskPredictor:
-    """What `predictor.json` says beside a segmenter's weights; fields of other programs in the file are ignored.
+    """What `predictor.json` says beside a segmenter's weights. Fields of other programs in the file are ignored.
 
     Attributes:
         names: of the classes, in the order of the logits.
-        preparation: of images: mean, std; short_side, to which images are scaled, in pixels; and window, the side of
+        preparation: of images: mean, std, short_side, to which images are scaled, in pixels, and window, the side of
             the squares that a larger image is cut into. Both are multiples of the patch.
         blocks: which the head reads.
         head: "linear" or "conv".
         backbone: Hub id or name of the model that it was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
-        colours: of the classes, red, green and blue; None: those of `segmentation.colours`.
+        colours: of the classes, red, green and blue. None: those of `segmentation.colours`.
 
     Raises:
         DataError: a value is not what it should be.
@@ -92,7 +92,7 @@ class MaskPredictor:
         return TokenSegmenter(backbone, self.names, self.blocks, self.head).eval()
 
     def pixels(self, image: Image.Image, multiple: int) -> Tensor:
-        """RGB image -> float (3, height, width), the short side as in training; sides are multiples of `multiple`."""
+        """RGB image -> float (3, height, width), the short side as in training. Sides are multiples of `multiple`."""
         height, width = scaled_size((image.height, image.width), self.preparation["short_side"], multiple)
         small = image.resize((width, height), Image.Resampling.BILINEAR)
         return normalize(to_pixels(small), self.preparation["mean"], self.preparation["std"])
@@ -104,7 +104,7 @@ class MaskPredictor:
         return resize(window_logits(model, pixels, window, window * 2 // 3, BATCH), size)
 
     def label_map(self, model: nn.Module, image: Image.Image) -> np.ndarray:
-        """The label of each pixel, uint8 (H, W); `model`: a `TokenSegmenter`, perhaps with an adapter."""
+        """The label of each pixel, uint8 (H, W). `model`: a `TokenSegmenter`, perhaps with an adapter."""
         device = next(model.parameters()).device
         pixels = self.pixels(image, segmenter_of(model).patch_size).to(device)
         labels: np.ndarray = self.scores(model, pixels, (image.height, image.width)).argmax(0).byte().cpu().numpy()

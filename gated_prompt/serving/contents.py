@@ -13,7 +13,7 @@ from ..files.header import read_config, read_header
 from ..predictor import FILE, read_predictor
 from .schemas import AdapterInfo
 
-PROBE = "trained.safetensors"  # the head of a probe; also what methods other than prompts have trained
+PROBE = "trained.safetensors"  # the head of a probe. Also what methods other than prompts have trained
 HEAD = "classifier"  # its name there
 CARD, RESULTS = "README.md", "results.json"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, PROBE, FILE, CARD)

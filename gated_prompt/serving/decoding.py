@@ -29,7 +29,7 @@ FINER = 3  # a JPEG is decoded at a fraction of its size that is this many times
 
 @dataclass(eq=False)
 class Client:
-    """Who waits for an answer; `gone`: nobody does any more, so that what is queued can be dropped."""
+    """Who waits for an answer. `gone`: nobody does any more, so that what is queued can be dropped."""
 
     gone: bool = False
 
@@ -85,7 +85,7 @@ def number_of_pixels(data: bytes) -> int:
 
 
 def least_side(predictor: Predictor) -> int | None:
-    """The side that an image must keep when it is decoded at a fraction of its size; None: each pixel counts.
+    """The side that an image must keep when it is decoded at a fraction of its size. None: each pixel counts.
 
     Sampling without averaging reads single pixels, which a fraction would have averaged.
     """
@@ -97,7 +97,7 @@ def least_side(predictor: Predictor) -> int | None:
 
 
 def read_image(data: bytes, most_pixels: int, side: int | None = None) -> Image.Image:
-    """Decode an RGB image; a JPEG perhaps at 1/2, 1/4 or 1/8 of its size, but with no side shorter than `side`.
+    """Decode an RGB image. A JPEG perhaps at 1/2, 1/4 or 1/8 of its size, but with no side shorter than `side`.
 
     Raises:
         DataError: it is no image, is damaged, is a strip, or has too many pixels, which is checked before decoding.

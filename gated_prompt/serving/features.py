@@ -18,7 +18,7 @@ from ..predictor import FILE
 
 class Seen(NamedTuple):
     """What a backbone made of images: its tokens (B, N, D), those after the blocks that were asked for, and the
-    features (B, F) of its own class, or None if it has no head; the attention of each block, if it was asked for.
+    features (B, F) of its own class, or None if it has no head. The attention of each block, if it was asked for.
     """
 
     tokens: Tensor
@@ -32,7 +32,7 @@ class Features(nn.Module):
 
     Args:
         backbone: a classifier of transformers made with `num_labels=0`, whose `logits` are then what its head would
-            read; or a model without a head, which returns `last_hidden_state`.
+            read, or a model without a head, which returns `last_hidden_state`.
 
     Raises:
         ArchitectureError: the backbone is no Vision Transformer.
@@ -55,7 +55,7 @@ class Features(nn.Module):
 
     def forward(self, pixel_values: Tensor, blocks: Sequence[int] = (), output_attentions: bool | None = None) -> Seen:
         """What heads read, with the tokens after each of `blocks`, which have passed the final norm."""
-        reader = copy.copy(self._reader)  # its hooks note every block; this call reads some
+        reader = copy.copy(self._reader)  # its hooks note every block. This call reads some
         reader.blocks = tuple(blocks)
         try:
             output, after = reader.read(self.backbone, pixel_values=pixel_values, output_attentions=output_attentions)

@@ -95,7 +95,7 @@ class Server:
             client.gone = True  # the client hung up, or it has its answer
 
     def end(self, task: asyncio.Task[Answer]) -> None:
-        """Note that a task has ended; asking for its error keeps asyncio from logging one that nobody waits for."""
+        """Note that a task has ended. Asking for its error keeps asyncio from logging one that nobody waits for."""
         self.tasks.discard(task)
         if not task.cancelled():
             task.exception()
@@ -150,6 +150,6 @@ class Server:
 
 
 def build(args: dict[str, Any]) -> Any:
-    """The application for `serve run`, from the values of `Settings`; the number of replicas is Serve's own option."""
+    """The application for `serve run`, from the values of `Settings`. The number of replicas is Serve's own option."""
     server: Any = Server
     return server.bind(args)

@@ -22,7 +22,7 @@ class Limits(NamedTuple):
 
 
 def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] | None:
-    """The blocks of this backbone after which the head reads; None: its output.
+    """The blocks of this backbone after which the head reads. None: its output.
 
     Raises:
         GatedPromptError: the adapter was trained on another backbone, or asks for more than the limits.

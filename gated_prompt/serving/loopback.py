@@ -6,7 +6,7 @@ from typing import Any
 
 
 def keep_to_loopback() -> None:
-    """Make the replica in this process listen on 127.0.0.1 only; call it before Serve opens its port.
+    """Make the replica in this process listen on 127.0.0.1 only. Call it before Serve opens its port.
 
     Besides HTTP, each replica of Ray 2.60 opens a port on all addresses for calls between deployments, which carry
     pickles. Ray has no setting for this address.

@@ -29,11 +29,11 @@ from .reading import Files, read_files
 from .resident import Resident, Stamp, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times
-TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced; seconds between them
+TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced. Seconds between them
 
 
 class PoolFullError(GatedPromptError):
-    """Every adapter in memory is in use and one more does not fit; try again when some calls have ended."""
+    """Every adapter in memory is in use and one more does not fit. Try again when some calls have ended."""
 
 
 class AdapterPool:
@@ -43,7 +43,7 @@ class AdapterPool:
         backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
             which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
-        backbone_name: Hub id or folder; adapters trained on another one are refused. None: not compared.
+        backbone_name: Hub id or folder. Adapters trained on another one are refused. None: not compared.
         image_side: the largest side of images that an adapter may ask for, in pixels.
 
     Attributes:
@@ -63,10 +63,10 @@ class AdapterPool:
         self.device = next(backbone.parameters()).device
         self.nbytes = 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
-        self._replaced: list[Resident] = []  # by other files; dropped when their calls have ended
+        self._replaced: list[Resident] = []  # by other files. Dropped when their calls have ended
         self._loading: dict[Path, threading.Lock] = {}  # each is held by the thread that loads and tries an adapter
         self._count = 0
-        self._books = threading.Lock()  # guards the four above; never held while files are read or logits computed
+        self._books = threading.Lock()  # guards the four above. Never held while files are read or logits computed
         self._changes = threading.RLock()  # the model changes by one adapter at a time
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class AdapterPool:
 
     @contextmanager
     def hold(self, folder: Path) -> Iterator[Resident]:
-        """The adapter in `folder`, loaded if it is not in memory or its files changed; it stays while this is open.
+        """The adapter in `folder`, loaded if it is not in memory or its files changed. It stays while this is open.
 
         Raises:
             PoolFullError: it does not fit beside the adapters in use.
@@ -162,7 +162,7 @@ class AdapterPool:
             self._make_room(0)
 
     def _load_undisturbed(self, folder: Path) -> Resident:
-        """Load it, again if its files changed meanwhile; a folder that is being replaced is missing for a moment."""
+        """Load it, again if its files changed meanwhile. A folder that is being replaced is missing for a moment."""
         for _ in range(TRIES):
             stamp = stamp_of_folder(folder)
             try:

@@ -29,9 +29,9 @@ class Files:
 
     Attributes:
         predictor: its class names, its preprocessing and what its head reads.
-        config, prompts: of the adapter without its head, and tensors by their keys; None and nothing for a probe.
+        config, prompts: of the adapter without its head, and tensors by their keys. None and nothing for a probe.
         head: weight (K, F) and bias (K,), or None, in float32.
-        trained_on: last part of the backbone's name; empty: unknown.
+        trained_on: last part of the backbone's name. Empty: unknown.
         sha256: of its weights file, according to its config.
         nbytes: memory of its tensors.
     """

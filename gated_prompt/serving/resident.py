@@ -20,10 +20,10 @@ class Resident:
     """An adapter in memory.
 
     Attributes:
-        key: its name on the model; that of the base for a probe, which has no prompts.
+        key: its name on the model, that of the base for a probe, which has no prompts.
         weight, bias: of its head, (K, F) and (K,).
         predictor: its class names, its preprocessing and what its head reads.
-        blocks: after which the head reads; None: the output of the backbone.
+        blocks: after which the head reads. None: the output of the backbone.
         sha256: of its weights file, according to its config.
         nbytes: memory of its tensors.
         stamp: of the files that it was read from.

@@ -15,14 +15,14 @@ LONGEST = 2**30  # bytes of a file that is copied
 
 
 class Sources:
-    """Folders, with everything below them, and Hub ids; others are refused."""
+    """Folders, with everything below them, and Hub ids. Others are refused."""
 
     def __init__(self, allow: list[str]) -> None:
         self.folders = [Path(one).resolve() for one in allow if os.path.isdir(one)]
         self.hub_ids = [one for one in allow if not os.path.isdir(one)]
 
     def copy(self, source: str, revision: str | None, folder: Path) -> None:
-        """Copy the adapter or probe at `source` into a folder; what is missing there is for others to find.
+        """Copy the adapter or probe at `source` into a folder. What is missing there is for others to find.
 
         Raises:
             PermissionError: the source is not allowed.

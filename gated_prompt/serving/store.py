@@ -27,7 +27,7 @@ LOCK_SECONDS = 30.0
 
 
 class Store:
-    """Adapters by name in the subfolders of `root`; `changes`: clients may add and remove some.
+    """Adapters by name in the subfolders of `root`. `changes`: clients may add and remove some.
 
     Raises:
         GatedPromptError: there is no such folder.
@@ -58,7 +58,7 @@ class Store:
         return found
 
     def find(self, name: str) -> Path:
-        """The folder of an adapter; of one that a client added, it never changes.
+        """The folder of an adapter. Of one that a client added, it never changes.
 
         Raises:
             AdapterNameError: there is no such adapter.

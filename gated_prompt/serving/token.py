@@ -45,7 +45,7 @@ def token_in_file(settings: Settings) -> Iterator[Settings]:
 
 
 def read_token(path: str | None) -> bytes | None:
-    """The token in this file, or, without one, that of the environment, as on a cluster; None: none is required.
+    """The token in this file, or, without one, that of the environment, as on a cluster. None: none is required.
 
     Raises:
         GatedPromptError: the file is missing or empty, or others may read it.
@@ -65,7 +65,7 @@ def read_token(path: str | None) -> bytes | None:
 
 
 def is_authorized(token: bytes | None, header: str) -> bool:
-    """Whether this `Authorization` header carries the token; the name of the scheme is case-insensitive (RFC 9110)."""
+    """Whether this `Authorization` header carries the token. The name of the scheme is case-insensitive (RFC 9110)."""
     if token is None:
         return True
     scheme, _, sent = header.partition(" ")

@@ -2,7 +2,7 @@
 """From a folder to answers in one call, for whatever `gated-prompt train` leaves: prompts, LoRA, a probe, a model.
 
 transformers' `AutoModelForImageClassification` and PEFT's `AutoPeftModel` take the number of classes from the base
-model's own config alone; there is no place beside an adapter where they would look for its classes.
+model's own config alone. There is no place beside an adapter where they would look for its classes.
 """
 
 import json
@@ -43,7 +43,7 @@ class Classifier:
 
     @torch.inference_mode()
     def __call__(self, image: str | os.PathLike[str] | bytes | Image.Image, top: int = 3) -> list[tuple[str, float]]:
-        """Names and scores of one image, at most `top` of them, the best first; of numbers, all.
+        """Names and scores of one image, at most `top` of them, the best first. Of numbers, all.
 
         Raises:
             DataError: the image cannot be read.
@@ -68,9 +68,9 @@ def load_classifier(
 
     Args:
         folder: a folder with `predictor.json`, the output folder of a run, or the id of a Hub repository.
-        backbone: where the backbone lies; None: where it lay in training.
+        backbone: where the backbone lies. None: where it lay in training.
         revision: branch, tag or commit of the repository.
-        token: access token of the Hub; None: the one of `hf auth login`.
+        token: access token of the Hub. None: the one of `hf auth login`.
         trust_remote_code: run Python code that the backbone brings.
 
     Raises:
@@ -121,7 +121,7 @@ def holds_prompts(folder: Path) -> bool:
 def load_trained(
     folder: Path, predictor: "Predictor | MaskPredictor", trust_remote_code: bool = False, base: Any = None
 ) -> nn.Module:
-    """The model of a folder's predictor with what was trained, in eval mode; `base`: what `load_base` would load.
+    """The model of a folder's predictor with what was trained, in eval mode. `base`: what `load_base` would load.
 
     Raises:
         GatedPromptError: the backbone cannot be loaded, or what was trained does not fit it.

@@ -18,7 +18,7 @@ STATE = ("score_to_maximize", "best", "curve", "scores", "weights", "done")  # o
 
 
 class AverageWeights(TrainerCallback):
-    """Keeps a moving average of the weights; without a `decay` it does nothing."""
+    """Keeps a moving average of the weights. Without a `decay` it does nothing."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.average = None if decay is None else AveragedAdapter(model, decay)

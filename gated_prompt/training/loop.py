@@ -20,7 +20,7 @@ from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpo
 
 
 class TrainerCallback:
-    """Looks on while a model is trained; `done` ends the training before its last step.
+    """Looks on while a model is trained. `done` ends the training before its last step.
 
     What has to survive a kill goes into `state_dict` and `load_state_dict`: it is a part of every checkpoint.
     """
@@ -31,7 +31,7 @@ class TrainerCallback:
         """Called after each step of the optimizer."""
 
     def after_epoch(self, epochs: int) -> dict[str, float]:
-        """Called when so many epochs are over, before their checkpoint is written; returns what trackers log."""
+        """Called when so many epochs are over, before their checkpoint is written. Returns what trackers log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class LoopConfig:
     """How long to train, and what is kept on the way.
 
     Attributes:
-        steps: batches of each process in all; the last epoch may be cut short. With gradient accumulation the
+        steps: batches of each process in all. The last epoch may be cut short. With gradient accumulation the
             optimizer steps once in several of them, and where an epoch ends.
         schedule_by: "epoch" or "step", after which the learning rates change.
         checkpoints: folder of the checkpoints.
@@ -81,7 +81,7 @@ class LoopResult:
 def make_accelerator(
     seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler, accumulation: int = 1
 ) -> Accelerator:
-    """Seed everything, and say how the batches are to be drawn; `accumulation`: batches per step of the optimizer."""
+    """Seed everything, and say how the batches are to be drawn. `accumulation`: batches per step of the optimizer."""
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
         log_with=report_to,
@@ -136,7 +136,7 @@ def train(
     """Train by `plan`, with a checkpoint where it is due.
 
     `model`, `loader` and `optimizer` are prepared by `accelerator`. The schedule is not, for that would step it once
-    for each process. `loss_of` gives the loss of a batch (pixels, labels); `set_epoch` tells the images which pass it
+    for each process. `loss_of` gives the loss of a batch (pixels, labels). `set_epoch` tells the images which pass it
     is, counted from 0.
 
     Raises:

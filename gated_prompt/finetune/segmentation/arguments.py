@@ -84,7 +84,7 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[MaskA
     """Arguments of the data, the run and the prompts.
 
     Raises:
-        GatedPromptError: something is unknown, outside its range or contradicts something else; all of it is listed.
+        GatedPromptError: something is unknown, outside its range or contradicts something else. All of it is listed.
     """
     parser = CommandLine((MaskArguments, SegmentationArguments, PromptArguments), description)
     parser.set_defaults(num_virtual_tokens=10, gate_init=-3.0, insert_at=None, prompt_dropout=0.0)

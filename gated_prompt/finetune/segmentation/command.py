@@ -3,15 +3,15 @@
 
     accelerate launch -m gated_prompt train --train_dir street --backbone facebook/dinov2-small
 
-`street` has `images/` and `masks/` (or ADE20K's `annotations/`) side by side; `--train_file` takes COCO's JSON,
+`street` has `images/` and `masks/` (or ADE20K's `annotations/`) side by side. `--train_file` takes COCO's JSON,
 `--dataset` a data set of the Hub. First the frozen backbone: a linear map from patches to classes, on every block and
 on sets of blocks, chosen on images that it did not see. Then prompts, or whatever `--methods` names, below that map.
 What is better is fitted once more to all labelled images. It leaves in `--output_dir`:
 
-    report.html    everything that was found, in one file to look at; first of the frozen backbone alone
+    report.html    everything that was found, in one file to look at. First of the frozen backbone alone
     results.json   the same for programs
     frozen/        the linear map
-    adapter/       what was trained, where that is better; model/ for methods that train the model itself
+    adapter/       what was trained, where that is better. model/ for methods that train the model itself
 
 `gated-prompt predict` takes the folder. The same command resumes where it was stopped.
 """
@@ -114,7 +114,7 @@ def leave_frozen(experiment: MaskExperiment, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What the reports before and after training share; `frozen_scores`: confusion matrices on validation."""
+    """What the reports before and after training share. `frozen_scores`: confusion matrices on validation."""
 
     experiment: MaskExperiment
     frozen: Frozen
@@ -150,7 +150,7 @@ class _Stage:
         return results
 
     def _leave(self, choice: Choice) -> Path:
-        """The folder to use: of the best run, trained again on all labelled images; or the frozen backbone's."""
+        """The folder to use: that of the best run, trained again on all labelled images, or the frozen backbone's."""
         run, experiment = choice.run, self.experiment
         if run is None:
             return self.output / "frozen"

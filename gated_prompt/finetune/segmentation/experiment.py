@@ -30,7 +30,7 @@ class MaskExperiment(Experiment):
 
     Attributes:
         parts: the images.
-        choice: the linear map of the frozen backbone that was fitted to the training part; `final`: to all images.
+        choice: the linear map of the frozen backbone that was fitted to the training part. `final`: to all images.
         class_weights: (K,), or None.
     """
 
@@ -142,7 +142,7 @@ class MaskExperiment(Experiment):
 
 
 def set_head(model: nn.Module, fitted: LinearMap) -> None:
-    """Make a segmenter's linear head this map; under an adapter, the head that is trained as well."""
+    """Make a segmenter's linear head this map, and under an adapter the head that is trained as well."""
     head: Any = segmenter_of(model).classifier
     for part in head.modules():
         if isinstance(part, nn.Linear):

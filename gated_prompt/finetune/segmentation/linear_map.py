@@ -13,7 +13,7 @@ from ...segmenter import IGNORE
 
 
 def class_shares(labels: Tensor, grid: tuple[int, int], num_classes: int) -> Tensor:
-    """Shares (h, w, K) of the area of each patch; less than 1 in all where pixels are ignored.
+    """Shares (h, w, K) of the area of each patch, less than 1 in all where pixels are ignored.
 
     `labels` (H, W) may have any size: its pixels are spread evenly over the h x w patches.
     """
@@ -48,7 +48,7 @@ def fit_linear_map(
 ) -> LinearMap:
     """Minimise the cross entropy to the shares of the classes, by AdamW with a cosine from `RATE` to 0.
 
-    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it; `class_weights`
+    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it. `class_weights`
     (K,) are factors on the shares. A class without a pixel never wins.
 
     Args:

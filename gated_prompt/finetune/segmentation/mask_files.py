@@ -2,7 +2,7 @@
 """Label maps in files: one byte a pixel, a palette, 16 bits or colours, and annotations in COCO's JSON.
 
 COCO's polygons and run lengths are decoded by pycocotools. Where objects overlap, the smaller one lies on top. Pixels
-without an object are the class "background", unless the categories have one of that name; crowds (`iscrowd`) are
+without an object are the class "background", unless the categories have one of that name. Crowds (`iscrowd`) are
 ignored.
 """
 
@@ -25,7 +25,7 @@ LOSSY = ("JPEG", "MPO")
 
 
 def read_mask(source: Path | bytes, name: str, by_colour: bool) -> np.ndarray:
-    """The values (H, W) int64 of a label map; with `by_colour` its colours, packed.
+    """The values (H, W) int64 of a label map. With `by_colour` its colours, packed.
 
     A palette image stores the numbers of its colours, which count unless colours are asked for.
 
@@ -120,7 +120,7 @@ def read_coco(file: Path, folder: Path | None) -> Unchecked:
 
 
 def draw(objects: list[dict[str, Any]], size: tuple[int, int], labels: dict[int, int], background: int) -> np.ndarray:
-    """The label map (H, W) of an image's objects; the largest first, so that smaller ones lie on top.
+    """The label map (H, W) of an image's objects, the largest first, so that smaller ones lie on top.
 
     Raises:
         DataError: an object has neither polygons nor run lengths, or no known category.

@@ -66,7 +66,7 @@ def with_shares(data: MaskSet, features: TokenFeatures) -> Labelled:
 
 
 def candidates(depth: int, singles: Sequence[Candidate] = ()) -> list[tuple[int, ...]]:
-    """The blocks alone; once these are scored, sets: the best with its neighbours, and blocks evenly apart."""
+    """The blocks alone. Once these are scored, sets: the best with its neighbours, and blocks evenly apart."""
     if not singles:
         return [(block,) for block in range(depth)]
     best = best_of(singles).blocks[0]
@@ -76,7 +76,7 @@ def candidates(depth: int, singles: Sequence[Candidate] = ()) -> list[tuple[int,
 
 
 def best_of(found: Sequence[Candidate]) -> Candidate:
-    """The best mIoU; of equals fewer and lower blocks."""
+    """The best mIoU. Of equals fewer and lower blocks."""
     return max(found, key=lambda one: (one.mean_iou, -len(one.blocks), [-block for block in one.blocks]))
 
 
@@ -126,7 +126,7 @@ def confusion_map(made: LinearMap, scored: Labelled, index: int, labels: Tensor)
 
 
 def _apart(depth: int, first: float, count: int) -> tuple[int, ...]:
-    """`count` blocks evenly apart, the last one among them; `first`: the depth of the first, as a share of all."""
+    """`count` blocks evenly apart, the last one among them. `first`: the depth of the first, as a share of all."""
     places = np.linspace(first * depth, depth, count)
     return tuple(sorted({max(0, round(float(place)) - 1) for place in places}))
 

@@ -101,7 +101,7 @@ def by_class(classes: Mapping[str, Mapping[str, Any]], colours: np.ndarray) -> s
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    """mIoU on validation over the epochs; epoch 0 is the start."""
+    """mIoU on validation over the epochs. Epoch 0 is the start."""
     figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for row in rows:
         points = row["curve"]
@@ -121,7 +121,7 @@ def write_report(
     even: Sequence[Mapping[str, Any]],
     use: Path,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json."""
+    """Write the page atomically. `results` is the content of results.json."""
     legend = [
         (name, "#" + bytes(int(part) for part in colour).hex())
         for name, colour in zip(results["names"], colours, strict=False)

@@ -24,7 +24,7 @@ CLASSES = "classes.txt"
 
 
 def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unchecked:
-    """The pairs of two folders; a mask has the path of its image below the folder, whatever its ending.
+    """The pairs of two folders. A mask has the path of its image below the folder, whatever its ending.
 
     Raises:
         DataError: one of the folders is missing, or nothing in it has a partner.
@@ -158,7 +158,7 @@ class MaskParts:
 
 
 def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
-    """Read, check and divide the images; `show` a progress bar.
+    """Read, check and divide the images. `show` a progress bar.
 
     Raises:
         DataError: the data are not what they should be.
@@ -180,7 +180,7 @@ def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
 
 
 def folds(data: MaskSet, share: float, seed: int) -> list[Split]:
-    """Parts of about this share of the images, each held back once; of the first no class loses its last image.
+    """Parts of about this share of the images, each held back once. Of the first no class loses its last image.
 
     Raises:
         DataError: the share is not between 0 and 1, or nothing can be held back.
