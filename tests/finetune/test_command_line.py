@@ -54,7 +54,7 @@ def test_switches_and_defaults_in_the_help() -> None:
     assert "--augment [true|false] crop and flip at random while training (default: True)" in words
     assert "--seeds INT [INT ...] random seeds; each method is trained once with each (default: 0)" in words
     assert (
-        "--backbone TEXT Hub id or folder of a ViT; default: the small ViT that the package ships --read_block"
+        "--backbone TEXT Hub id or folder of a ViT; default: the small ViT that the package ships --trust_remote_code"
         in words
     )
 
