@@ -14,9 +14,8 @@ from gated_prompt import GatedPromptError, gates
 from gated_prompt.architecture.names import BASE
 from gated_prompt.errors import DataError, UnsupportedOperationError
 from gated_prompt.plots import PromptAttention, prompt_attention
-from gated_prompt.serving.backbone import load_pool
 from gated_prompt.serving.contents import is_servable, used
-from gated_prompt.serving.pool import AdapterPool
+from gated_prompt.serving.pool import AdapterPool, load_pool
 from gated_prompt.serving.resident import Resident
 from gated_prompt.shipped import SHIPPED_BACKBONE
 

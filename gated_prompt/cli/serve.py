@@ -19,11 +19,10 @@ from typing import Any
 
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
-from ..serving.backbone import load_pool
+from ..serving.pool import load_pool
 from ..serving.ray_cluster import connect, descendants, end
-from ..serving.settings import Settings
+from ..serving.settings import Settings, read_token, token_in_file
 from ..serving.store import Store
-from ..serving.token import read_token, token_in_file
 from ..sharing.backbone import check_backbone
 
 APPLICATION = "gated_prompt"
@@ -108,7 +107,6 @@ def check(settings: Settings) -> None:
     Raises:
         GatedPromptError: there is no such backbone or folder, or the port is taken.
     """
-    check_backbone(settings.backbone)
     check_backbone(settings.backbone)
     for name, fault in Store(settings.adapters).skipped().items():
         print(f"not served: {name}: {fault}", flush=True)

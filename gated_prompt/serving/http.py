@@ -19,18 +19,14 @@ from ray import serve
 from torch import Tensor
 
 from ..errors import AdapterNameError, DataError, GatedPromptError
-from .backbone import load_pool
-from .decoding import Client
-from .loopback import keep_to_loopback
-from .messages import public
 from .metrics import count, count_batch, exposition
-from .pool import PoolFullError
+from .pool import PoolFullError, load_pool
+from .ray_cluster import keep_to_loopback
 from .replica import Item, Replica
-from .schemas import AdapterInfo, Answer, Source
-from .settings import Settings
+from .schemas import AdapterInfo, Answer, Source, public
+from .settings import Settings, is_authorized, read_token
 from .store import NAME
-from .token import is_authorized, read_token
-from .uploads import read_upload
+from .uploads import Client, read_upload
 
 BUSY = {"Retry-After": "1"}
 UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}

@@ -23,10 +23,10 @@ from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
-from .features import Features
-from .limits import Limits, blocks_read
-from .reading import Files, read_files
-from .resident import Resident, Stamp, stamp_of_folder
+from ..training.quiet import quiet_loading
+from .backbone import Features, load_backbone
+from .contents import Files, read_files
+from .resident import Limits, Resident, Stamp, blocks_read, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times
 TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced. Seconds between them
@@ -60,8 +60,7 @@ class AdapterPool:
         self.features = Features(backbone)
         self.model = get_peft_model(self.features, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
         self.memory, self.backbone_name, self.image_side = memory, backbone_name, image_side
-        self.device = next(backbone.parameters()).device
-        self.nbytes = 0
+        self.device, self.nbytes = next(backbone.parameters()).device, 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
         self._replaced: list[Resident] = []  # by other files. Dropped when their calls have ended
         self._loading: dict[Path, threading.Lock] = {}  # each is held by the thread that loads and tries an adapter
@@ -118,15 +117,13 @@ class AdapterPool:
         return [F.linear(read[kind][row], one.weight, one.bias) for row, (kind, one) in enumerate(heads)]
 
     def _take(self, folder: Path) -> Resident:
-        found = self._in_memory(folder)
-        if found is not None:
+        if (found := self._in_memory(folder)) is not None:
             return found
         with self._books:
             loading = self._loading.setdefault(folder, threading.Lock())
         with loading:  # one thread loads it, and others load other adapters meanwhile
             try:
-                found = self._in_memory(folder)  # another thread was faster
-                if found is not None:
+                if (found := self._in_memory(folder)) is not None:  # another thread was faster
                     return found
                 resident = self._load_undisturbed(folder)
                 with self._books:
@@ -243,3 +240,13 @@ class AdapterPool:
             if resident.key != BASE:
                 self.model.delete_adapter(resident.key)
             self.nbytes -= resident.nbytes
+
+
+def load_pool(backbone: str, memory: int, image_side: int) -> AdapterPool:
+    """A pool for adapters of this backbone, which take at most `memory` bytes and images of at most this side.
+
+    Raises:
+        GatedPromptError: the backbone cannot be loaded, or takes no prompts.
+    """
+    quiet_loading()  # here, as each replica is a process of its own
+    return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone, image_side=image_side)

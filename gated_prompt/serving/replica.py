@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ..errors import AdapterMismatchError, GatedPromptError
 from .contents import describe
-from .decoding import MEGAPIXEL, Client, ClientGoneError, Decoder
-from .messages import public
 from .resident import Resident
-from .schemas import AdapterInfo, Answer, Prediction, Source
+from .schemas import AdapterInfo, Answer, Prediction, Source, public
 from .settings import Settings
-from .sources import Sources
-from .store import Store
+from .store import Sources, Store
+from .uploads import MEGAPIXEL, Client, ClientGoneError, Decoder
 
 TRIES = 10  # to load an adapter that is being replaced
 
