@@ -56,7 +56,7 @@ def accuracy(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, int]
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Run with these arguments (None: the command line's); return the accuracy on the held-out images."""
+    """Run with these arguments (None: the command line's). Return the accuracy on the held-out images."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -40,7 +40,7 @@ def _read(split: Any, transform: ResizeSquare) -> TensorDataset:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: the command line's."""
+    """Run with these arguments. None: the command line's."""
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     quiet_loading()
     transform = transform_for(args.backbone, args.dataset)

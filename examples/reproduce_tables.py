@@ -15,7 +15,7 @@ setting (ties: the smaller rate) and every seed on all 1000 images, and evaluate
 are the paper's for the task (paper/presets.py). Arguments after `--` go to every run: `-- --num_train_epochs 20`.
 
 Ray Tune schedules the runs, on this machine or on a cluster (`--address auto`; --output_dir, data and code must then
-be on a shared file system). `--scheduler serial` runs them one by one; any number of such processes may share a
+be on a shared file system). `--scheduler serial` runs them one by one. Any number of such processes may share a
 folder, as the jobs of a Slurm array do. Each run is an `accelerate launch` of train_vtab.py, train_fgvc.py or
 train_ade20k.py. If interrupted, repeat the command: finished runs are skipped, and unfinished ones resume from their
 checkpoints. `--scheduler none` only writes the table.
@@ -140,7 +140,7 @@ def check_sources(args: Arguments) -> None:
 
 
 def identify(common: Common, tasks: Sequence[str]) -> tuple[Common, dict[str, str]]:
-    """Read weights and data, so that no record of others counts; also what is wrong with them, by task.
+    """Read weights and data, so that no record of others counts. Also what is wrong with them, by task.
 
     Raises:
         GatedPromptError: the backbone has no weights.
@@ -174,7 +174,7 @@ def tried(common: Common, row: Row, task: str, search: Search, records: Records)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the table, write and print it; return 1 if results are missing, else 0."""
+    """Run the table, write and print it. Return 1 if results are missing, else 0."""
     argv = sys.argv[1:] if argv is None else argv
     own, extra = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     (args,) = CommandLine([Arguments], __doc__).parse(own)

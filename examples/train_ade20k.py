@@ -9,9 +9,9 @@ The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) an
 `predictions.png`.
 
 Recipe (paper, Section 5.1 and Appendix A; where they are silent, mmsegmentation's defaults for SETR-PUP): 512 x 512
-crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipped; 160,000 steps of 16 images; SGD
+crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipped; 160,000 steps of 16 images. SGD
 with momentum 0.9, no weight decay, learning rate 0.001 for prompts, gates and temperatures and ten times that for the
-heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step; auxiliary heads after blocks 5 and 9 with loss weight 0.4.
+heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step. Auxiliary heads after blocks 5 and 9 with loss weight 0.4.
 Evaluation: sliding windows of 512 pixels with stride 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
 docs/segmentation.md states what is exact and what is not.
 """
@@ -28,10 +28,10 @@ from peft import get_peft_model
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import prompt_config
 from gated_prompt.finetune.report import environment, push, read_out, write_results
 from gated_prompt.finetune.segmentation.scores import majority_score, score
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
@@ -51,7 +51,7 @@ POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
 
 @dataclass
 class Arguments:
-    """What to train on what; the settings of the prompts are those of `GatedPromptConfig`."""
+    """What to train on what. The settings of the prompts are those of `GatedPromptConfig`."""
 
     task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
     data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; default: the Hub"})

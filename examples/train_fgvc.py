@@ -4,11 +4,11 @@
     accelerate launch examples/train_fgvc.py --task cub --data_dir data/CUB_200_2011 \\
         --backbone backbones/mae-vit-b --preset paper
 
-It trains on the training part and scores the test part once; settings are chosen with `--eval_split val`. Training
-images are resized to a short side of 256, cropped at random to 224 and flipped half of the time; to score, the crop is
+It trains on the training part and scores the test part once. Settings are chosen with `--eval_split val`. Training
+images are resized to a short side of 256, cropped at random to 224 and flipped half of the time. To score, the crop is
 the centre one (8/7 and 1 times the size of a backbone of another size). Arguments, files that are left behind and
 recipe are those of train_vtab.py. With `--data_dir` and VPT's JSON lists in it the splits are those of published
-numbers; else docs/data.md says how they differ.
+numbers. Else docs/data.md says how they differ.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from paper.tasks import fgvc_transform_for, load_fgvc_task
 
 @dataclass
 class Arguments(RunArguments):
-    """What to train on what; `--data_dir` is the folder of the data set."""
+    """What to train on what. `--data_dir` is the folder of the data set."""
 
     task: str = field(default="cub", metadata={"help": f"one of: {', '.join(FGVC)}"})
     eval_split: str = field(default="test", metadata={"help": "test, or val to choose settings"})

@@ -10,7 +10,7 @@ The same command runs on one CPU, one GPU, several GPUs (`accelerate config`) an
 (`accelerate launch --mixed_precision bf16`). It trains on the 800 + 200 images, scores the test part once, and
 leaves in `--output_dir`: `adapter/` (weights, config, model card), `results.json` and `gates.png`.
 
-VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`; `--read_block best` chooses the
+VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`. `--read_block best` chooses the
 block on these 200 images, also where the final run trains on all 1000. Images are resized straight to the
 model's size, without augmentation. In recipe/: arguments.py has recipe and arguments, methods.py the methods,
 presets.py the named settings. reproduce_tables.py runs whole tables.
@@ -36,7 +36,7 @@ from paper.tasks import KNOWN, load_task, transform_for
 
 @dataclass
 class Arguments(RunArguments):
-    """What to train on what; `--data_dir` is a folder in the vtab-1k layout."""
+    """What to train on what. `--data_dir` is a folder in the vtab-1k layout."""
 
     task: str = field(default="digits", metadata={"help": f"one of: {', '.join(KNOWN)}"})
     train_split: str = field(default="train800val200", metadata={"help": "train800val200, or train800 to choose"})

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Gated visual prompt tuning for Vision Transformers, as a PEFT method.
 
-Importing this package registers the method `GATED_PROMPT` with PEFT; `get_peft_model`, `PeftModel` and the rest
+Importing this package registers the method `GATED_PROMPT` with PEFT. `get_peft_model`, `PeftModel` and the rest
 of PEFT then work as with any other method.
 """
 

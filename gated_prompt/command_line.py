@@ -9,7 +9,7 @@ import errno
 import io
 import sys
 from argparse import SUPPRESS, Action
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
@@ -77,9 +77,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 class CommandLine(argparse.ArgumentParser):
     """A parser for dataclasses, or for what `add_argument` adds. Options are written out in full.
 
-    A field is an option of its name; its metadata hold `help` and, where only some values are known, `choices`. Its
-    type is str, int, float, bool, or a list or tuple of these, or one of them or None. `_argument_group_name` of a
-    dataclass heads its options in the help.
+    A field is an option of its name. Its metadata hold `help`, where only some values are known `choices`, and `old`,
+    a mapping of former names of these. Its type is str, int, float, bool, or a list or tuple of these, or one of them
+    or None. `_argument_group_name` of a dataclass heads its options in the help.
 
     Raises:
         GatedPromptError: an option is unknown, or a value is not of its type or none of the choices.
@@ -98,12 +98,12 @@ class CommandLine(argparse.ArgumentParser):
                 _add(group, one, hints[one.name])
 
     def parse(self, argv: list[str] | None) -> tuple[Any, ...]:
-        """One object for each of the dataclasses; None: the arguments of the command line."""
+        """One object for each of the dataclasses. None: the arguments of the command line."""
         found = vars(self.parse_args(argv))
         return tuple(kind(**{one.name: found[one.name] for one in fields(kind)}) for kind in self.kinds)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """argparse's, which all ways of parsing go through; here nothing may remain unknown."""
+        """argparse's, which all ways of parsing go through. Here nothing may remain unknown."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions if action.help != SUPPRESS for name in action.option_strings]
@@ -115,7 +115,7 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def unknown_option(given: str, known: list[str], more: str = "--help lists all options") -> str:
-    """What to say of an option that does not exist; `more`: where nothing has a similar name."""
+    """What to say of an option that does not exist. `more`: where nothing has a similar name."""
     name = given.split("=", maxsplit=1)[0]
     near = get_close_matches(name, known, n=1) or [option for option in known if option.startswith(name)]
     return f"unknown option {given!r}; {f'did you mean {near[0]}?' if near else more}"
@@ -137,7 +137,7 @@ def _add(group: Any, one: Field[Any], hint: Any) -> None:
         more |= {"nargs": "?", "const": True}
     action = group.add_argument(
         *dict.fromkeys((f"--{one.name}", f"--{one.name.replace('_', '-')}")),
-        type=_truth if kind is bool else kind,
+        type=_truth if kind is bool else _renaming(one.metadata["old"]) if "old" in one.metadata else kind,
         choices=one.metadata.get("choices"),
         metavar="true|false" if kind is bool else None if "choices" in one.metadata else METAVARS.get(kind),
         help=one.metadata.get("help"),
@@ -147,6 +147,10 @@ def _add(group: Any, one: Field[Any], hint: Any) -> None:
     if kind is bool and default is True:
         names = f"--no_{one.name}", f"--no-{one.name.replace('_', '-')}"
         group.add_argument(*names, dest=one.name, action="store_false", default=SUPPRESS, help=SUPPRESS)
+
+
+def _renaming(old: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda text: old.get(text, text)
 
 
 def _truth(text: str) -> bool:

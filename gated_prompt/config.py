@@ -37,7 +37,7 @@ class GatedPromptConfig(ConfigWithFile):
         filled_in: names of the fields that were None until a base model was adapted. Not a field, so never saved.
 
     Raises:
-        ConfigError: a field has a wrong type or value, or two fields contradict each other; lists all faults.
+        ConfigError: a field has a wrong type or value, or two fields contradict each other. Lists all faults.
     """
 
     num_virtual_tokens: int = field(
@@ -63,7 +63,7 @@ class GatedPromptConfig(ConfigWithFile):
         default=-5.0, metadata={"help": "initial gate logit; the paper's table value v means logit -v"}
     )
     gated_blocks: list[int] | None = field(
-        default=None, metadata={"help": "indices of the gated blocks; None: all blocks with prompts except the last"}
+        default=None, metadata={"help": "indices of the gated blocks. None: all blocks with prompts except the last"}
     )
     hard_gates: bool = field(
         default=False,
@@ -92,14 +92,14 @@ class GatedPromptConfig(ConfigWithFile):
     )
     modules_to_save: list[str] | None = field(
         default=None,
-        metadata={"help": "modules to train and save with the prompts; None: the detected head; []: none"},
+        metadata={"help": "modules to train and save with the prompts. None: the detected head; []: none"},
     )
     target_modules: str | None = field(
         default=None, metadata={"help": "dotted path of the list of blocks, if detection is ambiguous"}
     )
     num_prefix_tokens: int | None = field(
         default=None,
-        metadata={"help": "number of tokens before the patches; None: detected. After injection: the number in use"},
+        metadata={"help": "number of tokens before the patches. None: detected. After injection: the number in use"},
     )
     num_layers: int | None = field(default=None, metadata={"help": "recorded: number of blocks of the base model"})
     hidden_size: int | None = field(default=None, metadata={"help": "recorded: width of the base model"})
@@ -170,7 +170,7 @@ class GatedPromptConfig(ConfigWithFile):
         )
 
     def recorded(self) -> dict[str, int | None]:
-        """What saving records of the base model, and reading needs; None: not recorded."""
+        """What saving records of the base model, and reading needs. None: not recorded."""
         names = ["num_layers", "hidden_size", *(["num_heads"] if self.zero_start else [])]
         return {name: getattr(self, name) for name in names}
 

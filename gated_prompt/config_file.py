@@ -20,14 +20,14 @@ class ConfigWithFile(PeftConfig):
     """A config that is read together with the weights beside it.
 
     Attributes:
-        weights_file: the weights file found beside this config, until a model has its tensors; `AdapterFile("")` if
+        weights_file: the weights file found beside this config, until a model has its tensors. `AdapterFile("")` if
             the config was not read from a folder or repository. Not a field, so never saved.
     """
 
     weights_file: AdapterFile
 
     def recorded(self) -> Mapping[str, int | None]:
-        """What saving records of the base model, and reading needs; None: not recorded."""
+        """What saving records of the base model, and reading needs. None: not recorded."""
         raise NotImplementedError
 
     def recorded_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -39,14 +39,14 @@ class ConfigWithFile(PeftConfig):
         """Read `adapter_config.json` from a folder or Hub repository and check the weights beside it.
 
         PEFT calls this before it opens the weights, so damage is found before anything changes. If the weights exceed
-        256 MiB, only their header is read here; the tuner reads the rest after comparing shapes with the base. If
+        256 MiB, only their header is read here. The tuner reads the rest after comparing shapes with the base. If
         another process saves into the folder meanwhile, both files are read again.
         `kwargs` are those of `huggingface_hub.hf_hub_download`, as in PEFT.
 
         Raises:
-            DamagedAdapterError: the config is not a JSON object; or the weights file is truncated, incomplete, a
+            DamagedAdapterError: the config is not a JSON object, or the weights file is truncated, incomplete, a
                 pickle, from another save than the config, or has unknown keys, wrong shapes or types, or non-finite
-                numbers. A config without a weights file is allowed here; the tuner refuses it.
+                numbers. A config without a weights file is allowed here. The tuner refuses it.
             AdapterMismatchError: the config belongs to another PEFT method.
             ConfigError: the config has wrong values.
         """
@@ -78,7 +78,7 @@ class ConfigWithFile(PeftConfig):
         """Write `adapter_config.json` atomically, with the SHA-256 of the weights if it is known.
 
         It is known if the caller is `PeftModel.save_pretrained`, recognized by its `auto_mapping_dict`: it has just
-        written the weights. transformers writes the config first, and a user may save a config alone; weights in the
+        written the weights. transformers writes the config first, and a user may save a config alone. Weights in the
         folder are then older, or unrelated.
         """
         folder = Path(save_directory)

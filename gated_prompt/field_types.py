@@ -32,7 +32,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
-    """Describe what is wrong with the type of a field's value; None if it is correct."""
+    """Describe what is wrong with the type of a field's value. None if it is correct."""
     return None if _fits(value, hint) else f"{name} is {shown(value)}; expected {_words(hint)}"
 
 

@@ -32,7 +32,7 @@ class TokenClassifier(nn.Module):
 
     Args:
         backbone: returns tokens (B, N, D), or an output with `last_hidden_state`, of `pixel_values`.
-        num_labels: C, the number of classes; or the names of the classes.
+        num_labels: C, the number of classes, or the names of the classes.
         reads: "cls" (the first token), "mean" (of the patches) or "both", one after the other (2 D values).
         blocks: indices of the blocks after which the tokens are read, from 0, in ascending order: their values stand
             one after the other, each after the final norm and without prompts. None: the output of the backbone.
@@ -85,7 +85,7 @@ class TokenClassifier(nn.Module):
 
         `labels` are indices (B,), zeros and ones (B, C) as floats, or, with one class, values (B,): cross entropy,
         binary cross entropy or squared error, averaged over the labels. Trainer passes `num_items_in_batch`, the
-        number of labels in all batches of an optimizer step; the loss is then this batch's part of the average over
+        number of labels in all batches of an optimizer step. The loss is then this batch's part of the average over
         those. `kwargs` go to the backbone.
         """
         if self._block_tokens is None:
@@ -156,7 +156,7 @@ def load_backbone(source: str, trust_remote_code: bool = False, **settings: Any)
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if trust_remote_code and type(config) not in MODEL_MAPPING:
             return AutoModel.from_pretrained(source, dtype="float32", trust_remote_code=True, **settings)
-        # ViTMAEModel masks most patches and shuffles the rest; its encoder is a plain ViT.
+        # ViTMAEModel masks most patches and shuffles the rest. Its encoder is a plain ViT.
         kind = ViTModel if config.model_type == "vit_mae" else MODEL_MAPPING[type(config)]
         if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
             settings["add_pooling_layer"] = False

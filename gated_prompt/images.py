@@ -52,11 +52,11 @@ class Provenance:
         dataset: Name of the data set or task.
         split: Split name in the benchmark's terms.
         source: Hub repository or folder.
-        revision: Commit of the Hub repository that was read; None for local files.
+        revision: Commit of the Hub repository that was read. None for local files.
         exact: Whether these are exactly the benchmark's examples, pixel by pixel.
         note: The reason, in one sentence.
         count: Number of examples.
-        expected_count: Number of examples in the benchmark; None if unknown.
+        expected_count: Number of examples in the benchmark. None if unknown.
         lossy: Whether an inexact data set has the benchmark's examples after all, encoded again with loss.
     """
 
@@ -80,7 +80,7 @@ class Provenance:
         return {**asdict(self), "state": self.state}
 
     def warn_if_inexact(self) -> None:
-        """Warn if the examples are not exactly the benchmark's; skipped if its size is unknown."""
+        """Warn if the examples are not exactly the benchmark's. Skipped if its size is unknown."""
         if not self.exact and self.expected_count is not None:
             what = (
                 "the benchmark's examples, encoded with loss" if self.lossy else "not exactly the benchmark's examples"
@@ -111,21 +111,21 @@ def decode(
     most_pixels: int | None = None,
     least_side: int | None = None,
 ) -> Image.Image:
-    """Decode an image the way training does; see `to_rgb`.
+    """Decode an image the way training does. See `to_rgb`.
 
     HEIC and HEIF need pillow-heif.
 
     Args:
         source: Path or content of a file.
-        name: Name for error messages; None: the path.
-        formats: Pillow's names of the accepted formats; None: all. Restrict them for untrusted images.
-        most_pixels: Reject larger images before decoding a pixel; None: Pillow's own limit.
-        least_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where both sides keep this many pixels; None: never.
+        name: Name for error messages. None: the path.
+        formats: Pillow's names of the accepted formats. None: all. Restrict them for untrusted images.
+        most_pixels: Reject larger images before decoding a pixel. None: Pillow's own limit.
+        least_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where both sides keep this many pixels. None: never.
         as_stored: Neither convert nor rotate, for label maps.
         upright: See `to_rgb`.
 
     Raises:
-        DataError: The image is missing, damaged, too large or a narrow strip, or its pixel range is unknown; the
+        DataError: The image is missing, damaged, too large or a narrow strip, or its pixel range is unknown. The
             message names it.
     """
     name = name or ("in memory" if isinstance(source, bytes) else shown_path(source))
@@ -218,8 +218,8 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
     Attributes:
         images: The images.
         labels: Class of each image, 0 to `num_classes - 1`.
-        num_classes: Number of classes of the task; a small split may not contain all of them.
-        class_names: Class names in order; None if the source does not list them.
+        num_classes: Number of classes of the task. A small split may not contain all of them.
+        class_names: Class names in order. None if the source does not list them.
         provenance: Where the data came from.
 
     Raises:

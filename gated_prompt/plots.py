@@ -3,7 +3,7 @@
 
 Every function draws on the given matplotlib Axes, or on new ones, and returns them, so you can set titles, limits and
 scales (`ax.set_yscale("log")` for nearly closed gates). matplotlib comes with the `viz` extra and is imported when a
-function is called. The colours are Okabe and Ito's colour-blind-safe palette; lines and bars also differ in marker or
+function is called. The colours are Okabe and Ito's colour-blind-safe palette. Lines and bars also differ in marker or
 hatch.
 """
 
@@ -48,14 +48,14 @@ class Recording(Protocol):
 
 
 def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the gate of each gated block; a dashed grey line marks the initial value.
+    """Plot the gate of each gated block. A dashed grey line marks the initial value.
 
     With zero start, that is the mean size of the gates of a block's attention heads.
 
     Args:
         model: a model with gated prompts, or several models by their names in the legend.
-        adapter_names: adapters of one model to compare; None: the active one.
-        ax: Axes to draw on; None: a new figure.
+        adapter_names: adapters of one model to compare. None: the active one.
+        ax: Axes to draw on. None: a new figure.
 
     Raises:
         GatedPromptError: an adapter does not exist, names are given for several models, or there is nothing to draw.
@@ -79,7 +79,7 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
 def plot_temperatures(
     model: Models, adapter_names: Sequence[str] | None = None, *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Plot the attention temperature of each block with prompts; a dashed grey line marks the initial value.
+    """Plot the attention temperature of each block with prompts. A dashed grey line marks the initial value.
 
     Arguments and errors are those of `plot_gates`.
     """
@@ -131,10 +131,10 @@ def plot_training(
     """Plot gates, temperatures or selection ratios over training steps, with one line per block.
 
     Args:
-        recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`: `steps` (T,); `gates` and
-            `selection_ratios` (T, G) of the `gated_blocks` (G,); `temperatures` (T, K) of the `blocks` (K,).
+        recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`: `steps` (T,). `gates` and
+            `selection_ratios` (T, G) of the `gated_blocks` (G,). `temperatures` (T, K) of the `blocks` (K,).
         what: "gates", "temperatures" or "selection_ratios".
-        ax: Axes to draw on; None: a new figure.
+        ax: Axes to draw on. None: a new figure.
 
     Raises:
         GatedPromptError: `what` is unknown, or the recording is incomplete or inconsistent.
@@ -183,9 +183,9 @@ def plot_prompt_attention(
         image: the image that the model saw, cropped like by its image processor: a PIL image or an array (H, W, 3), of
             any size.
         token: the index of a chosen prompt, "prompts" for the mean of all chosen ones, or "cls".
-        block: index of the block; None: the last.
+        block: index of the block. None: the last.
         index: index of the image in the batch.
-        ax: Axes to draw on; None: a new figure.
+        ax: Axes to draw on. None: a new figure.
 
     Raises:
         GatedPromptError: the token, block or image does not exist, or `image` is not a colour image.

@@ -23,34 +23,35 @@ from .files.header import read_config, shown
 from .heads import Reads, TokenClassifier, load_backbone
 from .transforms import ResizeCenterCrop, ResizeSquare, Sampling
 
-Problem = Literal["classes", "labels", "numbers"]
+Problem = Literal["single_label", "multi_label", "regression"]
 PROBLEM_TYPES: Mapping[Problem, str] = {  # transformers' names
-    "classes": "single_label_classification",
-    "labels": "multi_label_classification",
-    "numbers": "regression",
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
 }
+OLD_PROBLEMS = {"classes": "single_label", "labels": "multi_label", "numbers": "regression"}  # in older files
 FILE = "predictor.json"
 LONGEST = 2**24  # bytes of the file: room for 100,000 names of classes
-MOST_PIXELS = 4096  # a side; a file that asks for more is damaged or hostile
+MOST_PIXELS = 4096  # a side. A file that asks for more is damaged or hostile
 CROP, SQUARE = {"mean", "std", "resize", "crop"}, {"mean", "std", "size", "sampling", "round_to_bytes"}
-OLD_SQUARE = {"mean", "std", "size", "antialias"}  # of files written before `sampling` existed; pixels were bytes
+OLD_SQUARE = {"mean", "std", "size", "antialias"}  # of files written before `sampling` existed. Pixels were bytes
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """What `predictor.json` says; fields of other programs in the file are ignored.
+    """What `predictor.json` says. Fields of other programs in the file are ignored.
 
     Attributes:
         names: of the classes, labels or numbers, in the order of the logits.
         preparation: of images, the settings of a transform: mean, std, and either resize and crop
-            (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`); sides in pixels. Older files
+            (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`). Sides in pixels. Older files
             have antialias instead of the last two.
-        problem: "classes" (one of them is right), "labels" (any number is) or "numbers" (values are predicted).
+        problem: "single_label" (one class is right), "multi_label" (any number of them) or "regression" (numbers).
         backbone: Hub id or name of the model that the adapter was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
-        reads: what the head reads, as `heads.TokenClassifier` calls it; None: what the head of the backbone's own
+        reads: what the head reads, as `heads.TokenClassifier` calls it. None: what the head of the backbone's own
             class for image classification reads.
-        blocks: after which the head reads, as `heads.TokenClassifier` calls them; None: the output of the backbone.
+        blocks: after which the head reads, as `heads.TokenClassifier` calls them. None: the output of the backbone.
 
     Raises:
         DataError: a value is not what it should be.
@@ -58,7 +59,7 @@ class Predictor:
 
     names: list[str]
     preparation: Mapping[str, Any]
-    problem: Problem = "classes"
+    problem: Problem = "single_label"
     backbone: str | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
     reads: Reads | None = None
@@ -86,7 +87,7 @@ class Predictor:
         """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
-            backbone: Hub id or folder to load it from; None: the one used in training.
+            backbone: Hub id or folder to load it from. None: the one used in training.
             trust_remote_code: run Python code that the backbone brings.
 
         Raises:
@@ -133,10 +134,10 @@ class Predictor:
         return ResizeSquare(**self.preparation)
 
     def answer(self, logits: Tensor, top: int) -> list[tuple[str, float]]:
-        """Names and scores of one image's logits (K,), at most `top` of them, the best first; of numbers, all."""
-        if self.problem == "numbers":
+        """Names and scores of one image's logits (K,), at most `top` of them, the best first, or all of numbers."""
+        if self.problem == "regression":
             return list(zip(self.names, logits.tolist(), strict=True))
-        shares = logits.softmax(-1) if self.problem == "classes" else logits.sigmoid()
+        shares = logits.softmax(-1) if self.problem == "single_label" else logits.sigmoid()
         scores, places = shares.topk(min(top, len(self.names)))
         return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
 
@@ -171,6 +172,8 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
             "gated_prompt.predictor.Predictor(names=[...], preparation={...}).write(folder)"
         )
     values = read_config(path, LONGEST)
+    if isinstance(values.get("problem"), str):
+        values["problem"] = OLD_PROBLEMS.get(values["problem"], values["problem"])
     known = {one.name for one in fields(Predictor)}
     try:
         return Predictor(**{name: value for name, value in values.items() if name in known})

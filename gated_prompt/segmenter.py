@@ -53,8 +53,8 @@ class TokenSegmenter(nn.Module):
 
     Args:
         backbone: a Vision Transformer whose patch projection is a convolution over square patches.
-        num_labels: K, the number of classes; or the names of the classes.
-        blocks: indices of the blocks that are read, ascending from 0; None: the last.
+        num_labels: K, the number of classes, or the names of the classes.
+        blocks: indices of the blocks that are read, ascending from 0. None: the last.
         head: "linear" or "conv".
 
     Raises:
@@ -118,7 +118,7 @@ class TokenSegmenter(nn.Module):
 
         With `labels` (B, height, width) of any size, the loss is the mean cross entropy of the logits, bilinearly
         upsampled to that size, over the pixels whose label is not 255. Trainer passes `num_items_in_batch`, the number
-        of labels in all batches of an optimizer step; the loss is then this batch's part of the average over those.
+        of labels in all batches of an optimizer step. The loss is then this batch's part of the average over those.
         `kwargs` go to the backbone.
 
         Raises:
@@ -157,7 +157,7 @@ class TokenSegmenter(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """As the backbone's; without reentrance, under which no gradient would come from the tokens that are read."""
+        """As the backbone's. Without reentrance, under which no gradient would come from the tokens that are read."""
         backbone: Any = self.backbone
         settings = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, **kwargs)

@@ -1,8 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The paper's preprocessing, using only Pillow and torch.
 
-    VTAB-1k   resize to 224 x 224 without cropping, as TensorFlow 1 does; no augmentation
-    FGVC      resize the short side to 256; random 224 x 224 crop and flip for training, centre crop for evaluation
+    VTAB-1k   resize to 224 x 224 without cropping, as TensorFlow 1 does. No augmentation
+    FGVC      resize the short side to 256. Random 224 x 224 crop and flip for training, centre crop for evaluation
 
 The transforms return float tensors (3, height, width), normalised with the mean and std of the backbone, which are
 ImageNet's for MAE, MoCo v3 and DINO.
@@ -117,7 +117,7 @@ class ResizeCenterCrop:
 
     Attributes:
         mean, std: Per channel, of pixels in [0, 1].
-        train: Crop at random and flip with probability 0.5, using torch's generator; otherwise take the centre crop.
+        train: Crop at random and flip with probability 0.5, using torch's generator. Otherwise take the centre crop.
         resize: Short side before the crop, in pixels.
         crop: Side of the crop, in pixels.
 

@@ -2,7 +2,7 @@
 
     python tools/family_table.py
 
-writes them anew; `test_family_table.py` compares.
+writes them anew. `test_family_table.py` compares.
 """
 
 import sys

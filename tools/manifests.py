@@ -104,7 +104,7 @@ def manifest(table: str) -> dict[str, Any]:
 
 
 def text(table: str) -> str:
-    """The file; what has no dictionaries inside stands on one line."""
+    """The file. What has no dictionaries inside stands on one line."""
     return _lines(manifest(table), "") + "\n"
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The short tables of measured and of published accuracies in the README and docs/which_method.md.
 
-`readme_tables.py` puts them into the pages; each is made from committed results.
+`readme_tables.py` puts them into the pages. Each is made from committed results.
 """
 
 from collections.abc import Callable

@@ -79,13 +79,13 @@ def sweep(backbone: str, task: str, found: Found) -> dict[int, list[float]]:
 
 
 def best_block(backbone: str, task: str, found: Found) -> int | None:
-    """Return the block with the best mean; None unless all were run."""
+    """Return the block with the best mean. None unless all were run."""
     values = sweep(backbone, task, found)
     return max(values, key=lambda block: mean(values[block])) if len(values) == len(BLOCKS) else None
 
 
 def blocks(found: Found) -> str:
-    """Return VPT-shallow by insertion block, the best in bold; the last column is its gain over block 0."""
+    """Return VPT-shallow by insertion block, the best in bold. The last column is its gain over block 0."""
     rows = [["backbone, task", *map(str, BLOCKS), "best minus block 0"]]
     for backbone, task in pairs_with_results(found):
         values, best = sweep(backbone, task, found), best_block(backbone, task, found)

@@ -3,11 +3,16 @@
 
     python tools/prose.py [FILE ...]
 
-Code, addresses and generated parts are left out. Any finding is an error.
+Code, addresses and generated parts are left out. Any finding is an error. So are more than two semicolons in 1000
+words of all pages, of all docstrings, or of all comments: short sentences are easier to read.
 """
 
+import ast
+import io
 import re
 import sys
+import tokenize
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proselint.checks import __register__ as standard
@@ -17,6 +22,8 @@ from proselint.registry.checks import Check, types
 from proselint.tools import LintFile
 
 ROOT = Path(__file__).parents[1]
+SOURCES = [file for folder in ("gated_prompt", "examples", "tools") for file in sorted((ROOT / folder).rglob("*.py"))]
+MOST_SEMICOLONS = 2  # in 1000 words
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Made-up terms and turns of phrase of translated text, and what a native writer says. Keys are regular expressions.
@@ -42,10 +49,11 @@ VOCABULARY = {
     r"taken? off": "unload",
     r"(?:go|goes|went) on": "continue",
     r"by (?:its|their) place": "by its index in the sequence",
+    r"trained numbers|numbers are trained": "trainable parameters",
     r"(?:is|are) no (?:layer|model|file|size|config|pickle|number)s?(?: of)?": "is not a ...",
 }
 ACCEPTED = {"saliency"}  # the field's word
-OFF = ("typography", "spelling", "dates_times")  # pages are ASCII; both spellings of -ise; CIFAR-10's is no decade
+OFF = ("typography", "spelling", "dates_times")  # pages are ASCII. Both spellings of -ise. CIFAR-10's is no decade
 LEFT_OUT = (
     re.compile(r"^(```|::::?).*?^\1:?", re.MULTILINE | re.DOTALL),  # code, cards
     re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL),
@@ -89,7 +97,47 @@ def findings(files: list[Path]) -> list[str]:
     return found
 
 
+def docstrings(source: str) -> Iterator[str]:
+    """Those of a module, its classes and functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def comments(source: str) -> Iterator[str]:
+    """Each comment of a module."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def semicolons(texts: Iterable[str]) -> float:
+    """How many there are in 1000 words, without code and quotations."""
+    found = words = 0
+    for text in map(prose, texts):
+        found += text.count(";")
+        words += len(text.split())
+    return 1000 * found / max(words, 1)
+
+
+def too_many_semicolons() -> list[str]:
+    """One line for each kind of text that has more than `MOST_SEMICOLONS`."""
+    sources = [file.read_text(encoding="utf-8") for file in SOURCES]
+    kinds = {
+        "pages": (file.read_text(encoding="utf-8") for file in PAGES),
+        "docstrings": (text for source in sources for text in docstrings(source)),
+        "comments": (text for source in sources for text in comments(source)),
+    }
+    rates = {kind: semicolons(texts) for kind, texts in kinds.items()}
+    return [
+        f"{kind}: {rate:.1f} semicolons in 1000 words. Write short sentences, at most {MOST_SEMICOLONS}"
+        for kind, rate in rates.items()
+        if rate > MOST_SEMICOLONS
+    ]
+
+
 if __name__ == "__main__":
     lines = findings([Path(name) for name in sys.argv[1:]] or PAGES)
+    lines += [] if sys.argv[1:] else too_many_semicolons()
     print("\n".join(lines) or f"{len(sys.argv[1:]) or len(PAGES)} pages, nothing found")
     sys.exit(bool(lines))

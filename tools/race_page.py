@@ -47,7 +47,7 @@ def read() -> dict[str, list[dict[str, Any]]]:
 
 
 def percent(runs: Sequence[Mapping[str, Any]], what: str = "test") -> str:
-    """'79.4 ± 0.3' over the draws; in brackets how many there are, if fewer than all; 'not run'."""
+    """'79.4 ± 0.3' over the draws. In brackets how many there are, if fewer than all; 'not run'."""
     if not runs:
         return "not run"
     values = [100 * run[what] for run in runs]
@@ -61,7 +61,7 @@ def of_task(runs: list[dict[str, Any]], task: str) -> list[dict[str, Any]]:
 
 
 def mean_of_tasks(runs: list[dict[str, Any]], what: str) -> float | None:
-    """Percent, each task counted once; None unless all tasks have all draws."""
+    """Percent, each task counted once. None unless all tasks have all draws."""
     by_task = [[100 * run[what] for run in of_task(runs, task)] for task in TASKS]
     return mean(map(mean, by_task)) if all(len(values) == len(DRAWS) for values in by_task) else None
 
@@ -116,7 +116,7 @@ def held_back(found: Rows) -> str:
 
 def cost(found: Rows) -> str:
     """What a row costs on the first draw of the first task on which it has run."""
-    rows = [["", "task", "trained parameters", "file, kB", "training, s", "kept for a step, MB", "ms per image"]]
+    rows = [["", "task", "trainable parameters", "file, kB", "training, s", "kept for a step, MB", "ms per image"]]
     for name, runs in found.items():
         if runs:
             run = runs[0]

@@ -2,7 +2,7 @@
 
     python tools/readme_tables.py
 
-rewrites them and the figures of `tools/figures/`; `test_readme_tables.py` compares.
+rewrites them and the figures of `tools/figures/`. `test_readme_tables.py` compares.
 """
 
 import json

@@ -27,7 +27,7 @@ HEADS = {
 
 
 def frozen(found: Found) -> str:
-    """Validation / test accuracy of the frozen rows by backbone and task; in brackets the chosen block."""
+    """Validation / test accuracy of the frozen rows by backbone and task. In brackets the chosen block."""
     rows = [["backbone, task", "probe, last block", "probe, chosen block", *HEADS.values()]]
     for backbone, task in product(BACKBONES, TASKS):
         for cell in of_kind(found, f"{backbone}-{task}", "frozen"):
@@ -39,7 +39,7 @@ def frozen(found: Found) -> str:
 
 
 def trained(found: Found) -> str:
-    """Validation / test accuracy by backbone and task, means over the seeds; below, their mean."""
+    """Validation / test accuracy by backbone and task, means over the seeds. Below, their mean."""
     rows = [["backbone, task", "probe, chosen block", *(f"{ROWS[row]}: {end}" for row, end in product(TRAINED, ENDS))]]
     complete: list[list[tuple[float, float]]] = []
     for backbone, task in product(BACKBONES, TASKS):

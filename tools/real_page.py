@@ -95,7 +95,7 @@ def frozen(found: Found, what: str) -> str:
 
 
 def blocks(found: Found) -> str:
-    """The logistic regression on each block: validation / test accuracy; the chosen block in bold."""
+    """The logistic regression on each block: validation / test accuracy. The chosen block in bold."""
     rows = [["block", *map(str, range(LAST + 1))]]
     for task in tasks_there(found):
         probe = the(found, task, "probe")
@@ -180,7 +180,7 @@ def _chosen_val(task: str, found: Found) -> float:
 def cost(found: Found) -> str:
     """Seconds and megabytes of one training step."""
     header = ["row", "read after block", "ms per image and step", "MB kept for the backward pass, 20 images"]
-    rows = [[*header, "trained numbers"]]
+    rows = [[*header, "trainable parameters"]]
     for step in of_kind(found, "cost", "step"):
         milliseconds = f"{1000 * step['seconds'] / 20:.1f}"
         rows.append([NAMES[step["row"]], str(step["read_from"]), milliseconds, f"{step['megabytes']:.0f}"])

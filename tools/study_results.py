@@ -57,13 +57,13 @@ def finals(task: str, row: str, found: Found, what: str = "test") -> list[float]
 
 
 def rate_race(row: str, found: Found) -> list[dict[str, Any]]:
-    """The runs among which the rate of a row was chosen, by rate; those with one rate had no choice."""
+    """The runs among which the rate of a row was chosen, by rate. Those with one rate had no choice."""
     runs = [run for run in of_kind(found, RACED_ON, "run") if run["row"] == row and run["epochs"] == RACE_EPOCHS]
     return sorted(runs, key=lambda run: (run["rate"], run["gate_rate"] or 0))
 
 
 def spread(values: Sequence[float]) -> str:
-    """'91.2 ± 0.3'; one seed '91.2 (1)', two '91.2 ± 0.3 (2)'; none: 'not run'."""
+    """'91.2 ± 0.3'. One seed '91.2 (1)', two '91.2 ± 0.3 (2)'; none: 'not run'."""
     if not values:
         return "not run"
     text = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

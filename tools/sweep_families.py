@@ -5,7 +5,7 @@
     python tools/sweep_families.py --only Dinov2Model timm/beit_base_patch16_224
     python tools/sweep_families.py --page                  # docs/families.md again from the results
 
-The results are in tools/family_sweep/results.json; classes that are tried again replace their record. Where timm
+The results are in tools/family_sweep/results.json. Classes that are tried again replace their record. Where timm
 cannot be imported, its records stay as they are.
 """
 

@@ -105,7 +105,7 @@ def backbone_tensors(graph: onnx.GraphProto) -> dict[str, torch.Tensor]:
         _array(constants[name]).reshape(1, -1, CONFIG.hidden_size) for name in (CLASS_POSITION, PATCH_POSITIONS)
     ]
     found["embeddings.position_embeddings"] = np.concatenate(positions, axis=1)
-    found["embeddings.mask_token"] = np.zeros((1, CONFIG.hidden_size))  # used in pre-training only; the graph has none
+    found["embeddings.mask_token"] = np.zeros((1, CONFIG.hidden_size))  # used in pre-training only. The graph has none
     return {name: torch.from_numpy(np.array(value, dtype=np.float16, order="C")) for name, value in found.items()}
 
 

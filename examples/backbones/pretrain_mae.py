@@ -9,7 +9,7 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
-    checkpoints/           the newest training state; run the same command again to resume
+    checkpoints/           the newest training state. Run the same command again to resume
 
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which is practical only for small images.
 """
@@ -63,7 +63,7 @@ class Arguments:
 def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
     """Return fixed 2-D sine-cosine position embeddings of a square grid, shape (1, 1 + side * side, hidden_size).
 
-    Sine and cosine of column and row take a quarter of the channels each; the CLS token has zeros.
+    Sine and cosine of column and row take a quarter of the channels each. The CLS token has zeros.
     """
     frequency = 10000.0 ** (-torch.arange(hidden_size // 4) / (hidden_size // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -104,7 +104,7 @@ def build_model(args: Arguments) -> ViTMAEForPreTraining:
 
 
 def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
-    """Write the encoder as a half-precision `ViTModel`; its keys are the same, so loading is strict."""
+    """Write the encoder as a half-precision `ViTModel`. Its keys are the same, so loading is strict."""
     shared = {k: v for k, v in mae.config.to_dict().items() if k in ViTConfig().to_dict() and k != "model_type"}
     encoder = ViTModel(ViTConfig(**shared), add_pooling_layer=False)
     encoder.load_state_dict(mae.vit.state_dict(), strict=True)
@@ -114,7 +114,7 @@ def export_encoder(mae: ViTMAEForPreTraining, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: the command line's."""
+    """Run with these arguments. None: the command line's."""
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     accelerator = Accelerator()
     set_seed(args.seed, device_specific=True)  # every process draws its own crops and masks

@@ -8,7 +8,7 @@ script writes to `output_dir`:
 
     encoder/               a `ViTModel` in half precision, with its image processor
     log.jsonl, loss.png    the mean loss of every epoch, as numbers and as a curve
-    checkpoints/           the newest training state; run the same command again to resume
+    checkpoints/           the newest training state. Run the same command again to resume
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import build_model
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.sharing.image_settings import image_settings
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
@@ -66,7 +66,7 @@ def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: the command line's."""
+    """Run with these arguments. None: the command line's."""
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     quiet_loading()
     accelerator = Accelerator()

@@ -62,7 +62,7 @@ def train_epochs(
     """Train up to epoch `num_epochs`, resuming from the newest checkpoint in `output` if there is one.
 
     `accelerator` must have prepared everything but `schedule`, which is stepped once per optimizer step and so counts
-    this process's steps. `loss_of` returns the loss of a batch; `max_norm` clips the gradient norm.
+    this process's steps. `loss_of` returns the loss of a batch. `max_norm` clips the gradient norm.
 
     Returns:
         The path of the log: one JSON line per epoch with its mean loss and seconds.

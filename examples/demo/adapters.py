@@ -14,14 +14,13 @@ from gated_prompt import GatedPromptError, gates
 from gated_prompt.architecture.names import BASE
 from gated_prompt.errors import DataError, UnsupportedOperationError
 from gated_prompt.plots import PromptAttention, prompt_attention
-from gated_prompt.serving.backbone import load_pool
 from gated_prompt.serving.contents import is_servable, used
-from gated_prompt.serving.pool import AdapterPool
+from gated_prompt.serving.pool import AdapterPool, load_pool
 from gated_prompt.serving.resident import Resident
 from gated_prompt.shipped import SHIPPED_BACKBONE
 
 ADAPTERS = Path(__file__).parent / "adapters"
-MEMORY = 2**30  # bytes for all adapters; they stay in memory
+MEMORY = 2**30  # bytes for all adapters. They stay in memory
 LONGEST_SIDE = 1024  # pixels that an adapter may ask for
 
 
@@ -73,7 +72,7 @@ class Collection:
         return key != BASE and len(gates(self.model, key)) > 0
 
     def attention(self, image: Image.Image, name: str) -> PromptAttention | None:
-        """Where this adapter's prompts and CLS look, in every block that holds prompts; None: they look nowhere."""
+        """Where this adapter's prompts and CLS look, in every block that holds prompts. None: they look nowhere."""
         key = self.residents[name].key
         if key == BASE:
             return None
@@ -112,7 +111,7 @@ def load_collection(backbone: Path | str = SHIPPED_BACKBONE, folder: Path = ADAP
 
 
 def read_accuracy(path: Path) -> float | None:
-    """The accuracy in a model card as the training scripts write it; None: it has none."""
+    """The accuracy in a model card as the training scripts write it. None: it has none."""
     if not path.is_file():
         return None
     results = ModelCard.load(path).data.eval_results or []

@@ -23,7 +23,7 @@ def read_image(path: Path) -> Image.Image:
     """RGB image from a file that a visitor gave, as training reads it, with at most `SIDE` pixels a side.
 
     Raises:
-        DataError: it is no image of `FORMATS`, is damaged, or is too large; in words for the visitor.
+        DataError: it is no image of `FORMATS`, is damaged, or is too large. In words for the visitor.
     """
     known = ", ".join(FORMATS)
     size = path.stat().st_size / 1e6
@@ -59,7 +59,7 @@ def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, t
 
 
 def picture_of_gates(model: nn.Module, names: Mapping[str, str]) -> Image.Image:
-    """Gates, selection ratios and temperatures by block, side by side; `names`: key on the model -> name to show."""
+    """Gates, selection ratios and temperatures by block, side by side. `names`: key on the model -> name to show."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes: list[Axes] = list(figure.subplots(1, 3))
     plots.plot_gates(model, list(names), ax=axes[0])

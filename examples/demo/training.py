@@ -26,7 +26,7 @@ from paper.tasks import Task, transform_for
 
 @dataclass
 class Arguments(RunArguments):
-    """What to train on what; `--data_dir` is needed. A part can be cut, as `datasets` does it: `train[:1000]`."""
+    """What to train on what. `--data_dir` is needed. A part can be cut, as `datasets` does it: `train[:1000]`."""
 
     task: str = field(default="images", metadata={"help": "your name for the task, for card and results"})
     train_split: str = field(default="train", metadata={"help": "part to train on"})

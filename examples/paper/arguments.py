@@ -3,7 +3,7 @@
 
 Recipe by default (paper, Appendix A; official code): SGD with momentum 0.9, no weight decay, one learning rate for
 prompts, gates, temperatures and head; 100 epochs, 10 of them linear warm-up from 0, then a cosine to 0, stepped once
-an epoch; prompt dropout 0.1; the inside of the frozen blocks in eval mode.
+an epoch. Prompt dropout 0.1. The inside of the frozen blocks in eval mode.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from accelerate import PartialState
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import backbone_kind
 from gated_prompt.finetune.recipe import (
     BEST_METHOD,
@@ -26,6 +25,7 @@ from gated_prompt.finetune.recipe import (
     check_read_block,
     recommended,
 )
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from gated_prompt.training.checkpoints import check_interval
@@ -34,12 +34,12 @@ from .presets import PRESETS, paper_preset
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("epoch", "step")
-WORKERS = 4  # processes that decode, as in the official code; results do not depend on it
+WORKERS = 4  # processes that decode, as in the official code. Results do not depend on it
 
 
 @dataclass
 class RunArguments:
-    """One training run; the settings of the prompts are those of `GatedPromptConfig`."""
+    """One training run. The settings of the prompts are those of `GatedPromptConfig`."""
 
     data_dir: str | None = field(default=None, metadata={"help": "folder with the data; default: the Hub"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
@@ -148,9 +148,9 @@ def parse_arguments(
     The help shows the docstring of the script that has `kind`.
 
     Raises:
-        GatedPromptError: an option, method, optimizer, preset, start, schedule or kind of backbone is unknown;
-            `--read_block` is no block; `--checkpointing_steps` is no interval; the preset has no settings for the task
-            or the method; or an argument that was given contradicts the method.
+        GatedPromptError: an option, method, optimizer, preset, start, schedule or kind of backbone is unknown.
+            `--read_block` is no block. `--checkpointing_steps` is no interval. The preset has no settings for the task
+            or the method, or an argument that was given contradicts the method.
     """
     parser = CommandLine((kind, PromptArguments), sys.modules[kind.__module__].__doc__)
     args, prompts = parser.parse(argv)
@@ -182,7 +182,7 @@ def parse_arguments(
 
 
 def _preset(args: RunArguments, task_of: Callable[[Any], str]) -> dict[str, Any]:
-    """The settings of `--preset` by argument; arguments that this script lacks are left out."""
+    """The settings of `--preset` by argument. Arguments that this script lacks are left out."""
     if args.preset == "paper":
         paper = paper_preset(task_of(args), backbone_kind(args.backbone, args.backbone_kind), args.method)
         return {

@@ -34,7 +34,7 @@ class Cell:
     Attributes:
         values: Percent by seed.
         seeds: How many seeds there should be.
-        missing: How many of the columns that an average is over are not there at all; then there are no values.
+        missing: How many of the columns that an average is over are not there at all. Then there are no values.
         of: How many columns the average is over, 1 for a plain cell.
     """
 
@@ -81,7 +81,7 @@ def vtab_averages(scores: Scores, seeds: Sequence[int]) -> dict[str, Cell]:
 
 
 def averages(table: str, scores: Scores, columns: Sequence[str], seeds: Sequence[int]) -> dict[str, Cell]:
-    """The averages that a table has, by name; `columns` are those of the whole table."""
+    """The averages that a table has, by name. `columns` are those of the whole table."""
     if table == "vtab":
         return vtab_averages(scores, seeds)
     if table in ("fgvc", "fgvc_prompts"):

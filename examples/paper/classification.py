@@ -38,7 +38,7 @@ from .tasks import Task
 
 
 def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
-    """The model that the arguments ask for, with a head for the task's classes; see `build_model`.
+    """The model that the arguments ask for, with a head for the task's classes. See `build_model`.
 
     A head that the backbone brings, as MoCo v3's linear evaluation does for 1000 classes, is dropped and named.
     """
@@ -85,9 +85,9 @@ def train_and_score(
 ) -> dict[str, Any]:
     """Train, score, write everything, and return the content of results.json (empty but on the main process).
 
-    `train`, `scored`: (pixels, class) of `task.train` and `task.eval`; `probed`: of `task.train` without augmentation,
-    from which prompts and head start and a linear probe is made; `l2`: strength of the penalty of a head that starts
-    as a probe; `validation`: scored after each epoch with `--curve`, None where `scored` has the validation images.
+    `train`, `scored`: (pixels, class) of `task.train` and `task.eval`. `probed`: of `task.train` without augmentation,
+    from which prompts and head start and a linear probe is made. `l2`: strength of the penalty of a head that starts
+    as a probe. `validation`: scored after each epoch with `--curve`, None where `scored` has the validation images.
     """
     if args.preset == "paper":
         torch.backends.cudnn.allow_tf32 = False  # float32 as on the GPUs of the published runs

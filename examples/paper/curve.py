@@ -17,7 +17,7 @@ class Curve(TrainerCallback):
 
     Attributes:
         rows: One for each epoch: "epoch" from 1, mean "loss", "learning_rate", and what `score` returns.
-        diverged: The epoch in which the loss or a parameter became infinite or NaN; None if none did.
+        diverged: The epoch in which the loss or a parameter became infinite or NaN. None if none did.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ from .tasks import Task, fgvc_transform_for, load_split, splits_of, transform_fo
 
 LOOKED_AT = 1000  # images of a split whose EXIF is read
 TURNED = 0x0112  # EXIF's orientation; 1 is upright
-CPU_BATCH, STEPS = 4, 2  # on a processor; a GPU times whole batches
+CPU_BATCH, STEPS = 4, 2  # on a processor. A GPU times whole batches
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Speed:
 def dry_run(
     common: Common, rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int], searched: bool, file: Path
 ) -> int:
-    """Check everything, write and print one table (.md and .json); return 1 where something is missing."""
+    """Check everything, write and print one table (.md and .json). Return 1 where something is missing."""
     quiet_loading()
     weights = check_weights(os.path.expandvars(common.backbone))
     reports = {task: check_data(task, common) for task in tasks if task != "ade20k"}

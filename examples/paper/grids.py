@@ -16,7 +16,7 @@ from .jobs import Run
 from .presets import FULL, LINEAR, OURS, PAPER, Choice, Row, Search, Value, paper_preset
 from .records import RECIPE
 
-SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs; the paper does not tell how many it made
+SEEDS = (42, 44, 82, 100, 800)  # those of VPT's five runs. The paper does not tell how many it made
 SEARCH_SEED = 42
 VITB_BLOCKS = 12
 
@@ -30,8 +30,8 @@ class Table:
         tasks: Its columns.
         rows: Its rows, by kind of backbone ("mae", "moco").
         any_method: Whether rows of other methods can be asked for.
-        metrics: Where the scores of a run lie in its results, by name; one is called "".
-        search: Whether learning rates are chosen on validation images; else they are the paper's.
+        metrics: Where the scores of a run lie in its results, by name. One is called "".
+        search: Whether learning rates are chosen on validation images. Else they are the paper's.
         own: Row that the paper gives settings of every task for.
     """
 
@@ -70,7 +70,7 @@ def _main_rows(table: str) -> dict[str, tuple[Row, ...]]:
 def _with_prompts(
     count: int, blocks: int = VITB_BLOCKS, *, shallow: bool = True, unlike: str | None = None
 ) -> tuple[Row, ...]:
-    """The three methods with the same number of prompts in all; VPT-deep spreads them over its blocks."""
+    """The three methods with the same number of prompts in all. VPT-deep spreads them over its blocks."""
     rows = [Row(f"shallow, {count} prompts", "shallow", {"num_virtual_tokens": count})] if shallow else []
     deep = {"num_virtual_tokens": count // blocks}
     rows.append(Row(f"deep, {count} prompts in all", "deep", deep, unlike=unlike))
@@ -117,7 +117,7 @@ def choose(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> list
     """The requested names in the order of the known ones, or all.
 
     Raises:
-        GatedPromptError: one is not known; the known ones are listed.
+        GatedPromptError: one is not known. The known ones are listed.
     """
     unknown = [name for name in asked or () if name not in known]
     if unknown:
@@ -147,11 +147,11 @@ def choose_rows(name: str, kind: str, methods: Sequence[str] | None) -> list[Row
 
 @dataclass(frozen=True)
 class Common:
-    """What all runs of a sweep share; folders are None for the Hub, and may hold environment variables.
+    """What all runs of a sweep share. Folders are None for the Hub, and may hold environment variables.
 
     Attributes:
-        weights: What `records.identity_of` says of the backbone; empty where it cannot be read.
-        data: Fingerprint of each split, by task; empty where the data cannot be read.
+        weights: What `records.identity_of` says of the backbone. Empty where it cannot be read.
+        data: Fingerprint of each split, by task. Empty where the data cannot be read.
         curve: Score after every epoch of the final runs.
     """
 
@@ -168,7 +168,7 @@ class Common:
     curve: bool = False
 
     def folder_of(self, task: str) -> str | None:
-        """Where the data of a task lie; None: on the Hub."""
+        """Where the data of a task lie. None: on the Hub."""
         if task == "ade20k":
             return self.ade20k_dir
         return self.vtab_dir if task in VTAB else self.fgvc_dir and f"{self.fgvc_dir}/{task}"
@@ -184,7 +184,7 @@ def search_runs(common: Common, row: Row, task: str, search: Search) -> list[Run
 
 
 def final_run(common: Common, row: Row, task: str, seed: int, choice: Choice | None) -> Run:
-    """The run that is reported, scored on the test part; `choice` None is the paper's."""
+    """The run that is reported, scored on the test part. `choice` None is the paper's."""
     splits: dict[str, Value] = {"train_split": "train800val200"} if task in VTAB else {}
     splits |= {"eval_split": "test"} if task != "ade20k" else {}
     splits |= {"curve": "true"} if common.curve and task != "ade20k" else {}
@@ -238,7 +238,7 @@ def published() -> dict[str, Any]:
 
 
 def published_row(table: str, kind: str, row: str) -> tuple[dict[str, float], str | None]:
-    """The published numbers of a row by column, and their source; empty and None where there are none."""
+    """The published numbers of a row by column, and their source. Empty and None where there are none."""
     for entry in published()["tables"][table]:
         if (entry["backbone"], entry["row"]) == (kind, row):
             return dict(entry["values"]), str(entry["source"])

@@ -98,7 +98,7 @@ class Run:
         return [*argv, *self.extra]
 
     def command(self, output: Path, threads: int) -> list[str]:
-        """The whole command; resumes from a checkpoint in `output` where there is one."""
+        """The whole command. Resumes from a checkpoint in `output` where there is one."""
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_machines", "1"]
         launch += ["--num_processes", str(self.processes), "--mixed_precision", self.mixed_precision]
         launch += ["--dynamo_backend", "no"]
@@ -123,7 +123,7 @@ def without(extra: Sequence[str], names: set[str]) -> list[str]:
 def execute(
     run: Run, folder: Path, *, sweep: str = "", wait: bool = True, threads: int = 1, cwd: str | None = None
 ) -> bool:
-    """Train and write the record; does nothing where the record is there.
+    """Train and write the record. Does nothing where the record is there.
 
     The script and all its children hold a lock on log.txt. So where a worker was killed and its script lives on, the
     next attempt of the same `sweep` waits for that script and takes its result.
@@ -132,7 +132,7 @@ def execute(
         False where another sweep is at this run and `wait` is False: it is left to the other.
 
     Raises:
-        DataError: the script failed over its data; the message has the end of its log.
+        DataError: the script failed over its data. The message has the end of its log.
         GatedPromptError: the script failed otherwise.
     """
     output, record = folder / "runs" / run.name, folder / "results" / f"{run.name}.json"

@@ -53,7 +53,7 @@ def lines(*cells: Sequence[str]) -> str:
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line for each task and average and one column for each method; turned where there are more methods."""
+    """One line for each task and average and one column for each method. Turned where there are more methods."""
     names = list(next(iter(rows.values()))["scores"])
     cells = [["", *rows]]
     for line in names:
@@ -88,7 +88,7 @@ def _best_epochs(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _searches(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Validation accuracy of every setting that was tried; the winner in bold."""
+    """Validation accuracy of every setting that was tried. The winner in bold."""
     cells = []
     for row, content in rows.items():
         for task, search in content["search"].items():

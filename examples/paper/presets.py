@@ -3,7 +3,7 @@
 
 Yoo et al., ICML 2023, https://arxiv.org/abs/2306.05067, Table 5, all of it for ViT-B/16 and gated prompts. The paper
 gives no such table for VPT-shallow, VPT-deep and the other baselines: they get the same batch size and learning rate.
-Numbers of others are facts from their papers and configuration files; each search says whose it is.
+Numbers of others are facts from their papers and configuration files. Each search says whose it is.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ class Row:
 
     Attributes:
         search: Where its learning rates come from.
-        unlike: Why its numbers do not compare with the published ones; None where they do.
+        unlike: Why its numbers do not compare with the published ones. None where they do.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Preset:
-    """What the paper uses for one task; `batch_size` counts the images of all processes together."""
+    """What the paper uses for one task. `batch_size` counts the images of all processes together."""
 
     batch_size: int
     num_virtual_tokens: int
@@ -108,7 +108,7 @@ class Preset:
 
 
 def paper_preset(task: str, kind: str, method: str) -> Preset:
-    """The paper's settings for a task and a backbone of this kind; VPT-deep has 10 prompts where others have 100.
+    """The paper's settings for a task and a backbone of this kind. VPT-deep has 10 prompts where others have 100.
 
     Raises:
         GatedPromptError: the paper has none for this task or this kind of backbone.

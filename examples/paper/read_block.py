@@ -22,7 +22,7 @@ Parts = Callable[[], tuple[TransformedImages, TransformedImages]]
 def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Accelerator) -> float:
     """Fill in where prompts leave (`read_from`) and, where it is None, where they enter (`insert_at`).
 
-    `parts` loads the images that probes are fitted to and the validation images that choose among them; None: this
+    `parts` loads the images that probes are fitted to and the validation images that choose among them. None: this
     script has no validation images.
 
     Returns:

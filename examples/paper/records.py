@@ -30,7 +30,7 @@ from gated_prompt.images import ImageFiles, LabelledImages
 
 # Raised whenever a change of this code changes what a run computes. 2: VTAB's images as TensorFlow 1 resizes them.
 RECIPE = 2
-SAMPLED = 64  # images whose content goes into a fingerprint; of all others name, size and label do
+SAMPLED = 64  # images whose content goes into a fingerprint. Of all others name, size and label do
 FAILURE = "GATED_PROMPT_FAILURE_FILE"  # environment variable: where a script says what kind of error ended it
 CONVERSION = "conversion.json"  # what `gated-prompt convert` has recorded
 KNOWN = {  # beginnings of the MD5 of the published checkpoints, from the VPT repository
@@ -79,7 +79,7 @@ def identity_of(backbone: str) -> dict[str, str]:
 
 
 def _digest(files: list[Path]) -> str:
-    """That of the file; of several, the SHA-256 of all their digests."""
+    """That of the file. Of several, the SHA-256 of all their digests."""
     found = [_sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
@@ -92,7 +92,7 @@ def _sha256(file: Path, size: int, changed: int) -> str:
 
 @dataclass
 class WeightsReport:
-    """`checkpoint`: the published file that these weights come from, None if unknown; `faults`: what is wrong."""
+    """`checkpoint`: the published file that these weights come from, None if unknown. `faults`: what is wrong."""
 
     backbone: str
     sha256: str
@@ -132,7 +132,7 @@ def check_weights(backbone: str) -> WeightsReport:
 
 
 def fingerprint(data: LabelledImages) -> str:
-    """SHA-256 over names, labels and sizes of all images, and the content of 64 of them; the folder does not count.
+    """SHA-256 over names, labels and sizes of all images, and the content of 64 of them. The folder does not count.
 
     Raises:
         DataError: an image is missing.
@@ -192,7 +192,7 @@ def failure_is_noted() -> Iterator[None]:
 
 def raise_if_diverged(results: Mapping[str, Any]) -> None:
     """Raises:
-    GatedPromptError: the run ended in NaN; its results.json says so too.
+    GatedPromptError: the run ended in NaN. Its results.json says so too.
     """
     if results.get("diverged"):
         raise GatedPromptError(
@@ -202,7 +202,7 @@ def raise_if_diverged(results: Mapping[str, Any]) -> None:
 
 
 def read_records(folder: Path, name: str = "*.json") -> dict[str, dict[str, Any]]:
-    """Results by the key that they belong to (`Run.key`), from the records in `folder`; damaged ones are left out."""
+    """Results by the key that they belong to (`Run.key`), from the records in `folder`. Damaged ones are left out."""
     found = {}
     for file in sorted((folder / "results").glob(name)):
         try:

@@ -28,7 +28,7 @@ SCHEDULERS = ("ray", "serial", "none")
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of one run; a fraction of a GPU makes runs share one. `address`: of a Ray cluster."""
+    """The resources of one run. A fraction of a GPU makes runs share one. `address`: of a Ray cluster."""
 
     cpus: float = 1
     gpus: float = 0
@@ -95,7 +95,7 @@ def run_serial(sweep: Sweep) -> None:
 
 
 def run_ray(sweep: Sweep) -> None:
-    """One Ray Tune trial for each run; a trial whose worker dies is started again, perhaps on another machine.
+    """One Ray Tune trial for each run. A trial whose worker dies is started again, perhaps on another machine.
 
     Raises:
         GatedPromptError: Ray is not installed or cannot be reached.
@@ -113,7 +113,7 @@ def run_ray(sweep: Sweep) -> None:
     runs, resources = sweep.runs, sweep.resources
 
     class Progress(tune.Callback):
-        """One bar over all runs; made when Tune starts, as Tune pickles its callbacks before."""
+        """One bar over all runs. Made when Tune starts, as Tune pickles its callbacks before."""
 
         def setup(self, *args: Any, **info: Any) -> None:
             self.bar = tqdm(total=len(runs), desc="runs")

@@ -25,7 +25,7 @@ class Searched:
 
 
 def best_of(tried: Sequence[Searched]) -> Choice | None:
-    """The best choice of a complete search, of equals the first (the smaller rate); None where all diverged.
+    """The best choice of a complete search, of equals the first (the smaller rate). None where all diverged.
 
     A choice that was not run is missing from a complete search: then there is no best one.
     """
@@ -52,7 +52,7 @@ def summarize(
     records: Records,
     searches: Mapping[tuple[str, str], Sequence[Searched]] = {},
 ) -> dict[str, Any]:
-    """Scores, averages and published numbers of each row, ready for JSON; `complete`: whether every run is there."""
+    """Scores, averages and published numbers of each row, ready for JSON. `complete`: whether every run is there."""
     made = {key: records[run.key] for key, run in finals.items() if run.key in records}
     found = {key: result for key, result in made.items() if not result.get("diverged")}
     shown = [column(task, metric) for task in tasks for metric in table.metrics]
@@ -127,7 +127,7 @@ def _mean_of_some(cells: Mapping[str, Cell], whole: Sequence[str]) -> float | No
 
 
 def _doubts(row: Row, own: Mapping[tuple[str, int], Mapping[str, Any]], runs: Sequence[Run]) -> list[str]:
-    """Why the numbers of a row do not compare with the published ones; empty where they do."""
+    """Why the numbers of a row do not compare with the published ones. Empty where they do."""
     parts = [part for result in own.values() for part in result["data"]]
     changed = sorted({word for run in runs for word in without(run.extra, NEUTRAL) if word.startswith("--")})
     precision = sorted({run.mixed_precision for run in runs} - {"no"})

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The image classification tasks that the example scripts know: scanned digits, the 19 of VTAB-1k, the 5 of FGVC.
 
-A VTAB task has 800 images to train on and 200 to choose settings with; the paper's final run trains on both. FGVC's
+A VTAB task has 800 images to train on and 200 to choose settings with. The paper's final run trains on both. FGVC's
 final runs train on its training part alone. The test part is scored once.
 """
 
@@ -91,7 +91,7 @@ def splits_of(task: str) -> tuple[str, ...]:
 
 
 def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:
-    """By the lists of the "vtab-1k" layout where they are; else as the authors ship it, in `root` or `root/name`."""
+    """By the lists of the "vtab-1k" layout where they are. Else as the authors ship it, in `root` or `root/name`."""
     lists = [folder / name / f"{split}.txt" for folder in (root, root / "vtab-1k")]
     if any(file.is_file() for file in lists) or name in UNREADABLE:
         return load_folder(root, name, split)

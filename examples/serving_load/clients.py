@@ -15,7 +15,7 @@ Row = dict[str, float]
 
 
 def users_of(url: str, *kinds: type[Any], tasks: int = 0, churn: Sequence[str] = ()) -> Environment:
-    """Locust's environment for users of `load.py`; `tasks`, `churn`: the options of that script."""
+    """Locust's environment for users of `load.py`. `tasks`, `churn`: the options of that script."""
     options = Namespace(tasks=tasks, churn=churn)
     return Environment(user_classes=[load.Client, *kinds], host=url, parsed_options=options, stop_timeout=60)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Two usual ways to serve many tasks, in place of `AdapterPool`; for measurements only.
+"""Two usual ways to serve many tasks, in place of `AdapterPool`. For measurements only.
 
 Both take the tasks of a folder of gated adapters but give each task random weights: time and memory are measured, not
 accuracy.
@@ -32,7 +32,7 @@ class Task:
 
 
 class Tasks:
-    """The part of `AdapterPool` that `Server` uses; a task is created at its first request and stays."""
+    """The part of `AdapterPool` that `Server` uses. A task is created at its first request and stays."""
 
     nbytes = 0  # not counted here: the measurement reads the memory of the process
 

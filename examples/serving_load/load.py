@@ -5,7 +5,7 @@
 
 `--csv runs/load` keeps the numbers that Locust prints: requests per second, percentiles and failures. `--tasks N` asks
 only the first N adapters. With `--churn FOLDER FOLDER` one more user adds the first adapter, replaces it by the second
-and deletes that, over and over; the server has to allow both, and GATED_PROMPT_TOKEN holds its token. As a client
+and deletes that, over and over. The server has to allow both, and GATED_PROMPT_TOKEN holds its token. As a client
 should, users repeat a request that the server was too busy for (counted as "asked to wait") or that failed because a
 replica died ("sent again").
 """
@@ -22,7 +22,7 @@ IMAGES = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "dem
 TOLERANCE = 1e-5  # of a score, in float32
 EXPECTED: dict[tuple[str, str, int], dict[str, float]] = {}  # scores by host, adapter and image: the first answer
 BROKEN = (0, 500, 502)  # no connection, or the replica died with the request in hand
-TRIES, PAUSE = 60, 0.5  # of a request that failed; seconds between them
+TRIES, PAUSE = 60, 0.5  # of a request that failed. Seconds between them
 
 
 @events.init_command_line_parser.add_listener

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from . import made
 
-ONE = "one"  # the gated server with a single adapter; "gated" serves 64 and is asked for some or all of them
+ONE = "one"  # the gated server with a single adapter. "gated" serves 64 and is asked for some or all of them
 CONTENDERS = (ONE, "gated", "lora", "full")
 COUNTS = [1, 4, 16, 64]
 SECONDS = {"tiny": 5.0, "small": 10.0}  # of each visit of a cell

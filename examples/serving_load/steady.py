@@ -51,7 +51,7 @@ def main(args: Namespace) -> None:
 
 
 def asked(server: Started, options: Options) -> dict[str, Any]:
-    """Ask, add, replace, delete, evict and load; kill a replica when half of the requests are answered."""
+    """Ask, add, replace, delete, evict and load. Kill a replica when half of the requests are answered."""
     remember_expected_answers(server.url, options)
     sources = sorted(map(str, Path(str(options["allow"])).iterdir()))
     environment = users_of(server.url, load.Churner, churn=sources)

@@ -15,7 +15,7 @@ from .contenders import plain
 
 
 def adapter_times(size: str, prompts: int, count: int = 6) -> dict[str, float]:
-    """Measure adapters without a head: kB of the weights file; median ms to load one more, and to switch."""
+    """Measure adapters without a head: kB of the weights file. Median ms to load one more, and to switch."""
     settings = GatedPromptConfig(num_virtual_tokens=prompts, modules_to_save=[])
     with tempfile.TemporaryDirectory() as folder:
         gated_prompt.save(get_peft_model(plain(size, prompts).requires_grad_(False), settings), folder)

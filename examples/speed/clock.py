@@ -19,7 +19,7 @@ from .contenders import CLASSES, CONTENDERS, logits_of
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings that all contenders of a table share; `batch` images of 224 x 224 pixels."""
+    """The settings that all contenders of a table share. `batch` images of 224 x 224 pixels."""
 
     size: str
     batch: int
@@ -92,7 +92,7 @@ def _measure_memory(name: str, prompts: int, setting: Setting) -> float:
 
 
 def _peak_of_this_process() -> float:
-    """Return MiB; not from getrusage on Linux, where it starts at the parent's memory."""
+    """Return MiB. Not from getrusage on Linux, where it starts at the parent's memory."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -4,9 +4,9 @@
     python examples/speed/compare.py --sizes small base --output_dir runs/speed
     python examples/speed/compare.py --device cuda --bf16 true --batch 64 --output_dir runs/speed-gpu
 
-Each round runs every contender once, so that a slow minute of the machine affects all of them; ratios are taken within
+Each round runs every contender once, so that a slow minute of the machine affects all of them. Ratios are taken within
 a round, and the tables show their median over the rounds. Run nothing else meanwhile. Writes `results.json` (all
-numbers, with machine and versions) and `results.md` (the tables) to `--output_dir`; existing results are not measured
+numbers, with machine and versions) and `results.md` (the tables) to `--output_dir`. Existing results are not measured
 again.
 """
 
@@ -57,7 +57,7 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Measure the requested results that are missing; return the content of results.json."""
+    """Measure the requested results that are missing. Return the content of results.json."""
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     unknown = [name for name in args.contenders if name not in CONTENDERS]
     if unknown:

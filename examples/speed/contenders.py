@@ -87,7 +87,7 @@ def pruned(size: str, prompts: int) -> nn.Module:
 
 
 def half(size: str, prompts: int) -> nn.Module:
-    """Gated prompts that leave after the first half of the blocks; the others do not run."""
+    """Gated prompts that leave after the first half of the blocks. The others do not run."""
     depth = ViTConfig(**SIZES[size]).num_hidden_layers
     return prompted(size, prompts, read_from=(depth + 1) // 2 - 1)
 

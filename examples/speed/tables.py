@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Format `results.json` as Markdown tables; ratios are taken within a round, with the median over all rounds."""
+"""Format `results.json` as Markdown tables. Ratios are taken within a round, with the median over all rounds."""
 
 from statistics import median
 from typing import Any

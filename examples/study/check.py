@@ -21,7 +21,7 @@ from .draws import block_features
 RESULTS = Path(__file__).parent / "results"
 NEW_SEED = 3
 AT_LEAST = 0.5  # points: what seeds differ by at the least, where few have run
-FROZEN = 1.1  # points: two validation images; another processor rounds otherwise
+FROZEN = 1.1  # points: two validation images. Another processor rounds otherwise
 REAL_EPOCHS = 10  # of the final runs
 REAL_ROWS, REAL_TASKS = ("gated_start_sample_best", "zero_start_best"), ("eurosat", "dtd10")
 MINIATURE_ROWS = ("linear", "shallow", "shallow_at_6", "gated")
@@ -40,7 +40,7 @@ def tolerance(committed: Sequence[float], pooled: float) -> float:
 
 
 def is_outside(name: str, new: float, committed: float, allowed: float) -> bool:
-    """Print the comparison, in percent; True where it is too far off."""
+    """Print the comparison, in percent. True where it is too far off."""
     far = abs(new - committed) > allowed
     print(f"{'OUT ' if far else 'ok  '} {name}: {new:.1f}, committed {committed:.1f} ± {allowed:.1f}", flush=True)
     return far

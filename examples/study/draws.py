@@ -34,7 +34,7 @@ class Draw:
 
 
 def draw_images(labels: Tensor, size: int, number: int) -> Draw:
-    """Draw 0 takes the first `size` images of the pool; the others take as many of each class, at random.
+    """Draw 0 takes the first `size` images of the pool. The others take as many of each class, at random.
 
     So class frequencies are the same in all draws, among the labelled images and among the test images.
     """
@@ -48,7 +48,7 @@ def draw_images(labels: Tensor, size: int, number: int) -> Draw:
 
 
 def folds(labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Positions to fit on and to score on, for each of `FOLDS` stratified folds; some classes have fewer images."""
+    """Positions to fit on and to score on, for each of `FOLDS` stratified folds. Some classes have fewer images."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
         pairs = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels))
@@ -56,7 +56,7 @@ def folds(labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 class Pool:
-    """The first `POOLED` images of a real task, in the order train, val, test; decoded when they are first needed."""
+    """The first `POOLED` images of a real task, in the order train, val, test. Decoded when they are first needed."""
 
     def __init__(self, name: str, data_dir: Path, backbone: Path, kept_in: Path) -> None:
         self.name, self._data_dir, self.backbone, self._kept_in = name, data_dir, backbone, kept_in
@@ -70,7 +70,7 @@ class Pool:
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
-        """`blocks`: (N, L, 2 D) in half precision, what a head reads after each block; `labels`: (N,)."""
+        """`blocks`: (N, L, 2 D) in half precision, what a head reads after each block. `labels`: (N,)."""
 
         def make() -> dict[str, Tensor]:
             blocks = torch.cat(list(block_features(self.backbone, self.images)))

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The rows of the race that train nothing in the backbone.
 
-Blocks and penalties are chosen by five stratified folds of the labelled images; then the probe is fitted to all of
+Blocks and penalties are chosen by five stratified folds of the labelled images. Then the probe is fitted to all of
 them, and scored once on the test images. `test_one_fold` is what the probe of four fifths reaches there.
 """
 
@@ -47,7 +47,7 @@ def score(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
 
 
 def choose(features: Tensor, labels: Tensor, num_classes: int, seed: int) -> tuple[list[Choice], Choice]:
-    """The choice of every single block, and of the block set; ties take fewer and lower blocks, larger penalties."""
+    """The choice of every single block, and of the block set. Ties take fewer and lower blocks, larger penalties."""
     parts = folds(labels, seed)
     used = torch.ones(len(parts), len(labels), dtype=torch.bool)
     for row, (_, held) in enumerate(parts):

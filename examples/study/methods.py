@@ -3,7 +3,7 @@
 
 method_comparison/
   default_training_params.json
-  experiments/<method>/<name>/adapter_config.json      what `get_peft_model` gets; none for full fine-tuning
+  experiments/<method>/<name>/adapter_config.json      what `get_peft_model` gets. None for full fine-tuning
   experiments/<method>/<name>/training_params.json     what differs from the defaults
   results/<method>--<name>.jsonl                       one line for each task and draw
 """
@@ -35,7 +35,7 @@ class Training:
         epochs: Passes over the labelled images, after which the weights are taken as they are.
         batch_size: Images in a step.
         warmup: Epochs in which the rate rises.
-        start: Method of `initialize_prompts` for prompts that start from images; None leaves the adapter's own start.
+        start: Method of `initialize_prompts` for prompts that start from images. None leaves the adapter's own start.
     """
 
     rates: tuple[float, ...]

@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gated_prompt import GatedPromptError, find_vision_transformer, initialize_prompts
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import build_model
 from gated_prompt.finetune.report import read_out
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.optim import optimizer_groups
 from gated_prompt.training.token_cache import StartAtBlock, prefix_tokens
@@ -56,7 +56,7 @@ class Variant:
         method: One of `methods.METHODS`.
         rates: Learning rates to try: of the head for "linear", otherwise of everything but the head.
         insert_at: The block at which prompts are inserted.
-        start: Method of `initialize_prompts`; None: random initialization.
+        start: Method of `initialize_prompts`. None: random initialization.
         like: The variant whose chosen rate is reused instead of a search.
     """
 
@@ -98,7 +98,7 @@ class Run:
 
 
 def chosen_rate(row: str, found: list[Record]) -> float | None:
-    """The learning rate with the best validation accuracy on one backbone and task; None until all were tried."""
+    """The learning rate with the best validation accuracy on one backbone and task. None until all were tried."""
     variant = VARIANTS[row]
     if variant.like is not None:
         return chosen_rate(variant.like, found)
@@ -116,7 +116,7 @@ def final_runs(row: str, found: list[Record]) -> list[Record]:
 
 
 def missing(backbone: str, task: str, row: str, found: list[Record]) -> Iterator[Run]:
-    """The runs that can be done now and have no record; later seeds follow once the rate is chosen.
+    """The runs that can be done now and have no record. Later seeds follow once the rate is chosen.
 
     Raises:
         GatedPromptError: a record was made with another recipe.

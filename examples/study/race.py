@@ -5,11 +5,11 @@
 
 For each draw of the labelled images, the frozen rows choose blocks and penalty by five folds. Every trained method
 reads these blocks, and its head starts as their probe, fitted with the untrained adapter in place. Its rate is chosen
-on one held-back fold of the first draw of `RACED_ON`; other draws and tasks take that rate. It then starts again and
+on one held-back fold of the first draw of `RACED_ON`. Other draws and tasks take that rate. It then starts again and
 trains on all labelled images, and the test images are scored once. The held-back fold also says, on each draw, whether
 training helped at all: `start` and `held` are its accuracies before and after.
 
-A record is written when it is done, so stop at any time; a new start continues.
+A record is written when it is done, so stop at any time. A new start continues.
 """
 
 import json

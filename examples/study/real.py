@@ -39,10 +39,10 @@ class Row:
 
     Attributes:
         method: One of `METHODS`, "lora" or "full".
-        insert_at: The block that prompts enter; None: half-way to the block that is read.
+        insert_at: The block that prompts enter. None: half-way to the block that is read.
         fitted: The head starts as the probe of the features with the untrained prompts in place.
-        start: Method of `initialize_prompts`; None: random initialization.
-        prompts: How many; for deep and zero-start prompts, in each block.
+        start: Method of `initialize_prompts`. None: random initialization.
+        prompts: How many. For deep and zero-start prompts, in each block.
         rank: Of LoRA.
     """
 
@@ -92,7 +92,7 @@ def build(row: Row, task: Task, backbone: Path, read_from: int, seed: int) -> nn
 
 
 def execute(record: Record, l2: float, task: Task, backbone: Path, seed: int) -> Record:
-    """Train the row of a record again, with another seed; `l2` is the penalty of a fitted head."""
+    """Train the row of a record again, with another seed. `l2` is the penalty of a fitted head."""
     row = ROWS[record["row"]]
     model = build(row, task, backbone, record["read_from"], seed)
     train, val, test = (task.parts[part] for part in ("train", "val", "test"))

@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def read(file: Path) -> list[Record]:
-    """Read the records of a file, ignoring a last line that was cut off; none if the file does not exist.
+    """Read the records of a file, ignoring a last line that was cut off. None if the file does not exist.
 
     Raises:
         GatedPromptError: a line is not a record.

@@ -6,7 +6,7 @@ python examples/study/run.py miniature                      the miniature; --dat
 python examples/study/run.py check-real --data_dir FOLDER   a part of docs/real.md again, with a new seed
 python examples/study/run.py check-miniature                a part of docs/miniature.md again, with a new seed
 
-Each run adds a record when it is done; a new start continues.
+Each run adds a record when it is done. A new start continues.
 """
 
 import sys

@@ -22,7 +22,7 @@ def label(index: int, kind: str) -> int:
 def draw(index: int) -> np.ndarray:
     """Draw image `index`, uint8 (32, 32, 3).
 
-    A slim triangle points in the direction of the orientation, with a jitter of up to 10 degrees; its centre lies in
+    A slim triangle points in the direction of the orientation, with a jitter of up to 10 degrees. Its centre lies in
     the column of the position, at any height. Size and both colours vary.
     """
     rng = np.random.default_rng((index, 2023))

@@ -69,7 +69,7 @@ class Task:
 
 
 def load(name: str, data_dir: Path | None) -> Task:
-    """Decode one of `REAL` or `MINIATURE`; in miniature the names begin with "mini_".
+    """Decode one of `REAL` or `MINIATURE`. In miniature the names begin with "mini_".
 
     Raises:
         DataError: the folder or an image is missing, or there are too few images.

@@ -20,7 +20,7 @@ SCORED_AT_ONCE = 100
 
 
 def reader(backbone: Path, blocks: Sequence[int], num_classes: int) -> TokenClassifier:
-    """A linear head on CLS and mean patch after these blocks; those above the highest are not loaded."""
+    """A linear head on CLS and mean patch after these blocks. Those above the highest are not loaded."""
     model = load_backbone(str(backbone), num_hidden_layers=1 + max(blocks))
     return TokenClassifier(model, num_classes, reads="both", blocks=blocks)
 
@@ -62,7 +62,7 @@ class Kept(Part):
 
 @dataclass(frozen=True)
 class Loop:
-    """`warmup` counts epochs in which the rate rises; `seed` orders the images."""
+    """`warmup` counts epochs in which the rate rises. `seed` orders the images."""
 
     epochs: int
     warmup: float
@@ -77,7 +77,7 @@ def fit(
     loop: Loop,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> list[float]:
-    """Train and return the mean loss of each epoch; `after_epoch` gets its number, from 1."""
+    """Train and return the mean loss of each epoch. `after_epoch` gets its number, from 1."""
     optimizer = torch.optim.Adam(groups)
     steps = -(-len(part) // loop.batch_size)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(loop.warmup * steps), loop.epochs * steps)

@@ -17,8 +17,8 @@ from ..config import GatedPromptConfig
 class Role(NamedTuple):
     """The role of the prompts in one block.
 
-    `arrive`: the block's input contains them (otherwise they come from the bank); `passive`: they are keys and values
-    only; `stay`: the block's output contains them; `gate`: row of the block's gate logit, if any.
+    `arrive`: the block's input contains them (otherwise they come from the bank). `passive`: they are keys and values
+    only. `stay`: the block's output contains them. `gate`: row of the block's gate logit, if any.
     """
 
     arrive: bool
@@ -29,10 +29,10 @@ class Role(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Constants of one adapter; its tensors are in the bank.
+    """Constants of one adapter. Its tensors are in the bank.
 
-    `first`: the block at which the prompts are inserted; `last`: the last block that runs, after which they are
-    removed; `prompts`: their slice of the token axis; `gate_rows`: row of `gate_logits` by block. Three tuples hold
+    `first`: the block at which the prompts are inserted. `last`: the last block that runs, after which they are
+    removed. `prompts`: their slice of the token axis. `gate_rows`: row of `gate_logits` by block. Three tuples hold
     the roles in the blocks from `first` to `last`: `in_sequence` without passive blocks, `training` with those that
     are passive anyway, `evaluation` with the pruned ones too. With zero start, all blocks are passive in all three.
     """

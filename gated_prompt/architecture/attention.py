@@ -25,10 +25,10 @@ class AttentionParts:
 
     Submodules are given by name, since LoRA and quantization replace them.
 
-    `block`, `attention`: the block and its submodule with the projections; `norm`: name in the block of the norm
-    before the attention; `query`, `key`, `value`: names of the projections, the last two None if `query` is one Linear
-    for all three; `query_norm`, `key_norm`: the norms after them; `eager`: the eager attention function that its class
-    names if the attention uses transformers' AttentionInterface, else None; `takes_temperature`: False if a bias is
+    `block`, `attention`: the block and its submodule with the projections. `norm`: name in the block of the norm
+    before the attention. `query`, `key`, `value`: names of the projections, the last two None if `query` is one Linear
+    for all three. `query_norm`, `key_norm`: the norms after them. `eager`: the eager attention function that its class
+    names if the attention uses transformers' AttentionInterface, else None. `takes_temperature`: False if a bias is
     added to the queries behind every module that computes them, so that no hook can scale all of them.
     """
 
@@ -67,7 +67,7 @@ class AttentionParts:
         return function
 
     def keys_and_values(self, tokens: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (B, H, N, d) of `tokens` (B, N, D) before the norm; `width`: d, that of a head.
+        """Return keys and values (B, H, N, d) of `tokens` (B, N, D) before the norm. `width`: d, that of a head.
 
         `forward` is called rather than the modules: hooks of others on them are about the model's own tokens.
         """
@@ -96,7 +96,7 @@ class AttentionParts:
 
 
 def find_attention(block: nn.Module) -> AttentionParts | None:
-    """Return the parts of a block's attention; None if it has none, or several."""
+    """Return the parts of a block's attention. None if it has none, or several."""
     named = dict(block.named_modules())
     hits = [name for name in named if name.rpartition(".")[2] in QUERY_NAMES]
     if len(hits) != 1:

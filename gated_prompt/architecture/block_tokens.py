@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The tokens after several blocks of a backbone, from one forward, as a model that ended there would return them.
 
-They have passed the final norm, and hold no prompts. Hooks find them; what one forward notes lies in a thread-local
+They have passed the final norm, and hold no prompts. Hooks find them. What one forward notes lies in a thread-local
 object, so that any number of threads can call the model.
 """
 
@@ -17,8 +17,8 @@ from .vision_transformer import VisionTransformer
 
 
 class Noted:
-    """What the hooks see in one forward: `count`, the tokens of an image before prompts join them; `last`, the output
-    of the latest block; `states`, those of the wanted blocks; `norm`, what reads the output of the last block.
+    """What the hooks see in one forward: `count`, the tokens of an image before prompts join them. `last`, the output
+    of the latest block. `states`, those of the wanted blocks. `norm`, what reads the output of the last block.
     """
 
     def __init__(self, depth: int) -> None:
@@ -40,7 +40,7 @@ LOCAL = _Local()
 class BlockTokens:
     """Reads a backbone after `blocks`, indices from 0 in ascending order. Create it before an adapter is added.
 
-    A block that an adapter's `read_from` skips has no tokens to read, which is an error; `may_skip`: what the last
+    A block that an adapter's `read_from` skips has no tokens to read, which is an error. `may_skip`: what the last
     block that ran returned takes their place, for batches of which some images alone read that block.
     """
 
@@ -59,7 +59,7 @@ class BlockTokens:
                 self.handles.append(module.register_forward_pre_hook(_FindNorm()))
 
     def read(self, backbone: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """Call the backbone; return its output and the tokens (B, N, D) after each of the blocks."""
+        """Call the backbone. Return its output and the tokens (B, N, D) after each of the blocks."""
         before, LOCAL.noted = LOCAL.noted, Noted(self.depth)
         try:
             output = backbone(*args, **kwargs)

@@ -24,7 +24,7 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
     """Return the paths of the modules around the pretrained body of `root`: heads, feature pyramids, new necks.
 
     A transformers class without a task in its name is a body, and so is the module that runs the blocks. Beside text
-    modules, and in bodies of other libraries, other pretrained modules may follow; there, a head counts only by its
+    modules, and in bodies of other libraries, other pretrained modules may follow. There, a head counts only by its
     name or `get_classifier`. Attention pools, output embeddings and loaded necks belong to the pretrained body.
     """
     vit = vit or find_vision_transformer(root)
@@ -53,7 +53,7 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
 
 
 def fresh_parameters(root: nn.Module, vit: VisionTransformer) -> set[int]:
-    """Return the ids of the parameters that `from_pretrained` did not find in the checkpoint; it marks the others.
+    """Return the ids of the parameters that `from_pretrained` did not find in the checkpoint. It marks the others.
 
     Quantized parameters, which have other types, have lost the mark and are not reported.
     """
@@ -64,7 +64,7 @@ def fresh_parameters(root: nn.Module, vit: VisionTransformer) -> set[int]:
 
 
 def resolve(root: nn.Module, names: Iterable[str]) -> list[str]:
-    """Return the full paths for `names`, each a path or the end of one; without paths inside others."""
+    """Return the full paths for `names`, each a path or the end of one. Without paths inside others."""
     modules = [path for path, _ in root.named_modules()]
     paths: list[str] = []
     for name in names:
@@ -88,7 +88,7 @@ def left_out(root: nn.Module, vit: VisionTransformer, heads: list[str]) -> list[
 
 
 def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens: int) -> str | None:
-    """Explain why a mean written into token 0 would not reach the head of `root`; None if it would.
+    """Explain why a mean written into token 0 would not reach the head of `root`. None if it would.
 
     Heads that read token 0 and other tokens (DeiT, DINOv2) count as reading it. If that cannot be measured, `pooling`
     is allowed.
@@ -107,7 +107,7 @@ def pooling_obstacle(root: nn.Module, vit: VisionTransformer, num_prefix_tokens:
 
 
 def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
-    """Whether the output depends on token 0 after the last block, measured on two equal images; None if unknown."""
+    """Whether the output depends on token 0 after the last block, measured on two equal images. None if unknown."""
     images = synthetic_images(vit.tower)
     if images is None:
         return None
@@ -132,7 +132,7 @@ def _reads_token_0(root: nn.Module, vit: VisionTransformer) -> bool | None:
 
 
 def reads_between(root: nn.Module, vit: VisionTransformer, block: int) -> bool | None:
-    """Whether the output depends on blocks above `block` other than through the last block; None if unknown.
+    """Whether the output depends on blocks above `block` other than through the last block. None if unknown.
 
     Measured by changing the output of the blocks between them while the last block returns the same as before.
     """
@@ -186,7 +186,7 @@ def _values(output: Any) -> list[torch.Tensor]:
 
 
 def _classifiers(holder: nn.Module) -> list[nn.Module]:
-    """Return the classifiers that timm models report; distilled models have two."""
+    """Return the classifiers that timm models report. Distilled models have two."""
     found = _asked(holder, "get_classifier")
     return list(found) if isinstance(found, tuple) else [found]
 

@@ -56,7 +56,7 @@ class CheckLoadedTensors:
 
 
 def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], needed: Container[str]) -> None:
-    """Compare the tensors of one adapter in `state` with the model's; `expected` maps keys it lacks to None."""
+    """Compare the tensors of one adapter in `state` with the model's. `expected` maps keys it lacks to None."""
     advice = "the adapter on the model is unchanged; save or download the other one again"
     for key, tensor in expected.items():
         found = state.get(key)

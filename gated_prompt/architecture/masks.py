@@ -20,7 +20,7 @@ HIDDEN = -1e4  # additive masks hide with the lowest number of their dtype, -inf
 def widen_arguments(
     rest: tuple[Any, ...], named: dict[str, Any], prompts: slice, length: int, first: nn.Module | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make room for prompts in a block's arguments other than hidden states; `first`: the block, if it is the first.
+    """Make room for prompts in a block's arguments other than hidden states. `first`: the block, if it is the first.
 
     Raises:
         ArchitectureError: see `refuse_packed`.
@@ -63,7 +63,7 @@ def widen_mask(value: Any, prompts: slice, length: int) -> Any:
         return value
     if value.ndim > 2 and value.shape[-2] == length:
         seen = value.amax(dim=-2, keepdim=True)
-        if value.is_floating_point():  # additive; visible entries may hold a position bias, which prompts do not get
+        if value.is_floating_point():  # additive. Visible entries may hold a position bias, which prompts do not get
             seen = torch.where(seen <= HIDDEN, seen, torch.zeros_like(seen))
         value = _insert(value, seen, prompts, dim=-2)
     return widen_keys(value, prompts, length)

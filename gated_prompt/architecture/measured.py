@@ -60,7 +60,7 @@ def _made_up_call(block: nn.Module, width: int) -> Inputs:
 
 
 def _believed_if_it_fails(measure: Callable[..., Any], *args: Any) -> Any:
-    """Return what was measured; None if the block cannot be called by hand, for whatever reason."""
+    """Return what was measured. None if the block cannot be called by hand, for whatever reason."""
     try:
         return measure(*args)
     except ArchitectureError:
@@ -77,7 +77,7 @@ def _has_exact_linears(block: nn.Module) -> bool:
 
 
 def _run(block: nn.Module, call: Inputs, tokens: torch.Tensor) -> torch.Tensor:
-    """Call the block with other tokens, without anybody's hooks; returns tokens (B, N, D)."""
+    """Call the block with other tokens, without anybody's hooks. Returns tokens (B, N, D)."""
     args, kwargs = call
     if args:
         output = block.forward(tokens, *args[1:], **kwargs)
@@ -125,7 +125,7 @@ class _Silent:
 
 @contextmanager
 def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Replace the forward of a module for this thread; others may run the model meanwhile."""
+    """Replace the forward of a module for this thread. Others may run the model meanwhile."""
     own, before, original = threading.get_ident(), vars(module).get("forward"), module.forward
 
     def chosen(*args: Any, **kwargs: Any) -> Any:
@@ -185,7 +185,7 @@ def _are_projections(
 ) -> bool:
     """Whether these are the keys and values that `AttentionParts.keys_and_values` computes.
 
-    Position embeddings may rotate the keys of patches, which keeps their length; those of prompts are not rotated.
+    Position embeddings may rotate the keys of patches, which keeps their length. Those of prompts are not rotated.
     """
     (seen_keys, seen_values), *more = seen
     keys, values = parts.keys_and_values(tokens, seen_keys.shape[-1])

@@ -17,12 +17,12 @@ from ..files.layout import BANK, PARAMETERS, PREFIX
 
 BASE = "__base__"  # means no adapter in PEFT's mixed batches
 NO_FOLDER = re.compile(r'[/\\:*?"<>|]|^ | \Z')  # forbidden on some operating system
-LONGEST = 200  # bytes of a folder name; file systems allow 255
+LONGEST = 200  # bytes of a folder name. File systems allow 255
 DEVICES = {"con", "nul", "prn", "aux", *(f"{d}{i}" for d in ("com", "lpt") for i in "123456789¹²³")}  # of Windows
 
 
 def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> None:
-    """Refuse a name under which PEFT could not save or load an adapter of `model`; `heads`: the saved modules.
+    """Refuse a name under which PEFT could not save or load an adapter of `model`. `heads`: the saved modules.
 
     Raises:
         AdapterNameError: the name is empty, contains a dot or this method's prefix, is reserved, is not a valid folder

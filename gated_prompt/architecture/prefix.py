@@ -36,7 +36,7 @@ def count_prefix_tokens(tower: Tower, first_block: nn.Module, width: int) -> int
 
 
 def synthetic_images(tower: Tower) -> torch.Tensor | None:
-    """Return a black and a brighter image (2, C, H, W) of the tower's image size; None if that is unknown."""
+    """Return a black and a brighter image (2, C, H, W) of the tower's image size. None if that is unknown."""
     weight = tower.projection.get_parameter("weight")
     config = getattr(tower.body, "config", None)
     sizes = [getattr(m, name, None) for m in tower.embeddings.modules() for name in ("image_size", "img_size")]
@@ -54,7 +54,7 @@ class _Reached(Exception):  # noqa: N818 - not an error
 
 
 def first_call(tower: Tower, first_block: nn.Module) -> Inputs | None:
-    """Return the arguments with which the first block is called for two synthetic images; None if unknown."""
+    """Return the arguments with which the first block is called for two synthetic images. None if unknown."""
     images, reached = synthetic_images(tower), list[Inputs]()
     if images is None:
         return None
@@ -83,7 +83,7 @@ def tokens_of(block: nn.Module, call: Inputs) -> Any:
 
 
 def _equal_tokens(tower: Tower, first_block: nn.Module) -> int | None:
-    """Count the leading tokens that are equal for two images when they reach the first block; None if unknown.
+    """Count the leading tokens that are equal for two images when they reach the first block. None if unknown.
 
     Raises:
         ArchitectureError: the block gets several token sequences per image.
@@ -103,7 +103,7 @@ def _equal_tokens(tower: Tower, first_block: nn.Module) -> int | None:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode without gradients; at the end restore its modes and the random state."""
+    """Put `model` in eval mode without gradients. At the end restore its modes and the random state."""
     training = [module for module in model.modules() if module.training]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.no_grad(), torch.random.fork_rng(list(devices)):

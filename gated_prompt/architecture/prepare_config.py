@@ -20,8 +20,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         AdapterMismatchError: the config was saved with another depth, width, number of prefix tokens or head.
         ConfigError: a block index exceeds the model's depth, or the model lacks a module to save.
         DamagedAdapterError: the config is for inference and came without weights.
-        ArchitectureError: `pooling` is set but the model's head does not read token 0; `read_from` is set but the
-            model reads the output of several blocks; a temperature is set but no hook can apply it; or `zero_start`
+        ArchitectureError: `pooling` is set but the model's head does not read token 0. `read_from` is set but the
+            model reads the output of several blocks. A temperature is set but no hook can apply it, or `zero_start`
             is set but the prompts of a block cannot get keys and values on their own.
     """
     unknown = [field.name for field in fields(config) if getattr(config, field.name) is None]

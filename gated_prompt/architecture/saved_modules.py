@@ -11,7 +11,7 @@ from ..errors import ArchitectureError
 
 
 class SavedModule(ModulesToSaveWrapper):
-    """PEFT's wrapper of a module that each adapter has a trained copy of; parameters in `fixed` stay frozen in all.
+    """PEFT's wrapper of a module that each adapter has a trained copy of. Parameters in `fixed` stay frozen in all.
 
     PEFT makes every parameter of the active copy trainable, also a table of positions that is fixed by design.
     """
@@ -55,7 +55,7 @@ def fixed_parameters(root: nn.Module, paths: Iterable[str]) -> dict[str, frozens
 def wrap_heads(
     root: nn.Module, fixed: dict[str, frozenset[str]], adapter_name: str, inference_mode: bool, active: bool
 ) -> None:
-    """Give the adapter its own copy of each module, as PEFT does for `modules_to_save`; `fixed`: see `SavedModule`.
+    """Give the adapter its own copy of each module, as PEFT does for `modules_to_save`. `fixed`: see `SavedModule`.
 
     PEFT would match every path that ends with one of these: `head` also matches `auxiliary_head`, and the `head`
     inside a `head`, which would be copied twice and lost in the file.

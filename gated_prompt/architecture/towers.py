@@ -21,8 +21,8 @@ READS_WORDS = "reads the word embeddings in"
 class Tower:
     """A list of blocks that reads patches.
 
-    `path`: of the list; `ancestors`: the modules that contain it, the root first; `body`: the innermost of these that
-    also contains the modules `before` the blocks; `embeddings`: the one of those with the patch `projection`.
+    `path`: of the list. `ancestors`: the modules that contain it, the root first. `body`: the innermost of these that
+    also contains the modules `before` the blocks. `embeddings`: the one of those with the patch `projection`.
     """
 
     path: str
@@ -46,10 +46,10 @@ class Tower:
 
 
 def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> Tower:
-    """Return the tower of `root` that reads patches; `widths`: the width of every list of blocks by path.
+    """Return the tower of `root` that reads patches. `widths`: the width of every list of blocks by path.
 
     Raises:
-        ArchitectureError: there is none, or several and `asked` names none of them; or the blocks come in stages.
+        ArchitectureError: there is none, or several and `asked` names none of them, or the blocks come in stages.
     """
     name = type(root).__name__
     found = {path: _source(root, path, widths) for path in widths}
@@ -134,7 +134,7 @@ def _patch_projection(name: str, holder: nn.Module, width: int) -> nn.Conv2d | n
 
 
 def _reads_patches(part: nn.Module, size: Any) -> bool:
-    """Whether a Linear reads grey or colour patches of this size, p or (p, p); for a convolution any size will do."""
+    """Whether a Linear reads grey or colour patches of this size, p or (p, p). For a convolution any size will do."""
     if size is None or not isinstance(part, nn.Linear):
         return size is not None
     height, width = (size, size) if isinstance(size, int) else size

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Find the parts of a Vision Transformer that prompts need, in any model that has them.
 
-No model family is named here. The blocks are the only list of identical modules with a query projection; the patch
+No model family is named here. The blocks are the only list of identical modules with a query projection. The patch
 projection and the prefix tokens (CLS, registers, ...) precede it.
 """
 
@@ -22,7 +22,7 @@ OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative p
 
 @dataclass(frozen=True)
 class PositionBias:
-    """A module that computes a bias (1, H, N, N) on the attention logits of one block; None: of all blocks."""
+    """A module that computes a bias (1, H, N, N) on the attention logits of one block. None: of all blocks."""
 
     module: nn.Module
     block: int | None
@@ -32,11 +32,11 @@ class PositionBias:
 class VisionTransformer:
     """The parts of one model.
 
-    `tower`: the blocks with the modules that contain and precede them; `blocks`: the L transformer blocks;
-    `attentions`: the parts of each; `ancestors`: the modules that contain the blocks, the root first; `before`: the
-    modules that run before them; `embeddings`: the one of these with the patch `projection`; `position_biases`: the
-    relative ones, if any; `hidden_size`: D; `num_prefix_tokens`: number of tokens before the patches; `patch_values`:
-    number of values in one patch (3 p p); `keys_are_projections`: False if a measurement (`measured.py`) showed that
+    `tower`: the blocks with the modules that contain and precede them. `blocks`: the L transformer blocks.
+    `attentions`: the parts of each. `ancestors`: the modules that contain the blocks, the root first. `before`: the
+    modules that run before them. `embeddings`: the one of these with the patch `projection`. `position_biases`: the
+    relative ones, if any. `hidden_size`: D. `num_prefix_tokens`: number of tokens before the patches. `patch_values`:
+    number of values in one patch (3 p p). `keys_are_projections`: False if a measurement (`measured.py`) showed that
     keys and values are not the projections of the normed tokens.
     """
 
@@ -66,7 +66,7 @@ class VisionTransformer:
 
     @property
     def unfit_for_zero_start(self) -> nn.Module | None:
-        """The first attention in which prompts cannot be read on their own (`zero_start`); None: all fit."""
+        """The first attention in which prompts cannot be read on their own (`zero_start`). None: all fit."""
         fit = self.can_be_passive
         unfit = (p.attention for i, p in enumerate(self.attentions) if i not in fit or p.num_heads is None)
         return next(unfit, None)
@@ -81,7 +81,7 @@ def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> 
         ArchitectureError: there is no such list, there are several, there is no patch projection before it, or a
             backbone class reads the output of each block.
     """
-    # One block is what a probe of the first block leaves of a backbone; beside longer lists it is something else.
+    # One block is what a probe of the first block leaves of a backbone. Beside longer lists it is something else.
     paths = [*_block_lists(root, least=2)] or [*_block_lists(root, least=1)]
     lists = {path: _width(root.get_submodule(path)) for path in paths}
     tower = find_tower(root, lists, blocks_path)
@@ -176,8 +176,8 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
     """Refuse models that would fail, some of them silently, where no hook can help.
 
     Raises:
-        ArchitectureError: a backbone makes feature maps from the output of each block; or tables for a fixed number of
-            tokens are added between the blocks or inside their attention; or tokens meet where prompts would disturb
+        ArchitectureError: a backbone makes feature maps from the output of each block, or tables for a fixed number of
+            tokens are added between the blocks or inside their attention, or tokens meet where prompts would disturb
             them.
     """
     loop = tower.ancestors[-1]

@@ -80,7 +80,7 @@ def check_options(command: str, words: list[str]) -> None:
 
 
 def module_of(command: str, words: list[str]) -> str:
-    """Where a command lies; of `train` and `predict` that depends on whether it is about classes or label maps."""
+    """Where a command lies. Of `train` and `predict` that depends on whether it is about classes or label maps."""
     if (command == "train" and asks_for_masks(words)) or (command == "predict" and gives_masks(words)):
         return MASKS[command]
     return MODULES.get(command, f"{__name__}.{command}")

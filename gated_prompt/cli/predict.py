@@ -33,7 +33,7 @@ from ..training.quiet import quiet_loading
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments; None: those of the command line."""
+    """Run with these arguments. None: those of the command line."""
     (args,) = CommandLine([PredictArguments], __doc__).parse(argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")
@@ -46,10 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     groups = make_groups(found, args.trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
-        print(export(groups, Path(args.export)))
+        print(export(groups[0], Path(args.export)))
         return
     pictures = find_all_pictures(args.images)
-    most = max(len(one.names) if one.problem == "numbers" else args.top for g in groups for one in g.members.values())
+    most = max(
+        len(one.names) if one.problem == "regression" else args.top for g in groups for one in g.members.values()
+    )
     weights = {name: fingerprint(folder) for name, (folder, _) in found.items()}
     output = PredictionFile(Path(args.output), most, weights)
     contents = {name: content_of(pictures[name]) for name in pictures if name in output.images}
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.inference_mode()
 def predict(
-    group: Group, pictures: Mapping[str, Path], top: int, device: torch.device, output: PredictionFile
+    group: Group[Predictor], pictures: Mapping[str, Path], top: int, device: torch.device, output: PredictionFile
 ) -> list[dict[str, object]]:
     """Rows of one batch, without those that `output` has."""
     transform = group.first.transform()
@@ -111,7 +113,7 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
 
 
 def find_all_pictures(names: Sequence[str]) -> dict[str, Path]:
-    """Images and those below folders, by names that can be stored; what is not taken is named on the console.
+    """Images and those below folders, by names that can be stored. What is not taken is named on the console.
 
     Raises:
         GatedPromptError: there is no such image or folder, or none holds an image.

@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000; stop with Ctrl+C.
+"""Serve every adapter of a folder from one frozen backbone, on http://127.0.0.1:8000. Stop with Ctrl+C.
 
     gated-prompt serve --adapters runs/served
     gated-prompt serve --backbone facebook/dinov2-small --adapters runs/served --allow runs
 
-Several machines: Serve's own config, or --address of a Ray cluster; see docs/serving.md.
+Several machines: Serve's own config, or --address of a Ray cluster. See docs/serving.md.
 """
 
 import dataclasses
@@ -19,11 +19,10 @@ from typing import Any
 
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
-from ..serving.backbone import load_pool
+from ..serving.pool import load_pool
 from ..serving.ray_cluster import connect, descendants, end
-from ..serving.settings import Settings
+from ..serving.settings import Settings, read_token, token_in_file
 from ..serving.store import Store
-from ..serving.token import read_token, token_in_file
 from ..sharing.backbone import check_backbone
 
 APPLICATION = "gated_prompt"
@@ -31,7 +30,7 @@ STOP_STEP = 0.2  # seconds between looks at whether a replica that stops has ans
 
 
 def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] = load_pool) -> None:
-    """Run with these arguments, or with those of the command line; `load` creates the pool of adapters."""
+    """Run with these arguments, or with those of the command line. `load` creates the pool of adapters."""
     try:
         (settings,) = CommandLine([Settings], __doc__).parse(argv)
         run(settings, load)
@@ -80,7 +79,7 @@ def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, l
         serve.run(server.bind(dataclasses.asdict(settings), load), name=APPLICATION)
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
-        serve.delete(APPLICATION)  # the replicas answer what they have; `shutdown` alone would end the proxy at once
+        serve.delete(APPLICATION)  # the replicas answer what they have. `shutdown` alone would end the proxy at once
     finally:
         started |= descendants()
         serve.shutdown()
@@ -89,7 +88,7 @@ def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, l
 
 
 def absolute(settings: Settings) -> Settings:
-    """The same settings with absolute folders, for replicas in other working directories; Hub ids stay."""
+    """The same settings with absolute folders, for replicas in other working directories. Hub ids stay."""
 
     def found(place: str) -> str:
         return os.path.abspath(place) if os.path.isdir(place) else place
@@ -108,7 +107,6 @@ def check(settings: Settings) -> None:
     Raises:
         GatedPromptError: there is no such backbone or folder, or the port is taken.
     """
-    check_backbone(settings.backbone)
     check_backbone(settings.backbone)
     for name, fault in Store(settings.adapters).skipped().items():
         print(f"not served: {name}: {fault}", flush=True)

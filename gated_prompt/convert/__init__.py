@@ -37,7 +37,7 @@ FROM_BACKBONE = "part of the frozen backbone: convert it with `backbone`"
 class Report:
     """What a conversion did, and what it left out.
 
-    `dropped` maps each key of the checkpoint that was left out to the reason; every other key was converted."""
+    `dropped` maps each key of the checkpoint that was left out to the reason. Every other key was converted."""
 
     source: Path
     folder: Path
@@ -70,14 +70,14 @@ def convert_backbone(
 
     Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint, and
     `conversion.json` with the hashes of both files and what was left out. The architecture is inferred from the
-    shapes; `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
+    shapes. `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
 
     Args:
         checkpoint: a file written by `torch.save` (loaded without running code from it), or `.safetensors`.
         folder: output folder, written atomically.
-        kind: one of `KINDS`; None: detect it.
+        kind: one of `KINDS`. None: detect it.
         num_attention_heads: None: 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
-        image_mean: mean per channel of pixels in [0, 1]; ImageNet's for MAE, MoCo v3 and DINO.
+        image_mean: mean per channel of pixels in [0, 1]. ImageNet's for MAE, MoCo v3 and DINO.
         image_std: standard deviation per channel.
         overwrite: replace an earlier conversion in `folder`.
 
@@ -133,7 +133,7 @@ def convert_adapter(
     | official class, `VIT_POOL_TYPE` | `pooling` |
     |---|---|
     | MoCo v3, original | None |
-    | MAE, original; any, imgprompt_pool | "prompts_and_patches" |
+    | MAE, original. Any, imgprompt_pool | "prompts_and_patches" |
     | any, img_pool | "patches" |
     | any, prompt_pool | "prompts" |
 

@@ -33,7 +33,7 @@ which class ran, so give the pooling:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one conversion and print its report; on an error, print it and return 1."""
+    """Run one conversion and print its report. On an error, print it and return 1."""
     args = _parser().parse_args(argv)
     try:
         if args.command == "backbone":

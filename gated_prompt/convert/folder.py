@@ -19,7 +19,7 @@ OUTPUT_FILES = {
 def atomic_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     """Yield a staging folder that becomes `folder` if the block ends without an error.
 
-    A killed process leaves `folder` unchanged; if it is killed between the two renames of an overwrite, the old folder
+    A killed process leaves `folder` unchanged. If it is killed between the two renames of an overwrite, the old folder
     remains next to it as `.NAME.replaced`.
 
     Raises:
@@ -27,7 +27,7 @@ def atomic_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[P
     """
     target = check_output_folder(folder, overwrite)
     staging, replaced = (target.with_name(f".{target.name}.{word}") for word in ("converting", "replaced"))
-    shutil.rmtree(staging, ignore_errors=True)  # left by a killed conversion; a fixed name, so no pile
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed conversion. A fixed name, so no pile
     staging.mkdir(parents=True)
     try:
         yield staging

@@ -21,7 +21,7 @@ FROM_ADAPTER = "part of the adapter: convert it with `adapter`"
 
 @dataclass(frozen=True)
 class Layout:
-    """`prefix`: start of the encoder's names; `extras`: (name pattern, reason to remove it) of the other tensors."""
+    """`prefix`: start of the encoder's names. `extras`: (name pattern, reason to remove it) of the other tensors."""
 
     kind: str
     prefix: str
@@ -55,7 +55,7 @@ MAE = Layout("mae", "", ((r"mask_token$|decoder_", "MAE's decoder: used in pre-t
 class Encoder:
     """An encoder's tensors by timm's names, and the file's other tensors, `extras`, by their names in the file.
 
-    `prefix` + timm's name is the name in the file; `reasons` says why each of the `extras` was removed.
+    `prefix` + timm's name is the name in the file. `reasons` says why each of the `extras` was removed.
     """
 
     kind: str

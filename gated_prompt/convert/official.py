@@ -88,7 +88,7 @@ def with_head(encoder: Encoder, found: Architecture, run: dict[str, torch.Tensor
 def attach_adapter(
     base: ViTForImageClassification, config: GatedPromptConfig, tensors: dict[str, torch.Tensor], name: str | None
 ) -> PeftModel:
-    """Attach the adapter to a base of its shape, ready to save; `name` is recorded as the base's."""
+    """Attach the adapter to a base of its shape, ready to save. `name` is recorded as the base's."""
     base.name_or_path = name  # where PEFT looks for it
     model = get_peft_model(base, config)
     set_peft_model_state_dict(model, tensors)

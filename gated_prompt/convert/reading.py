@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 
 from ..errors import ConversionError
 
-CONTAINERS = ("teacher", "student", "state_dict", "model")  # the first present; DINO evaluates its teacher
+CONTAINERS = ("teacher", "student", "state_dict", "model")  # the first present. DINO evaluates its teacher
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of one file by name; `container` is the entry that held them, None: the top level.
+    """The tensors of one file by name. `container` is the entry that held them, None: the top level.
 
     `others` are the file's other entries (optimizer, epoch, ...), `arch` the architecture that MoCo v3 records.
     """

@@ -13,7 +13,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from ..errors import ConversionError
 from .layouts import Encoder
 
-LAYER_NORM_EPS = 1e-6  # in MAE, MoCo v3, DINO and timm; ViTConfig's default is 1e-12
+LAYER_NORM_EPS = 1e-6  # in MAE, MoCo v3, DINO and timm. ViTConfig's default is 1e-12
 WIDE = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # number of heads of widths whose head dimension is not 64
 # timm's names in a block -> transformers' names: of 5.x, then of 4.x where they differ.
 BLOCK_PARTS = {
@@ -31,7 +31,7 @@ BLOCKS = ("layers", "encoder.layer")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a Vision Transformer; `labels` is None without a linear head."""
+    """Sizes of a Vision Transformer. `labels` is None without a linear head."""
 
     width: int
     depth: int
@@ -54,7 +54,7 @@ class Architecture:
 def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
     """Infer the sizes from the shapes, and check that exactly the expected tensors are there, with the right shapes.
 
-    The shapes do not reveal `num_heads`; None: the usual number for the width.
+    The shapes do not reveal `num_heads`. None: the usual number for the width.
 
     Raises:
         ConversionError: a key is missing or unexpected, a shape is wrong, or the number of heads is unknown.

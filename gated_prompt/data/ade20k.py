@@ -54,7 +54,7 @@ class LabelledMasks(Dataset[tuple[Image.Image, Image.Image]]):
 
     Attributes:
         num_classes: Number of classes.
-        class_names: Class names in order; None if the source does not list them.
+        class_names: Class names in order. None if the source does not list them.
         provenance: Where the data came from.
     """
 
@@ -115,7 +115,7 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
     """Load one split from a folder of images and annotations.
 
     Args:
-        root: The folder that contains `images` and `annotations`; for ADE20K, `ADEChallengeData2016`.
+        root: The folder that contains `images` and `annotations`. For ADE20K, `ADEChallengeData2016`.
         split: Name of the subfolder: "training" or "validation" for ADE20K.
         spec: The data set: `ADE20K`, `CAMVID` or your own.
 
@@ -144,7 +144,7 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
 
 
 def load_hub(split: str, *, path: str | Path | None = None, revision: str | None = None) -> LabelledMasks:
-    """Load ADE20K from the Hub; prefer `load_folder`, since the copy on the Hub is unofficial.
+    """Load ADE20K from the Hub. Prefer `load_folder`, since the copy on the Hub is unofficial.
 
     Args:
         split: "training" or "validation".
@@ -176,7 +176,7 @@ def _provenance(spec: SegmentationSpec, split: str, source: str, revision: str |
 
 
 def read_names(folder: Path) -> list[str] | None:
-    """Read class names from objectInfo150.txt in the folder or its parent; the last column may list synonyms."""
+    """Read class names from objectInfo150.txt in the folder or its parent. The last column may list synonyms."""
     for file in (folder / "objectInfo150.txt", folder.parent / "objectInfo150.txt"):
         if file.is_file():
             lines = file.read_text(encoding="utf-8").splitlines()[1:]

@@ -2,7 +2,7 @@
 """The five fine-grained data sets (FGVC) of visual prompt tuning: CUB-200-2011, NABirds, Flowers, Dogs and Cars.
 
 Published results use the validation lists of VPT (Jia et al., https://arxiv.org/abs/2203.12119), JSON files that are
-hard to find today. With these files, `load_json` is exact. Without them, the test split is still the official one; a
+hard to find today. With these files, `load_json` is exact. Without them, the test split is still the official one. A
 seeded random tenth of the official training images serves for validation, as many as in VPT's list but other images.
 """
 
@@ -30,7 +30,7 @@ class FgvcSet:
         num_classes: Number of classes.
         sizes: Number of images in the official splits "train", "test" and, for Flowers, "val".
         image_root: Subfolder that the paths in VPT's JSON files are relative to.
-        repo: Hub repository; None if there is none that `datasets` can read.
+        repo: Hub repository. None if there is none that `datasets` can read.
         hub_splits: Name of each official split on the Hub.
     """
 
@@ -42,7 +42,7 @@ class FgvcSet:
     hub_splits: Mapping[str, str]
 
     def size_of(self, split: str) -> int:
-        """Return the size of VPT's split; its validation lists hold a tenth of the training images, rounded up."""
+        """Return the size of VPT's split. Its validation lists hold a tenth of the training images, rounded up."""
         if "val" in self.sizes or split == "test":
             return self.sizes[split]
         held_out = math.ceil(self.sizes["train"] / 10)
@@ -122,13 +122,13 @@ def _read_json(file: Path) -> dict[str, int]:
 
 
 def load_folder(root: str | Path, name: str, split: str, *, seed: int = 0) -> LabelledImages:
-    """Load one split from the original data set; `fgvc_original` lists the files it reads.
+    """Load one split from the original data set. `fgvc_original` lists the files it reads.
 
     Args:
         root: The unpacked folder of the data set.
         name: "cub", "nabirds", "flowers", "dogs" or "cars".
         split: "train", "val" or "test".
-        seed: Selects the validation tenth of the training images; unused for Flowers, which has an official one.
+        seed: Selects the validation tenth of the training images. Unused for Flowers, which has an official one.
 
     Raises:
         DataError: A file is missing or malformed, or the number of images or classes is wrong.
@@ -159,7 +159,7 @@ def load_hub(
     """Load one split from the Hub.
 
     Args:
-        name: "cub", "flowers", "dogs" or "cars"; NABirds is not on the Hub in a readable format.
+        name: "cub", "flowers", "dogs" or "cars". NABirds is not on the Hub in a readable format.
         split: "train", "val" or "test".
         seed: As in `load_folder`.
         path: Local copy of the repository to read instead of the Hub.
@@ -192,7 +192,7 @@ def _check_count(name: str, split: str, count: int, expected: int, source: str) 
 
 
 def _pick(spec: FgvcSet, split: str, seed: int) -> list[int] | None:
-    """Return positions in the official training split; None if the split itself is official."""
+    """Return positions in the official training split. None if the split itself is official."""
     if split == "test" or "val" in spec.sizes:
         return None
     size = spec.sizes["train"]

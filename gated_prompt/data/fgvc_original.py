@@ -1,10 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Read the official image lists of the fine-grained data sets from the files distributed with them.
 
-    cub, nabirds   images.txt, image_class_labels.txt, train_test_split.txt; images in images/
-    flowers        setid.mat, imagelabels.mat; images in jpg/
-    dogs           train_list.mat, test_list.mat; images in Images/
-    cars           devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat; images in cars_train/ and cars_test/
+    cub, nabirds   images.txt, image_class_labels.txt, train_test_split.txt. Images in images/
+    flowers        setid.mat, imagelabels.mat. Images in jpg/
+    dogs           train_list.mat, test_list.mat. Images in Images/
+    cars           devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat. Images in cars_train/ and cars_test/
 
 Each reader maps an official split to (image path, class) pairs, with classes counted from 0. Reading .mat files
 requires `scipy`.

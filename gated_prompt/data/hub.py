@@ -26,7 +26,7 @@ class HubTable:
     Attributes:
         rows: The split.
         source: Repository or local path, for messages and records.
-        revision: Commit that was read; None for a local copy.
+        revision: Commit that was read. None for a local copy.
     """
 
     def __init__(self, rows: "datasets.Dataset", source: str, revision: str | None) -> None:
@@ -41,7 +41,7 @@ class HubTable:
         """Check that the columns exist.
 
         Raises:
-            DataError: A column is missing; the message lists the existing ones.
+            DataError: A column is missing. The message lists the existing ones.
         """
         missing = [column for column in columns if column not in self.rows.column_names]
         if missing:
@@ -56,12 +56,12 @@ class HubTable:
         return (table if rows is None else table.select(rows)).with_format("arrow")[:][column].to_pylist()
 
     def stored_paths(self, column: str) -> list[str | None]:
-        """Return the file name stored with each image of a column; None where there is none."""
+        """Return the file name stored with each image of a column. None where there is none."""
         images = self.rows.select_columns([column]).with_format("arrow")[:][column]
         return images.flatten()[images.type.get_field_index("path")].to_pylist()
 
     def class_names(self, column: str) -> list[str] | None:
-        """Return the class names of a label column; None if the data set does not record them."""
+        """Return the class names of a label column. None if the data set does not record them."""
         return getattr(self.rows.features[column], "names", None)
 
 
@@ -83,7 +83,7 @@ def open_table(
         path: Local copy of the repository to read instead.
 
     Raises:
-        DataError: The split cannot be read; the message says what to do.
+        DataError: The split cannot be read. The message says what to do.
         ImportError: `datasets` is not installed.
     """
     try:
@@ -124,7 +124,7 @@ class HubImages:
         as_stored: bool = False,
         upright: bool = True,
     ) -> None:
-        """`rows`: (table number, row number) of each image; `finish`: applied after `decode`, which takes the rest."""
+        """`rows`: (table number, row number) of each image. `finish`: applied after `decode`, which takes the rest."""
         import datasets
 
         self._sources = [table.source for table in tables]

@@ -6,7 +6,7 @@
     load_folder(root, task, split)      load from the community's "vtab-1k" folder layout
     load_original(root, task, split)    load from the original data set
 
-Each loader returns `LabelledImages`; its `provenance` says whether the images are exactly VTAB's.
+Each loader returns `LabelledImages`. Its `provenance` says whether the images are exactly VTAB's.
 
 The folder layout is that in which NOAH, SSF, RepAdapter and others distribute VTAB-1k:
 
@@ -49,14 +49,14 @@ def load_folder(root: str | Path, task: str, split: str, *, expected_count: int 
         root: The folder that contains the task folders, or the one that contains `vtab-1k`.
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
-        expected_count: Number of lines that the list should have; None: VTAB's. Since reduced copies are useful too,
+        expected_count: Number of lines that the list should have. None: VTAB's. Since reduced copies are useful too,
             any other number only causes a warning, and the provenance is marked as inexact.
 
     Warns:
         InexactDataWarning: The list has another number of images, or they are JPEGs, which are lossy.
 
     Raises:
-        DataError: The folder, the list or an image is missing, or a line is malformed; the message names it.
+        DataError: The folder, the list or an image is missing, or a line is malformed. The message names it.
     """
     spec = find_task(task)
     check_split(split)

@@ -29,13 +29,13 @@ def load_hub(task: str, split: str, *, path: str | Path | None = None, revision:
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
         path: Local copy of the repository to read instead of the Hub.
-        revision: Commit of the repository; None: the pinned one, or the newest if none is pinned.
+        revision: Commit of the repository. None: the pinned one, or the newest if none is pinned.
 
     Raises:
         DataError: The repository cannot be read, or has unexpected columns, row counts or classes.
 
     Warns:
-        InexactDataWarning: The images are only VTAB-like; `provenance.note` says why.
+        InexactDataWarning: The images are only VTAB-like. `provenance.note` says why.
     """
     spec = find_task(task)
     check_split(split)

@@ -30,7 +30,7 @@ class HubSource:
         to_label: Computes the class from the values of the label columns.
         splits: Original split -> the Hub splits that it consists of. A split that VTAB uses but this mapping lacks
             is not on the Hub.
-        revision: Commit that this entry describes; None: not pinned.
+        revision: Commit that this entry describes. None: not pinned.
         key: Columns that determine the original key.
         to_key: Computes the key from their values.
         in_original_order: Checks a table of the named original split for the original row order, in which the row
@@ -125,7 +125,7 @@ def _smallnorb(column: str, to_label: Callable[[int], int]) -> HubSource:
 
 
 def _clevr(to_label: Callable[[Any], int]) -> HubSource:
-    # Its `label_*` columns may or may not be binned; the objects are unambiguous.
+    # Its `label_*` columns may or may not be binned. The objects are unambiguous.
     return HubSource(
         "dpdl-benchmark/clevr",
         label=("objects",),

@@ -16,7 +16,7 @@ DSPRITES_FACTORS = (("shape", 3), ("scale", 6), ("orientation", 40), ("x", 32), 
 
 
 def _last_edge_below(edges: Sequence[float], value: float) -> int:
-    """Return the largest i with edges[i] < value; a value on an edge belongs to the lower class."""
+    """Return the largest i with edges[i] < value. A value on an edge belongs to the lower class."""
     below = [i for i, edge in enumerate(edges) if edge < value]
     if not below or math.isnan(value):
         raise DataError(f"The distance {value} is not above {edges[0]}, the lowest edge of this task's classes.")

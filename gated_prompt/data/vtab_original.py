@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """VTAB-1k tasks from the original data sets, unpacked.
 
-This module reads dtd and kitti; `vtab_original_files` and `vtab_original_arrays` read the others.
+This module reads dtd and kitti. `vtab_original_files` and `vtab_original_arrays` read the others.
 """
 
 import re
@@ -35,7 +35,7 @@ def load_original(root: str | Path, task: str, split: str, *, subset: bool = Fal
     """Load one split of a task from the original data set, unpacked.
 
     Args:
-        root: The folder of the data set; docs/data.md lists what it must contain.
+        root: The folder of the data set. docs/data.md lists what it must contain.
         task: Any VTAB-1k task except caltech101, diabetic_retinopathy and dmlab.
         split: "train800", "val200", "train800val200" or "test".
         subset: dtd only: accept a folder with fewer classes or images, or without `labels/`. The split is then only
@@ -101,7 +101,7 @@ def _arrays(folder: Path, task: str, split: str) -> LabelledImages:
 
 @lru_cache(maxsize=2)
 def _row_numbers(task: str) -> dict[str, list[int]]:
-    """Return the rows of train800, val200 and test; cached, since dSprites takes seconds."""
+    """Return the rows of train800, val200 and test. Cached, since dSprites takes seconds."""
     spec = find_task(task)
     forms = spec.key_of_row or {}
     keys = {name: [forms[name].format(row) for row in range(size)] for name, size in spec.sizes.items()}

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""VTAB-1k tasks whose original data set stores all images in a few arrays; the row number is the key.
+"""VTAB-1k tasks whose original data set stores all images in a few arrays. The row number is the key.
 
 Only the requested rows stay in memory.
 """
@@ -61,7 +61,7 @@ def _pick(images: Any, rows: Sequence[int], size: int, file: Path) -> Bytes:
 
 
 class _NumpyOnly(pickle.Unpickler):
-    """Unpickles only arrays and plain values; any other class in a pickle could run code."""
+    """Unpickles only arrays and plain values. Any other class in a pickle could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NUMPY:

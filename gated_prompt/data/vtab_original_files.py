@@ -19,7 +19,7 @@ class OriginalFiles:
         keys: Original split -> keys of all its examples.
         path: Returns the path of the image with a key.
         label: Returns the class of the image with a key.
-        class_names: Class names in order; None if the data set does not list them.
+        class_names: Class names in order. None if the data set does not list them.
     """
 
     keys: Mapping[str, list[str]]

@@ -2,7 +2,7 @@
 """Reconstruct VTAB-1k's exact splits from the keys of the examples alone.
 
 TFDS sorts a split by the md5 hash of the split name followed by the example key, and VTAB slices that order. The keys
-therefore suffice; neither TensorFlow nor a TFDS download is needed.
+therefore suffice. Neither TensorFlow nor a TFDS download is needed.
 """
 
 import hashlib

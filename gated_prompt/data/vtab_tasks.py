@@ -16,7 +16,7 @@ SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclass(frozen=True)
 class Slice:
-    """`split[start:stop]` in TFDS order; `stop=None` means to the end."""
+    """`split[start:stop]` in TFDS order. `stop=None` means to the end."""
 
     split: str
     start: int = 0
@@ -29,12 +29,12 @@ class VtabTask:
 
     Attributes:
         name: Folder name of the task in the "vtab-1k" layout.
-        group: "natural", "specialized" or "structured"; VTAB averages per group.
-        num_classes: Number of classes of the task; a small split may not contain all of them.
+        group: "natural", "specialized" or "structured". VTAB averages per group.
+        num_classes: Number of classes of the task. A small split may not contain all of them.
         sizes: Original split name -> number of its examples, for the splits that VTAB uses.
         val200, test: Slices that VTAB takes. train800 is always the beginning of "train".
         key_example: One key, for error messages.
-        key_pattern: Regular expression that every TFDS key matches; None if `key_of_row` is set.
+        key_pattern: Regular expression that every TFDS key matches. None if `key_of_row` is set.
         key_of_row: Original split name -> format string that turns a row number into its key, if keys are formatted
             row numbers. The whole set of keys is then known and checked.
     """
@@ -118,7 +118,7 @@ _ROWS = {"train": "{}", "test": "{}"}
 # The original test scenes have no labels, so VTAB tests on the original validation split.
 _CLEVR_CUT = {"val": _train_from(63000), "test": Slice("validation")}
 _DSPRITES_CUT = {"val": _train_from(589824), "test": Slice("train", 663552)}
-# Both come from the original test split: val200 from its first half; its second half is the test set.
+# Both come from the original test split: val200 from its first half. Its second half is the test set.
 _NORB_CUT = {"val": Slice("test", 0, 200), "test": Slice("test", 12150)}
 
 _NATURAL = (
@@ -188,7 +188,7 @@ def find_task(name: str) -> VtabTask:
     """Return the task with this name.
 
     Raises:
-        DataError: The task is unknown; the message lists the known ones.
+        DataError: The task is unknown. The message lists the known ones.
     """
     if name not in TASKS:
         raise DataError(f"{name!r} is not a VTAB-1k task. The tasks are: {', '.join(TASKS)}.")

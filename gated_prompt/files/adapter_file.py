@@ -2,7 +2,7 @@
 """The weights file of a saved adapter: find it, and check that it is complete and matches its config.
 
 PEFT loads files with missing keys (with a warning), surplus keys and NaNs (silently), and reads files of any size.
-Here, names, shapes and sizes are first compared with the config, from the header alone; only then is the content read,
+Here, names, shapes and sizes are first compared with the config, from the header alone. Only then is the content read,
 in pieces.
 """
 
@@ -38,10 +38,10 @@ class AdapterFile:
 
     Attributes:
         place: the folder or repository, for messages.
-        path: `adapter_model.safetensors`; None: there is only a config.
+        path: `adapter_model.safetensors`. None: there is only a config.
         entries: the header, without the tensors of other adapters, which no reader uses.
         stamp: distinguishes this file from one that replaces it later.
-        sha256: the hash recorded in the config; None: not recorded.
+        sha256: the hash recorded in the config. None: not recorded.
     """
 
     place: str
@@ -52,7 +52,7 @@ class AdapterFile:
 
     @classmethod
     def find(cls, source: str, subfolder: str | None, download: Mapping[str, Any], sha256: str | None) -> Self:
-        """Find the weights in a folder or Hub repository and read their header; `download`: as in PEFT.
+        """Find the weights in a folder or Hub repository and read their header. `download`: as in PEFT.
 
         Raises:
             DamagedAdapterError: there is a pickle instead, or it is not a safetensors file (see `read_header`).
@@ -179,7 +179,7 @@ def fingerprint(path: Path) -> str:
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
-    """Return values that change when another file replaces this one, its size last; None if there is no file."""
+    """Return values that change when another file replaces this one, its size last. None if there is no file."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -34,7 +34,7 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
     Args:
         path: path of `adapter_config.json`.
         method: the expected `peft_type`.
-        own: fields of this method; a file without one of them is from another version or was written by hand.
+        own: fields of this method. A file without one of them is from another version or was written by hand.
         known: these, and the fields of every PEFT config.
 
     Raises:
@@ -58,7 +58,7 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
             stacklevel=2,
         )
     unknown, missing = sorted(values.keys() - known), sorted(own - values.keys())
-    # Unknown fields alone mean a newer version, and PEFT warns; missing ones alone mean an older one, and the defaults
+    # Unknown fields alone mean a newer version, and PEFT warns. Missing ones alone mean an older one, and the defaults
     # apply. Both together mean that a field was renamed, and the default would silently replace its value.
     if unknown and missing:
         raise DamagedAdapterError(
@@ -69,7 +69,7 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
 
 
 def _current(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the config that belongs to the weights; `sharing/saving.py` explains the pending one."""
+    """Return the config that belongs to the weights. `sharing/saving.py` explains the pending one."""
     pending, weights = path.with_name(PENDING_NAME), path.with_name(SAFETENSORS_WEIGHTS_NAME)
     if pending.is_file() and weights.is_file():
         values = read_config(pending)
@@ -80,7 +80,7 @@ def _current(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def write_settings(folder: Path, values: dict[str, Any], of_weights: bool) -> None:
-    """Write the config; `of_weights`: record that it belongs to the weights in this folder.
+    """Write the config. `of_weights`: record that it belongs to the weights in this folder.
 
     Raises:
         GatedPromptError: another process kept saving into this folder.
@@ -121,7 +121,7 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for saving; other processes and threads wait for at most `WAIT` seconds.
+    """Lock `folder` for saving. Other processes and threads wait for at most `WAIT` seconds.
 
     The operating system releases the lock of a killed process. The lock file is deleted while the lock is still held:
     waiting processes notice that and create a new one.

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import DamagedAdapterError
 
-LONGEST_HEADER = 2**20  # bytes, for thousands of tensors; an adapter has at most five and those of its heads
-LONGEST_CONFIG = 2**18  # bytes; a config has about one thousand
+LONGEST_HEADER = 2**20  # bytes, for thousands of tensors. An adapter has at most five and those of its heads
+LONGEST_CONFIG = 2**18  # bytes. A config has about one thousand
 MOST_AXES = 8
 # Exceptions of Python and the library for files that are not safetensors
 UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError, struct.error)
@@ -58,7 +58,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     try:
         with open(path, "rb") as file:
             entries = _entries(file)
-        with safe_open(path, "np"):  # for the library's own header checks; maps the file and reads no tensor
+        with safe_open(path, "np"):  # for the library's own header checks. Maps the file and reads no tensor
             return entries
     except UNREADABLE as error:
         raise DamagedAdapterError(

@@ -2,7 +2,7 @@
 """Names and shapes of the tensors of one adapter, in memory and in its file."""
 
 PREFIX = "base_model.model."  # PEFT adds it to every key of a file
-BANK = "gated_prompt"  # name of the parameter bank on the base model's root; must not contain PEFT's prefix
+BANK = "gated_prompt"  # name of the parameter bank on the base model's root. Must not contain PEFT's prefix
 TOKENS, TOKENS_A, TOKENS_B, GATE_LOGITS, TEMPERATURES, HEAD_GATES = PARAMETERS = (
     "gated_prompt_tokens",
     "gated_prompt_tokens_a",
@@ -27,8 +27,8 @@ def parameter_shapes(
     """Return names and shapes of the parameters of one adapter, without the head.
 
     With K = `num_blocks` (those with prompts), D = `hidden_size`, P = `num_tokens`: `gated_prompt_tokens` (S, P, D),
-    S = K when deep, else 1; with a `rank` r instead `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b`
-    (S, r, D); `gated_prompt_gate_logits` (`num_gates`,); `gated_prompt_temperatures` (K,);
+    S = K when deep, else 1. With a `rank` r instead `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b`
+    (S, r, D). `gated_prompt_gate_logits` (`num_gates`,). `gated_prompt_temperatures` (K,).
     `gated_prompt_head_gates` (K, `num_heads`). Those that the adapter does not learn are left out.
     """
     sets = num_blocks if deep else 1

@@ -10,7 +10,7 @@ import torch
 def factor_bound(bound: float, rank: int) -> float:
     """Return a such that A B, with entries of A and B uniform in (-a, a), has the variance of uniform (-bound, bound).
 
-    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2; the target variance is bound^2 / 3.
+    An entry of A B is a sum of r products, so its variance is r (a^2 / 3)^2. The target variance is bound^2 / 3.
     """
     return float((3 * bound**2 / rank) ** 0.25)
 

@@ -21,7 +21,7 @@ class TrainResult:
 
     Attributes:
         sentence: what to use, how good it is on images that it has not seen, and how many it was fitted to.
-        output: the folder with everything; `use`: what to use, a folder in it; `report`: a page to look at.
+        output: the folder with everything. `use`: what to use, a folder in it. `report`: a page to look at.
         table: a row for each method and seed, the probe first, as in results.json.
         results: the content of results.json.
     """
@@ -36,7 +36,7 @@ class TrainResult:
     def predict(
         self, images: Sequence["str | os.PathLike[str] | Image.Image"], top: int = 3
     ) -> list[list[tuple[str, float]]]:
-        """For each image the names of the best `top` classes and their scores; of numbers, all.
+        """For each image the names of the best `top` classes and their scores. Of numbers, all.
 
         Raises:
             DataError: an image cannot be read.
@@ -55,7 +55,7 @@ class BlockProbes:
         sentence: the blocks to read, how good their probe is, and how many images it was fitted to.
         blocks: of each block from 0: `nearest_neighbours` and `linear_probe` on images that they have not seen.
         block_sets: probes of several blocks together.
-        read_blocks: those that are chosen; their probe lies in the folder `probe`, which `predict` takes.
+        read_blocks: those that are chosen. Their probe lies in the folder `probe`, which `predict` takes.
     """
 
     sentence: str
@@ -97,7 +97,7 @@ def probe_blocks(
 
     Args:
         backbone: Hub id, folder, or a loaded model without a head whose `name_or_path` says where it is from.
-        images: a folder with a subfolder for each class; None: `options` name a table or a data set.
+        images: a folder with a subfolder for each class. None: `options` name a table or a data set.
         options: those that `gated-prompt probe --help` lists.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .image_set import CLASSES, NUMBERS, ImageSet
+from .image_set import REGRESSION, SINGLE_LABEL, ImageSet
 
 BINS = 10  # of numbers, to hold back some of every size
 
@@ -33,7 +33,7 @@ class Parts:
 
 
 def hold_back(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Train and validation part; each class gives `share` of its images, one at least, and keeps one at least.
+    """Train and validation part. Each class gives `share` of its images, one at least, and keeps one at least.
 
     A class with a single image keeps it. Images with several labels are held back at random.
 
@@ -59,16 +59,16 @@ def draw_shots(data: ImageSet, shots: int, seed: int) -> ImageSet:
     Raises:
         DataError: the images have no classes, or the count is below 1.
     """
-    if shots < 1 or data.problem != CLASSES:
+    if shots < 1 or data.problem != SINGLE_LABEL:
         raise DataError(f"--shots {shots}: at least 1 is needed, and one class for each image")
     rng = np.random.default_rng(seed)
     return data.take(sorted(i for members in _strata(data) for i in rng.permutation(members)[:shots].tolist()))
 
 
 def _strata(data: ImageSet) -> list[np.ndarray]:
-    if data.problem == CLASSES:
+    if data.problem == SINGLE_LABEL:
         return [members for label in range(len(data.names)) if len(members := _where(data.targets == label))]
-    if data.problem == NUMBERS:
+    if data.problem == REGRESSION:
         order = data.targets[:, 0].argsort(stable=True).numpy()
         return [part for part in np.array_split(order, min(BINS, max(1, len(order) // 2))) if len(part)]
     return [np.arange(len(data))]
@@ -140,8 +140,8 @@ class Division:
 
 
 def _stratified(data: ImageSet, seed: int) -> Tensor:
-    """Indices in an order in which neighbours are of the same class, or of similar size; random within."""
+    """Indices in an order in which neighbours are of the same class, or of similar size. Random within."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
-    if data.problem == CLASSES:
+    if data.problem == SINGLE_LABEL:
         return order[data.targets[order].argsort(stable=True)]
-    return order[data.targets[order, 0].argsort(stable=True)] if data.problem == NUMBERS else order
+    return order[data.targets[order, 0].argsort(stable=True)] if data.problem == REGRESSION else order

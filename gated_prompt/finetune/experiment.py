@@ -1,30 +1,35 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What all runs of one command share: data, backbone, the block that is read, and how a model of a method is made."""
+"""What all runs of one command share, whatever is predicted, and how the model of a method is made.
 
+`image_experiment` is about whole images, `segmentation.experiment` about label maps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
-from ..errors import GatedPromptError
-from ..predictor import PROBLEM_TYPES, Predictor
-from ..starts.head import initialize_head
-from ..starts.initialize import initialize_prompts
+from ..training.best_epoch import Validation
 from ..training.checkpoints import trained_tensors
-from ..training.loop import make_accelerator
-from ..training.token_cache import CachedPrefix, cache_prefix
-from .arguments import RunArguments
+from ..training.loop import new_training
+from ..training.token_cache import CachedPrefix
 from .backbone import Backbone
-from .division import Division, Parts
-from .image_set import CLASSES, LABELS, ImageSet, Pixels
 from .methods import adapt, prompt_config
-from .metrics import Measure
 from .recipe import PROMPT_METHODS, entry_block, recommended
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Peak learning rates: of the prompts (LoRA, backbone), of the gates and temperatures, and of the head."""
+
+    main: float
+    gates: float
+    head: float
 
 
 @dataclass(frozen=True)
@@ -36,44 +41,79 @@ class KeptTokens:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One command's data, backbone and settings.
+class Experiment(ABC):
+    """One command's backbone and settings, and what differs between images and label maps as methods.
 
     Attributes:
         args: of the run.
-        prompts: of the prompts.
-        parts: the images.
-        backbone: loaded once; the models of all runs are twins of it.
-        division: of the labelled images.
-        blocks: after which the head reads, from 0.
-        measure: what decides.
-        l2: strength of the penalty with which heads start, that of the best probe.
-        class_weights: (K,), or None.
+        prompts: settings of the prompts.
+        accelerator: of all trainings.
+        backbone: loaded once. The models of all runs are twins of it.
+        predictor: what is written beside a result that reads the whole backbone.
+        blocks: after which the head reads, from 0, ascending.
     """
 
-    args: RunArguments
+    args: Any
     prompts: Any
-    parts: Parts
+    accelerator: Accelerator
     backbone: Backbone
-    division: Division
+    predictor: Any
     blocks: tuple[int, ...]
-    measure: Measure
-    l2: float
-    class_weights: list[float] | None
 
-    def start(self, method: str, seed: int, output: Path) -> tuple[Accelerator, nn.Module]:
-        """A seeded accelerator, and the model of a method as it is before any image was seen."""
-        # Fine-tuning in full: backbones have parameters that no class needs, such as mask tokens.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=method == "full")
-        together = self.args.gradient_accumulation_steps
-        accelerator = make_accelerator(seed, self.args.report_to, output, unused, accumulation=together)
+    @property
+    @abstractmethod
+    def train_images(self) -> Any:
+        """The images that choices are trained on."""
+
+    @property
+    @abstractmethod
+    def all_images(self) -> Any:
+        """All labelled images."""
+
+    @property
+    @abstractmethod
+    def refits(self) -> bool:
+        """Whether what was chosen is trained once more, on all labelled images."""
+
+    @abstractmethod
+    def pixels(self, images: Any, seed: int | None) -> Any:
+        """A data set of pixels and labels, with `set_epoch`, augmented where there is a `seed`."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of a batch while training."""
+
+    @abstractmethod
+    def validation(self, kept: KeptTokens | None) -> Callable[[nn.Module], Validation]:
+        """What scores a model on the validation images, on all processes."""
+
+    @abstractmethod
+    def initialize(self, model: nn.Module, method: str, seed: int, images: Any) -> None:
+        """Set what images decide before the first step: prompts that are tokens, and a head that is fitted."""
+
+    @abstractmethod
+    def rates(self, method: str) -> LearningRates | None:
+        """The learning rates that were given or belong to a method; None: they are searched for."""
+
+    def keep_tokens(self, method: str, folder: Path) -> KeptTokens | None:
+        """What reaches the first block with prompts, once per image, in `folder`; None: nothing is kept."""
+        return None
+
+    def model(self, method: str, seed: int, output: Path) -> nn.Module:
+        """The model of a method as it is before any image was seen. Everything is seeded."""
+        # Fine-tuning in full: backbones have parameters that no head needs, such as mask tokens.
+        new_training(self.accelerator, seed, output, unused_parameters=method == "full")
         # The head reads the patches beside CLS: there is no need to pool them into its place.
-        config = prompt_config(method, self.prompts_of(method), mae_backbone=False)
-        model = adapt(self.twin(method), method, config, self.args.lora_r)
-        return accelerator, model.to(accelerator.device)
+        known = self.trained_as(method)
+        config = prompt_config(known, self.prompts_of(method), mae_backbone=False)
+        return adapt(self.twin(method), known, config, self.args.lora_r).to(self.accelerator.device)
+
+    def trained_as(self, method: str) -> str:
+        """The one of `METHODS` that trains the same parts of the model."""
+        return method
 
     def twin(self, method: str | None) -> nn.Module:
-        """What the result of a method, or the probe (None), belongs on."""
+        """What the result of a method, or what was fitted to the frozen backbone (None), belongs on."""
         return self.backbone.twin(self.predictor_of(method), own_weights=method == "full")
 
     def prompts_of(self, method: str) -> Any:
@@ -96,84 +136,20 @@ class Experiment:
         """Whether the whole backbone runs."""
         return self.read == self.backbone.depth - 1
 
-    def predictor_of(self, method: str | None) -> Predictor:
-        """What is written beside the result of a method, or of the probe (None).
+    def predictor_of(self, method: str | None) -> Any:
+        """What is written beside the result of a method, or of the frozen backbone (None).
 
         Prompts record the block that is read themselves, as `read_from`, so adapters with different blocks share one
-        backbone. Everything else needs a backbone that ends there.
+        backbone. Everything else needs a backbone that ends there, if it can.
         """
-        blocks = list(self.blocks) if len(self.blocks) > 1 else None
-        predictor = replace(self.backbone.predictor, blocks=blocks)
-        if self.reads_last or method in PROMPT_METHODS:
-            return predictor
-        return replace(predictor, base={"num_hidden_layers": self.read + 1})
+        if self.reads_last or method in PROMPT_METHODS or not self.backbone.can_end:
+            return self.predictor
+        return replace(self.predictor, base={"num_hidden_layers": self.read + 1})
 
-    def beginning(self, method: str, seed: int, output: Path, data: ImageSet) -> dict[str, Tensor]:
-        """The trained tensors that images decide, by name, as training on `data` begins: prompts, then the head.
-
-        Prompts are tokens of the images, and the head is a probe of what it sees with them in place.
-        """
-        accelerator, model = self.start(method, seed, output)
+    def beginning(self, method: str, seed: int, output: Path, images: Any) -> dict[str, Tensor]:
+        """The trained tensors that `images` decide, by name, as training on them begins."""
+        model = self.model(method, seed, output)
         before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
-        images = self.share(data, accelerator)
-        prompt_start = self.args.prompt_start or recommended(method).prompt_start
-        if method in PROMPT_METHODS and prompt_start != "random":
-            initialize_prompts(model, images, method=prompt_start, seed=seed)
-        self.fit_head(model, images)
+        self.initialize(model, method, seed, images)
         after = trained_tensors(model)
         return {n: t.detach().cpu().clone() for n, t in after.items() if not torch.equal(t, before[n])}
-
-    def keep_tokens(self, method: str, folder: Path) -> KeptTokens | None:
-        """Write what reaches the first block with prompts to `folder`, once per image.
-
-        None where blocks have to run in every epoch: they have prompts or weights to train, the head reads them,
-        images are augmented, or training cannot start at a later block, which is printed.
-        """
-        first = self.prompts_of(method).insert_at
-        if self.args.augment or method not in PROMPT_METHODS or not first or self.blocks[0] < first:
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-        accelerator, model = self.start(method, self.args.seeds[0], folder)
-        predictor, parts = self.backbone.predictor, (self.parts.train, self.parts.validation)
-        files = (folder / "train.safetensors", folder / "validation.safetensors")
-        try:
-            return KeptTokens(
-                *(cache_prefix(model, Pixels(p, predictor), f, accelerator) for p, f in zip(parts, files, strict=True))
-            )
-        except GatedPromptError as error:
-            accelerator.print(f"the blocks below the prompts run in every epoch: {error}")
-            return None
-
-    def share(self, images: ImageSet, accelerator: Accelerator) -> DataLoader[Any]:
-        """The images that are this process's part, without augmentation."""
-        data = Pixels(images, self.backbone.predictor)
-        own = Subset(data, range(accelerator.process_index, len(data), accelerator.num_processes))
-        return DataLoader(own, self.args.per_device_eval_batch_size, num_workers=self.args.dataloader_num_workers)
-
-    def fit_head(self, model: nn.Module, images: DataLoader[Any]) -> None:
-        """Make the head a linear probe of what it sees now."""
-        problem = PROBLEM_TYPES[self.parts.train.problem]
-        initialize_head(model, images, problem_type=problem, l2=self.l2, class_weights=self.class_weights)
-
-    def loss(self, scores: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean loss of logits or numbers (N, K)."""
-        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=scores.device)
-        problem = self.parts.train.problem
-        if problem == CLASSES:
-            return F.cross_entropy(scores, targets, weights, label_smoothing=smoothing)
-        if problem == LABELS:
-            return F.binary_cross_entropy_with_logits(scores, targets, pos_weight=weights)
-        return F.mse_loss(scores, targets)
-
-
-@torch.inference_mode()
-def score(model: nn.Module, loader: DataLoader[Any], accelerator: Accelerator) -> Tensor:
-    """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the images.
-
-    It shows no progress: mostly it runs under the bar of a training.
-    """
-    model.eval()
-    rows = []
-    for pixels, _ in loader:
-        rows.append(accelerator.gather_for_metrics(model(pixels).logits).float().cpu())
-    return torch.cat(rows).clone()

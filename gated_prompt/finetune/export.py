@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """The usable output of a run: the probe and the best trained model, each with its predictor.json."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ import gated_prompt
 from ..errors import GatedPromptError
 from ..inspect.readouts import prompts_are_active
 from ..predictor import Predictor
+from ..segmentation.predictor import MaskPredictor
 from ..sharing.classifier import HEAD, TENSORS
 from ..training.checkpoints import trained_tensors
-from .experiment import Experiment
+from .image_experiment import ImageExperiment
 from .metrics import Measure
 from .probing import Study
 from .report import plot_gates
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 
-def save_trained(model: nn.Module, folder: Path, predictor: Predictor) -> None:
+def save_trained(model: nn.Module, folder: Path, predictor: Predictor | MaskPredictor) -> None:
     """Write what was trained of a model that was made of `predictor.load_base()`."""
     if prompts_are_active(model):
         gated_prompt.save(model, folder)
@@ -46,13 +48,16 @@ def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     os.replace(partial, folder / TENSORS)
 
 
+SETTINGS = "settings.json"
 SETTINGS_THAT_CHANGE_NOTHING = ("output_dir", "cache_dir", "dataloader_num_workers", "report_to")
 
 
-def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path) -> None:
+def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
     """Raises:
     GatedPromptError: a folder holds a run with other settings or data, with which this one cannot continue.
     """
+    stored = output / SETTINGS
+    old: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else new
     different = [name for name in new if old.get(name) != new[name] and name not in SETTINGS_THAT_CHANGE_NOTHING]
     if different:
         name = different[0]
@@ -62,13 +67,13 @@ def refuse_other_settings(old: dict[str, Any], new: dict[str, Any], output: Path
         )
 
 
-def leave_probe(folder: Path, probe: Study, experiment: Experiment) -> None:
+def leave_probe(folder: Path, probe: Study, experiment: ImageExperiment) -> None:
     """Write the probe as the head that it is."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
     experiment.predictor_of(None).write(folder)
 
 
-def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: Experiment) -> Path:
+def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: ImageExperiment) -> Path:
     """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
     folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,7 +84,7 @@ def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experimen
     return folder
 
 
-def _card(model: PeftModel, best: "Run", experiment: Experiment) -> Any:
+def _card(model: PeftModel, best: "Run", experiment: ImageExperiment) -> Any:
     measure: Measure = experiment.measure
     value = measure(best.scores, experiment.parts.validation.targets)
     return gated_prompt.model_card(
@@ -98,7 +103,7 @@ rates and epoch ({best.record["best_epoch"]}), so the number above is slightly o
     )
 
 
-def _again(experiment: Experiment) -> str:
+def _again(experiment: ImageExperiment) -> str:
     if not experiment.division.refit:
         return ""
     return (

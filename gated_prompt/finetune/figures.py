@@ -13,7 +13,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from ..inspect.readouts import find_adapter, prompts_are_active
-from .image_set import CLASSES, LABELS, ImageSet
+from .image_set import LABEL_NOUNS, MULTI_LABEL, SINGLE_LABEL, ImageSet
 from .metrics import SMALLER_IS_BETTER
 from .page import thumbnail, write_page
 from .report import read_out
@@ -99,11 +99,11 @@ class Sample:
 
 def samples(data: ImageSet) -> list[Sample]:
     """The first classes or labels with their first, middle and last image; none for numbers."""
-    if data.problem not in (CLASSES, LABELS):
+    if data.problem not in (SINGLE_LABEL, MULTI_LABEL):
         return []
     found = []
     for label, name in enumerate(data.names[:MOST_CLASSES]):
-        has = data.targets == label if data.problem == CLASSES else data.targets[:, label] > 0.5
+        has = data.targets == label if data.problem == SINGLE_LABEL else data.targets[:, label] > 0.5
         members = has.nonzero()[:, 0].tolist()
         chosen = sorted({round(index * (len(members) - 1) / (EACH - 1)) for index in range(EACH)}) if members else []
         found.append(Sample(name, len(members), [thumbnail(data.pictures[members[i]].decode()) for i in chosen]))
@@ -125,14 +125,14 @@ class Mistake:
 
 def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
     """Wrong answers in the order of their confidence; for numbers the largest errors."""
-    if data.problem == CLASSES:
+    if data.problem == SINGLE_LABEL:
         sure, said = scores.softmax(-1).max(-1)
         amount = torch.where(said == data.targets, -1.0, sure)
         texts = [
             (data.names[int(true)], f"{data.names[int(index)]} ({percent(float(share))})")
             for true, index, share in zip(data.targets, said, sure, strict=True)
         ]
-    elif data.problem == LABELS:
+    elif data.problem == MULTI_LABEL:
         shares = scores.sigmoid()
         gaps = (shares - data.targets).abs()
         amount, where = gaps.max(-1)
@@ -183,6 +183,7 @@ def write_report(
         results,
         expected=results["test"] or results["estimate"],
         say=plain if results["measure"] in SMALLER_IS_BETTER else percent,
+        outputs=LABEL_NOUNS[results["problem"]],
         label=results["measure"].replace("_", " "),
         beside=[name for name in BESIDE if name in measured],
         not_kept=results["complete"] and results["chosen"] == "linear_probe" and len(results["comparison"]) > 1,

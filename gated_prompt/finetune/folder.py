@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..images import EXTENSIONS, shown_path
-from .image_set import CLASSES, ImageSet, Picture
+from .image_set import SINGLE_LABEL, ImageSet, Picture
 from .labels import class_targets, clean, in_order
 from .layout import TRAIN, part_of
 
@@ -16,7 +16,7 @@ NO_CONTENT = {"__MACOSX", "@eaDir"}  # what macOS and NAS systems add to folders
 
 
 def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
-    """The images below each subfolder, at any depth; its name is their class.
+    """The images below each subfolder, at any depth. Its name is their class.
 
     Hidden files and folders are passed over. `names`: the classes where they are known from another part.
 
@@ -54,7 +54,9 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
         raise DataError(f"{source} holds no images in the folders {', '.join(names)}")
     pictures = [Picture(shown_path(file.relative_to(folder)), partial(_same, file)) for file, _ in found]
     targets = class_targets([name for _, name in found], names)
-    return ImageSet(pictures, targets, CLASSES, names, source, skipped, f"{source} has a subfolder for each class")
+    return ImageSet(
+        pictures, targets, SINGLE_LABEL, names, source, skipped, f"{source} has a subfolder for each class"
+    )
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -85,9 +87,9 @@ def _same(file: Path) -> Path:
 
 
 def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The parts that a folder is divided into, itself as "train" where it is not; and what lies beside them -> why.
+    """The parts that a folder is divided into, itself as "train" where it is not, and what lies beside them -> why.
 
-    Subfolders are parts if their names say so and the images lie in folders of classes inside; a class may be called
+    Subfolders are parts if their names say so and the images lie in folders of classes inside. A class may be called
     "train" too.
 
     Raises:

@@ -21,14 +21,15 @@ from ..predictor import Predictor, Problem
 from ..sharing.image_settings import image_settings
 from ..transforms import ResizeCenterCrop
 
-CLASSES: Final = "classes"
-LABELS: Final = "labels"
-NUMBERS: Final = "numbers"
+SINGLE_LABEL: Final = "single_label"
+MULTI_LABEL: Final = "multi_label"
+REGRESSION: Final = "regression"
+LABEL_NOUNS: Mapping[Problem, str] = {SINGLE_LABEL: "classes", MULTI_LABEL: "labels", REGRESSION: "numbers"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read on demand; `name` can be printed and stored, whatever the file is called."""
+    """One image that is read on demand. `name` can be printed and stored, whatever the file is called."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -55,8 +56,8 @@ class ImageSet:
 
     Attributes:
         pictures: the images, read on demand.
-        targets: classes int64 (N,); zeros and ones float32 (N, K); or numbers float32 (N, K).
-        problem: "classes", "labels" (several for an image) or "numbers".
+        targets: classes int64 (N,), zeros and ones float32 (N, K), or numbers float32 (N, K).
+        problem: "single_label", "multi_label" (any number for an image) or "regression".
         names: of the K classes, labels or numbers.
         source: where they came from, for reports.
         skipped: what was left out -> why.
@@ -121,9 +122,9 @@ class ImageSet:
     def label(self, index: int) -> str:
         """The label of an image, for messages."""
         target = self.targets[index]
-        if self.problem == CLASSES:
+        if self.problem == SINGLE_LABEL:
             return self.names[int(target)]
-        if self.problem == LABELS:
+        if self.problem == MULTI_LABEL:
             return "; ".join(self.names[i] for i in target.nonzero()[:, 0].tolist()) or "no label"
         return ", ".join(f"{number:g}" for number in target.tolist())
 
@@ -150,7 +151,7 @@ def _inspect(picture: Picture) -> tuple[bytes, str | None]:
 
 
 def preparation(backbone: str, side: int | None) -> dict[str, Any]:
-    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop; ready for JSON."""
+    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop. Ready for JSON."""
     wanted = image_settings(backbone)
     side = side or wanted.side
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files.header import shown
-from .image_set import CLASSES, LABELS, NUMBERS
+from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_LABEL = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null"}  # what programs write for a missing value
@@ -55,7 +55,7 @@ class Column:
 
 
 def clean(value: Any) -> Any:
-    """A label as everything here compares it: text in NFC without spaces around it; None; or a list of such."""
+    """A label as everything here compares it: text in NFC without spaces around it. None, or a list of such."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
@@ -64,7 +64,7 @@ def clean(value: Any) -> Any:
 
 
 def in_order(name: str) -> tuple[bool, int, str, str]:
-    """Key of the order of classes: whole numbers by size and before words; total, whatever the names are."""
+    """Key of the order of classes: whole numbers by size and before words. Total, whatever the names are."""
     if not (name.isascii() and name.isdigit()):
         return True, 0, "", name
     digits = name.lstrip("0")  # compared as text: int() takes no more than 4300 digits
@@ -88,7 +88,7 @@ def labelled(column: Column, missing: str, problem: str, known: Sequence[str] = 
         DataError: some are missing and `missing` is "refuse", or all are.
     """
     empty = {
-        index for index, value in enumerate(column.values) if value is None or (value == "" and problem != LABELS)
+        index for index, value in enumerate(column.values) if value is None or (value == "" and problem != MULTI_LABEL)
     }
     doubtful = {index for index, value in enumerate(column.values) if _reads_missing(value) and value not in known}
     doubtful |= _hidden(column.values, problem, known)
@@ -117,11 +117,11 @@ def _reads_missing(value: Any) -> bool:
 def _hidden(values: Sequence[Any], problem: str, known: Sequence[str]) -> set[int]:
     """Where -1 stands in place of a class, which is how data sets hide a label; 1 and -1 alone are classes."""
     found = {index for index, value in enumerate(values) if value == UNKNOWN}
-    if not found or problem == NUMBERS or known:
-        return found if known and problem != NUMBERS and UNKNOWN not in known else set()
+    if not found or problem == REGRESSION or known:
+        return found if known and problem != REGRESSION and UNKNOWN not in known else set()
     others = {value for value in values if isinstance(value, str) and value and value != UNKNOWN}
     numbered = len(others) > 1 and all(map(str.isdigit, others))
-    return found if numbered and (problem == CLASSES or counts_up(others)) else set()
+    return found if numbered and (problem == SINGLE_LABEL or counts_up(others)) else set()
 
 
 def counts_up(numbers: Collection[str]) -> bool:
@@ -197,7 +197,7 @@ def number_targets(column: Column) -> Tensor:
 
 
 def zeros_and_ones(column: Column) -> Tensor | None:
-    """A column of zeros and ones as float32 (N,); None: it has other values."""
+    """A column of zeros and ones as float32 (N,). None: it has other values."""
     texts = [value.casefold() if isinstance(value, str) else "" for value in column.values]
     if not all(text in ZERO or text in ONE for text in texts):
         return None

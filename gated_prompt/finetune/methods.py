@@ -23,7 +23,7 @@ VALUE_NAMES = {"q_proj": "v_proj", "query": "value", "qkv": "qkv"}  # by the nam
 
 
 def prompt_config(method: str, arguments: Any, mae_backbone: bool) -> GatedPromptConfig | None:
-    """The adapter's configuration for one of `METHODS`; None for those without prompts.
+    """The adapter's configuration for one of `METHODS`. None for those without prompts.
 
     Raises:
         GatedPromptError: the method is unknown, or a setting is wrong.
@@ -112,7 +112,7 @@ def build_model(
 
 
 def adapt(model: nn.Module, method: str, config: GatedPromptConfig | None, lora_r: int) -> nn.Module:
-    """Add what one of `METHODS` trains to a model with a head, and freeze the rest; `config`: see `prompt_config`.
+    """Add what one of `METHODS` trains to a model with a head, and freeze the rest. `config`: see `prompt_config`.
 
     Raises:
         GatedPromptError: a setting does not fit the model.
@@ -148,7 +148,7 @@ def initialize_heads(model: nn.Module, how: str) -> None:
 
 
 def add_lora(model: nn.Module, rank: int) -> nn.Module:
-    """PEFT's LoRA, with its defaults, on the query and value projections of all blocks; the head is trained too.
+    """PEFT's LoRA, with its defaults, on the query and value projections of all blocks. The head is trained too.
 
     Raises:
         GatedPromptError: the rank is below 1, or the model has no value projections by the names that are known.

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measures of scores by torchmetrics: a main one for each kind of label, and others; weights of rare classes."""
+"""Measures of scores by torchmetrics: a main one for each kind of label, and others. Weights of rare classes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,21 +20,22 @@ from torchmetrics.functional.classification import (
 )
 
 from ..errors import GatedPromptError
-from .image_set import CLASSES, LABELS, NUMBERS, ImageSet
+from ..predictor import Problem
+from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 
 DRAWS = 1000  # of the bootstrap
 LEVEL = 0.95
 MAIN = {
-    CLASSES: ("accuracy", "balanced_accuracy", "macro_f1"),
-    LABELS: ("mean_average_precision",),
-    NUMBERS: ("mean_absolute_error",),
+    SINGLE_LABEL: ("accuracy", "balanced_accuracy", "macro_f1"),
+    MULTI_LABEL: ("mean_average_precision",),
+    REGRESSION: ("mean_absolute_error",),
 }
 SMALLER_IS_BETTER = ("mean_absolute_error",)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The main measure of a run; `gain` turns it into something to maximise."""
+    """The main measure of a run. `score_to_maximize` turns it into what choices go by."""
 
     name: str
     num_classes: int
@@ -42,34 +43,36 @@ class Measure:
     def __call__(self, scores: Tensor, targets: Tensor) -> float:
         return float(_measure(self.name, scores, targets, self.num_classes))
 
-    def gain(self, scores: Tensor, targets: Tensor) -> float:
+    def score_to_maximize(self, scores: Tensor, targets: Tensor) -> float:
         return -self(scores, targets) if self.name in SMALLER_IS_BETTER else self(scores, targets)
 
     def text(self, value: float) -> str:
         return f"{value:.4g}" if self.name in SMALLER_IS_BETTER else f"{100 * value:.1f} %"
 
 
-def main_measure(problem: str, asked: str, num_classes: int) -> Measure:
-    """The measure that choices are made by; `asked` "auto" means the first for the problem.
+def main_measure(problem: Problem, asked: str, num_classes: int) -> Measure:
+    """The measure that choices are made by. `asked` "auto" means the first for the problem.
 
     Raises:
         GatedPromptError: there is no such measure for these labels.
     """
     known = MAIN[problem]
     if asked not in ("auto", *known):
-        raise GatedPromptError(f"--measure {asked!r} is not for {problem}; known: auto, {', '.join(known)}")
+        raise GatedPromptError(
+            f"--measure {asked!r} is not for {LABEL_NOUNS[problem]}; known: auto, {', '.join(known)}"
+        )
     return Measure(known[0] if asked == "auto" else asked, num_classes)
 
 
 def all_measures(
-    problem: str, scores: Tensor, targets: Tensor, measure: Measure, names: tuple[str, ...]
+    problem: Problem, scores: Tensor, targets: Tensor, measure: Measure, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Everything that is reported of scores (N, K): logits, or numbers."""
     count = len(names)
     interval = bootstrap(lambda rows: measure(scores[rows], targets[rows]), len(targets))
     found: dict[str, Any] = {measure.name: measure(scores, targets), "interval": interval}
-    if problem == CLASSES:
-        found |= {name: float(_measure(name, scores, targets, count)) for name in MAIN[CLASSES]}
+    if problem == SINGLE_LABEL:
+        found |= {name: float(_measure(name, scores, targets, count)) for name in MAIN[SINGLE_LABEL]}
         found["calibration_error"] = float(multiclass_calibration_error(scores.softmax(-1), targets, count, n_bins=15))
         recall = multiclass_accuracy(scores, targets, count, average=None)
         counts = targets.bincount(minlength=count).tolist()
@@ -77,7 +80,7 @@ def all_measures(
             n: {"accuracy": r, "pictures": c} for n, r, c in zip(names, recall.tolist(), counts, strict=True)
         }
         found["confusion"] = multiclass_confusion_matrix(scores, targets, count).tolist()
-    elif problem == LABELS:
+    elif problem == MULTI_LABEL:
         precision = multilabel_average_precision(scores.sigmoid(), targets.long(), count, average=None)
         shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any image
         found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, shares, strict=True)}
@@ -112,14 +115,14 @@ def brief(measures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def balanced_weights(data: ImageSet) -> list[float]:
-    """Of classes N / (K n_k), as in scikit-learn; of labels the negatives for each positive, 1 where there are none.
+    """Of classes N / (K n_k), as in scikit-learn. Of labels the negatives for each positive, 1 where there are none.
 
     Raises:
         GatedPromptError: the images have numbers.
     """
-    if data.problem == NUMBERS:
+    if data.problem == REGRESSION:
         raise GatedPromptError("--class_weights balanced is for classes and labels; these images have numbers")
-    if data.problem == CLASSES:
+    if data.problem == SINGLE_LABEL:
         counts = data.targets.bincount(minlength=len(data.names)).tolist()
         return [len(data) / (len(counts) * count) if count else 1.0 for count in counts]
     positives = data.targets.sum(0).tolist()

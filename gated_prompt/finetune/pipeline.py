@@ -1,7 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """From images to an answer, a file and a report: under `gated-prompt train` and `probe`, and `finetune.train`."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ..predictor import Predictor, read_predictor
 from ..sharing.backbone import check_backbone, check_code
@@ -21,12 +19,13 @@ from . import figures
 from .arguments import DataArguments, RunArguments
 from .backbone import Backbone
 from .division import Division
-from .experiment import Experiment, score
-from .export import leave_probe, leave_run, refuse_other_settings
+from .export import SETTINGS, leave_probe, leave_run, refuse_other_settings
+from .features import reads_of
 from .figures import worst_mistakes, write_report
-from .image_set import Pixels, preparation
+from .image_experiment import ImageExperiment, score
+from .image_set import preparation
 from .metrics import balanced_weights, main_measure
-from .probing import Study, place
+from .probing import Study, image_features, place, study_backbone
 from .report import write_json
 from .results import Choice, assemble, choose, test_result
 from .runs import Run, refit, run_seeds
@@ -37,11 +36,14 @@ from .sources import read_parts
 class Stage:
     """The frozen backbone, probed: what everything after it needs."""
 
-    accelerator: Accelerator
-    experiment: Experiment
+    experiment: ImageExperiment
     known: Study
     settings: dict[str, Any]
     output: Path
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.experiment.accelerator
 
 
 def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.Module | None = None) -> Stage:
@@ -52,7 +54,9 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
     """
     quiet_loading()
     output = prepare_output_dir(args.output_dir)
-    accelerator = make_accelerator(args.seeds[0], None, output)
+    accelerator = make_accelerator(
+        args.seeds[0], args.report_to, output, accumulation=args.gradient_accumulation_steps
+    )
     main_process = accelerator.is_main_process
     if model is None:  # before thousands of images are decoded
         check_backbone(args.backbone)
@@ -66,27 +70,30 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
         parts, data_args.validation_share, data_args.split_seed, args.refit and data_args.shots is None
     )
     settings = {**asdict(data_args), **asdict(args), **vars(prompts)}
-    stored = output / "settings.json"
-    if stored.is_file():
-        refuse_other_settings(json.loads(stored.read_text()), {**settings, "pictures": parts.keys}, output)
-    predictor = Predictor(list(parts.train.names), prepared, parts.train.problem, args.backbone)
-    backbone = Backbone(args, predictor, accelerator, model)
+    recorded = {**settings, "pictures": parts.keys}
+    refuse_other_settings(output, recorded)
+    backbone = Backbone(args.backbone, args.trust_remote_code, model)
+    reads = reads_of(backbone.num_prefix_tokens)
+    predictor = Predictor(list(parts.train.names), prepared, parts.train.problem, args.backbone, reads=reads)
     accelerator.wait_for_everyone()
     if main_process:  # only now: the folder stays free where a backbone's name was mistyped
-        write_json(stored, {**settings, "pictures": parts.keys})
-    known = backbone.study(parts, division, measure, class_weights, output / "probes.safetensors")
-    experiment = Experiment(
+        write_json(output / SETTINGS, recorded)
+    file = output / "probes.safetensors"
+    known = study_backbone(backbone, predictor, parts, division, measure, class_weights, args, file, accelerator)
+    experiment = ImageExperiment(
         args=args,
         prompts=prompts,
-        parts=parts,
+        accelerator=accelerator,
         backbone=backbone,
-        division=division,
+        predictor=predictor,
         blocks=known.chosen.blocks,
+        parts=parts,
+        division=division,
         measure=measure,
         l2=known.chosen.l2,
         class_weights=class_weights,
     )
-    stage = Stage(accelerator, experiment, known, settings, output)
+    stage = Stage(experiment, known, settings, output)
     if main_process:
         leave_probe(output / "probe", known, experiment)
         if not (output / "results.json").is_file():
@@ -96,7 +103,7 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
 
 
 def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[str, Any]:
-    """`probe`, then every method, then what to use and its test score; return the content of results.json.
+    """`probe`, then every method, then what to use and its test score. Return the content of results.json.
 
     Raises:
         GatedPromptError: as for `probe`.
@@ -108,17 +115,17 @@ def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[st
         accelerator.print(line)
     accelerator.print(f"first report: {stage.output / 'report.html'}; training goes on")
     runs: list[Run] = []
-    for method in experiment.backbone.methods:
+    for method in args.methods or [experiment.backbone.best_method]:
         for done in run_seeds(experiment, method, stage.output / "runs"):
             runs.append(done)
             value = measure(done.scores, parts.validation.targets)
             accelerator.print(f"{method}, seed {done.record['seed']}: {measure.text(value)}")
     held = known.chosen.scores[experiment.division.validation]
     choice = choose(experiment.blocks, held, runs, parts.validation.targets, measure)
-    best = choice.run or max(runs, key=lambda one: one.gain, default=None)
+    best = choice.run or max(runs, key=lambda one: one.score_to_maximize, default=None)
     model = kept = None
     if best is not None:
-        kept = refit(experiment, best) if experiment.division.refit and choice.run is not None else best.kept
+        kept = refit(experiment, best) if experiment.refits and choice.run is not None else best.kept
         model = load_trained(kept, read_predictor(kept), base=experiment.twin(best.record["method"]))
         model = model.to(accelerator.device)
     # These images were used for no choice.
@@ -161,15 +168,16 @@ def _only_the_probe(stage: Stage) -> Choice:
 def _test_scores(stage: Stage, model: nn.Module | None) -> Tensor:
     """Scores of the test part by the model, or by the probe (None)."""
     experiment, accelerator = stage.experiment, stage.accelerator
-    parts, backbone = experiment.parts, experiment.backbone
+    parts, args = experiment.parts, experiment.args
     if parts.test is None:
         return torch.empty(0)
     if model is None:
-        features = backbone.features(parts.test, parts.keys["test"])
+        features = image_features(
+            experiment.backbone, experiment.predictor, parts.test, parts.keys["test"], args, accelerator
+        )
         x = torch.cat([features[block] for block in experiment.blocks], 1)
         return x @ stage.known.weight.T + stage.known.bias
-    data = Pixels(parts.test, backbone.predictor)
-    loader = accelerator.prepare(DataLoader(data, experiment.args.per_device_eval_batch_size))
+    loader = experiment.loader(experiment.pixels(parts.test))
     return score(accelerator.prepare_model(model, evaluation_mode=True), loader, accelerator)
 
 

@@ -12,9 +12,9 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,45 +22,49 @@ import gated_prompt
 
 from ..errors import GatedPromptError
 from ..predictor import Predictor
+from ..segmentation.predictor import MaskPredictor
 from ..sharing.classifier import holds_prompts, load_trained
+
+P = TypeVar("P", Predictor, MaskPredictor)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Predictors by label that see the same pixels, and the module that scores with all of them: logits (B, A, K)."""
+class Group(Generic[P]):
+    """Predictors by label that see the same pixels, and the module that scores with all of them, a `Scorer`."""
 
-    members: Mapping[str, Predictor]
-    module: nn.Module
+    members: Mapping[str, P]
+    module: "Scorer"
 
     @property
-    def first(self) -> Predictor:
+    def first(self) -> P:
         return next(iter(self.members.values()))
 
 
-def make_groups(found: Mapping[str, tuple[Path, Predictor]], trust_remote_code: bool = False) -> list[Group]:
-    """One group for all adapters of prompts that share base, images and number of outputs; one for each other.
+def make_groups(found: Mapping[str, tuple[Path, P]], trust_remote_code: bool = False) -> list[Group[P]]:
+    """One group for all adapters of prompts that share all but names and colours, and one for each other.
 
     Raises:
         GatedPromptError: a backbone cannot be loaded, or what was trained does not fit it.
     """
-    shared: dict[str, dict[str, tuple[Path, Predictor]]] = {}
+    shared: dict[str, dict[str, tuple[Path, P]]] = {}
     for label, (folder, one) in found.items():
-        same = (one.backbone, one.base, one.reads, one.preparation, one.problem, len(one.names))
+        same = [getattr(one, each.name) for each in fields(one) if each.name not in ("names", "colours")]
+        same.append(len(one.names))
         shared.setdefault(repr(same) if holds_prompts(folder) else label, {})[label] = (folder, one)
     groups = []
     for members in shared.values():
-        folders, predictors = zip(*members.values(), strict=True)
-        scorer = Scorer(folders, predictors[0], trust_remote_code).eval()
-        groups.append(Group(dict(zip(members, predictors, strict=True)), scorer))
+        folders = [folder for folder, _ in members.values()]
+        predictors = {label: one for label, (_, one) in members.items()}
+        model = load_trained(folders[0], next(iter(predictors.values())), trust_remote_code)
+        groups.append(Group(predictors, Scorer(model, folders).eval()))
     return groups
 
 
 class Scorer(nn.Module):
-    """The model of one folder; or several adapters of prompts on one backbone, in one mixed batch."""
+    """Logits (B, A, K, ...) of the model of one folder, or of A adapters of prompts in one mixed batch."""
 
-    def __init__(self, folders: Sequence[Path], predictor: Predictor, trust_remote_code: bool = False) -> None:
+    def __init__(self, model: Any, folders: Sequence[Path]) -> None:
         super().__init__()
-        model: Any = load_trained(folders[0], predictor, trust_remote_code)
         self.names = ["default"]
         for folder in folders[1:]:
             self.names.append(f"adapter{len(self.names)}")
@@ -69,9 +73,10 @@ class Scorer(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         if len(self.names) == 1:
-            return self.model(pixel_values).logits[:, None]
+            alone: Tensor = self.model(pixel_values).logits[:, None]
+            return alone
         names = [name for name in self.names for _ in range(len(pixel_values))]
-        logits = self.model(pixel_values.repeat(len(self.names), 1, 1, 1), adapter_names=names).logits
+        logits: Tensor = self.model(pixel_values.repeat(len(self.names), 1, 1, 1), adapter_names=names).logits
         return logits.unflatten(0, (len(self.names), -1)).transpose(0, 1)
 
 
@@ -87,7 +92,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def content_of(path: Path) -> str:
-    """Digits that change with a file; none where it cannot be read."""
+    """Digits that change with a file. None where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
     except OSError:
@@ -129,11 +134,11 @@ class PredictionFile:
         return {image for image, _ in (*self._contents, *self._errors)}
 
     def has(self, image: str, adapter: str, content: str) -> bool:
-        """Whether there is an answer for this content by these weights; an error is none."""
+        """Whether there is an answer for this content by these weights. An error is none."""
         return content in self._contents.get((image, adapter), ())
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows, on disk when this returns; an error that the file has already is not repeated."""
+        """Append rows, on disk when this returns. An error that the file has already is not repeated."""
         new = [row for row in rows if not row.get("error") or row["error"] != self._errors.get(self._key(row))]
         text = "".join(self._text(row) for row in new)
         with open(self.path, "a", encoding="utf-8", newline="") as file:
@@ -157,7 +162,7 @@ class PredictionFile:
                 file.truncate(end)
 
     def _whole_rows(self, content: bytes) -> tuple[int, list[dict[str, Any]]]:
-        """Where the last whole row ends, and all rows up to there; a row of CSV can have several lines."""
+        """Where the last whole row ends, and all rows up to there. A row of CSV can have several lines."""
         end = len(content)
         while end := content.rfind(b"\n", 0, end) + 1:
             try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from ..predictor import Problem
-from .image_set import CLASSES, LABELS, NUMBERS
+from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .labels import Column, counts_up, is_number
 
 SEPARATORS = (";", ",", "|")  # between the labels of one image
@@ -29,29 +29,29 @@ def recognize(column: Column, asked: str, separator: str | None) -> Kind:
     Args:
         column: the labels, without those that are missing.
         asked: a problem, or "auto".
-        separator: what was asked to separate several labels; None: found out.
+        separator: what was asked to separate several labels. None: found out.
 
     Raises:
-        DataError: it could be more than one thing; the message says which options decide.
+        DataError: it could be more than one thing. The message says which options decide.
     """
     lists = [isinstance(value, list) for value in column.values]
     if any(lists):
         return _of_lists(column, asked, lists)
-    if asked == NUMBERS:
-        return Kind(NUMBERS, "as --problem says")
-    if asked == LABELS:
+    if asked == REGRESSION:
+        return Kind(REGRESSION, "as --problem says")
+    if asked == MULTI_LABEL:
         found = _separator(column) if separator is None else separator
-        return Kind(LABELS, f"as --problem says, separated by {found!r}" if found else "as --problem says", found)
-    if asked == CLASSES:
-        return Kind(CLASSES, "as --problem says")
+        return Kind(MULTI_LABEL, f"as --problem says, separated by {found!r}" if found else "as --problem says", found)
+    if asked == SINGLE_LABEL:
+        return Kind(SINGLE_LABEL, "as --problem says")
     return _of_numbers(column) or _of_words(column)
 
 
 def _of_lists(column: Column, asked: str, lists: Sequence[bool]) -> Kind:
     if not all(lists):
         raise DataError(f"{column.full(lists.index(False))}, where others have lists; give a list for every image")
-    if asked not in ("auto", LABELS):
-        raise DataError(f"{column.source} has lists in column {column.name!r}, which are no {asked}")
+    if asked not in ("auto", MULTI_LABEL):
+        raise DataError(f"{column.source} has lists in column {column.name!r}, which fit no --problem {asked}")
     texts = {text for value in column.values for text in value}
     vectors = len({len(value) for value in column.values}) == 1 and len(column.values[0]) > 1
     if any(_has_fraction(text) for text in texts) or (vectors and texts <= {"0", "1"}):
@@ -59,7 +59,7 @@ def _of_lists(column: Column, asked: str, lists: Sequence[bool]) -> Kind:
             f"{column.full(0)}, a vector; a list holds the names of an image's labels. Give a column for each label, "
             "with 0 and 1, and name them all: --label_column a b c"
         )
-    return Kind(LABELS, "the column holds lists")
+    return Kind(MULTI_LABEL, "the column holds lists")
 
 
 def _of_numbers(column: Column) -> Kind | None:
@@ -73,21 +73,21 @@ def _of_numbers(column: Column) -> Kind | None:
         if share >= 0.5 and (fraction is not None or len(numbers) > FEW):
             raise DataError(
                 f"most values of column {column.name!r} of {column.source} are numbers, but {column.at(other)}; "
-                f"correct it, or give --problem {CLASSES} if these are the names of classes"
+                f"correct it, or give --problem {SINGLE_LABEL} if these are the names of classes"
             )
         return None
     if fraction is not None:
-        return Kind(NUMBERS, f"it holds numbers with a fraction, such as {fraction}")
+        return Kind(REGRESSION, f"it holds numbers with a fraction, such as {fraction}")
     count = len(numbers)
     if any(len(text) > 1 and text.startswith("0") and text.isdigit() for text in numbers):
-        return Kind(CLASSES, "numbers with leading zeros are names")
+        return Kind(SINGLE_LABEL, "numbers with leading zeros are names")
     if count > FEW and (not counts_up(numbers) or len(texts) < EACH * count):
         raise DataError(
             f"column {column.name!r} of {column.source} has {count} different whole numbers for {len(texts)} images. "
-            f"Give --problem {NUMBERS} to predict them as values (ages, counts), or --problem {CLASSES} if each is a "
-            "class"
+            f"Give --problem {REGRESSION} to predict them as values (ages, counts), or --problem {SINGLE_LABEL} if "
+            "each is a class"
         )
-    return Kind(CLASSES, f"it holds {count} different whole numbers")
+    return Kind(SINGLE_LABEL, f"it holds {count} different whole numbers")
 
 
 def _of_words(column: Column) -> Kind:
@@ -97,20 +97,20 @@ def _of_words(column: Column) -> Kind:
         first = next((index for index, text in enumerate(texts) if sign in text), None)
         if first is not None and (sign == SEPARATORS[0] or _share_parts(different, sign)):
             raise DataError(
-                f"{column.full(first)}, which can be one class or several labels; give --problem {LABELS} to split at "
-                f"{sign!r}, or --problem {CLASSES} if it is the name of a class"
+                f"{column.full(first)}, which can be one class or several labels; give --problem {MULTI_LABEL} to "
+                f"split at {sign!r}, or --problem {SINGLE_LABEL} if it is the name of a class"
             )
     if len(different) > max(FEW, len(texts) / 2):
         raise DataError(
             f"column {column.name!r} of {column.source} has {len(different)} different texts for {len(texts)} images, "
-            f"such as {column.at(0)}; give --problem {CLASSES} if each is a class, or name the column of the labels "
-            "with --label_column"
+            f"such as {column.at(0)}; give --problem {SINGLE_LABEL} if each is a class, or name the column of the "
+            "labels with --label_column"
         )
-    return Kind(CLASSES, f"it holds {len(different)} different texts")
+    return Kind(SINGLE_LABEL, f"it holds {len(different)} different texts")
 
 
 def _separator(column: Column) -> str | None:
-    """What separates several labels in the cells of a column; None: no cell has several."""
+    """What separates several labels in the cells of a column. None: no cell has several."""
     cells = {text for text in column.values if text}
     used = [sign for sign in SEPARATORS if any(sign in text for text in cells)]
     if len(used) > 1 or (not used and _share_parts(cells, " ")):

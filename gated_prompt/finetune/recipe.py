@@ -4,7 +4,7 @@
 gated              the paper's: gates and temperatures
 gate_only          gates, all temperatures 1
 temperature_only   temperatures, prompts as in VPT-shallow
-shallow            VPT-shallow: prompts alone; with --insert_at k at block k, as in the paper's first figure
+shallow            VPT-shallow: prompts alone. With --insert_at k at block k, as in the paper's first figure
 deep               VPT-deep: fresh prompts at every block
 zero_start         the same, read in a softmax of their own, times gates that start at 0
 linear             the head alone
@@ -33,7 +33,7 @@ PROMPT_STARTS = ("random", "sample", "mean", "max", "kmeans", "match")
 class Recommended:
     """What the measurements of docs/real.md led to: defaults of gated-prompt train and of `--preset recommended`.
 
-    AdamW without decay; the head starts as a probe fitted with the untrained prompts in place, and then learns with
+    AdamW without decay. The head starts as a probe fitted with the untrained prompts in place, and then learns with
     `head_share` of the prompts' rate. `batch_size` counts the images of all processes together.
     """
 
@@ -66,7 +66,7 @@ def entry_block(method: str, read: int) -> int:
 
 def check_method(method: str) -> None:
     """Raises:
-    GatedPromptError: there is no such method; the known ones are listed.
+    GatedPromptError: there is no such method. The known ones are listed.
     """
     if method not in METHODS:
         raise GatedPromptError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")

@@ -35,7 +35,7 @@ PLACES = (
 
 
 def read_out(model: torch.nn.Module) -> dict[str, list[Any]]:
-    """Gates, temperatures and selection ratios of the active adapter as plain lists; empty without prompts."""
+    """Gates, temperatures and selection ratios of the active adapter as plain lists. Empty without prompts."""
     if not prompts_are_active(model):
         return {}
     heads = gated_prompt.head_gates(model).tolist()  # with zero start, by block

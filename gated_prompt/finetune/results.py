@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .experiment import Experiment
+from .image_experiment import ImageExperiment
 from .image_set import ImageSet
 from .metrics import DRAWS, LEVEL, SMALLER_IS_BETTER, Measure, all_measures, brief
 from .probing import Study, place
@@ -27,12 +27,13 @@ NOUNS = {
     "linear": "a head trained by gradient descent",
     "full": "fine-tuning of the whole backbone",
     "lora": "LoRA",
+    "conv": "two convolutions",
 }
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`run` is the best seed of the chosen method, None where the probe is kept; `sentence` says why."""
+    """`run` is the best seed of the chosen method, None where the probe is kept. `sentence` says why."""
 
     method: str | None
     run: Run | None
@@ -47,13 +48,13 @@ def choose(blocks: Sequence[int], probe: Tensor, runs: Sequence[Run], targets: T
     by_method: dict[str, list[Run]] = {}
     for one in runs:
         by_method.setdefault(one.record["method"], []).append(one)
-    value, own = _said(measure(probe, targets), measure), measure.gain(probe, targets)
+    value, own = _said(measure(probe, targets), measure), measure.score_to_maximize(probe, targets)
     use_probe = f"Use the linear probe on {place(blocks)}: {value} on validation"
     if not by_method:
         return Choice(None, None, f"{use_probe}; nothing else was tried.")
-    gains = {method: mean(one.gain for one in seeds) for method, seeds in by_method.items()}
+    gains = {method: mean(one.score_to_maximize for one in seeds) for method, seeds in by_method.items()}
     method = max(gains, key=lambda name: gains[name])
-    best = max(by_method[method], key=lambda one: one.gain)
+    best = max(by_method[method], key=lambda one: one.score_to_maximize)
     found = measure.text(mean(measure(one.scores, targets) for one in by_method[method]))
     if gains[method] <= own:
         verb = "as good as" if gains[method] == own else "better than"
@@ -96,7 +97,10 @@ def difference(first: Tensor, second: Tensor, targets: Tensor, measure: Measure)
     found = []
     for _ in range(DRAWS):
         rows = torch.from_numpy(rng.integers(0, len(targets), len(targets)))
-        found.append(measure.gain(second[rows], targets[rows]) - measure.gain(first[rows], targets[rows]))
+        found.append(
+            measure.score_to_maximize(second[rows], targets[rows])
+            - measure.score_to_maximize(first[rows], targets[rows])
+        )
     low, high = np.nanpercentile(found, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])
     return float(low), float(high)
 
@@ -106,7 +110,7 @@ def _points(value: float, measure: Measure) -> str:
 
 
 def assemble(
-    experiment: Experiment, known: Study, runs: Sequence[Run], choice: Choice, settings: Mapping[str, Any]
+    experiment: ImageExperiment, known: Study, runs: Sequence[Run], choice: Choice, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All results on images that were not trained on, and how they were obtained."""
     parts, division, measure = experiment.parts, experiment.division, experiment.measure

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Full runs, each in its own folder, after a search for learning rates; a finished run is read, not repeated."""
+"""Full runs, each in its own folder, after a search for learning rates. A finished run is read, not repeated."""
 
 import json
 import shutil
@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .experiment import Experiment, KeptTokens
+from .experiment import Experiment, KeptTokens, LearningRates
 from .export import save_trained
-from .fit import CHECKPOINTS, InitialState, LearningRates, batches_per_epoch, fit, fit_all
+from .fit import CHECKPOINTS, InitialState, batches_per_epoch, fit, fit_all
 from .recipe import PROMPT_METHODS, recommended
 from .report import read_out, write_json
 
+RECORD, SCORES = "run.json", "scores.safetensors"
+PASSES = 4  # an epoch of training costs about as much as so many passes without gradients
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
 Grid = tuple[tuple[float, ...], tuple[tuple[float, float], ...]]
 PROMPT_RATES = (0.001, 0.003, 0.01, 0.03)
@@ -54,7 +55,7 @@ def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
 
 
 def search_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
-    """The rates whose run is the best of the last round; of equals the one with the smaller validation loss.
+    """The rates whose run is the best of the last round. Of equals the one with the smaller validation loss.
 
     Every run has a schedule of its own that ends at 0, as the full run has. What is found is kept in `record`, so that
     a race that was stopped resumes.
@@ -71,32 +72,29 @@ def search_rates(experiment: Experiment, begin: InitialState, batches: int, reco
             key = f"{rates} for {length}"
             if key not in found:
                 label = f"{begin.method}, race {number}/{len(rounds)}, rate {rates.main:g}, head {rates.head:g}"
-                fitted = fit(experiment, begin, rates, length, None, label)
-                watch = fitted.watch
-                assert watch is not None  # there is a validation part
-                found[key] = [watch.gain, -watch.curve[-1]["loss"]]
-                if fitted.accelerator.is_main_process:
+                _, watch = fit(experiment, begin, rates, length, None, label)
+                found[key] = [watch.score_to_maximize, -watch.curve[-1]["loss"]]
+                if experiment.accelerator.is_main_process:
                     write_json(record, found)
         ranked = sorted(alive, key=lambda index: found[f"{entries[index]} for {length}"], reverse=True)
         alive = ranked[: len(ranked) // 2]
     return entries[alive[0]]
 
 
-RECORD, SCORES = "run.json", "scores.safetensors"
-PASSES = 4  # an epoch of training costs about as much as so many passes without gradients
-
-
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left in its folder: `record`, and scores (N, K) on validation."""
+    """What a finished run left in its folder: `record`, and scores of the N validation images.
+
+    These are logits or numbers (N, K), or confusion matrices (N, K, K).
+    """
 
     folder: Path
     record: dict[str, Any]
     scores: Tensor
 
     @property
-    def gain(self) -> float:
-        return float(self.record["gain"])
+    def score_to_maximize(self) -> float:
+        return float(self.record["score_to_maximize"])
 
     @property
     def kept(self) -> Path:
@@ -105,76 +103,52 @@ class Run:
 
 
 def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run]:
-    """One run of a method for each seed; unless rates are given, the first one searches for those of all."""
+    """One run of a method for each seed. Unless rates are given, the first one searches for those of all."""
     rates: LearningRates | None = None
     kept: KeptTokens | None = None
-    data = experiment.parts.train
-    batches = experiment.args.num_train_epochs * batches_per_epoch(experiment, data, PartialState().num_processes)
-    for seed in experiment.args.seeds:
+    args, images, say = experiment.args, experiment.train_images, experiment.accelerator.print
+    batches = args.num_train_epochs * batches_per_epoch(experiment, images)
+    for seed in args.seeds:
         folder = output / f"{method}-seed{seed}"
         done = finished(folder)
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
             clock = time.perf_counter()
-            tensors = experiment.beginning(method, seed, folder, data)
-            PartialState().print(estimate(experiment, method, rates is None, time.perf_counter() - clock))
+            tensors = experiment.beginning(method, seed, folder, images)
+            say(estimate(experiment, method, rates is None, time.perf_counter() - clock))
             if rates is None:
                 kept = experiment.keep_tokens(method, output / f"{method}-tokens")
             begin = InitialState(method, seed, tensors, kept)
             rates = rates or find_rates(experiment, begin, batches, output / f"{method}-race.json")
             done = run(experiment, begin, rates, batches, folder)
         yield done
-    if PartialState().is_main_process:
+    if experiment.accelerator.is_main_process:
         shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
 
 
-def estimate(experiment: Experiment, method: str, searches: bool, seconds: float) -> str:
+def estimate(experiment: Experiment, method: str, first: bool, seconds: float) -> str:
     """How long a run will take, from the `seconds` of one pass over the training images without gradients."""
-    args = experiment.args
-    rounds = (args.learning_rate == "auto" and searches) + 1 + experiment.division.refit
-    minutes = seconds * PASSES * args.num_train_epochs * rounds / 60
-    steps = "search for rates, training" if searches and args.learning_rate == "auto" else "training"
-    return f"{method}: {steps}{' and refit' if experiment.division.refit else ''} take about {minutes:.1f} minutes"
-
-
-def refit(experiment: Experiment, chosen: Run) -> Path:
-    """Train on all labelled images with the rates and epochs of a run; the folder with what was trained."""
-    method, seed = chosen.record["method"], chosen.record["seed"]
-    folder = chosen.folder.with_name(f"{chosen.folder.name}-all")
-    if not (folder / RECORD).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = experiment.beginning(method, seed, folder, experiment.division.images)
-        rates, begin = LearningRates(**chosen.record["rates"]), InitialState(method, seed, tensors, None)
-        epochs = chosen.record["best_epoch"]
-        fitted = fit_all(experiment, begin, rates, epochs, folder, f"{method}, seed {seed}, all images")
-        if fitted.accelerator.is_main_process:
-            save_trained(fitted.model, folder / kept_in(method), experiment.predictor_of(method))
-            record = {"epochs": epochs, "seconds": round(fitted.seconds, 1), "learned": read_out(fitted.model)}
-            write_json(folder / RECORD, record)
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        fitted.accelerator.wait_for_everyone()
-    return folder / kept_in(method)
+    searches, again = first and experiment.rates(method) is None, experiment.refits
+    minutes = seconds * PASSES * experiment.args.num_train_epochs * (1 + searches + again) / 60
+    steps = "search for rates, training" if searches else "training"
+    return f"{method}: {steps}{' and refit' if again else ''} take about {minutes:.1f} minutes"
 
 
 def find_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:
     """The rates that were given, or those that win a race, which is kept in `record`."""
-    args = experiment.args
-    if args.learning_rate == "auto":
+    rates = experiment.rates(begin.method)
+    if rates is None:
         rates = search_rates(experiment, begin, batches, record)
-        PartialState().print(f"{begin.method}: learning rate {rates.main:g}")
-    else:
-        rate = float(args.learning_rate)
-        rates = LearningRates(rate, rate, recommended(begin.method).head_share * rate)
-    return rates if args.head_learning_rate is None else replace(rates, head=args.head_learning_rate)
+        experiment.accelerator.print(f"{begin.method}: learning rate {rates.main:g}")
+    head = experiment.args.head_learning_rate
+    return rates if head is None else replace(rates, head=head)
 
 
 def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batches: int, folder: Path) -> Run:
     """Train, and leave in `folder` what `finished` reads."""
-    method, seed = begin.method, begin.seed
-    fitted = fit(experiment, begin, rates, batches, folder, f"{method}, seed {seed}")
-    watch = fitted.watch
-    assert watch is not None  # there is a validation part
-    if fitted.accelerator.is_main_process:
+    accelerator, method, seed = experiment.accelerator, begin.method, begin.seed
+    fitted, watch = fit(experiment, begin, rates, batches, folder, f"{method}, seed {seed}")
+    if accelerator.is_main_process:
         save_trained(fitted.model, folder / kept_in(method), experiment.predictor_of(method))
         save_file({"scores": watch.scores}, folder / SCORES)
         record = {
@@ -182,7 +156,7 @@ def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batch
             "seed": seed,
             "rates": vars(rates),
             "best_epoch": watch.best,
-            "gain": watch.gain,
+            "score_to_maximize": watch.score_to_maximize,
             "curve": watch.curve,
             "trained_parameters": fitted.trained_parameters,
             "seconds": round(fitted.seconds, 1),
@@ -190,21 +164,43 @@ def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batch
         }
         write_json(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    fitted.accelerator.wait_for_everyone()
-    for tracker in fitted.accelerator.trackers:  # end_training would take the other processes away as well
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:  # end_training would take the other processes away as well
         tracker.finish()
+    accelerator.trackers = []
     return _read(folder)
+
+
+def refit(experiment: Experiment, chosen: Run) -> Path:
+    """Train on all labelled images with the rates and epochs of a run, and return the folder with the result."""
+    accelerator, method, seed = experiment.accelerator, chosen.record["method"], chosen.record["seed"]
+    folder = chosen.folder.with_name(f"{chosen.folder.name}-all")
+    if not (folder / RECORD).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = experiment.beginning(method, seed, folder, experiment.all_images)
+        rates, begin = LearningRates(**chosen.record["rates"]), InitialState(method, seed, tensors, None)
+        epochs = chosen.record["best_epoch"]
+        fitted = fit_all(experiment, begin, rates, epochs, folder, f"{method}, seed {seed}, all images")
+        if accelerator.is_main_process:
+            save_trained(fitted.model, folder / kept_in(method), experiment.predictor_of(method))
+            record = {"epochs": epochs, "seconds": round(fitted.seconds, 1), "learned": read_out(fitted.model)}
+            write_json(folder / RECORD, record)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        accelerator.wait_for_everyone()
+    return folder / kept_in(method)
 
 
 def finished(folder: Path) -> Run | None:
     """What an earlier call trained and left in this folder; None: it was not finished."""
-    return _read(folder) if (folder / RECORD).is_file() else None
+    return _read(folder) if (folder / RECORD).is_file() and (folder / SCORES).is_file() else None
 
 
 def _read(folder: Path) -> Run:
-    return Run(folder, json.loads((folder / RECORD).read_text()), load_file(folder / SCORES)["scores"])
+    record = json.loads((folder / RECORD).read_text())
+    record.setdefault("score_to_maximize", record.get("gain"))  # its name before
+    return Run(folder, record, load_file(folder / SCORES)["scores"])
 
 
 def kept_in(method: str) -> str:
     """Name of the folder that holds what was trained: an adapter, or parts of the model itself."""
-    return "model" if method in ("full", "linear") else "adapter"
+    return "adapter" if method in PROMPT_METHODS or method == "lora" else "model"

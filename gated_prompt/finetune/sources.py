@@ -12,8 +12,9 @@ from ..sharing.quoting import line
 from .arguments import DataArguments
 from .division import Parts, draw_shots, hold_back
 from .folder import find_parts, read_folder
-from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture, contradictions
+from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture, contradictions
 from .labels import Column, clean
+from .shared_arguments import PartArguments
 from .table import Reading, make_set, read_table, reading_like
 
 MOST_LINES = 5
@@ -27,26 +28,31 @@ def say(what: str, lines: Sequence[str]) -> None:
         print(f"{what}: {len(lines) - MOST_LINES} more")
 
 
-def hub_parts(dataset: str, revision: str | None) -> Any:
-    """The data set with all its splits.
+def hub_splits(args: PartArguments) -> dict[str, tuple[Any, str]]:
+    """The rows of each part that is asked for, and their name for messages.
 
     Raises:
-        DataError: it cannot be loaded.
+        DataError: the data set cannot be loaded, or lacks a split.
     """
     from datasets import load_dataset
 
     try:
-        return load_dataset(dataset, revision=revision)
+        data: Any = load_dataset(args.dataset, revision=args.dataset_revision)
     except Exception as error:  # datasets raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot load --dataset {dataset!r}: {reason}; "
+            f"cannot load --dataset {args.dataset!r}: {reason}; "
             "give a Hub id that can be reached, or a folder of parquet files"
         ) from error
+    asked = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
+    missing = [split for split in asked.values() if split is not None and split not in data]
+    if missing:
+        raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
+    return {part: (data[split], f"{args.dataset} {split}") for part, split in asked.items() if split is not None}
 
 
 def read_split(rows: Any, image_column: str, label_columns: Sequence[str], reading: Reading, source: str) -> ImageSet:
-    """One split; names of classes are those of the column's feature where it has them.
+    """One split. Names of classes are those of the column's feature where it has them.
 
     Raises:
         DataError: a column is missing or holds no images, or a label is wrong.
@@ -60,7 +66,7 @@ def read_split(rows: Any, image_column: str, label_columns: Sequence[str], readi
     if not isinstance(rows.features[image_column], Image):
         raise DataError(f"the column {image_column!r} of {source} holds no images; give another --image_column")
     stored = rows.cast_column(image_column, Image(decode=False))
-    pictures = [Picture(f"{source} {i}", partial(_read_stored, stored, i, image_column)) for i in range(len(rows))]
+    pictures = [Picture(f"{source} {i}", partial(read_stored, stored, i, image_column)) for i in range(len(rows))]
     if len(label_columns) == 1 and not reading.names:
         reading = _named(rows.features[label_columns[0]], reading)
     columns = [
@@ -78,7 +84,9 @@ def _named(feature: Any, reading: Reading) -> Reading:
     if not isinstance(inner, ClassLabel):
         return reading
     return replace(
-        reading, problem=CLASSES if inner is feature else LABELS, names=tuple(dict.fromkeys(clean(inner.names)))
+        reading,
+        problem=SINGLE_LABEL if inner is feature else MULTI_LABEL,
+        names=tuple(dict.fromkeys(clean(inner.names))),
     )
 
 
@@ -97,7 +105,7 @@ def _texts(feature: Any, values: Sequence[Any]) -> list[Any]:
     return [named(value) for value in values]
 
 
-def _read_stored(rows: Any, index: int, column: str) -> Path | bytes:
+def read_stored(rows: Any, index: int, column: str) -> Path | bytes:
     stored = rows[index][column]
     if stored is None:
         raise DataError(f"row {index} has no image")
@@ -108,7 +116,7 @@ PARTS = ("train", "validation", "test")
 
 
 def read_parts(args: DataArguments, show: bool) -> Parts:
-    """Read, check and divide the images; `show` a progress bar, and say what they were taken for and what is left out.
+    """Read, check and divide the images. `show` a progress bar, and say what they were taken for and what is left out.
 
     Raises:
         DataError: the data are not what they should be.
@@ -147,8 +155,8 @@ def read_parts(args: DataArguments, show: bool) -> Parts:
 def _summary(data: ImageSet) -> str:
     """What the labels were taken for, and the names."""
     shown = ", ".join(data.names[:10]) + (f", ... ({len(data.names)} in all)" if len(data.names) > 10 else "")
-    what = f"{data.read_as}; {len(data)} images, {data.problem}: {shown}"
-    if data.problem == NUMBERS:
+    what = f"{data.read_as}; {len(data)} images, {LABEL_NOUNS[data.problem]}: {shown}"
+    if data.problem == REGRESSION:
         what += f", from {float(data.targets.min()):g} to {float(data.targets.max()):g}"
     folded: dict[str, str] = {}
     for name in data.names:
@@ -159,7 +167,7 @@ def _summary(data: ImageSet) -> str:
 
 
 def _readers(args: DataArguments) -> tuple[dict[str, Callable[[Reading], ImageSet]], dict[str, str]]:
-    """By part, what reads it; and what lies beside the parts of a folder -> why it is left out."""
+    """By part, what reads it, and what lies beside the parts of a folder -> why it is left out."""
     if args.train_dir is not None:
         folders, beside = find_parts(_existing(args.train_dir, "--train_dir"))
         for part, folder in (("validation", args.validation_dir), ("test", args.test_dir)):
@@ -178,15 +186,8 @@ def _read_folder(folder: Path, reading: Reading) -> ImageSet:
 
 
 def _split_readers(args: DataArguments) -> dict[str, Callable[[Reading], ImageSet]]:
-    name = str(args.dataset)
-    data: Any = hub_parts(name, args.dataset_revision)
-    splits = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
-    found = {part: split for part, split in splits.items() if split is not None}
-    missing = [split for split in found.values() if split not in data]
-    if missing:
-        raise DataError(f"{name} has no split {missing[0]!r}; it has: {', '.join(data)}")
     columns = args.image_column, args.label_column
-    return {p: partial(_read_split, data[split], columns, f"{name} {split}") for p, split in found.items()}
+    return {part: partial(_read_split, rows, columns, source) for part, (rows, source) in hub_splits(args).items()}
 
 
 def _read_split(rows: Any, columns: tuple[str, list[str]], source: str, reading: Reading) -> ImageSet:

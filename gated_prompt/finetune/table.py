@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .image_set import CLASSES, LABELS, NUMBERS, ImageSet, Picture
+from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture
 from .labels import (
     Column,
     class_names,
@@ -35,9 +35,9 @@ class Reading:
 
     Attributes:
         problem: a problem, or "auto".
-        separator: what separates several labels of an image in a cell; None: found out.
-        missing: what to do with missing labels; see `labels.labelled`.
-        names: of the classes where they are known; empty: those that occur.
+        separator: what separates several labels of an image in a cell. None: found out.
+        missing: what to do with missing labels. See `labels.labelled`.
+        names: of the classes where they are known. Empty: those that occur.
     """
 
     problem: str = "auto"
@@ -53,7 +53,7 @@ def read_table(file: Path, image_column: str, label_columns: Sequence[str], read
     """The images that a CSV, TSV or JSONL file lists, by paths from its own folder.
 
     Raises:
-        DataError: the file, a column or a label is missing or wrong; the message gives the line.
+        DataError: the file, a column or a label is missing or wrong. The message gives the line.
     """
     rows = read_rows(file)
     if not rows:
@@ -93,20 +93,22 @@ def make_set(pictures: Sequence[Picture], columns: Sequence[Column], reading: Re
     pictures, column = [pictures[i] for i in kept], column.take(kept)
     kind = recognize(column, reading.problem, reading.separator)
     names: tuple[str, ...] = (column.name,)
-    if kind.problem == NUMBERS:
+    if kind.problem == REGRESSION:
         targets = number_targets(column)[:, None]
     else:
         each = [_labels(value, kind) for value in column.values]
         names = reading.names or class_names(column, each)
         refuse_strangers(column, each, names)
-        targets = label_targets(each, names) if kind.problem == LABELS else class_targets([e[0] for e in each], names)
+        targets = (
+            label_targets(each, names) if kind.problem == MULTI_LABEL else class_targets([e[0] for e in each], names)
+        )
     return ImageSet(
         pictures, targets, kind.problem, names, column.source, skipped, _said(column, kind), kind.separator
     )
 
 
 def _said(column: Column, kind: Kind) -> str:
-    return f"column {column.name!r} of {column.source} holds {kind.problem}: {kind.why}"
+    return f"column {column.name!r} of {column.source} holds {LABEL_NOUNS[kind.problem]}: {kind.why}"
 
 
 def _labels(value: str | list[str], kind: Kind) -> list[str]:
@@ -118,20 +120,20 @@ def _of_columns(pictures: Sequence[Picture], columns: Sequence[Column], reading:
     """One column for each class, label or number."""
     kept = set(range(len(pictures)))
     for column in columns:
-        kept &= set(labelled(column, reading.missing, NUMBERS))
+        kept &= set(labelled(column, reading.missing, REGRESSION))
     order = sorted(kept)
     gone = {pictures[i].name: "has no label" for i in set(range(len(pictures))) - kept}
     columns = [column.take(order) for column in columns]
     names, source = tuple(column.name for column in columns), columns[0].source
-    if reading.problem == NUMBERS:
-        kind = Kind(NUMBERS, "as --problem says")
+    if reading.problem == REGRESSION:
+        kind = Kind(REGRESSION, "as --problem says")
         targets = torch.stack([number_targets(column) for column in columns], 1)
     else:
         targets = torch.stack([_binary(column) for column in columns], 1)
         kind = _one_or_several(targets, columns[0], reading.problem)
-    if kind.problem == CLASSES:
+    if kind.problem == SINGLE_LABEL:
         targets = targets.argmax(1)
-    said = f"the {len(columns)} columns of {source} hold {kind.problem}: {kind.why}"
+    said = f"the {len(columns)} columns of {source} hold {LABEL_NOUNS[kind.problem]}: {kind.why}"
     return ImageSet([pictures[i] for i in order], targets, kind.problem, names, source, gone, said)
 
 
@@ -140,7 +142,7 @@ def _binary(column: Column) -> Tensor:
     if found is None:
         odd = next(i for i in range(len(column.values)) if zeros_and_ones(column.take([i])) is None)
         raise DataError(
-            f"{column.full(odd)}; with several --label_column each cell is 0 or 1. Give --problem {NUMBERS} to "
+            f"{column.full(odd)}; with several --label_column each cell is 0 or 1. Give --problem {REGRESSION} to "
             "predict values"
         )
     return found
@@ -150,17 +152,17 @@ def _one_or_several(targets: Tensor, column: Column, asked: str) -> Kind:
     """Whether rows of zeros and ones are classes or labels."""
     single = targets.sum(1) == 1
     share = float(single.float().mean())
-    if asked == LABELS:
-        return Kind(LABELS, "as --problem says")
+    if asked == MULTI_LABEL:
+        return Kind(MULTI_LABEL, "as --problem says")
     if bool(single.all()):
-        return Kind(CLASSES, "every row has exactly one 1")
+        return Kind(SINGLE_LABEL, "every row has exactly one 1")
     row = int((~single).nonzero()[0, 0])
     where = f"{column.source}, {column.place(row)}, has {int(targets[row].sum())} columns with 1"
-    if asked == CLASSES:
+    if asked == SINGLE_LABEL:
         raise DataError(f"{where}; one of them is needed where an image has one class")
     if share >= MOSTLY:
-        raise DataError(f"{where}, nearly all others have one; correct it, or give --problem {LABELS}")
-    return Kind(LABELS, where)
+        raise DataError(f"{where}, nearly all others have one; correct it, or give --problem {MULTI_LABEL}")
+    return Kind(MULTI_LABEL, where)
 
 
 def _find(folder: Path, name: str) -> Path:

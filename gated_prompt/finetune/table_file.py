@@ -25,10 +25,10 @@ class Row:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """All rows but empty ones; texts are in NFC, without spaces around them.
+    """All rows but empty ones. Texts are in NFC, without spaces around them.
 
     Raises:
-        DataError: the file cannot be read, or a line is not what it should be; the message names the line.
+        DataError: the file cannot be read, or a line is not what it should be. The message names the line.
     """
     suffix = file.suffix.lower()
     if suffix not in (*DELIMITERS, *JSON_LINES):

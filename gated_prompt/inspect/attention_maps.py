@@ -21,14 +21,14 @@ from .readouts import find_adapter
 class PromptAttention:
     """Attention weights on the patches, mean over the heads, float32 on the CPU.
 
-    A row of the attention matrix sums to 1 over all tokens; the rest of each row here belongs to the prefix tokens and
+    A row of the attention matrix sums to 1 over all tokens. The rest of each row here belongs to the prefix tokens and
     the prompts.
 
     Attributes:
         blocks: the K blocks with prompts, from `insert_at` on.
         chosen: indices of the C requested prompts, counted from 0.
         prompts: (B, K, C, h, w), the rows of these prompts on the grid of h x w patches.
-        cls: (B, K, h, w), the row of token 0; None if there are no prefix tokens.
+        cls: (B, K, h, w), the row of token 0. None if there are no prefix tokens.
     """
 
     blocks: list[int]
@@ -53,17 +53,17 @@ def prompt_attention(
 
     Args:
         model: a model with gated prompts, in eval mode.
-        pixel_values: (B, 3, H, W), as the image processor returns them, on the model's device; for SigLIP 2
+        pixel_values: (B, 3, H, W), as the image processor returns them, on the model's device. For SigLIP 2
             (B, N, 3 p p).
-        prompts: indices of the prompts, counted from 0; None: all P.
+        prompts: indices of the prompts, counted from 0. None: all P.
         adapter_name: None: the active one.
         inputs: other arguments of the model's forward, such as `input_ids` of a model with two towers, SigLIP 2's
             `spatial_shapes`, or `interpolate_pos_encoding=True`.
 
     Raises:
-        GatedPromptError: there is no such adapter or prompt; the model is in training mode; its blocks do not get all
+        GatedPromptError: there is no such adapter or prompt. The model is in training mode. Its blocks do not get all
             patches in order (ViT-MAE), or the grids in the batch differ (SigLIP 2).
-        UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager; or
+        UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager, or
             the prompts have zero start, so nothing attends from them.
     """
     bank, adapter = find_adapter(model, adapter_name)
@@ -135,7 +135,7 @@ def _eager(root: nn.Module) -> Iterator[None]:
 
 
 def _attentions(output: Any) -> Sequence[torch.Tensor] | None:
-    """Return the attention weights (B, H, N, N) of each block; of the vision tower, if there are two towers."""
+    """Return the attention weights (B, H, N, N) of each block. Of the vision tower, if there are two towers."""
     tower = getattr(output, "vision_model_output", None)
     return getattr(output if tower is None else tower, "attentions", None)
 

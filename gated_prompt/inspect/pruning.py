@@ -20,7 +20,7 @@ from .readouts import find_adapter
 class Pruning(NamedTuple):
     """The effect of pruning.
 
-    `blocks`: the blocks that would be passive; `change`: the largest change of a logit; `scale`: the largest logit
+    `blocks`: the blocks that would be passive. `change`: the largest change of a logit. `scale`: the largest logit
     without pruning. Both are absolute values over all images and classes.
     """
 
@@ -30,13 +30,13 @@ class Pruning(NamedTuple):
 
 
 def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | None = None) -> list[int]:
-    """Make blocks with closed gates passive in eval mode; training still uses every gate.
+    """Make blocks with closed gates passive in eval mode. Training still uses every gate.
 
     The gates are read once, now: call this again after training them or loading others.
 
     Args:
         model: a model with gated prompts.
-        gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are 0 in eval mode);
+        gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are 0 in eval mode).
             None undoes the pruning.
         adapter_name: None: the active adapter.
 
@@ -66,7 +66,7 @@ def pruning(
         adapter_name: None: the active adapter.
 
     Raises:
-        GatedPromptError: as for `prune`; or the model is in training mode or returns no logits.
+        GatedPromptError: as for `prune`, or the model is in training mode or returns no logits.
     """
     bank, adapter = find_adapter(model, adapter_name)
     if model.training:

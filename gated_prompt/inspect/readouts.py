@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Read what an adapter has learned: gates, temperatures and selection ratios per block; head gates of zero start."""
+"""Read what an adapter has learned: gates, temperatures and selection ratios per block. Head gates of zero start."""
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,11 @@ def prompts_are_active(model: nn.Module) -> bool:
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
     """Return the gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
 
-    With `hard_gates`, g is the probability of an open gate in training; in eval mode, gates above 0.5 are open.
+    With `hard_gates`, g is the probability of an open gate in training. In eval mode, gates above 0.5 are open.
     `adapter_name=None` means the active adapter, here and below (paper, Section 4).
 
     Raises:
-        GatedPromptError: the model has no gated prompts, or no adapter of that name; or it contains several models
+        GatedPromptError: the model has no gated prompts, or no adapter of that name, or it contains several models
             with gated prompts.
     """
     return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
@@ -48,7 +48,7 @@ def head_gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tenso
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Return the attention temperatures, shape (K,), of the K blocks with prompts; constants if fixed.
+    """Return the attention temperatures, shape (K,), of the K blocks with prompts. Constants if fixed.
 
     These are the values that a forward uses, clamped to `temperature_range`.
 
@@ -67,7 +67,7 @@ def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch
 
     The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11),
     normalized over the gated blocks. A block without a gate replaces the prompts (g = 1), so all blocks before it have
-    a share of 0; if that includes every gated block, all shares are 0. Computed from logarithms, so that closed gates
+    a share of 0. If that includes every gated block, all shares are 0. Computed from logarithms, so that closed gates
     give ratios rather than 0 / 0.
 
     Raises:
@@ -90,10 +90,10 @@ def _gate_logits(bank: PromptBank, adapter: Adapter) -> torch.Tensor:
 
 
 def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank, Adapter]:
-    """Return the bank and one adapter; None means the active one.
+    """Return the bank and one adapter. None means the active one.
 
     Raises:
-        GatedPromptError: the model has no gated prompts, or no adapter of that name; or it contains several models
+        GatedPromptError: the model has no gated prompts, or no adapter of that name, or it contains several models
             with gated prompts.
     """
     bank = find_bank(model)

@@ -43,7 +43,7 @@ class _ReadByHand(AttentionRoute):
     def read(
         self, module: nn.Module, query: torch.Tensor, *others: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend with queries (B, H, N, d); returns (B, N, H, d). `others`: see `Function`."""
+        """Attend with queries (B, H, N, d). Returns (B, N, H, d). `others`: see `Function`."""
         output, weights = self.own(module, query, *others, **kwargs)
         block, attention, width = self.parts.block, self.parts.attention, query.shape[-1]
         normed = getattr(block, str(self.parts.norm))(self.prompts.to(query))

@@ -37,7 +37,7 @@ WHITE = 255
 
 
 def palette(count: int, own: Sequence[Sequence[int]] | None = None) -> np.ndarray:
-    """Colours (256, 3) uint8 of the labels 0 to `count` - 1; the rest, ignored pixels among it, is white.
+    """Colours (256, 3) uint8 of the labels 0 to `count` - 1. The rest, ignored pixels among it, is white.
 
     `own`: the user's colours. Beyond the first twenty classes hues repeat in two lightnesses.
     """

@@ -3,7 +3,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -29,17 +29,17 @@ BATCH = 4  # windows at once
 
 @dataclass(frozen=True)
 class MaskPredictor:
-    """What `predictor.json` says beside a segmenter's weights; fields of other programs in the file are ignored.
+    """What `predictor.json` says beside a segmenter's weights. Fields of other programs in the file are ignored.
 
     Attributes:
         names: of the classes, in the order of the logits.
-        preparation: of images: mean, std; short_side, to which images are scaled, in pixels; and window, the side of
+        preparation: of images: mean, std, short_side, to which images are scaled, in pixels, and window, the side of
             the squares that a larger image is cut into. Both are multiples of the patch.
         blocks: which the head reads.
         head: "linear" or "conv".
         backbone: Hub id or name of the model that it was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
-        colours: of the classes, red, green and blue; None: those of `segmentation.colours`.
+        colours: of the classes, red, green and blue. None: those of `segmentation.colours`.
 
     Raises:
         DataError: a value is not what it should be.
@@ -72,8 +72,12 @@ class MaskPredictor:
             raise DataError(f"colours is {shown(self.colours)}; red, green and blue of each class are needed")
         self._check_preparation()
 
-    def load_base(self, backbone: str | os.PathLike[str] | None = None) -> Any:
+    def load_base(self, backbone: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
         """The model that it was trained on, in float32 and eval mode, with an untrained head.
+
+        Args:
+            backbone: Hub id or folder to load it from; None: the one used in training.
+            trust_remote_code: run Python code that the backbone brings.
 
         Raises:
             GatedPromptError: it cannot be loaded, or its location is unknown.
@@ -81,25 +85,28 @@ class MaskPredictor:
         source = os.fspath(backbone or self.backbone or "")
         if not source:
             raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
-        return TokenSegmenter(load_backbone(source, **self.base), self.names, self.blocks, self.head).eval()
+        return self.with_head(load_backbone(source, trust_remote_code, **self.base))
+
+    def with_head(self, backbone: Any) -> TokenSegmenter:
+        """A loaded backbone with an untrained head that reads it as `blocks` and `head` say, in eval mode."""
+        return TokenSegmenter(backbone, self.names, self.blocks, self.head).eval()
 
     def pixels(self, image: Image.Image, multiple: int) -> Tensor:
-        """RGB image -> float (3, height, width), the short side as in training; sides are multiples of `multiple`."""
+        """RGB image -> float (3, height, width), the short side as in training. Sides are multiples of `multiple`."""
         height, width = scaled_size((image.height, image.width), self.preparation["short_side"], multiple)
         small = image.resize((width, height), Image.Resampling.BILINEAR)
         return normalize(to_pixels(small), self.preparation["mean"], self.preparation["std"])
 
     @torch.inference_mode()
-    def scores(self, model: nn.Module, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    def scores(self, model: Callable[[Tensor], Any], pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (K, *size) of the pixels (3, height, width) of an image whose label map has `size`."""
         window = int(self.preparation["window"])
         return resize(window_logits(model, pixels, window, window * 2 // 3, BATCH), size)
 
     def label_map(self, model: nn.Module, image: Image.Image) -> np.ndarray:
-        """The label of each pixel, uint8 (H, W); `model`: a `TokenSegmenter`, perhaps with an adapter."""
-        base: Any = getattr(model, "get_base_model", lambda: model)()
+        """The label of each pixel, uint8 (H, W). `model`: a `TokenSegmenter`, perhaps with an adapter."""
         device = next(model.parameters()).device
-        pixels = self.pixels(image, base.patch_size).to(device)
+        pixels = self.pixels(image, segmenter_of(model).patch_size).to(device)
         labels: np.ndarray = self.scores(model, pixels, (image.height, image.width)).argmax(0).byte().cpu().numpy()
         return labels
 
@@ -127,6 +134,13 @@ class MaskPredictor:
         sides = [given["short_side"], given["window"]]
         if 0 in given["std"] or not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
             raise DataError(f"preparation {shown(given)} has a std of 0, or sides beyond 1 to {MOST_PIXELS} pixels")
+
+
+def segmenter_of(model: nn.Module) -> TokenSegmenter:
+    """The segmenter below an adapter, or the model itself."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    found: TokenSegmenter = base
+    return found
 
 
 def is_mask_predictor(folder: str | os.PathLike[str]) -> bool:

@@ -2,6 +2,7 @@
 """Segment whole images with overlapping windows, at one or several scales, with or without mirror images."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +23,15 @@ def scaled_size(size: tuple[int, int], short_side: float, multiple: int = 1) -> 
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Return where the windows along one side start; the last one is moved back to end with the image."""
+    """Return where the windows along one side start. The last one is moved back to end with the image."""
     last = max(length - window, 0)
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
-def window_logits(model: nn.Module, pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
+def window_logits(model: Callable[[Tensor], Any], pixels: Tensor, window: int, stride: int, batch_size: int) -> Tensor:
     """Compute logits of one image (3, H, W), averaged over all windows that cover a pixel: (K, H, W).
 
-    The model gets `batch_size` windows at once; its `logits` (B, K, h, w) may be smaller than the windows. An image
+    The model gets `batch_size` windows at once. Its `logits` (B, K, h, w) may be smaller than the windows. An image
     that is no larger than a window is a single one, whose logits (K, h, w) are returned as they are.
     """
     height, width = pixels.shape[1:]
@@ -63,7 +64,7 @@ def predict(
 ) -> Tensor:
     """Compute class probabilities (K, H, W) of one image (3, H, W), averaged over scales and, with `flip`, mirroring.
 
-    At scale s, the short side is s times `short_side`; logits are resized to H x W before the softmax.
+    At scale s, the short side is s times `short_side`. Logits are resized to H x W before the softmax.
     """
     size = (pixels.shape[1], pixels.shape[2])
     total = pixels.new_zeros(())
@@ -78,7 +79,7 @@ def predict(
 
 
 def resize(maps: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
-    """Maps (C, h, w) bilinearly resized to (C, *size); as they are where they have this size."""
+    """Maps (C, h, w) bilinearly resized to (C, *size). As they are where they have this size."""
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]

@@ -1,19 +1,31 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The folders that can be served, by their files: an adapter of prompts, a linear probe, or a run that left both."""
+"""The folders that can be served: an adapter of prompts, a linear probe, or a run that left both.
+
+`describe` says what the files of one claim; `read_files` reads them, checked, and split into prompts and head.
+"""
 
 import json
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch import Tensor
 
-from ..errors import GatedPromptError
-from ..files.adapter_file import stamp_of
-from ..files.header import read_config, read_header
-from ..predictor import FILE, read_predictor
+from ..config import GatedPromptConfig
+from ..errors import AdapterMismatchError, GatedPromptError
+from ..files.adapter_file import AdapterFile, stamp_of
+from ..files.folder import read_undisturbed
+from ..files.header import UNREADABLE, read_config, read_header
+from ..files.layout import BANK, PREFIX
+from ..predictor import FILE, Predictor, read_predictor
+from ..sharing.card import last_part
+from ..sharing.loading import checked
 from .schemas import AdapterInfo
 
-PROBE = "trained.safetensors"  # the head of a probe; also what methods other than prompts have trained
+PROBE = "trained.safetensors"  # the head of a probe. Also what methods other than prompts have trained
 HEAD = "classifier"  # its name there
 CARD, RESULTS = "README.md", "results.json"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, PROBE, FILE, CARD)
@@ -76,3 +88,97 @@ def _choice(results: Path, stamp: tuple[int, ...] | None) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..") else None
+
+
+Head = tuple[Tensor, Tensor | None]  # weight (K, F) and bias (K,)
+
+
+@dataclass(frozen=True)
+class Files:
+    """An adapter as its files have it, or a probe, which is a head alone.
+
+    Attributes:
+        predictor: its class names, its preprocessing and what its head reads.
+        config, prompts: of the adapter without its head, and tensors by their keys. None and nothing for a probe.
+        head: weight (K, F) and bias (K,), or None, in float32.
+        trained_on: last part of the backbone's name. Empty: unknown.
+        sha256: of its weights file, according to its config.
+        nbytes: memory of its tensors.
+    """
+
+    predictor: Predictor
+    config: GatedPromptConfig | None
+    prompts: dict[str, Tensor]
+    head: Head
+    trained_on: str
+    sha256: str | None
+    nbytes: int
+
+
+def read_files(folder: Path, device: torch.device) -> Files:
+    """Read an adapter or a probe.
+
+    Raises:
+        GatedPromptError: its files are damaged, or it has no single linear head.
+    """
+    predictor = read_predictor(folder)
+    if not (folder / CONFIG_NAME).is_file() and (folder / PROBE).is_file():
+        return _read_probe(folder, predictor, device)
+    with checked(str(folder)) as (config, _):
+        if not config.weights_file.is_small:
+            config.weights_file.check_content()  # of large files, only the header was read so far
+        path = config.weights_file.path
+        loaded = load_file(path, device=str(device)) if path is not None else {}
+        tensors = {key: loaded[key] for key in config.weights_file.entries}  # without those of other adapters
+        # A copy without the head, which the pool applies, and without the backbone's location.
+        own = replace(config, modules_to_save=[])
+        own.base_model_name_or_path, own.inference_mode = None, True
+    heads = config.modules_to_save or []
+    return Files(
+        predictor,
+        own,
+        {key: value for key, value in tensors.items() if key.startswith(f"{PREFIX}{BANK}.")},
+        _head(folder, [f"{PREFIX}{one}" for one in heads], tensors, predictor),
+        last_part(config.base_model_name_or_path),
+        config.weights_sha256,
+        memory_of(config.weights_file),
+    )
+
+
+def _read_probe(folder: Path, predictor: Predictor, device: torch.device) -> Files:
+    def read() -> dict[str, Tensor]:
+        read_header(folder / PROBE)  # what the file claims fits its size
+        return load_file(folder / PROBE, device=str(device))
+
+    try:
+        tensors = read_undisturbed(folder, read)
+    except UNREADABLE as error:
+        raise AdapterMismatchError(f"cannot read {folder / PROBE} ({error}); train again") from error
+    head = _head(folder, [HEAD], tensors, predictor)
+    nbytes = sum(4 * tensor.numel() for tensor in tensors.values())
+    return Files(predictor, None, {}, head, last_part(predictor.backbone), None, nbytes)
+
+
+def memory_of(file: AdapterFile) -> int:
+    """Bytes of memory that an adapter takes, from its header: prompts and head are kept in float32."""
+    return sum(4 * torch.Size(entry.shape).numel() for entry in file.entries.values())
+
+
+def _head(folder: Path, heads: list[str], tensors: dict[str, Tensor], predictor: Predictor) -> Head:
+    """Weight (K, F) and bias (K,), or None, of the only head, whose keys begin with its name.
+
+    Raises:
+        AdapterMismatchError: the head is not a single linear layer, or does not match the number of its names.
+    """
+    keys = [f"{heads[0]}.weight", f"{heads[0]}.bias"] if len(heads) == 1 else []
+    others = [key for key in tensors if not key.startswith(f"{PREFIX}{BANK}.") and key not in keys]
+    if not keys or keys[0] not in tensors or tensors[keys[0]].ndim != 2 or others:
+        names = ", ".join(head.removeprefix(PREFIX) for head in heads)
+        raise AdapterMismatchError(f"{folder} has the head(s) {names or 'none'}; it needs a single linear layer")
+    weight, bias = tensors[keys[0]], tensors.get(keys[1])
+    if len(weight) != len(predictor.names) or (bias is not None and bias.shape != weight.shape[:1]):
+        raise AdapterMismatchError(
+            f"{folder / FILE} names {len(predictor.names)} classes, but the head has {len(weight)}; they must come "
+            "from the same training"
+        )
+    return weight.float(), None if bias is None else bias.float()

@@ -19,18 +19,14 @@ from ray import serve
 from torch import Tensor
 
 from ..errors import AdapterNameError, DataError, GatedPromptError
-from .backbone import load_pool
-from .decoding import Client
-from .loopback import keep_to_loopback
-from .messages import public
 from .metrics import count, count_batch, exposition
-from .pool import PoolFullError
+from .pool import PoolFullError, load_pool
+from .ray_cluster import keep_to_loopback
 from .replica import Item, Replica
-from .schemas import AdapterInfo, Answer, Source
-from .settings import Settings
+from .schemas import AdapterInfo, Answer, Source, public
+from .settings import Settings, is_authorized, read_token
 from .store import NAME
-from .token import is_authorized, read_token
-from .uploads import read_upload
+from .uploads import Client, read_upload
 
 BUSY = {"Retry-After": "1"}
 UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
@@ -95,7 +91,7 @@ class Server:
             client.gone = True  # the client hung up, or it has its answer
 
     def end(self, task: asyncio.Task[Answer]) -> None:
-        """Note that a task has ended; asking for its error keeps asyncio from logging one that nobody waits for."""
+        """Note that a task has ended. Asking for its error keeps asyncio from logging one that nobody waits for."""
         self.tasks.discard(task)
         if not task.cancelled():
             task.exception()
@@ -150,6 +146,6 @@ class Server:
 
 
 def build(args: dict[str, Any]) -> Any:
-    """The application for `serve run`, from the values of `Settings`; the number of replicas is Serve's own option."""
+    """The application for `serve run`, from the values of `Settings`. The number of replicas is Serve's own option."""
     server: Any = Server
     return server.bind(args)

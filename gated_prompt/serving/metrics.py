@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Metrics of one replica for Prometheus; the label `replica` names it."""
+"""Metrics of one replica for Prometheus. The label `replica` names it."""
 
 import asyncio
 import os

@@ -23,17 +23,17 @@ from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
-from .features import Features
-from .limits import Limits, blocks_read
-from .reading import Files, read_files
-from .resident import Resident, Stamp, stamp_of_folder
+from ..training.quiet import quiet_loading
+from .backbone import Features, load_backbone
+from .contents import Files, read_files
+from .resident import Limits, Resident, Stamp, blocks_read, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times
-TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced; seconds between them
+TRIES, MOMENT = 10, 0.005  # to read a folder that is being replaced. Seconds between them
 
 
 class PoolFullError(GatedPromptError):
-    """Every adapter in memory is in use and one more does not fit; try again when some calls have ended."""
+    """Every adapter in memory is in use and one more does not fit. Try again when some calls have ended."""
 
 
 class AdapterPool:
@@ -43,7 +43,7 @@ class AdapterPool:
         backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
             which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
-        backbone_name: Hub id or folder; adapters trained on another one are refused. None: not compared.
+        backbone_name: Hub id or folder. Adapters trained on another one are refused. None: not compared.
         image_side: the largest side of images that an adapter may ask for, in pixels.
 
     Attributes:
@@ -60,13 +60,12 @@ class AdapterPool:
         self.features = Features(backbone)
         self.model = get_peft_model(self.features, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
         self.memory, self.backbone_name, self.image_side = memory, backbone_name, image_side
-        self.device = next(backbone.parameters()).device
-        self.nbytes = 0
+        self.device, self.nbytes = next(backbone.parameters()).device, 0
         self._residents: OrderedDict[Path, Resident] = OrderedDict()  # least recently used first
-        self._replaced: list[Resident] = []  # by other files; dropped when their calls have ended
+        self._replaced: list[Resident] = []  # by other files. Dropped when their calls have ended
         self._loading: dict[Path, threading.Lock] = {}  # each is held by the thread that loads and tries an adapter
         self._count = 0
-        self._books = threading.Lock()  # guards the four above; never held while files are read or logits computed
+        self._books = threading.Lock()  # guards the four above. Never held while files are read or logits computed
         self._changes = threading.RLock()  # the model changes by one adapter at a time
 
     def __len__(self) -> int:
@@ -74,7 +73,7 @@ class AdapterPool:
 
     @contextmanager
     def hold(self, folder: Path) -> Iterator[Resident]:
-        """The adapter in `folder`, loaded if it is not in memory or its files changed; it stays while this is open.
+        """The adapter in `folder`, loaded if it is not in memory or its files changed. It stays while this is open.
 
         Raises:
             PoolFullError: it does not fit beside the adapters in use.
@@ -118,15 +117,13 @@ class AdapterPool:
         return [F.linear(read[kind][row], one.weight, one.bias) for row, (kind, one) in enumerate(heads)]
 
     def _take(self, folder: Path) -> Resident:
-        found = self._in_memory(folder)
-        if found is not None:
+        if (found := self._in_memory(folder)) is not None:
             return found
         with self._books:
             loading = self._loading.setdefault(folder, threading.Lock())
         with loading:  # one thread loads it, and others load other adapters meanwhile
             try:
-                found = self._in_memory(folder)  # another thread was faster
-                if found is not None:
+                if (found := self._in_memory(folder)) is not None:  # another thread was faster
                     return found
                 resident = self._load_undisturbed(folder)
                 with self._books:
@@ -162,7 +159,7 @@ class AdapterPool:
             self._make_room(0)
 
     def _load_undisturbed(self, folder: Path) -> Resident:
-        """Load it, again if its files changed meanwhile; a folder that is being replaced is missing for a moment."""
+        """Load it, again if its files changed meanwhile. A folder that is being replaced is missing for a moment."""
         for _ in range(TRIES):
             stamp = stamp_of_folder(folder)
             try:
@@ -243,3 +240,13 @@ class AdapterPool:
             if resident.key != BASE:
                 self.model.delete_adapter(resident.key)
             self.nbytes -= resident.nbytes
+
+
+def load_pool(backbone: str, memory: int, image_side: int) -> AdapterPool:
+    """A pool for adapters of this backbone, which take at most `memory` bytes and images of at most this side.
+
+    Raises:
+        GatedPromptError: the backbone cannot be loaded, or takes no prompts.
+    """
+    quiet_loading()  # here, as each replica is a process of its own
+    return AdapterPool(load_backbone(backbone), memory, backbone_name=backbone, image_side=image_side)

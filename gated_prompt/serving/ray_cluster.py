@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Joining a Ray cluster, or starting Ray so that only this machine reaches it."""
+"""Joining a Ray cluster, or starting Ray and its replicas so that only this machine reaches them."""
 
 import contextlib
 import importlib
@@ -64,3 +64,14 @@ def end(processes: set[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
     psutil.wait_procs(left, timeout=3)
+
+
+def keep_to_loopback() -> None:
+    """Make the replica in this process listen on 127.0.0.1 only. Call it before Serve opens its port.
+
+    Besides HTTP, each replica of Ray 2.60 opens a port on all addresses for calls between deployments, which carry
+    pickles. Ray has no setting for this address.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, _: add_port(server, "127.0.0.1:0")

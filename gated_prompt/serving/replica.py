@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ..errors import AdapterMismatchError, GatedPromptError
 from .contents import describe
-from .decoding import MEGAPIXEL, Client, ClientGoneError, Decoder
-from .messages import public
 from .resident import Resident
-from .schemas import AdapterInfo, Answer, Prediction, Source
+from .schemas import AdapterInfo, Answer, Prediction, Source, public
 from .settings import Settings
-from .sources import Sources
-from .store import Store
+from .store import Sources, Store
+from .uploads import MEGAPIXEL, Client, ClientGoneError, Decoder
 
 TRIES = 10  # to load an adapter that is being replaced
 
@@ -74,7 +72,7 @@ class Replica:
         return Answer(adapter=name, sha256=resident.sha256, problem=predictor.problem, predictions=found)
 
     def take(self, name: str) -> tuple[AbstractContextManager[Resident], Resident]:
-        """Load the adapter if necessary; the context manager releases it.
+        """Load the adapter if necessary. The context manager releases it.
 
         Raises:
             GatedPromptError: there is no such adapter, or it cannot be used.
@@ -91,7 +89,7 @@ class Replica:
         raise GatedPromptError(f"adapter {name!r} kept being replaced while it was read; try again")
 
     def logits(self, items: list[Item]) -> list[Tensor | None]:
-        """Compute one mixed batch per image size; None for images that nobody waits for."""
+        """Compute one mixed batch per image size. None for images that nobody waits for."""
         sizes: dict[torch.Size, list[Item]] = defaultdict(list)
         for item in items:
             if not item.client.gone:
@@ -124,7 +122,7 @@ class Replica:
         return self.shown(describe(name, version))
 
     def remove(self, name: str) -> None:
-        """Stop serving an adapter; requests in progress are still answered.
+        """Stop serving an adapter. Requests in progress are still answered.
 
         Raises:
             PermissionError: adapters cannot be changed.

@@ -1,16 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""One adapter in memory."""
+"""One adapter in memory, and whether it fits there: the backbone and the limits, before anything is computed."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
+from ..errors import AdapterMismatchError, GatedPromptError
 from ..files.adapter_file import stamp_of
 from ..files.folder import PENDING_NAME
 from ..predictor import FILE, Predictor
-from .contents import PROBE
+from ..sharing.card import last_part
+from .contents import PROBE, Files
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 
@@ -20,10 +23,10 @@ class Resident:
     """An adapter in memory.
 
     Attributes:
-        key: its name on the model; that of the base for a probe, which has no prompts.
+        key: its name on the model, that of the base for a probe, which has no prompts.
         weight, bias: of its head, (K, F) and (K,).
         predictor: its class names, its preprocessing and what its head reads.
-        blocks: after which the head reads; None: the output of the backbone.
+        blocks: after which the head reads. None: the output of the backbone.
         sha256: of its weights file, according to its config.
         nbytes: memory of its tensors.
         stamp: of the files that it was read from.
@@ -46,3 +49,52 @@ def stamp_of_folder(folder: Path) -> Stamp:
     return tuple(
         stamp_of(folder / name) for name in (CONFIG_NAME, PENDING_NAME, SAFETENSORS_WEIGHTS_NAME, PROBE, FILE)
     )
+
+
+class Limits(NamedTuple):
+    """The backbone's name (None: not compared) and number of blocks, the largest side of images, and bytes in all."""
+
+    backbone_name: str | None
+    blocks: int
+    image_side: int
+    memory: int
+
+
+def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] | None:
+    """The blocks of this backbone after which the head reads. None: its output.
+
+    Raises:
+        GatedPromptError: the adapter was trained on another backbone, or asks for more than the limits.
+    """
+    trained_on, predictor = files.trained_on, files.predictor
+    if limits.backbone_name is not None and trained_on not in ("", last_part(limits.backbone_name)):
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
+            f"{last_part(limits.backbone_name)!r}; if it is the same model under another name, change "
+            f"base_model_name_or_path in its {CONFIG_NAME}"
+        )
+    blocks, depth = predictor.blocks, limits.blocks
+    ends_after = predictor.base.get("num_hidden_layers", depth)
+    if files.config is None and ends_after < depth:  # a probe reads here what it read where the backbone ended
+        blocks = [ends_after - 1] if blocks is None else blocks
+    elif ends_after != depth:
+        raise AdapterMismatchError(
+            f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "
+            f"{FILE} says, unlike the one here; serve it separately"
+        )
+    if blocks is not None and max(blocks) >= depth:
+        raise AdapterMismatchError(
+            f"the head in {folder} reads block {max(blocks)}, and the last one here is {depth - 1}"
+        )
+    side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
+    if side > limits.image_side:
+        raise AdapterMismatchError(
+            f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
+            f"{limits.image_side}"
+        )
+    if files.nbytes > limits.memory:
+        raise GatedPromptError(
+            f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {limits.memory} for all; "
+            "raise the limit"
+        )
+    return None if blocks is None else tuple(blocks)

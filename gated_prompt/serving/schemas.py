@@ -1,5 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""JSON bodies of requests and answers."""
+"""JSON bodies of requests and answers, and what clients may read in a message."""
+
+import re
 
 from pydantic import BaseModel, Field
 
@@ -36,3 +38,14 @@ class Source(BaseModel):
 
     source: str = Field(description="folder or Hub id that --allow names", max_length=1000)
     revision: str | None = Field(default=None, description="branch, tag or commit on the Hub", max_length=200)
+
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PLACE = re.compile(r"(?<![\w.:/])/(?!v1/)(?:[^\s/'\"`:,;()<>]+/)*([^\s/'\"`:,;()<>]+)")  # /a/b/c, but no route or URL
+
+
+def public(message: str, *folders: str) -> str:
+    """The message without addresses of objects and without the folders in which files lie: their names stay."""
+    for folder in sorted(filter(None, folders), key=len, reverse=True):
+        message = message.replace(f"{folder}/", "")
+    return PLACE.sub(r"\1", ADDRESS.sub("", message))

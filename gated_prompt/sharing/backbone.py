@@ -31,14 +31,14 @@ def check_backbone(backbone: str) -> None:
     except RepositoryNotFoundError as error:
         raise _refusal(backbone, "there is no such folder, and no such model on the Hub for you") from error
     except HfHubHTTPError:
-        return  # the Hub is there and has a fault of its own; transformers tries again, and says what it meets
+        return  # the Hub is there and has a fault of its own. transformers tries again, and says what it meets
     except Exception as error:  # of the HTTP client, which is not the same in all versions of huggingface_hub
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refusal(backbone, f"there is no such folder, it is not in the cache, and the Hub: {why}") from error
 
 
 def check_code(backbone: str, trust_remote_code: bool) -> None:
-    """Refuse a backbone that cannot be loaded without Python code of its own, unless that is trusted; none is run.
+    """Refuse a backbone that cannot be loaded without Python code of its own, unless that is trusted. None is run.
 
     Raises:
         GatedPromptError: it brings code, or its config cannot be read.

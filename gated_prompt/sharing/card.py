@@ -22,7 +22,7 @@ from .quoting import code_span, line, markdown
 from .usage import usage, usage_by_predictor
 
 FOLDER, PLACE = "path/of/this/adapter", "path/or/hub-id/of/this/adapter"
-ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address; all others are written as %XX
+ADDRESS = "/:?=&#%.~-_"  # signs of a path or an address. All others are written as %XX
 CARD_NAME = "README.md"
 MOST_NAMES = 200  # of classes in a card
 SHARE = re.compile("accuracy|precision|recall|f1|iou|auc|auroc|dice|map$", re.IGNORECASE)  # metrics that are shares
@@ -55,24 +55,24 @@ def model_card(
     notes: str | None = None,
     predictor: bool = False,
 ) -> ModelCard:
-    """Describe one adapter in the form that the Hub reads; nothing is written and nothing is asked of the Hub.
+    """Describe one adapter in the form that the Hub reads. Nothing is written and nothing is asked of the Hub.
 
     Args:
         model: the model with the adapter.
-        adapter_name: which adapter; None: the active one.
-        repo_id: where the adapter will live, `user/name`, for the lines that load it; None: a placeholder.
-        base_model: Hub id of the base; None: what the base was loaded from. Only a Hub id `user/name` enters the
+        adapter_name: which adapter. None: the active one.
+        repo_id: where the adapter will live, `user/name`, for the lines that load it. None: a placeholder.
+        base_model: Hub id of the base. None: what the base was loaded from. Only a Hub id `user/name` enters the
             metadata: of a local folder the card gives the name, never the path.
         dataset: Hub id or plain name of the data that the metrics were measured on. Only a Hub id `user/name` is
             listed under `datasets`.
         split: part of `dataset` that was scored, such as `test` or `validation`.
         metrics: the Hub's name of each metric, such as `accuracy` or `mean_iou`, and its value, as a share of 1.
-        task: the Hub's name of the task; None: found from the class of the base.
-        labels: class names in the order of the logits; None: those of the base's config, if it names any.
+        task: the Hub's name of the task. None: found from the class of the base.
+        labels: class names in the order of the logits. None: those of the base's config, if it names any.
         license: the Hub's name of the adapter's licence, such as `apache-2.0`.
         picture: name of an image file that will stand beside the card.
         notes: Markdown for the end of the card.
-        predictor: whether `predictor.json` will stand beside the card (`gated_prompt.predictor`); the lines that load
+        predictor: whether `predictor.json` will stand beside the card (`gated_prompt.predictor`). The lines that load
             the adapter then go by it.
 
     Raises:
@@ -231,7 +231,7 @@ def _results(
 
 
 def _gate_table(model: PeftModel, adapter_name: str | None) -> str:
-    """One row for each block that the prompts pass; the read-outs are those of `gated_prompt.gates` and so on."""
+    """One row for each block that the prompts pass. The read-outs are those of `gated_prompt.gates` and so on."""
     gate, ratio, tau = (read(model, adapter_name).tolist() for read in (gates, selection_ratios, temperatures))
     config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
     num_layers = config.num_layers or 0

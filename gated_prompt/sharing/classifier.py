@@ -2,7 +2,7 @@
 """From a folder to answers in one call, for whatever `gated-prompt train` leaves: prompts, LoRA, a probe, a model.
 
 transformers' `AutoModelForImageClassification` and PEFT's `AutoPeftModel` take the number of classes from the base
-model's own config alone; there is no place beside an adapter where they would look for its classes.
+model's own config alone. There is no place beside an adapter where they would look for its classes.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -26,8 +26,11 @@ from ..images import decode, shown_path, to_rgb
 from ..predictor import Predictor, read_predictor
 from .loading import load
 
+if TYPE_CHECKING:
+    from ..segmentation.predictor import MaskPredictor
+
 TENSORS = "trained.safetensors"
-HEAD = ("classifier.weight", "classifier.bias")
+HEAD = ("classifier.weight", "classifier.bias")  # of a linear one
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Classifier:
 
     @torch.inference_mode()
     def __call__(self, image: str | os.PathLike[str] | bytes | Image.Image, top: int = 3) -> list[tuple[str, float]]:
-        """Names and scores of one image, at most `top` of them, the best first; of numbers, all.
+        """Names and scores of one image, at most `top` of them, the best first. Of numbers, all.
 
         Raises:
             DataError: the image cannot be read.
@@ -65,9 +68,9 @@ def load_classifier(
 
     Args:
         folder: a folder with `predictor.json`, the output folder of a run, or the id of a Hub repository.
-        backbone: where the backbone lies; None: where it lay in training.
+        backbone: where the backbone lies. None: where it lay in training.
         revision: branch, tag or commit of the repository.
-        token: access token of the Hub; None: the one of `hf auth login`.
+        token: access token of the Hub. None: the one of `hf auth login`.
         trust_remote_code: run Python code that the backbone brings.
 
     Raises:
@@ -115,8 +118,10 @@ def holds_prompts(folder: Path) -> bool:
     return config.is_file() and read_config(config).get("peft_type") == "GATED_PROMPT"
 
 
-def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = False, base: Any = None) -> nn.Module:
-    """The model of a folder's predictor with what was trained, in eval mode; `base`: what `load_base` would load.
+def load_trained(
+    folder: Path, predictor: "Predictor | MaskPredictor", trust_remote_code: bool = False, base: Any = None
+) -> nn.Module:
+    """The model of a folder's predictor with what was trained, in eval mode. `base`: what `load_base` would load.
 
     Raises:
         GatedPromptError: the backbone cannot be loaded, or what was trained does not fit it.
@@ -128,7 +133,7 @@ def load_trained(folder: Path, predictor: Predictor, trust_remote_code: bool = F
         return PeftModel.from_pretrained(base, folder).eval()
     try:
         tensors = load_file(folder / TENSORS)
-        missing = [name for name in HEAD if name not in tensors]
+        missing = [name for name in base.state_dict() if name.startswith("classifier.") and name not in tensors]
         if missing:
             raise GatedPromptError(f"{folder / TENSORS} lacks {missing[0]}; train again")
         base.load_state_dict({**base.state_dict(), **tensors})

@@ -38,12 +38,12 @@ def push_to_hub(
 
     Args:
         model: the model with the adapter.
-        repo_id: `user/name`, or `name` under the user who is logged in; made if it does not exist.
-        card: the card; None: `model_card(model)` without metrics.
-        adapter_name: which adapter; None: the active one.
+        repo_id: `user/name`, or `name` under the user who is logged in. Made if it does not exist.
+        card: the card. None: `model_card(model)` without metrics.
+        adapter_name: which adapter. None: the active one.
         files: more files to put beside the adapter, such as the card's picture.
-        private: whether a new repository is private; None: the account's default.
-        token: access token; None: the one of `hf auth login`.
+        private: whether a new repository is private. None: the account's default.
+        token: access token. None: the one of `hf auth login`.
         commit_message: first line of the commit.
 
     Returns:

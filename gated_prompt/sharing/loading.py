@@ -30,19 +30,19 @@ def load(
 
     The same as `PeftModel.from_pretrained`, or `load_adapter` on a model that has adapters. But PEFT opens the config
     before it knows the method, asks the Hub for weights that a folder lacks, and opens the files again after they
-    were checked; here they are looked at first, and loaded as they were then, though others save meanwhile.
+    were checked. Here they are looked at first, and loaded as they were then, though others save meanwhile.
 
     Args:
-        base: the base model, changed in place; or a `PeftModel`, which gets one more adapter, not yet active.
+        base: the base model, changed in place, or a `PeftModel`, which gets one more adapter, not yet active.
         adapter: a folder, or the id of a Hub repository.
         adapter_name: its name on the model.
-        is_trainable: continue training it; otherwise its parameters need no gradient.
+        is_trainable: continue training it. Otherwise its parameters need no gradient.
         subfolder: folder inside `adapter` that holds it.
         revision: branch, tag or commit of the repository.
-        token: access token of the Hub; None: the one of `hf auth login`.
+        token: access token of the Hub. None: the one of `hf auth login`.
 
     Returns:
-        The `PeftModel`; where `base` was one, itself.
+        The `PeftModel`. Where `base` was one, itself.
 
     Raises:
         DamagedAdapterError: a file is missing, unreadable, incomplete, holds what it should not hold, or is a pickle.
@@ -95,7 +95,7 @@ def checked(
 def read_adapter(
     source: str, subfolder: str | None = None, revision: str | None = None, token: str | bool | None = None
 ) -> GatedPromptConfig:
-    """The config of an adapter; one that has a fault in itself, whatever the base model is, is refused."""
+    """The config of an adapter. One that has a fault in itself, whatever the base model is, is refused."""
     place = os.path.join(source, subfolder) if subfolder else source
     if os.path.isdir(place) and not os.path.isfile(os.path.join(place, CONFIG_NAME)):
         found = ", ".join(sorted(os.listdir(place))[:10]) or "nothing"

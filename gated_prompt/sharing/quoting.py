@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Values of others, put into a model card: each quoted for its place, so that it can neither end nor change it.
 
-A downloaded adapter names its base, a base names its classes; whoever wrote them must not write into your card.
+A downloaded adapter names its base, a base names its classes. Whoever wrote them must not write into your card.
 """
 
 import re

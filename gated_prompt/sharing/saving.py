@@ -2,7 +2,7 @@
 """Save an adapter so that a kill at any moment leaves the old one or the new one, whole.
 
 `PeftModel.save_pretrained` writes the weights, then the config. Killed between the two it leaves a pair that does
-not belong together; the fingerprint in the config tells, and the pair is refused, but the old adapter is gone.
+not belong together. The fingerprint in the config tells, and the pair is refused, but the old adapter is gone.
 
 Here everything is written aside first. Then three renames put it in place:
 
@@ -24,14 +24,14 @@ from ..errors import UnsupportedOperationError
 from ..files.folder import PENDING_NAME, locked, replace_text
 from .card import CARD_NAME, model_card
 
-STAGING = ".gated_prompt_saving"  # inside the target, hence on the same file system; a fixed name, so no litter
+STAGING = ".gated_prompt_saving"  # inside the target, hence on the same file system. A fixed name, so no litter
 
 
 def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     """Save all adapters of `model`, in the files and places of `model.save_pretrained(folder)`, atomically.
 
     Each adapter on its own is old or new after a kill. An adapter that has no model card beside it gets that of
-    `model_card`, in the place of PEFT's template; a card that is there stays as it is.
+    `model_card`, in the place of PEFT's template. A card that is there stays as it is.
 
     Raises:
         UnsupportedOperationError: `model` is no `PeftModel`, or `folder` is a file.

@@ -11,7 +11,7 @@ from ..config import GatedPromptConfig
 from ..heads import TokenClassifier
 from .quoting import line, python
 
-MOST_NAMES = 30  # that the code of a card repeats; more would hide it
+MOST_NAMES = 30  # that the code of a card repeats. More would hide it
 # Upright, as `datasets` and the loaders of this package give a camera's photo to training.
 PICTURE = 'ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")'
 
@@ -27,7 +27,7 @@ def usage(
         source: where the base comes from.
         is_on_hub: whether that is the Hub.
         place: where the adapter will live.
-        names: of the classes or values in the order of the logits; empty: unknown.
+        names: of the classes or values in the order of the logits. Empty: unknown.
     """
     inner = base.backbone if isinstance(base, TokenClassifier) else base
     cls = type(inner).__name__
@@ -68,7 +68,7 @@ def usage(
 
 
 def usage_by_predictor(source: str, is_on_hub: bool, place: str) -> str:
-    """A block of Python for an adapter that has `predictor.json` beside it; arguments as for `usage`."""
+    """A block of Python for an adapter that has `predictor.json` beside it. Arguments as for `usage`."""
     own = "" if is_on_hub else f", backbone={python(source)}"
     code = [
         "import gated_prompt",
@@ -81,7 +81,7 @@ def usage_by_predictor(source: str, is_on_hub: bool, place: str) -> str:
 
 
 def _answer(base: nn.Module, names: Sequence[str]) -> list[str]:
-    """What the logits of one image say, by the kind of problem as transformers decides it; empty: nothing known."""
+    """What the logits of one image say, by the kind of problem as transformers decides it. Empty: nothing known."""
     config: Any = base.config
     problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
     if problem == "regression":

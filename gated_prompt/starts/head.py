@@ -24,7 +24,7 @@ from ..training.processes import combine, rank_and_world
 from .hooked_base import Batch, model_inputs, seeded
 from .linear_probe import PROBLEMS, Fit, fit_linear, problem_of
 
-HEAD = re.compile("classifier|head")  # in a name; a norm beside it may be saved with the adapter as well
+HEAD = re.compile("classifier|head")  # in a name. A norm beside it may be saved with the adapter as well
 
 
 def initialize_head(
@@ -36,26 +36,26 @@ def initialize_head(
     class_weights: Sequence[float] | None = None,
     seed: int = 0,
 ) -> None:
-    """Fit the head that is trained to the features that it will see; call it before training.
+    """Fit the head that is trained to the features that it will see. Call it before training.
 
     Labelled images pass through the model in eval mode, with everything in place that the active adapter brings:
     prompts, gates, temperatures and pooling. What enters the head's last Linear is standardised and fitted by logistic
     regression (L-BFGS, to the optimum), by one logistic regression for each of several labels, or by ridge regression
-    for numbers. The answer replaces weight and bias of this Linear; nothing else changes. A linear probe of the bare
+    for numbers. The answer replaces weight and bias of this Linear. Nothing else changes. A linear probe of the bare
     backbone would not do: the prompts shift the features, and the head would have to unlearn the difference.
 
     With torch.distributed give each process its own share of the images: the head is fitted to all of them, and all
     processes get the same. Features are kept in memory, 8 bytes for each of an image's values.
 
     Args:
-        model: what `get_peft_model` returned, for prompts, LoRA and others; or a model whose head is trained.
+        model: what `get_peft_model` returned, for prompts, LoRA and others, or a model whose head is trained.
         batches: pairs (pixels (B, 3, H, W), labels) or dicts with `pixel_values` and `labels`, for example a
             DataLoader of training images without augmentation. Labels are classes (B,), zeros and ones (B, K) or
             numbers (B,) or (B, K). One pass is made over all of it.
-        problem_type: transformers' name of the problem; None: what the labels look like.
+        problem_type: transformers' name of the problem. None: what the labels look like.
         l2: strength of the L2 penalty: 1 / C of scikit-learn's LogisticRegression, alpha of its Ridge.
         class_weights: (K,), factors on the losses of the images of each class.
-        seed: of the random numbers while `batches` is read; the same images in the same order give the same head.
+        seed: of the random numbers while `batches` is read. The same images in the same order give the same head.
 
     Warns:
         UserWarning: the head's precision, such as bfloat16 under autocast, rounds away what was fitted.

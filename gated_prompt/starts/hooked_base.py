@@ -25,7 +25,7 @@ class _EnoughError(Exception):
 
 
 class HookedBase:
-    """Passes batches of images through the base below an adapter; made by `hooked_base`.
+    """Passes batches of images through the base below an adapter. Made by `hooked_base`.
 
     `on_patches`, `on_input` and `on_output` say what to look at. Each forward ends as soon as all of that has been
     seen, so that looking at the first block costs no more than the embeddings. `prefix`: tokens before the patches.
@@ -134,7 +134,7 @@ class HookedBase:
 
 @contextmanager
 def hooked_base(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int) -> Iterator[HookedBase]:
-    """A `HookedBase` of `root`, which carries an adapter; on leaving, also by an error, all is as it was.
+    """A `HookedBase` of `root`, which carries an adapter. On leaving, also by an error, all is as it was.
 
     Inside, the model is evaluated without gradients, with random numbers of its own, and its adapters and trained
     heads are off.
@@ -152,7 +152,7 @@ def hooked_base(root: nn.Module, vit: VisionTransformer, prefix: int, seed: int)
 
 @contextmanager
 def seeded(root: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, `root` is evaluated without gradients; on leaving, also by an error, all is as it was.
+    """Inside, `root` is evaluated without gradients. On leaving, also by an error, all is as it was.
 
     The global random numbers inside are those of `seed`: they order a shuffling loader and choose the patches that a
     ViT-MAE drops.

@@ -44,10 +44,10 @@ def initialize_prompts(
     overwrite: bool = False,
     adapter_name: str | None = None,
 ) -> None:
-    """Start the prompts of an adapter from images of its task; call it after `get_peft_model`, before training.
+    """Start the prompts of an adapter from images of its task. Call it after `get_peft_model`, before training.
 
     The images pass through the frozen base, without prompts and in eval mode, and prompts are made from the patch
-    tokens that enter the block they will be inserted at; when `deep`, those of every block from the tokens that
+    tokens that enter the block they will be inserted at. When `deep`, those of every block from the tokens that
     enter this block. Nothing but the prompts is changed. `docs/initialisation.md` tells the methods apart.
 
     With torch.distributed give each process its own share of the images: what they see is put together, and all get
@@ -57,15 +57,15 @@ def initialize_prompts(
         model: what `get_peft_model` returned, or anything that holds it.
         batches: pixel values (B, 3, H, W), dicts with `pixel_values`, or pairs (pixels, labels), for example a
             DataLoader of training images. One pass is made over all of them, in memory that does not grow.
-        method: "sample": random tokens (SPT, arXiv 2402.02382); "mean", "max": random windows of the row of tokens,
-            pooled (SPT); "kmeans": centres of token clusters (needs scikit-learn); "match": means of the tokens whose
+        method: "sample": random tokens (SPT, arXiv 2402.02382). "mean", "max": random windows of the row of tokens,
+            pooled (SPT). "kmeans": centres of token clusters (needs scikit-learn). "match": means of the tokens whose
             keys are nearest to those of random prompts (VIPAMIN, arXiv 2510.16446).
         seed: of all random choices, 0 to 2^32 - 1. The same images in the same order give the same prompts.
         before_positions: for block 0, take the output of the patch projection, as SPT does, rather than the input of
             the block, which has position embeddings added. Not with "match".
         neighbours: for "match": tokens averaged into one prompt.
         orthogonal: for "match": weight in [0, 1] of a part whose values lie outside the span of the block's mean
-            attention outputs; the matched part has the rest.
+            attention outputs. The matched part has the rest.
         overwrite: also replace prompts that are no longer what they started from.
         adapter_name: None means the active adapter.
 

@@ -90,7 +90,7 @@ def _inverse_hessian(gradient: Tensor, scale: Tensor, pairs: list[tuple[Tensor, 
 def _line_search(
     objective: Objective, x: Tensor, logits: Tensor, direction: Tensor, along: Tensor, first: Tensor
 ) -> Tensor:
-    """Lengths (T,) by bracketing and interpolating the slope, which grows with the length; `first`: slopes at 0."""
+    """Lengths (T,) by bracketing and interpolating the slope, which grows with the length. `first`: slopes at 0."""
     linear, square = _dot(objective.penalty * x, direction), _dot(objective.penalty * direction, direction)
     length, low = torch.ones_like(first), torch.zeros_like(first)
     high, low_slope, high_slope = torch.full_like(first, torch.inf), first.clone(), torch.zeros_like(first)

@@ -39,7 +39,7 @@ def fit_linear(
 ) -> Fit:
     """Weight (K, F) and bias (K,) in float64 at the minimum of the sum of the losses of all images + l2 / 2 |W|^2.
 
-    The losses are cross entropies, or halves of squared errors. W is the weight on standardised features; the one that
+    The losses are cross entropies, or halves of squared errors. W is the weight on standardised features. The one that
     is returned is for the features as they are. A class without images gets the weight 0 and a bias that never wins.
 
     Args:
@@ -75,8 +75,8 @@ def fit_path(
     """Weights (T, K, F) and biases (T, K) for each strength in turn, each fit starting from the one before.
 
     Args:
-        features: (N, F); the fits are computed in their precision and on their device.
-        used: bool (T, N), the images that each of T fits sees; None: all, once. The features are standardised by the
+        features: (N, F). The fits are computed in their precision and on their device.
+        used: bool (T, N), the images that each of T fits sees. None: all, once. The features are standardised by the
             mean and spread of all N, which no label enters.
         tolerance: of `lbfgs.minimise`.
 
@@ -198,7 +198,7 @@ class _OneVsRest:
 def _descend(
     problem: _Softmax | _OneVsRest, axes: _Axes, strengths: Sequence[float], bias: bool, tolerance: float
 ) -> Iterator[Fit]:
-    """Fits on the axes, (T, K, R) and (T, K); the bias is the weight of an input that is 1."""
+    """Fits on the axes, (T, K, R) and (T, K). The bias is the weight of an input that is 1."""
     rank, folds = len(axes.squares), problem.folds
     inputs = F.pad(axes.inputs, (0, 1), value=1.0) if bias else axes.inputs
     squares = F.pad(axes.squares, (0, 1), value=float(len(inputs))) if bias else axes.squares

@@ -62,7 +62,7 @@ class Mean:
 class AttentionParts:
     """The modules of one block whose outputs and inputs are compared.
 
-    `key`: its output holds keys in the channels `keys`; `value_weight`: (D, D); `output`: the projection after the
+    `key`: its output holds keys in the channels `keys`. `value_weight`: (D, D). `output`: the projection after the
     attention, whose input are the mixed values.
     """
 
@@ -107,7 +107,7 @@ def find_attention_parts(block: nn.Module) -> AttentionParts:
 
 @torch.no_grad()
 def _weight_of(projection: Any, weight: torch.Tensor, width: int) -> torch.Tensor:
-    """The weight that a projection applies; that of a LoRA layer is measured, since its `weight` is the base's."""
+    """The weight that a projection applies, that of a LoRA layer is measured, since its `weight` is the base's."""
     if isinstance(projection, nn.Linear) and not isinstance(projection, BaseTunerLayer):
         return weight.detach()
     inputs = torch.cat((torch.eye(width), torch.zeros(1, width))).to(weight.device, torch.float32)
@@ -119,8 +119,8 @@ def _weight_of(projection: Any, weight: torch.Tensor, width: int) -> torch.Tenso
 class MatchedTokens:
     """Prompts of one block from the means of its tokens, keys and attention outputs.
 
-    `random`: prompts (P, D) as they would start without images; `neighbours`: tokens that are averaged into one
-    prompt; `orthogonal`: weight of the part outside the attention's reach.
+    `random`: prompts (P, D) as they would start without images. `neighbours`: tokens that are averaged into one
+    prompt. `orthogonal`: weight of the part outside the attention's reach.
     """
 
     def __init__(self, random: torch.Tensor, parts: AttentionParts, neighbours: int, orthogonal: float) -> None:

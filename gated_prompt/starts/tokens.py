@@ -30,7 +30,7 @@ class Reservoir:
         self._rows = torch.empty(0, 0)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Offer rows (M, D), on any device and of any precision; those kept are float32 on the CPU."""
+        """Offer rows (M, D), on any device and of any precision. Those kept are float32 on the CPU."""
         keys = torch.from_numpy(self._rng.random(len(rows)))
         self.seen += len(rows)
         chosen = torch.cat((self._keys, keys)).argsort()[: self.size]
@@ -60,7 +60,7 @@ class SampledTokens:
         self.pool, self.reservoir = pool, Reservoir(count, rng)
 
     def add(self, tokens: torch.Tensor, visible: torch.Tensor | None) -> None:
-        """Offer patch tokens (B, N, D), of which those are images where `visible` (B, N) is True; None: all."""
+        """Offer patch tokens (B, N, D), of which those are images where `visible` (B, N) is True. None: all."""
         if self.pool is not None:
             refuse_padding(visible)
             tokens, visible = self.pool(tokens), None

@@ -14,7 +14,7 @@ from ..errors import GatedPromptError, UnsupportedOperationError
 
 
 class AveragedAdapter:
-    """Exponential moving average of a model's trainable parameters; the frozen base is neither copied nor read.
+    """Exponential moving average of a model's trainable parameters. The frozen base is neither copied nor read.
 
     ```python
     average = AveragedAdapter(model, decay=0.999)
@@ -31,7 +31,7 @@ class AveragedAdapter:
     `register_for_checkpointing`.
 
     Args:
-        model: has at least one trainable parameter; read at each update.
+        model: has at least one trainable parameter. Read at each update.
         decay: in [0, 1); the average spans about 1 / (1 - decay) updates.
 
     Raises:
@@ -49,12 +49,12 @@ class AveragedAdapter:
         self._average.requires_grad_(False)
 
     def update(self) -> None:
-        """Add the current parameters to the average; call it after each optimizer step."""
+        """Add the current parameters to the average. Call it after each optimizer step."""
         self._average.update_parameters(self._precise())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Use the averaged parameters inside the `with` block; restore the model's own, bit for bit, at its end."""
+        """Use the averaged parameters inside the `with` block. Restore the model's own, bit for bit, at its end."""
         own = [parameter.detach().clone() for parameter in self._current()]
         self.copy_to_model()
         try:

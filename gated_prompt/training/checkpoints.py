@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, load
 from safetensors.torch import load_file, save_file
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import GatedPromptError
 
@@ -53,8 +54,8 @@ def prepare_output_dir(folder: str) -> Path:
     return path
 
 
-def keep_only_trainable(accelerator: Accelerator) -> None:
-    """Let `save_state` and `load_state` hold the trained parameters, not the frozen backbone."""
+def keep_only_trainable(accelerator: Accelerator) -> list[RemovableHandle]:
+    """Let `save_state` and `load_state` hold the trained parameters, not the frozen backbone. Returns the hooks."""
 
     def save(models: list[torch.nn.Module], weights: list[Any], folder: str) -> None:
         weights.clear()
@@ -76,8 +77,7 @@ def keep_only_trainable(accelerator: Accelerator) -> None:
             for name, value in saved.items():
                 state[name].copy_(value)
 
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
+    return [accelerator.register_save_state_pre_hook(save), accelerator.register_load_state_pre_hook(load)]
 
 
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -90,7 +90,7 @@ def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, name: str, made_with: Mapping[str, Fact] = {}) -> None:
-    """Write a checkpoint and then drop older ones; a kill at any moment leaves a complete one behind.
+    """Write a checkpoint and then drop older ones. A kill at any moment leaves a complete one behind.
 
     `made_with` is what a run that resumes from it must have in common with this one.
     """
@@ -117,7 +117,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def drop_checkpoints(folder: Path, kept: Set[str] = frozenset()) -> None:
-    """Delete the checkpoints in a folder, whole or not, but for those with these names; nothing else."""
+    """Delete the checkpoints in a folder, whole or not, but for those with these names. Nothing else."""
     for path in folder.glob("step_*"):
         if OURS.fullmatch(path.name) and path.name not in kept and path.is_dir():
             shutil.rmtree(path)
@@ -137,7 +137,7 @@ def is_due(every: str, step: int, epoch_length: int) -> bool:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that differs from what was written, and how; None: all are intact."""
+    """The first file of a checkpoint that differs from what was written, and how. None: all are intact."""
     try:
         files = dict(json.loads((checkpoint / WHOLE).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -154,7 +154,7 @@ def damage(checkpoint: Path) -> str | None:
 def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
     """The checkpoint that `--resume_from_checkpoint` means, and what the user should know about the choice.
 
-    'latest' is the newest whole one in `folder`, or None on a first start; all else is the path of one.
+    'latest' is the newest whole one in `folder`, or None on a first start. All else is the path of one.
 
     Raises:
         GatedPromptError: there is none at that path, or what is there is damaged.
@@ -176,7 +176,7 @@ def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
 
 
 def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with: Mapping[str, Fact] = {}) -> int:
-    """Load what `--resume_from_checkpoint` asks for; return the step that it was saved after, 0 where a run starts.
+    """Load what `--resume_from_checkpoint` asks for. Return the step that it was saved after, 0 where a run starts.
 
     All processes take the one that the main process has chosen.
 

@@ -3,14 +3,15 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from accelerate.utils import KwargsHandler, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, KwargsHandler, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpo
 
 
 class TrainerCallback:
-    """Looks on while a model is trained; `done` ends the training before its last step.
+    """Looks on while a model is trained. `done` ends the training before its last step.
 
     What has to survive a kill goes into `state_dict` and `load_state_dict`: it is a part of every checkpoint.
     """
@@ -30,7 +31,7 @@ class TrainerCallback:
         """Called after each step of the optimizer."""
 
     def after_epoch(self, epochs: int) -> dict[str, float]:
-        """Called when so many epochs are over, before their checkpoint is written; returns what trackers log."""
+        """Called when so many epochs are over, before their checkpoint is written. Returns what trackers log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class LoopConfig:
     """How long to train, and what is kept on the way.
 
     Attributes:
-        steps: batches of each process in all; the last epoch may be cut short. With gradient accumulation the
+        steps: batches of each process in all. The last epoch may be cut short. With gradient accumulation the
             optimizer steps once in several of them, and where an epoch ends.
         schedule_by: "epoch" or "step", after which the learning rates change.
         checkpoints: folder of the checkpoints.
@@ -80,7 +81,7 @@ class LoopResult:
 def make_accelerator(
     seed: int, report_to: str | None, output: Path, *handlers: KwargsHandler, accumulation: int = 1
 ) -> Accelerator:
-    """Seed everything, and say how the batches are to be drawn; `accumulation`: batches per step of the optimizer."""
+    """Seed everything, and say how the batches are to be drawn. `accumulation`: batches per step of the optimizer."""
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
         log_with=report_to,
@@ -90,6 +91,24 @@ def make_accelerator(
     )
     set_seed(seed)
     return accelerator
+
+
+def new_training(accelerator: Accelerator, seed: int, output: Path, *, unused_parameters: bool = False) -> None:
+    """Prepare an accelerator for another training: it forgets the one before, and everything is seeded.
+
+    `unused_parameters`: some that are trained may take no part in a batch.
+    """
+    accelerator.free_memory()
+    accelerator.dataloader_config.data_seed = seed
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
+    accelerator.project_configuration.set_directories(str(output))
+    set_seed(seed)
+
+
+def optimizer_steps(batches: int, per_epoch: int, accumulation: int) -> int:
+    """Steps of the optimizer in so many batches: one in `accumulation`, and one where an epoch ends."""
+    epochs, rest = divmod(batches, per_epoch)
+    return epochs * math.ceil(per_epoch / accumulation) + rest // accumulation
 
 
 def training_loader(data: Dataset[Any], batch_size: int, workers: int, *, drop_last: bool = False) -> DataLoader[Any]:
@@ -117,52 +136,64 @@ def train(
     """Train by `plan`, with a checkpoint where it is due.
 
     `model`, `loader` and `optimizer` are prepared by `accelerator`. The schedule is not, for that would step it once
-    for each process. `loss_of` gives the loss of a batch (pixels, labels); `set_epoch` tells the images which pass it
+    for each process. `loss_of` gives the loss of a batch (pixels, labels). `set_epoch` tells the images which pass it
     is, counted from 0.
 
     Raises:
         GatedPromptError: there is no such checkpoint to resume from.
     """
     watch = watch or TrainerCallback()
-    accelerator.register_for_checkpointing(schedule, watch)
-    keep_only_trainable(accelerator)
-    made_with = _made_with(optimizer, loader)
-    step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints, made_with)
-    begin = time.perf_counter()
-    show = accelerator.is_main_process
-    bar = tqdm(total=plan.steps, initial=step, desc=plan.label, leave=False, disable=not show)
-    epochs = math.ceil(plan.steps / len(loader))
-    while step < plan.steps and not watch.done:
-        epoch, done = divmod(step, len(loader))
-        bar.set_description(f"{plan.label}, epoch {epoch + 1}/{epochs}")
-        model.train()
-        loader.set_epoch(epoch)  # type: ignore[attr-defined]  # accelerate's
-        if set_epoch is not None:
-            set_epoch(epoch)
-        for pixels, labels in skip_first_batches(loader, done) if done else loader:
-            with accelerator.accumulate(model):
-                loss = loss_of(pixels, labels)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            step += 1
-            bar.update()
-            rate, epoch_ends = schedule.get_last_lr()[0], step % len(loader) == 0
-            if epoch_ends:
-                bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
-            if epoch_ends or (plan.schedule_by == "step" and accelerator.sync_gradients):
-                schedule.step()
-            if accelerator.sync_gradients:
-                watch.after_step()
-            if epoch_ends:
-                measures = watch.after_epoch(step // len(loader))
-                accelerator.log({"loss": loss.item(), "learning_rate": rate, **measures}, step=step)
-            if plan.checkpointing_steps is not None and is_due(plan.checkpointing_steps, step, len(loader)):
-                save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}", made_with)
-            if step == plan.steps:
-                break
-    bar.close()
-    return LoopResult(step - first_step, time.perf_counter() - begin)
+    with _in_checkpoints(accelerator, schedule, watch):
+        made_with = _made_with(optimizer, loader)
+        step = first_step = resume(accelerator, plan.resume_from_checkpoint, plan.checkpoints, made_with)
+        begin = time.perf_counter()
+        show = accelerator.is_main_process
+        bar = tqdm(total=plan.steps, initial=step, desc=plan.label, leave=False, disable=not show)
+        epochs = math.ceil(plan.steps / len(loader))
+        while step < plan.steps and not watch.done:
+            epoch, done = divmod(step, len(loader))
+            bar.set_description(f"{plan.label}, epoch {epoch + 1}/{epochs}")
+            model.train()
+            loader.set_epoch(epoch)  # type: ignore[attr-defined]  # accelerate's
+            if set_epoch is not None:
+                set_epoch(epoch)
+            for pixels, labels in skip_first_batches(loader, done) if done else loader:
+                with accelerator.accumulate(model):
+                    loss = loss_of(pixels, labels)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                step += 1
+                bar.update()
+                rate, epoch_ends = schedule.get_last_lr()[0], step % len(loader) == 0
+                if epoch_ends:
+                    bar.set_postfix(loss=f"{loss.item():.3f}", lr=f"{rate:.3g}")
+                if epoch_ends or (plan.schedule_by == "step" and accelerator.sync_gradients):
+                    schedule.step()
+                if accelerator.sync_gradients:
+                    watch.after_step()
+                if epoch_ends:
+                    measures = watch.after_epoch(step // len(loader))
+                    accelerator.log({"loss": loss.item(), "learning_rate": rate, **measures}, step=step)
+                if plan.checkpointing_steps is not None and is_due(plan.checkpointing_steps, step, len(loader)):
+                    save_checkpoint(accelerator, plan.checkpoints, f"step_{step:08d}", made_with)
+                if step == plan.steps:
+                    break
+        bar.close()
+        return LoopResult(step - first_step, time.perf_counter() - begin)
+
+
+@contextmanager
+def _in_checkpoints(accelerator: Accelerator, *objects: Any) -> Iterator[None]:
+    """Let checkpoints hold what is trained and these objects, until the training ends."""
+    accelerator.register_for_checkpointing(*objects)
+    hooks = keep_only_trainable(accelerator)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        accelerator._custom_objects.clear()  # accelerate has no other way to forget them
 
 
 def _made_with(optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> dict[str, Fact]:

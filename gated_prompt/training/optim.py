@@ -43,7 +43,7 @@ def parameter_groups(
         model: the result of `get_peft_model`, or a module that contains one or several.
         lr: learning rate of groups without their own.
         weight_decay: weight decay of groups without their own.
-        prompts: `{"lr": ..., "weight_decay": ...}`, both optional; the next three take the same form.
+        prompts: `{"lr": ..., "weight_decay": ...}`, both optional. The next three take the same form.
         gates: for the gate logits, and the head gates of zero start.
         temperatures: for the attention temperatures.
         head: for the modules saved with the adapter.

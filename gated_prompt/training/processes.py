@@ -26,7 +26,7 @@ def combine(local: Callable[[], Local], finish: Callable[[list[Local]], Result])
     forever.
 
     Raises:
-        GatedPromptError: another process failed; this one's own errors are raised unchanged.
+        GatedPromptError: another process failed. This one's own errors are raised unchanged.
     """
     rank, world = rank_and_world()
     if world == 1:

@@ -7,9 +7,9 @@ import warnings
 
 from transformers.utils.logging import disable_progress_bar
 
-# A head is new where classes are, and dropped where only features are read; nobody reads the pooler.
+# A head is new where classes are, and dropped where only features are read. Nobody reads the pooler.
 HEAD = re.compile(r"(^|\.)(classifier|cls_classifier|distillation_classifier|head|pooler\.dense)\.(weight|bias)$")
-# Blocks that are left out are the last ones; MAE's decoder and BEiT's head serve pretraining alone.
+# Blocks that are left out are the last ones. MAE's decoder and BEiT's head serve pretraining alone.
 LEFT_OUT = re.compile(r"(^|\.)(((layer|layers|blocks)\.\{?[1-9])|decoder\.|lm_head\.)")
 ROW = re.compile(r"^(.+?) +\| (?:\x1b\[\d+m)?([A-Z]{3,})", re.MULTILINE)  # of the table that transformers 5 prints
 LISTED = re.compile(r"'([\w.]+)'")

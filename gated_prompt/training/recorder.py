@@ -19,11 +19,11 @@ class GateRecorder(TrainerCallback):
     """Records gates, temperatures and selection ratios of the active adapter during training.
 
     With transformers' Trainer, `Trainer(..., callbacks=[recorder])` records before the first step and then every
-    `every` steps. In your own loop, call `recorder.record(model, step)` as often as you like; the model may be wrapped
+    `every` steps. In your own loop, call `recorder.record(model, step)` as often as you like. The model may be wrapped
     (DDP, accelerate).
 
-    Lists with the results: `steps` (T,); values `gates` (T, G), `selection_ratios` (T, G) and `temperatures`
-    (T, K); block indices `gated_blocks` (G,) and `blocks` (K,).
+    Lists with the results: `steps` (T,). Values `gates` (T, G), `selection_ratios` (T, G) and `temperatures`
+    (T, K). Block indices `gated_blocks` (G,) and `blocks` (K,).
 
     Args:
         every: steps between two records with the Trainer. On a GPU, each record waits for the step to finish.

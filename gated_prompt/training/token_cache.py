@@ -2,7 +2,7 @@
 """Compute the blocks below the prompts once per image instead of once per epoch.
 
 With `insert_at=k` the blocks 0..k-1 see no prompts and are frozen, so without augmentation what reaches block k is the
-same in every epoch. It is kept in a memory-mapped safetensors file; training then starts at block k.
+same in every epoch. It is kept in a memory-mapped safetensors file. Training then starts at block k.
 """
 
 import os
@@ -24,7 +24,7 @@ from ..tuner.bank import find_bank
 
 TOKENS = "tokens"  # (N, tokens, D), what reaches block k
 LABELS = "labels"  # (N,) or (N, K)
-MOST_BYTES = 2**31  # for one set of images; while the file is written, memory holds it twice
+MOST_BYTES = 2**31  # for one set of images. While the file is written, memory holds it twice
 
 
 class CachedPrefix(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -46,9 +46,9 @@ class CachedPrefix(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class StartAtBlock:
-    """Let a model that is called with such tokens start at block k; `close()` lets it start at the pixels again.
+    """Let a model that is called with such tokens start at block k. `close()` lets it start at the pixels again.
 
-    `first` is k: by default the block that prompts enter; the number of blocks leaves norm and head alone.
+    `first` is k: by default the block that prompts enter. The number of blocks leaves norm and head alone.
     """
 
     def __init__(self, model: nn.Module, first: int | None = None) -> None:
@@ -81,7 +81,7 @@ def cache_prefix(
 ) -> CachedPrefix:
     """Write what reaches block k for every image of `data` (pairs of pixels and label), and check it.
 
-    Only the main process writes; each process checks with its own model that training can start at block k.
+    Only the main process writes. Each process checks with its own model that training can start at block k.
 
     Raises:
         GatedPromptError: there are no blocks below the prompts, the tokens would take more than `MOST_BYTES`, or the

@@ -73,7 +73,7 @@ class AttentionRoute:
         return function
 
     def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (B, H, P, d) of `prompts` (B, P, D); `width` is d, the width of a head.
+        """Return keys and values (B, H, P, d) of `prompts` (B, P, D). `width` is d, the width of a head.
 
         The modules' hooks are not called: they are to see the tokens of images, once.
         """

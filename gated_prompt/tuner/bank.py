@@ -36,7 +36,7 @@ class Removable(Protocol):
 class PromptBank(PromptTensors, BaseTunerLayer):
     """Holds, by adapter name:
 
-    - `gated_prompt_tokens` (S, P, D) with S = 1, or S = K when deep; with a `prompt_rank` r instead
+    - `gated_prompt_tokens` (S, P, D) with S = 1, or S = K when deep. With a `prompt_rank` r instead
       `gated_prompt_tokens_a` (S, P, r) and `gated_prompt_tokens_b` (S, r, D);
     - `gated_prompt_gate_logits` (G,), one per gated block, if gates are learned;
     - `gated_prompt_temperatures` (K,), one for each of the K blocks with prompts, if temperatures are learned;
@@ -50,7 +50,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         super().__init__()
         self.fresh_prompts: dict[str, frozenset[str]] = {}  # fingerprints of the initial prompts in each precision
         self.handles: list[Removable] = []
-        self.can_be_passive: frozenset[int] = frozenset()  # blocks; set when the hooks are attached
+        self.can_be_passive: frozenset[int] = frozenset()  # blocks. Set when the hooks are attached
         self.merged_adapters: list[str] = []
         # In lists, not as submodules, which would appear twice in the model's state dict.
         self.vit, self.blocks = vit, list(vit.blocks)
@@ -63,8 +63,8 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         """Add an adapter, with its parameters on the device and in the precision of the blocks.
 
         Initial values: prompts uniform in (-v, v), v = sqrt(6 / (3 p p + D)), the patch projection's Xavier bound,
-        as in the official code (a low-rank product gets the same variance); gate logits `gate_init`; temperatures
-        `temperature_init`; head gates 0.
+        as in the official code (a low-rank product gets the same variance). Gate logits `gate_init`. Temperatures
+        `temperature_init`. Head gates 0.
         """
         vit = self.vit
         adapter = make_adapter(adapter_name, config, len(vit.blocks), self.can_be_passive)
@@ -97,7 +97,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         """Activate one adapter.
 
         Raises:
-            UnsupportedOperationError: more than one name; the prompts of two adapters cannot be added.
+            UnsupportedOperationError: more than one name. The prompts of two adapters cannot be added.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
@@ -121,7 +121,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         LOCAL.switches += 1
 
     def train(self, mode: bool = True) -> "PromptBank":
-        """Set the mode; with `eval_backbone` the modules inside the frozen blocks stay in eval mode.
+        """Set the mode. With `eval_backbone` the modules inside the frozen blocks stay in eval mode.
 
         Not those of trained adapters of other kinds, such as the dropout of LoRA. The root sets the mode of its
         children in order and the bank is the last, so nothing overrides this afterwards. The blocks themselves follow
@@ -160,7 +160,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
     def _fingerprints(
         self, adapter_name: str, precisions: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     ) -> frozenset[str]:
-        """Return a hash of the prompts for each precision that they may be cast to; empty if they are yet to come."""
+        """Return a hash of the prompts for each precision that they may be cast to. Empty if they are yet to come."""
         dicts = [getattr(self, name) for name in (TOKENS, TOKENS_A, TOKENS_B)]
         parts = [tensors[adapter_name].detach() for tensors in dicts if adapter_name in tensors]
         if any(part.is_meta for part in parts):  # to be filled from a file
@@ -173,7 +173,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
     def _like(self) -> torch.Tensor:
         """An empty tensor with the device and precision of the blocks.
 
-        accelerate keeps offloaded weights on the meta device; its hook knows the device on which they run.
+        accelerate keeps offloaded weights on the meta device. Its hook knows the device on which they run.
         """
         found = next((p for p in self.blocks[0].parameters() if p.is_floating_point()), torch.empty(0))
         hooks = [getattr(module, "_hf_hook", None) for module in self.blocks[0].modules()] if found.is_meta else []
@@ -231,7 +231,7 @@ def find_banks(model: nn.Module) -> dict[str, PromptBank]:
 
 
 def find_bank(model: nn.Module) -> PromptBank | None:
-    """Return the bank of a base model, also from inside a wrapper; None if it has no gated prompts.
+    """Return the bank of a base model, also from inside a wrapper. None if it has no gated prompts.
 
     Raises:
         GatedPromptError: there are several.

@@ -4,9 +4,9 @@
                    block k                 blocks k .. r-1                    block r
     [prefix, patches] -> [prefix, PROMPTS, patches] -> gate -> ... -> [prefix, patches]
 
-with k = `insert_at` and r = `read_from` (None: the last block); blocks above r return their input.
+with k = `insert_at` and r = `read_from` (None: the last block). Blocks above r return their input.
 
-The prompts travel inside the hidden states, which keeps activation checkpointing correct; only inside a passive block
+The prompts travel inside the hidden states, which keeps activation checkpointing correct. Only inside a passive block
 (`adapter.py`) are they held apart, for its attention (`attention.py`).
 """
 
@@ -30,7 +30,7 @@ UNSIZED = frozenset({type(None), bool, float})  # types of arguments that do not
 
 
 class PromptBlock(Replacement):
-    """Replaces a block's `forward`; `scope`: the level of the module that calls the blocks (`scope.Scope`)."""
+    """Replaces a block's `forward`. `scope`: the level of the module that calls the blocks (`scope.Scope`)."""
 
     def __init__(self, bank: PromptBank, block: nn.Module, index: int, scope: int, uses_interface: bool) -> None:
         super().__init__(bank, block)
@@ -176,7 +176,7 @@ class PromptBlock(Replacement):
         return hidden, rest, named
 
     def _leave(self, forward: Forward, entered: torch.Tensor, output: Any) -> Any:
-        """Apply the gate; after the last block that runs, pool and remove the prompts."""
+        """Apply the gate. After the last block that runs, pool and remove the prompts."""
         if forward.attended != self.index and (self.uses_interface or self._has_temperature(forward)):
             raise ArchitectureError(
                 f"{type(self.module).__name__} {self.index} did not compute its attention through AttentionInterface, "
@@ -203,7 +203,7 @@ class PromptBlock(Replacement):
         return any(self.bank.inverse_temperature(adapter, self.index) is not None for adapter in forward.adapters)
 
     def _mixed(self, forward: Forward, role: Role, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
-        """Finish a block with the prompts in its sequence; `entered`: the tokens before the block."""
+        """Finish a block with the prompts in its sequence. `entered`: the tokens before the block."""
         if role.gate is None and role.stay:
             return tokens
         adapter = forward.adapters[0]
@@ -233,7 +233,7 @@ class PromptBlock(Replacement):
     def _pooled(
         self, adapter: Adapter, prefix: torch.Tensor, prompts: torch.Tensor, patches: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Return prefix and patches; after the last block, with the mean that `pooling` names as token 0."""
+        """Return prefix and patches. After the last block, with the mean that `pooling` names as token 0."""
         pooling = adapter.config.pooling
         if pooling is None or self.index < adapter.last:
             return prefix, patches

@@ -37,7 +37,7 @@ def note(forward: Forward, *values: Any) -> None:
 
 
 def _notes(value: Any) -> dict[int, list[Forward]] | None:
-    """Return the notes at the first tensor in nested arguments; None if it has no storage."""
+    """Return the notes at the first tensor in nested arguments. None if it has no storage."""
     if isinstance(value, torch.Tensor) and not torch.compiler.is_compiling():
         try:
             found: dict[int, list[Forward]] = vars(value.untyped_storage()).setdefault(NOTES, {})

@@ -18,7 +18,7 @@ def add_note(error: Exception, module: nn.Module, run: Callable[..., Any], forwa
     """Add a note to an error about shapes if `module` runs on the same inputs without prompts.
 
     A model may have something, such as a table of positions, that fits its own number of tokens only. Other errors are
-    left alone, and the model is not called again for them; nor with several processes, where the others do not call.
+    left alone, and the model is not called again for them. Nor with several processes, where the others do not call.
     """
     if type(error) not in (RuntimeError, ValueError, IndexError) or not SHAPES.search(str(error)):
         return

@@ -41,7 +41,7 @@ class PromptTensors(nn.Module):
 
     @property
     def adapters_in_use(self) -> tuple[Adapter, ...]:
-        """The active adapter, as a tuple of one; empty if adapters are disabled or none is active."""
+        """The active adapter, as a tuple of one. Empty if adapters are disabled or none is active."""
         names = self._active_adapter
         adapter = None if self._disable_adapters or not names else self.adapters.get(names[0])
         return () if adapter is None else (adapter,)
@@ -96,8 +96,8 @@ class PromptTensors(nn.Module):
 class Forward:
     """The state of one forward.
 
-    `adapters`: those in use, with equal structure; empty: the base alone; None: the active one. `rows`: the index of
-    each image's adapter, (B,); None: the first for all. `request`: what it computes, if not the active adapter.
+    `adapters`: those in use, with equal structure. Empty: the base alone. None: the active one. `rows`: the index of
+    each image's adapter, (B,). None: the first for all. `request`: what it computes, if not the active adapter.
     `in_sequence`: prompts are part of the token sequence in every block. `roles`: the role of the prompts in each
     block, from the first block that has them.
     """
@@ -114,15 +114,15 @@ class Forward:
         self.roles: tuple[Role, ...] = ()
         self.choose_roles(request is not None and request.in_sequence)
         self.again = False  # blocks are recomputed (`checkpointing.py`)
-        self.trains: bool | None = None  # the adapters' parameters wanted gradients; None: not asked yet
-        self.with_gradients: bool | None = None  # some call of the blocks had gradients on; None: no call yet
+        self.trains: bool | None = None  # the adapters' parameters wanted gradients. None: not asked yet
+        self.with_gradients: bool | None = None  # some call of the blocks had gradients on. None: no call yet
         self.block = -1  # the block that is running
         self.level = -1  # of the innermost module around the blocks that is being called (`scope.Scope`)
         self.next_block = -1  # the block to be called next; -1: any up to the first that has prompts
         self.length = -1  # tokens per image without prompts
         self.attended = -1  # the last block whose temperature was applied
         self.held: torch.Tensor | None = None  # prompts (B, P, D) that the running passive block keeps apart
-        self.extra_outputs: int | None = None  # values that the last block returned after its tokens; None: no tuple
+        self.extra_outputs: int | None = None  # values that the last block returned after its tokens. None: no tuple
         self.prompted: dict[int, weakref.ref[torch.Tensor]] = {}  # hidden states that contain prompts
 
     def choose_roles(self, in_sequence: bool) -> None:
@@ -169,7 +169,7 @@ class Forward:
 
 
 def request_for(bank: PromptTensors) -> Request | None:
-    """Return the innermost request for `bank`; None if there is none, or if this thread switched adapters since."""
+    """Return the innermost request for `bank`. None if there is none, or if this thread switched adapters since."""
     request = LOCAL.request
     while request is not None and request.bank is not bank:
         request = request.outer
@@ -210,6 +210,6 @@ def current(bank: PromptTensors) -> Forward:
 
 
 def running(bank: PromptTensors) -> Forward | None:
-    """Return the forward of `bank` in this thread; None if only the base is computed."""
+    """Return the forward of `bank` in this thread. None if only the base is computed."""
     forward = current(bank)
     return forward if forward.adapters else None

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Attach the hooks to a model; the other files of this package define what they do.
+"""Attach the hooks to a model. The other files of this package define what they do.
 
 Hooks are instances of module-level classes that hold the bank and a block index, so models with hooks can be copied
 and pickled.
@@ -52,7 +52,7 @@ def attach_hooks(bank: PromptBank, vit: VisionTransformer) -> None:
 class RefuseIntermediates(Replacement):
     """Replaces timm's `forward_intermediates`, which reshapes the output of blocks to maps, prompts included.
 
-    Nothing can remove the prompts first; if the number of tokens happens to divide, the maps would be silently wrong.
+    Nothing can remove the prompts first. If the number of tokens happens to divide, the maps would be silently wrong.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

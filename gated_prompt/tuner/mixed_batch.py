@@ -1,9 +1,9 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Several adapters in one batch: `model(pixel_values, adapter_names=["pets", "flowers", "__base__"])`.
 
-One forward computes all images whose adapters have the same structure (number of prompts, blocks, pooling); the hooks
+One forward computes all images whose adapters have the same structure (number of prompts, blocks, pooling). The hooks
 select prompts, gates and temperatures per image. Each other structure, and the base, passes through the vision tower
-on its own, since the sequences have another length; its outputs are joined in the order of the images. What surrounds
+on its own, since the sequences have another length. Its outputs are joined in the order of the images. What surrounds
 the tower runs once, on all images: texts are never split. Heads are selected per image when they are called.
 """
 
@@ -50,7 +50,7 @@ def mixed_batch(bank: PromptTensors, adapter_names: Sequence[str]) -> Iterator[N
 class MixedImages:
     """The images of one mixed batch.
 
-    `adapters`: the adapter of each image, None for the base; `groups`: the images of each structure; `together`: the
+    `adapters`: the adapter of each image, None for the base. `groups`: the images of each structure. `together`: the
     adapters of a single group, and `rows` the index of each image's among them, (B,), None if it is the same for all.
     """
 

@@ -28,14 +28,14 @@ from .scope import SwitchHead, first_by_position, forward_context
 
 
 class GatedPromptModel(BaseTuner):
-    """Gated prompt tuning of a frozen Vision Transformer; created by `peft.get_peft_model`.
+    """Gated prompt tuning of a frozen Vision Transformer. Created by `peft.get_peft_model`.
 
     Args:
         model: the base model, changed in place: it gets a child `gated_prompt` and forward hooks.
         peft_config: the config, or a dict of configs by adapter name.
         adapter_name: name of the first adapter.
         low_cpu_mem_usage: create the parameters on the meta device, to be filled from a file.
-        state_dict: keys of an adapter, from PEFT; only passed on to `BaseTuner`.
+        state_dict: keys of an adapter, from PEFT. Only passed on to `BaseTuner`.
 
     Raises:
         UnsupportedOperationError: the base already carries gated prompts, or transformers would lose the tensors of
@@ -189,7 +189,7 @@ class GatedPromptModel(BaseTuner):
             module.enable_adapters(True)
 
     def disable_adapter_layers(self) -> None:
-        """Disable prompts and trained heads; LoRA layers below the prompts are part of the base and stay enabled."""
+        """Disable prompts and trained heads. LoRA layers below the prompts are part of the base and stay enabled."""
         for module in self._own_modules():
             module.enable_adapters(False)
 
@@ -198,7 +198,7 @@ class GatedPromptModel(BaseTuner):
 
     @staticmethod
     def _restore_heads(model: nn.Module) -> None:
-        """Restore the base's own heads; PEFT would leave the trained ones, and fails on heads without a `weight`."""
+        """Restore the base's own heads. PEFT would leave the trained ones, and fails on heads without a `weight`."""
         for name, module in list(model.named_modules()):
             if isinstance(module, ModulesToSaveWrapper):
                 parent, _, child = name.rpartition(".")
@@ -212,7 +212,7 @@ class GatedPromptModel(BaseTuner):
         delattr(model, BANK)
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
-        """Nothing adapted is tied to word embeddings; PEFT's version fails on models that have none (FLAVA)."""
+        """Nothing adapted is tied to word embeddings. PEFT's version fails on models that have none (FLAVA)."""
         return []
 
     def add_weighted_adapter(self, *_: Any, **__: Any) -> None:

@@ -29,7 +29,7 @@ from .request import LOCAL
 
 
 class Replacement:
-    """An object in the place of a module's method; accelerate's replacements of `forward` stay around it."""
+    """An object in the place of a module's method. accelerate's replacements of `forward` stay around it."""
 
     def __init__(self, bank: PromptBank, module: nn.Module, method: str = "forward") -> None:
         self.bank, self.module, self.method = bank, module, method
@@ -69,8 +69,8 @@ class Replacement:
 class Scope(Replacement):
     """Around a module that contains the blocks: begins a forward, or continues that of a module around it.
 
-    `level`: how deep the module lies, so that calling it again from inside begins another forward; `body`: the level
-    from which on a module takes images only; `innermost`: the level of the module that calls the blocks.
+    `level`: how deep the module lies, so that calling it again from inside begins another forward. `body`: the level
+    from which on a module takes images only. `innermost`: the level of the module that calls the blocks.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class SwitchHead:
 
 
 def first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-    """Before a trained head: pass its first argument by position, as PEFT before 0.20 needs; ZoeDepth names it."""
+    """Before a trained head: pass its first argument by position, as PEFT before 0.20 needs. ZoeDepth names it."""
     name = None if args else next(iter(inspect.signature(head.original_module.forward).parameters), None)
     if name not in kwargs:
         return None
@@ -268,6 +268,6 @@ def _rebuilt(value: Any, parts: dict[Any, Any], changed: dict[Any, Any]) -> Any:
 
 
 def _are_states(part: tuple[Any, ...] | list[Any]) -> bool:
-    """Whether these are hidden states (B, N, D) of blocks, with None for those not requested; attentions are not."""
+    """Whether these are hidden states (B, N, D) of blocks, with None for those not requested. Attentions are not."""
     asked = [state for state in part if state is not None]
     return bool(asked) and all(isinstance(state, torch.Tensor) and state.ndim == 3 for state in asked)

@@ -4,7 +4,7 @@
 With queries q and keys and values k, v of the block, those of its prompts k_p, v_p, and one a for each head, the
 output of a head is softmax(q k^T / sqrt(d)) v + tanh(a) softmax(q k_p^T / sqrt(d)) v_p. With a = 0 it is exactly that
 of the base. No prompt passes queries, output projection and MLP. As in LLaMA-Adapter's zero-init attention
-(arXiv 2303.16199) and CVPT (ICCV 2025); a temperature divides both logits.
+(arXiv 2303.16199) and CVPT (ICCV 2025). A temperature divides both logits.
 """
 
 import torch
@@ -25,7 +25,7 @@ def add_prompts(
 ) -> torch.Tensor:
     """Add what the queries (B, H, N, d) read from the prompts of this block to `output` (B, N, H, d).
 
-    `keys_and_values` (B or 1, H, P, d) are those of the prompts; `scaling` multiplies the logits, None: 1 / sqrt(d).
+    `keys_and_values` (B or 1, H, P, d) are those of the prompts. `scaling` multiplies the logits, None: 1 / sqrt(d).
     If `eager`, every step is an operation of its own, as in an eager model: these can be differentiated twice.
 
     Raises:

@@ -252,4 +252,4 @@ def test_the_quickstart_counts_right(place: Path) -> None:
     with redirect_stdout(io.StringIO()) as printed:
         exec(blocks("quickstart.md", "python")[1][1], names)
     assert "trainable params: 2,593" in printed.getvalue()
-    assert "2,593 numbers are trained" in PAGES["quickstart.md"].read_text()
+    assert "2,593 parameters are trainable" in PAGES["quickstart.md"].read_text()

@@ -10,7 +10,7 @@ from helpers.pages import ROOT
 
 pytest.importorskip("proselint", reason="proselint is not installed; the extra [dev] has it")
 sys.path.append(str(ROOT / "docs"))
-from prose import PAGES, findings
+from prose import PAGES, comments, docstrings, findings, semicolons, too_many_semicolons
 
 
 def found(tmp_path: Path, text: str) -> list[str]:
@@ -40,3 +40,13 @@ def test_code_links_and_generated_tables_are_left_out(tmp_path: Path) -> None:
 
 def test_the_pages_pass() -> None:
     assert findings(PAGES) == []
+
+
+def test_semicolons_are_counted_in_prose_alone() -> None:
+    source = 'def f():\n    """One; two; three `a; b` words."""\n    return "not; read"  # four; five six seven\n'
+    assert semicolons(docstrings(source)) == 1000 * 2 / 6
+    assert semicolons(comments(source)) == 1000 * 1 / 5
+
+
+def test_there_are_few_semicolons() -> None:
+    assert too_many_semicolons() == []

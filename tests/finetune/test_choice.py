@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
+from torch.utils.data import TensorDataset
 
 from gated_prompt import GatedPromptError
-from gated_prompt.finetune.best_epoch import BestEpoch
 from gated_prompt.finetune.division import Division, Parts
+from gated_prompt.finetune.experiment import KeptTokens
 from gated_prompt.finetune.features import backbone_key
-from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS, ImageSet
+from gated_prompt.finetune.image_experiment import ImageExperiment
+from gated_prompt.finetune.image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 from gated_prompt.finetune.metrics import all_measures, balanced_weights, main_measure
 from gated_prompt.finetune.probing import fit_candidate, fit_kept, load_study, neighbour_scores, save_study, study
 from gated_prompt.finetune.results import choose
 from gated_prompt.finetune.runs import Run, budgets, grid
+from gated_prompt.training.best_epoch import BestEpoch, Validation
 from helpers.models import vit
 
 NAMES = ("a", "b", "c")
@@ -31,7 +36,7 @@ def some(problem: str, targets: torch.Tensor, names: tuple[str, ...] = NAMES) ->
 
 def test_measures_of_classes_are_those_of_scikit_learn() -> None:
     scores, targets = torch.randn(60, 3, generator=DRAW), torch.randint(3, (60,), generator=DRAW)
-    found = all_measures(CLASSES, scores, targets, main_measure(CLASSES, "auto", 3), NAMES)
+    found = all_measures(SINGLE_LABEL, scores, targets, main_measure(SINGLE_LABEL, "auto", 3), NAMES)
     said = scores.argmax(1)
     assert found["accuracy"] == pytest.approx(float((said == targets).double().mean()))
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, said))
@@ -45,13 +50,13 @@ def test_measures_of_classes_are_those_of_scikit_learn() -> None:
 
 def test_measures_of_labels_and_numbers() -> None:
     scores, targets = torch.randn(40, 3, generator=DRAW), (torch.rand(40, 3, generator=DRAW) < 0.4).float()
-    found = all_measures(LABELS, scores, targets, main_measure(LABELS, "auto", 3), NAMES)
+    found = all_measures(MULTI_LABEL, scores, targets, main_measure(MULTI_LABEL, "auto", 3), NAMES)
     assert found["mean_average_precision"] == pytest.approx(average_precision_score(targets, scores), abs=1e-5)
-    measure = main_measure(NUMBERS, "auto", 1)
+    measure = main_measure(REGRESSION, "auto", 1)
     assert measure(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [3.0]])) == 0.5
-    assert measure.gain(torch.tensor([[1.0]]), torch.tensor([[2.0]])) == -1
+    assert measure.score_to_maximize(torch.tensor([[1.0]]), torch.tensor([[2.0]])) == -1
     with pytest.raises(GatedPromptError, match="is not for numbers; known: auto, mean_abs"):
-        main_measure(NUMBERS, "accuracy", 1)
+        main_measure(REGRESSION, "accuracy", 1)
 
 
 @pytest.mark.parametrize(("runs", "steps"), [(8, 24), (8, 500), (4, 100), (8, 23)])
@@ -77,12 +82,12 @@ def wrong(count: int) -> torch.Tensor:
 
 
 def run(method: str, seed: int, mistakes: int, best_epoch: int = 3) -> Run:
-    record = {"method": method, "seed": seed, "gain": 1 - mistakes / 30, "best_epoch": best_epoch}
+    record = {"method": method, "seed": seed, "score_to_maximize": 1 - mistakes / 30, "best_epoch": best_epoch}
     return Run(Path(), record, wrong(mistakes))
 
 
 def test_the_probe_stays_unless_something_beats_it() -> None:
-    measure = main_measure(CLASSES, "auto", 3)
+    measure = main_measure(SINGLE_LABEL, "auto", 3)
     equal = choose((5,), wrong(6), [run("gated", 0, 6)], TARGETS, measure)
     assert equal.run is None and "80.0 % accuracy on validation, as good as gated prompts (80.0 %)" in equal.sentence
     behind = choose((5,), wrong(6), [run("gated", 0, 9)], TARGETS, measure)
@@ -101,8 +106,12 @@ def test_the_probe_stays_unless_something_beats_it() -> None:
 def test_the_sentence_says_where_lower_is_better() -> None:
     targets = torch.arange(30.0)[:, None]
     near, far = targets + 0.1, targets + 10
-    measure = main_measure(NUMBERS, "auto", 1)
-    one = Run(Path(), {"method": "lora", "seed": 0, "gain": measure.gain(near, targets), "best_epoch": 3}, near)
+    measure = main_measure(REGRESSION, "auto", 1)
+    one = Run(
+        Path(),
+        {"method": "lora", "seed": 0, "score_to_maximize": measure.score_to_maximize(near, targets), "best_epoch": 3},
+        near,
+    )
     said = choose((5,), far, [one], targets, measure).sentence
     assert said == (
         "Use LoRA on block 5: mean absolute error 0.1 (lower is better) on validation, where the linear probe there "
@@ -112,7 +121,7 @@ def test_the_sentence_says_where_lower_is_better() -> None:
 
 def test_the_mean_over_seeds_decides_and_the_best_seed_is_kept() -> None:
     runs = [run("gated", 0, 1), run("gated", 1, 9), run("deep", 0, 3), run("deep", 1, 2)]
-    choice = choose((5,), wrong(20), runs, TARGETS, main_measure(CLASSES, "auto", 3))
+    choice = choose((5,), wrong(20), runs, TARGETS, main_measure(SINGLE_LABEL, "auto", 3))
     assert choice.method == "deep" and choice.run is runs[3]
 
 
@@ -125,7 +134,7 @@ def test_of_equals_fewer_and_lower_blocks_are_read(tmp_path: Path) -> None:
     targets = torch.arange(60) % 3
     known, noise = torch.nn.functional.one_hot(targets).float(), torch.randn(4, 60, 3, generator=DRAW)
     features = [noise[0], known, known, noise[3]]
-    division, measure = folds(some(CLASSES, targets), 4), main_measure(CLASSES, "auto", 3)
+    division, measure = folds(some(SINGLE_LABEL, targets), 4), main_measure(SINGLE_LABEL, "auto", 3)
 
     def of(blocks: Sequence[int]) -> torch.Tensor:
         return torch.cat([features[block] for block in blocks], 1)
@@ -137,7 +146,9 @@ def test_of_equals_fewer_and_lower_blocks_are_read(tmp_path: Path) -> None:
     save_study(tmp_path / "probes.safetensors", done)
     again = load_study(tmp_path / "probes.safetensors")
     assert again.chosen.blocks == (1,) and torch.equal(again.weight, done.weight)
-    assert [(one.l2, one.gain) for one in again.candidates] == [(one.l2, one.gain) for one in done.candidates]
+    assert [(one.l2, one.score_to_maximize) for one in again.candidates] == [
+        (one.l2, one.score_to_maximize) for one in done.candidates
+    ]
     assert torch.equal(again.candidates[3].scores, done.candidates[3].scores)
 
 
@@ -145,7 +156,7 @@ def test_several_blocks_are_read_where_they_know_more() -> None:
     """Each of three blocks tells one class from the others."""
     targets = torch.randint(3, (90,), generator=DRAW)  # folds of every class
     parts = [(targets == label).float()[:, None] + 0.1 * torch.randn(90, 4, generator=DRAW) for label in range(3)]
-    division, measure = folds(some(CLASSES, targets)), main_measure(CLASSES, "auto", 3)
+    division, measure = folds(some(SINGLE_LABEL, targets)), main_measure(SINGLE_LABEL, "auto", 3)
 
     def of(blocks: Sequence[int]) -> torch.Tensor:
         return torch.cat([parts[block] for block in blocks], 1)
@@ -154,25 +165,27 @@ def test_several_blocks_are_read_where_they_know_more() -> None:
     assert done.chosen.blocks == (0, 1, 2) and done.weight.shape == (3, 12)
 
 
-@pytest.mark.parametrize("problem", [CLASSES, LABELS, NUMBERS])
+@pytest.mark.parametrize("problem", [SINGLE_LABEL, MULTI_LABEL, REGRESSION])
 def test_probe_and_neighbours_find_what_is_there(problem: str) -> None:
     x = torch.randn(120, 6, generator=DRAW)
-    truth = {CLASSES: x[:, :3].argmax(1), LABELS: (x[:, :3] > 0).float(), NUMBERS: 5 + 2 * x[:, :1]}[problem]
-    names = NAMES if problem != NUMBERS else ("size",)
+    truth = {SINGLE_LABEL: x[:, :3].argmax(1), MULTI_LABEL: (x[:, :3] > 0).float(), REGRESSION: 5 + 2 * x[:, :1]}[
+        problem
+    ]
+    names = NAMES if problem != REGRESSION else ("size",)
     division, measure = folds(some(problem, truth, names)), main_measure(problem, "auto", len(names))
     found = fit_candidate((0,), 100 * x + 7, division, measure, None)
-    chance = {CLASSES: 0.34, LABELS: 0.5, NUMBERS: -1.7}[problem]
-    assert found.gain > {CLASSES: 0.85, LABELS: 0.95, NUMBERS: -0.2}[problem]
+    chance = {SINGLE_LABEL: 0.34, MULTI_LABEL: 0.5, REGRESSION: -1.7}[problem]
+    assert found.score_to_maximize > {SINGLE_LABEL: 0.85, MULTI_LABEL: 0.95, REGRESSION: -0.2}[problem]
     weight, bias = fit_kept(found, 100 * x + 7, division, None)
     kept = (100 * x + 7) @ weight.T + bias
-    assert measure.gain(kept, truth) >= found.gain - 0.02
-    assert measure.gain(neighbour_scores(x, division), truth) > chance
+    assert measure.score_to_maximize(kept, truth) >= found.score_to_maximize - 0.02
+    assert measure.score_to_maximize(neighbour_scores(x, division), truth) > chance
 
 
 def test_no_image_is_scored_by_a_fit_that_saw_it() -> None:
     """Labels are drawn by lot: what is out of fold knows nothing, though each fit knows its own images by heart."""
     x, targets = torch.randn(60, 100, generator=DRAW), torch.randint(3, (60,), generator=DRAW)
-    division, measure = folds(some(CLASSES, targets), 5), main_measure(CLASSES, "auto", 3)
+    division, measure = folds(some(SINGLE_LABEL, targets), 5), main_measure(SINGLE_LABEL, "auto", 3)
     found = fit_candidate((0,), x, division, measure, None)
     assert found.value < 0.6
     weight, bias = fit_kept(replace(found, l2=0.1), x, division, None)
@@ -182,8 +195,8 @@ def test_no_image_is_scored_by_a_fit_that_saw_it() -> None:
 
 def test_the_folds_of_a_training_part() -> None:
     train, validation = (
-        some(CLASSES, torch.tensor([0] * 40 + [1] * 8)),
-        some(CLASSES, torch.tensor([0] * 10 + [1] * 2)),
+        some(SINGLE_LABEL, torch.tensor([0] * 40 + [1] * 8)),
+        some(SINGLE_LABEL, torch.tensor([0] * 10 + [1] * 2)),
     )
     parts = Parts(train, validation, None, {}, held_back=True)
     division = Division.of(parts, 0.2, 0, refit=True)
@@ -198,16 +211,16 @@ def test_the_folds_of_a_training_part() -> None:
 
 def test_a_class_without_pictures_is_never_predicted_by_a_probe() -> None:
     x, targets = torch.randn(40, 4, generator=DRAW), torch.arange(40) % 2
-    division = folds(some(CLASSES, targets))
-    found = fit_candidate((0,), x, division, main_measure(CLASSES, "auto", 3), None)
+    division = folds(some(SINGLE_LABEL, targets))
+    found = fit_candidate((0,), x, division, main_measure(SINGLE_LABEL, "auto", 3), None)
     assert found.scores.shape == (40, 3) and (found.scores.argmax(1) != 2).all()
 
 
 def test_balanced_weights() -> None:
-    assert balanced_weights(some(CLASSES, torch.tensor([0, 0, 0, 1]))) == [4 / 9, 4 / 3, 1.0]
-    assert balanced_weights(some(LABELS, torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))) == [0.5, 2.0, 1.0]
+    assert balanced_weights(some(SINGLE_LABEL, torch.tensor([0, 0, 0, 1]))) == [4 / 9, 4 / 3, 1.0]
+    assert balanced_weights(some(MULTI_LABEL, torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))) == [0.5, 2.0, 1.0]
     with pytest.raises(GatedPromptError, match="these images have numbers"):
-        balanced_weights(some(NUMBERS, torch.zeros(2, 1)))
+        balanced_weights(some(REGRESSION, torch.zeros(2, 1)))
 
 
 def test_one_weight_changes_the_name_of_the_features() -> None:
@@ -219,19 +232,39 @@ def test_one_weight_changes_the_name_of_the_features() -> None:
 
 
 def test_a_run_that_diverges_is_the_worst_and_breaks_nothing() -> None:
-    model, scores = torch.nn.Linear(2, 1), [torch.tensor([[float("nan")]] * 3), torch.zeros(3, 1)]
-    targets = torch.ones(3, 1)
-    watch = BestEpoch(
-        model,
-        lambda _: scores.pop(0),
-        torch.nn.functional.mse_loss,
-        targets,
-        main_measure(NUMBERS, "auto", 1),
-        5,
-        None,
-    )
+    model, values = torch.nn.Linear(2, 1), [float("nan"), -1.0]
+    watch = BestEpoch(model, lambda _: Validation(torch.zeros(3, 1), values.pop(0), {"loss": 1.0}), 5, None)
     watch.after_epoch(0)
-    assert watch.gain == -np.inf and watch.curve[0]["loss"] == np.inf
+    assert watch.score_to_maximize == -np.inf and watch.curve == [{"epoch": 0, "loss": 1.0}]
     watch.restore()  # there are weights to go back to
     watch.after_epoch(1)
-    assert (watch.gain, watch.best) == (-1, 1)
+    assert (watch.score_to_maximize, watch.best) == (-1, 1)
+
+
+def test_a_loss_that_is_no_number_is_the_largest() -> None:
+    """Of races that are equal the smaller loss wins."""
+    part = some(REGRESSION, torch.ones(3, 1), ("size",))
+    experiment = ImageExperiment(
+        args=SimpleNamespace(per_device_eval_batch_size=3, dataloader_num_workers=0),
+        prompts=None,
+        accelerator=Accelerator(cpu=True),
+        backbone=None,  # type: ignore[arg-type]
+        predictor=None,
+        blocks=(0,),
+        parts=Parts(part, part, None, {}),
+        division=folds(part),
+        measure=main_measure(REGRESSION, "auto", 1),
+        l2=1.0,
+        class_weights=None,
+    )
+    pixels = TensorDataset(torch.full((3, 1), float("nan")), torch.ones(3, 1))
+    validate = experiment.validation(KeptTokens(pixels, pixels))  # type: ignore[arg-type]
+    found = validate(Answers())
+    assert found.measures["loss"] == np.inf and np.isnan(found.score_to_maximize)
+
+
+class Answers(torch.nn.Module):
+    """Pixels are its logits."""
+
+    def forward(self, pixels: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=pixels)

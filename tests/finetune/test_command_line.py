@@ -14,8 +14,11 @@ import train_vtab
 from gated_prompt import GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
-from gated_prompt.finetune.arguments import DataArguments, PredictArguments, PromptArguments, RunArguments, parse
+from gated_prompt.finetune import arguments
+from gated_prompt.finetune.arguments import DataArguments, PredictArguments, RunArguments, parse
 from gated_prompt.finetune.recipe import PROMPT_STARTS
+from gated_prompt.finetune.shared_arguments import PromptArguments
+from gated_prompt.predictor import OLD_PROBLEMS
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from helpers.pages import ROOT
@@ -51,7 +54,7 @@ def test_switches_and_defaults_in_the_help() -> None:
     assert "--augment [true|false] crop and flip at random while training (default: True)" in words
     assert "--seeds INT [INT ...] random seeds; each method is trained once with each (default: 0)" in words
     assert (
-        "--backbone TEXT Hub id or folder of a ViT; default: the small ViT that the package ships --read_block"
+        "--backbone TEXT Hub id or folder of a ViT; default: the small ViT that the package ships --trust_remote_code"
         in words
     )
 
@@ -91,6 +94,12 @@ def test_mistakes(argv: list[str], message: str) -> None:
     with pytest.raises(GatedPromptError) as refusal:
         parse(["--train_dir", "x", *argv])
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("old", OLD_PROBLEMS)
+def test_problems_may_have_their_older_names(old: str) -> None:
+    assert parse(["--train_dir", "x", "--problem", old])[0].problem == OLD_PROBLEMS[old]
+    assert arguments.OLD_PROBLEMS == OLD_PROBLEMS  # of predictor.json
 
 
 SCRIPTS = ("probe", "reproduce_tables", "train_ade20k", "train_fgvc")

@@ -15,7 +15,7 @@ from gated_prompt.errors import DataError
 from gated_prompt.finetune.arguments import DataArguments, parse
 from gated_prompt.finetune.division import draw_shots, hold_back
 from gated_prompt.finetune.folder import find_parts, read_folder
-from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS
+from gated_prompt.finetune.image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from gated_prompt.finetune.sources import read_parts
 from gated_prompt.finetune.table import Reading, read_table
 from helpers.picture_folder import COLOURS, make_folder, paint
@@ -34,7 +34,7 @@ def test_a_folder_with_everything_that_lies_around_in_one(photos: Path) -> None:
     (photos / "loose.png").write_bytes(b"")
     (photos / "empty").mkdir()
     data, _ = read_folder(photos).without_broken(show=False)
-    assert (data.problem, data.names) == (CLASSES, tuple(COLOURS))
+    assert (data.problem, data.names) == (SINGLE_LABEL, tuple(COLOURS))
     assert data.targets.bincount().tolist() == [12, 12, 12]
     assert set(data.skipped) == {"gul/broken.jpg", "gul/notes.txt", "loose.png", "empty"}
     assert "cannot be decoded" in data.skipped["gul/broken.jpg"]
@@ -75,7 +75,7 @@ def test_a_csv_with_one_class_each(photos: Path) -> None:
     lines = ["image,label", "gul/01.png,10", "rød/01.png,9", "rød/02.png,9"]
     (photos / "list.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     data = read_table(photos / "list.csv", "image", ["label"])
-    assert (data.problem, data.names, data.targets.tolist()) == (CLASSES, ("9", "10"), [1, 0, 0])
+    assert (data.problem, data.names, data.targets.tolist()) == (SINGLE_LABEL, ("9", "10"), [1, 0, 0])
     assert data.pictures[0].decode().size == (40, 36)
 
 
@@ -83,16 +83,16 @@ def test_several_labels(photos: Path) -> None:
     rows = [{"image": "gul/01.png", "label": ["warm", "light"]}, {"image": "blå/01.png", "label": []}]
     (photos / "list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     data = read_table(photos / "list.jsonl", "image", ["label"])
-    assert (data.problem, data.names) == (LABELS, ("light", "warm"))
+    assert (data.problem, data.names) == (MULTI_LABEL, ("light", "warm"))
     assert data.targets.tolist() == [[1, 1], [0, 0]]
     (photos / "list.csv").write_text("image,label\ngul/01.png,warm; light\nblå/01.png,\n")
-    assert torch.equal(read_table(photos / "list.csv", "image", ["label"], Reading(LABELS)).targets, data.targets)
+    assert torch.equal(read_table(photos / "list.csv", "image", ["label"], Reading(MULTI_LABEL)).targets, data.targets)
 
 
 def test_numbers(photos: Path) -> None:
     (photos / "list.csv").write_text("file,size\ngul/01.png,1.5\nrød/01.png,2\n")
     data = read_table(photos / "list.csv", "file", ["size"])
-    assert (data.problem, data.names, data.targets.tolist()) == (NUMBERS, ("size",), [[1.5], [2.0]])
+    assert (data.problem, data.names, data.targets.tolist()) == (REGRESSION, ("size",), [[1.5], [2.0]])
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_what_is_read_is_said_before_time_is_spent(photos: Path, capsys) -> None
     args = DataArguments(train_file=str(photos / "list.csv"), label_column=["size"])
     read_parts(args, show=True)
     said = capsys.readouterr().out
-    assert f"column 'size' of {photos}/list.csv holds {NUMBERS}: it holds numbers with a fraction, such as 0.5" in said
+    assert f"column 'size' of {photos}/list.csv holds numbers: it holds numbers with a fraction, such as 0.5" in said
     assert "5 images, " in said and "from 0.5 to 3.5" in said
 
 
@@ -271,7 +271,7 @@ def test_other_parts_are_read_like_the_training_part(photos: Path) -> None:
     assert read_parts(args, show=False).validation.targets.tolist() == [[1], [2]]
     (photos / "train.csv").write_text("image,label\ngul/01.png,b;a\ngul/02.png,b\n")
     (photos / "val.csv").write_text("image,label\ngul/04.png,a\ngul/05.png,\n")
-    args.problem = LABELS
+    args.problem = MULTI_LABEL
     assert read_parts(args, show=False).validation.targets.tolist() == [[1, 0], [0, 0]]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.image_set import CLASSES, LABELS, NUMBERS, ImageSet
+from gated_prompt.finetune.image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 from gated_prompt.finetune.table import Reading, read_table
 from gated_prompt.finetune.table_file import read_rows
 
@@ -89,8 +89,8 @@ def test_one_spelling_of_each_class(tmp_path: Path) -> None:
 
 def test_the_order_of_classes_is_total(tmp_path: Path) -> None:
     wanted = ("007", "07", "7", "08", "8", "10", "-3", "1.5", "B", "a", "ä", "٣")
-    assert column(tmp_path, list(wanted) * 2, problem=CLASSES).names == wanted
-    assert column(tmp_path, list(wanted[::-1]) * 2, problem=CLASSES).names == wanted
+    assert column(tmp_path, list(wanted) * 2, problem=SINGLE_LABEL).names == wanted
+    assert column(tmp_path, list(wanted[::-1]) * 2, problem=SINGLE_LABEL).names == wanted
 
 
 @pytest.mark.parametrize("value", ["", "nan", "NaN", "None", "null", "NA", "<NA>", "-1"])
@@ -109,12 +109,12 @@ def test_missing_labels(tmp_path: Path, value: str) -> None:
 
 def test_minus_one_can_be_a_class_and_a_number(tmp_path: Path) -> None:
     assert column(tmp_path, ["-1", "1"] * 3).names == ("1", "-1")
-    assert column(tmp_path, ["-1", "0", "1", "2"], problem=NUMBERS).targets[0] == -1
+    assert column(tmp_path, ["-1", "0", "1", "2"], problem=REGRESSION).targets[0] == -1
 
 
 def test_a_hidden_test_part_has_no_score(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 2 images of .* has a label \(line 2, .* leave out a part whose"):
-        column(tmp_path, ["-1", "-1"], problem=CLASSES, names=("0", "1"))
+        column(tmp_path, ["-1", "-1"], problem=SINGLE_LABEL, names=("0", "1"))
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "n.a.", "3,5", "1e39", "1_000", "9" * 5000, "٣"])
@@ -124,7 +124,7 @@ def test_what_is_no_number_is_refused_with_its_cell(tmp_path: Path, value: str) 
         with pytest.raises(DataError, match=f"line {line}, column 'label', has "):
             column(tmp_path, labels)
         with pytest.raises(DataError, match=f"line {line}, column 'label', has .* a number up to 3.4e38"):
-            column(tmp_path, labels, problem=NUMBERS)
+            column(tmp_path, labels, problem=REGRESSION)
 
 
 def test_numbers_of_json_stay_as_they_are_written(tmp_path: Path) -> None:
@@ -139,18 +139,18 @@ AGES = [str(20 + i) for i in range(26)] + ["20", "27", "33", "41"]
 @pytest.mark.parametrize(
     ("labels", "problem"),
     [
-        (["0", "1", "2"] * 4, CLASSES),
-        ([str(i) for i in range(100)] * 4, CLASSES),
-        (["001", "002", "015", "033", "034", "035", "036", "041", "042", "051", "061"], CLASSES),
-        (["1.5", "2.0", "3.25"], NUMBERS),
-        (["a", "b"] * 3, CLASSES),
-        (["red, big", "blue"] * 3, CLASSES),
-        (["1.5", "other", "beta"] * 3, CLASSES),
+        (["0", "1", "2"] * 4, SINGLE_LABEL),
+        ([str(i) for i in range(100)] * 4, SINGLE_LABEL),
+        (["001", "002", "015", "033", "034", "035", "036", "041", "042", "051", "061"], SINGLE_LABEL),
+        (["1.5", "2.0", "3.25"], REGRESSION),
+        (["a", "b"] * 3, SINGLE_LABEL),
+        (["red, big", "blue"] * 3, SINGLE_LABEL),
+        (["1.5", "other", "beta"] * 3, SINGLE_LABEL),
     ],
 )
 def test_what_is_clear_is_recognized(tmp_path: Path, labels: list[str], problem: str) -> None:
     found = column(tmp_path, labels)
-    assert found.problem == problem and f"holds {problem}: " in found.read_as
+    assert found.problem == problem and f"holds {LABEL_NOUNS[problem]}: " in found.read_as
 
 
 @pytest.mark.parametrize(
@@ -171,23 +171,25 @@ def test_what_is_clear_is_recognized(tmp_path: Path, labels: list[str], problem:
 def test_what_is_not_clear_is_asked(tmp_path: Path, labels: list[str], words: str) -> None:
     with pytest.raises(DataError, match=words):
         column(tmp_path, labels)
-    assert len(column(tmp_path, labels, problem=CLASSES).names) == len(set(labels))
+    assert len(column(tmp_path, labels, problem=SINGLE_LABEL).names) == len(set(labels))
 
 
 @pytest.mark.parametrize("sign", [";", ",", "|"])
 def test_several_labels_in_a_cell(tmp_path: Path, sign: str) -> None:
-    found = column(tmp_path, [f"farm{sign} green{sign}", "green", "", f"water{sign}farm{sign}water"], problem=LABELS)
+    found = column(
+        tmp_path, [f"farm{sign} green{sign}", "green", "", f"water{sign}farm{sign}water"], problem=MULTI_LABEL
+    )
     assert found.names == ("farm", "green", "water") and found.separator == sign
     assert found.targets.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
 
 
 def test_separators_that_are_not_clear_are_asked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="have ';' and ',' in them; say what separates labels, such as --label_separ"):
-        column(tmp_path, ["a;b", "a,c", "b"], problem=LABELS)
+        column(tmp_path, ["a;b", "a,c", "b"], problem=MULTI_LABEL)
     with pytest.raises(DataError, match="have ' ' in them"):
-        column(tmp_path, ["haze primary", "clear primary"], problem=LABELS)
-    assert column(tmp_path, ["haze primary", "clear primary"], problem=LABELS, separator=" ").targets.sum() == 4
-    assert column(tmp_path, ["golden retriever", "pug"], problem=LABELS).names == ("golden retriever", "pug")
+        column(tmp_path, ["haze primary", "clear primary"], problem=MULTI_LABEL)
+    assert column(tmp_path, ["haze primary", "clear primary"], problem=MULTI_LABEL, separator=" ").targets.sum() == 4
+    assert column(tmp_path, ["golden retriever", "pug"], problem=MULTI_LABEL).names == ("golden retriever", "pug")
 
 
 def columns(folder: Path, rows: list[str], names: str = "rust;scab;fine", **reading: object) -> ImageSet:
@@ -197,11 +199,11 @@ def columns(folder: Path, rows: list[str], names: str = "rust;scab;fine", **read
 
 def test_columns_of_zeros_and_ones(tmp_path: Path) -> None:
     found = columns(tmp_path, ["1;0;0", "0;1.0;0", "0;0;True"])
-    assert (found.problem, found.names, found.targets.tolist()) == (CLASSES, ("rust", "scab", "fine"), [0, 1, 2])
+    assert (found.problem, found.names, found.targets.tolist()) == (SINGLE_LABEL, ("rust", "scab", "fine"), [0, 1, 2])
     found = columns(tmp_path, ["1;0;0", "0;1;1", "0;0;0"])
-    assert (found.problem, found.targets.tolist()) == (LABELS, [[1, 0, 0], [0, 1, 1], [0, 0, 0]])
-    assert columns(tmp_path, ["1;0;0", "0;1;0"], problem=LABELS).problem == LABELS
-    found = columns(tmp_path, ["1.5;2;3", "0;1;-2"], problem=NUMBERS)
+    assert (found.problem, found.targets.tolist()) == (MULTI_LABEL, [[1, 0, 0], [0, 1, 1], [0, 0, 0]])
+    assert columns(tmp_path, ["1;0;0", "0;1;0"], problem=MULTI_LABEL).problem == MULTI_LABEL
+    found = columns(tmp_path, ["1.5;2;3", "0;1;-2"], problem=REGRESSION)
     assert found.targets.tolist() == [[1.5, 2, 3], [0, 1, -2]]
 
 
@@ -211,7 +213,7 @@ def test_columns_of_zeros_and_ones(tmp_path: Path) -> None:
         (["1;0;0", "0;;1"], "auto", "line 3, column 'scab', is empty"),
         (["1;0;0", "0;0.5;1"], "auto", "line 3, column 'scab', has '0.5'; with several --label_column each cell is 0"),
         (["1;0;0"] * 30 + ["0;1;1"], "auto", "line 32, has 2 columns with 1, nearly all others have one"),
-        (["1;0;0", "0;0;0"], CLASSES, "line 3, has 0 columns with 1; one of them is needed"),
+        (["1;0;0", "0;0;0"], SINGLE_LABEL, "line 3, has 0 columns with 1; one of them is needed"),
     ],
 )
 def test_faults_of_columns(tmp_path: Path, rows: list[str], problem: str, words: str) -> None:

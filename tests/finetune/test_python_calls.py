@@ -1,9 +1,10 @@
-"""`finetune.train` and `finetune.probe_blocks`: what the commands find, by one load of the backbone."""
+"""`finetune.train` and `finetune.probe_blocks`: what the commands find, by one load and one Accelerator."""
 
 import json
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from PIL import Image
 from transformers import ViTModel
 
@@ -36,10 +37,12 @@ def test_a_training_loads_the_backbone_once(backbone: Path, photos: Path, tmp_pa
     )
     assert len(loads) == 1 and len(probes.blocks) == 4 and probes.read_blocks == first["read_blocks"]
     fresh()
+    made, make = [], Accelerator.__init__
+    monkeypatch.setattr(Accelerator, "__init__", lambda self, **k: made.append(1) or make(self, **k))
     result = finetune.train(
         train_dir=photos, backbone=backbone, methods=["linear", "zero_start"], **places, **settings
     )
-    assert len(loads) == 2
+    assert len(loads) == 2 and len(made) == 1
     assert result.results["complete"] and result.results["blocks"] == probes.blocks
     assert [row["name"] for row in result.table] == ["linear probe", "linear, seed 0", "zero_start, seed 0"]
     assert result.results["trained_on"] == 36 and "fitted to all 36 labelled images" in result.sentence
@@ -62,7 +65,7 @@ def test_several_blocks_are_predicted_with(backbone: Path, photos: Path, tmp_pat
         fit = probing.fit_kept(best, features(best.blocks), division, weights)
         return probing.Study(done.neighbours, done.candidates, best, *fit)
 
-    monkeypatch.setattr("gated_prompt.finetune.backbone.study", with_the_set)
+    monkeypatch.setattr("gated_prompt.finetune.probing.study", with_the_set)
     settings = dict(num_train_epochs=1, num_virtual_tokens=2, learning_rate=0.001, methods=["gated", "lora"])
     result = finetune.train(
         train_dir=photos, backbone=backbone, output_dir=tmp_path / "out", cache_dir=tmp_path / "f", **settings

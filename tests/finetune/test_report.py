@@ -10,6 +10,7 @@ from PIL import Image
 
 import report_pictures
 from gated_prompt.finetune.figures import Pictures, draw_all, write_report
+from gated_prompt.finetune.image_set import SINGLE_LABEL
 from gated_prompt.finetune.svg import HEIGHT, WIDTH, Line, line_chart, percent, plain, ticks
 
 
@@ -63,7 +64,7 @@ def results(kept: bool) -> dict:
         "complete": True,
         "chosen": "zero_start" if kept else "linear_probe",
         "measure": "accuracy",
-        "problem": "classes",
+        "problem": SINGLE_LABEL,
         "names": ["蝴蝶", "<cat>"],
         "data": {"train": {"count": 8}, "validation": {"count": 2}, "test": None},
         "estimate": {"accuracy": 0.9312, "interval": [0.9, 0.95], "images": 10, "out_of_fold": True},

@@ -32,10 +32,11 @@ from gated_prompt.finetune.division import Division, Parts, hold_back
 from gated_prompt.finetune.experiment import Experiment
 from gated_prompt.finetune.fit import CHECKPOINTS
 from gated_prompt.finetune.folder import read_folder
-from gated_prompt.finetune.image_set import CLASSES, ImageSet, Pixels
+from gated_prompt.finetune.image_experiment import ImageExperiment
+from gated_prompt.finetune.image_set import SINGLE_LABEL, ImageSet, Pixels
 from gated_prompt.finetune.metrics import main_measure
 from gated_prompt.finetune.table import read_table
-from gated_prompt.predictor import Predictor, read_predictor
+from gated_prompt.predictor import read_predictor
 from gated_prompt.sharing.classifier import HEAD, TENSORS, load_trained
 from gated_prompt.training import token_cache as prefix_cache
 from helpers import two_processes
@@ -340,7 +341,7 @@ def test_several_labels_and_methods(backbone, photos, tmp_path) -> None:
     methods = ["deep", "zero_start", "lora", "full", "linear"]
     more = ["--methods", *methods, "--learning_rate", "0.001", "--num_train_epochs", "1"]
     results = run(backbone, photos, tmp_path / "run", *data, *more, "--class_weights", "balanced")
-    assert (results["problem"], results["names"]) == ("labels", ["cold", "light", "warm"])
+    assert (results["problem"], results["names"]) == ("multi_label", ["cold", "light", "warm"])
     probe, *rows = results["comparison"]
     assert [row["name"].split(",")[0] for row in rows] == methods
     assert probe["measures"]["mean_average_precision"] > 0.9
@@ -367,7 +368,7 @@ def assert_loaded_as_they_were_scored(output: Path, kept: list[str]) -> None:
 def test_numbers(backbone, photos, tmp_path) -> None:
     data = table(photos, tmp_path / "list.jsonl", lambda name, _: {"blå": 0.5, "gul": 2.5, "rød": 1.0}[name])
     results = run(backbone, photos, tmp_path / "run", *data, "--learning_rate", "0.001", "--num_train_epochs", "1")
-    assert (results["problem"], results["measure"]) == ("numbers", "mean_absolute_error")
+    assert (results["problem"], results["measure"]) == ("regression", "mean_absolute_error")
     errors = [row["measures"]["mean_absolute_error"] for row in results["comparison"]]
     assert min(errors) < 0.5 and next(r for r in results["comparison"] if r["chosen"])["measures"]["r2"] > 0.5
     assert_loaded_as_they_were_scored(tmp_path / "run", ["zero_start-seed0/adapter"])
@@ -394,19 +395,18 @@ def test_a_backbone_without_a_classifier_of_its_own(photos, tmp_path) -> None:
 def test_the_default_method_fits_the_backbone(id: str, method: str, tmp_path) -> None:
     next(case for case in HERE if case.id == id).build().save_pretrained(tmp_path)
     _, args, _ = parse(["--train_dir", "unused", "--backbone", str(tmp_path)])
-    predictor = Predictor(["a", "b"], {"antialias": True, "mean": [0.5] * 3, "size": 32, "std": [0.5] * 3})
-    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == [method]
-    args.methods = ["lora"]
-    assert Backbone(args, predictor, Accelerator(cpu=True)).methods == ["lora"]
+    assert (args.methods, Backbone(args.backbone).best_method) == ([], method)
 
 
 def test_prompts_start_as_tokens_of_the_images(finished: Path, backbone: Path) -> None:
     _, args, prompts = parse(["--train_dir", "unused", "--backbone", str(backbone), "--num_virtual_tokens", "3"])
     train, validation = parts_of(finished)
     predictor = read_predictor(finished / "adapter")
-    parts, measure = Parts(train, validation, None, {}), main_measure(CLASSES, "auto", 3)
-    known, division = Backbone(args, predictor, Accelerator(cpu=True)), Division.of(parts, 0.2, 0, refit=True)
-    experiment = Experiment(args, prompts, parts, known, division, (1,), measure, 1.0, None)
+    parts, measure = Parts(train, validation, None, {}), main_measure(SINGLE_LABEL, "auto", 3)
+    known, division = Backbone(args.backbone), Division.of(parts, 0.2, 0, refit=True)
+    experiment = ImageExperiment(
+        args, prompts, Accelerator(cpu=True), known, predictor, (1,), parts, division, measure, 1.0, None
+    )
     begin = experiment.beginning("gated", 0, finished, train)
     fresh()
     (prompt,) = (tensor for name, tensor in begin.items() if "classifier" not in name)

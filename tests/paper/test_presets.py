@@ -11,10 +11,10 @@ from gated_prompt.data.fgvc import FGVC
 from gated_prompt.data.vtab import TASKS
 from gated_prompt.errors import DataError
 from gated_prompt.finetune import arguments as image_arguments
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.methods import add_lora, backbone_kind, build_model, prompt_config
 from gated_prompt.finetune.recipe import METHODS, entry_block
 from gated_prompt.finetune.runs import grid
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.optim import optimizer_groups
 from helpers.models import dinov2, vit

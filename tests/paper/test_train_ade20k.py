@@ -16,8 +16,8 @@ import gated_prompt
 import train_ade20k
 from gated_prompt import ConfigError, GatedPromptError
 from gated_prompt.errors import DataError
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.segmentation.scores import score
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.images import InexactDataWarning
 from gated_prompt.segmentation.sliding_window import predict
 from gated_prompt.training.optim import optimizer_groups

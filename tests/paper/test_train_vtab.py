@@ -16,8 +16,8 @@ from gated_prompt import ConfigError, GatedPromptConfig, GatedPromptError
 from gated_prompt.cli import predict
 from gated_prompt.errors import DataError
 from gated_prompt.finetune import methods
-from gated_prompt.finetune.arguments import PromptArguments
 from gated_prompt.finetune.recipe import PROMPT_METHODS
+from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.images import InexactDataWarning
 from helpers.accelerate_state import fresh
 from helpers.data_files import real_data

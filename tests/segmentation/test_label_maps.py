@@ -69,7 +69,7 @@ def test_coco_run_lengths(tmp_path: Path) -> None:
 
 def test_coco_polygons_and_small_objects_on_top() -> None:
     pytest.importorskip("pycocotools")
-    from gated_prompt.finetune.segmentation.coco import draw as draw_objects
+    from gated_prompt.finetune.segmentation.mask_files import draw as draw_objects
 
     square = [[2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]]
     inner = [[4.0, 4.0, 6.0, 4.0, 6.0, 6.0, 4.0, 6.0]]

@@ -12,9 +12,10 @@ from torch.nn.functional import interpolate
 
 from gated_prompt import GatedPromptError
 from gated_prompt.finetune.layout import gives_masks
-from gated_prompt.finetune.segmentation import command, fit, predict
-from gated_prompt.finetune.segmentation.loading import load_segmenter
+from gated_prompt.finetune.segmentation import command, predict
 from gated_prompt.segmentation.predictor import read_mask_predictor
+from gated_prompt.sharing.classifier import load_trained
+from gated_prompt.training.best_epoch import BestEpoch
 from helpers import two_processes
 from helpers.accelerate_state import fresh
 from helpers.shapes import NAMES, draw, save
@@ -83,7 +84,7 @@ def test_the_test_score_is_that_of_an_independent_loop(done: Path) -> None:
     """Pixels, model, upsampling and mIoU done by hand."""
     use = done / results_of(done)["use"]
     predictor = read_mask_predictor(use)
-    model, pairs = load_segmenter(use, predictor), []
+    model, pairs = load_trained(use, predictor), []
     for index in range(10):
         image, truth = draw(index, (48, 64) if index % 3 else (64, 48))
         side = (32, 40) if index % 3 else (40, 32)  # 32 x 42.7 pixels in patches of 8
@@ -123,9 +124,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(
     options = ["--methods", "zero_start", "--blocks", "1", "3"]
     run(backbone, shapes, tmp_path / "whole", *options)
     fresh()
-    saving = fit.BestMap.after_epoch
+    saving = BestEpoch.after_epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.BestMap, "after_epoch", lambda self, n: _stop() if n == 2 else saving(self, n))
+        patch.setattr(BestEpoch, "after_epoch", lambda self, n: _stop() if n == 2 else saving(self, n))
         with pytest.raises(KeyboardInterrupt):
             run(backbone, shapes, tmp_path / "stopped", *options)
     fresh()
@@ -154,14 +155,14 @@ def test_predict_writes_label_maps_and_resumes(
     assert len(folders) == 3 and all(len(list(folder.glob("*.png"))) == 10 for folder in folders)
     predictor = read_mask_predictor(done / "frozen")
     image, _ = draw(1)
-    wanted = predictor.label_map(load_segmenter(done / "frozen", predictor), image)
+    wanted = predictor.label_map(load_trained(done / "frozen", predictor), image)
     made = Image.open(tmp_path / "out" / "frozen" / "01.png")
     assert made.mode == "P" and np.array_equal(np.asarray(made), wanted)
     assert made.getpalette()[:9] == predictor.palette()[:3].ravel().tolist()
     assert Image.open(tmp_path / "out" / "frozen" / "01.overlay.jpg").size == image.size
     for name, folder in zip(("zero_start", "gated"), runs, strict=True):  # in one pass, and alone
         one = read_mask_predictor(folder)
-        alone = one.label_map(load_segmenter(Path(folder), one), image)
+        alone = one.label_map(load_trained(Path(folder), one), image)
         mixed = next(f for f in folders if name in f.name)
         assert np.mean(np.asarray(Image.open(mixed / "01.png")) != alone) < 0.01
     (tmp_path / "out" / "frozen" / "01.png").unlink()

@@ -15,10 +15,9 @@ from gated_prompt import AdapterNameError, DamagedAdapterError, GatedPromptError
 
 pytest.importorskip("pydantic", reason="the server needs it: pip install -e '.[serve]'")
 
-from gated_prompt.serving import sources, store
-from gated_prompt.serving.messages import public
-from gated_prompt.serving.sources import Sources
-from gated_prompt.serving.store import Store
+from gated_prompt.serving import store
+from gated_prompt.serving.schemas import public
+from gated_prompt.serving.store import Sources, Store
 
 ADAPTERS = Path(__file__).parents[2] / "examples" / "demo" / "adapters"
 
@@ -167,7 +166,7 @@ def test_links_out_of_a_source_and_large_files_are_refused(
     (root / "shapes" / "README.md").symlink_to(root / "digits" / "README.md")
     with pytest.raises(PermissionError, match=r"README\.md in .* is a link to another folder"):
         Sources([str(root)]).copy(str(root / "shapes"), None, tmp_path)
-    monkeypatch.setattr(sources, "LONGEST", 10)
+    monkeypatch.setattr(store, "LONGEST", 10)
     with pytest.raises(DamagedAdapterError, match="larger than 10 bytes"):
         Sources([str(root)]).copy(str(root / "digits"), None, tmp_path)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from gated_prompt import GatedPromptError
-from gated_prompt.serving.settings import TOKEN, Settings
-from gated_prompt.serving.token import is_authorized, read_token, token_in_file
+from gated_prompt.serving.settings import TOKEN, Settings, is_authorized, read_token, token_in_file
 
 
 def test_the_token_of_the_environment_goes_into_a_file_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,20 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize("preparation", [CROP, SQUARE])
 def test_it_is_read_as_it_was_written(tmp_path: Path, preparation: dict[str, object]) -> None:
-    written = Predictor(NAMES, preparation, "labels", "facebook/dinov2-small", {"num_hidden_layers": 6}, "both")
+    written = Predictor(NAMES, preparation, "multi_label", "facebook/dinov2-small", {"num_hidden_layers": 6}, "both")
     written.write(tmp_path)
     assert read_predictor(tmp_path) == written
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("classes", "single_label"), ("labels", "multi_label"), ("numbers", "regression")]
+)
+def test_older_files_name_the_problem_otherwise(tmp_path: Path, old: str, new: str) -> None:
+    Predictor(NAMES, CROP).write(tmp_path)
+    file = tmp_path / FILE
+    file.write_text(file.read_text().replace('"single_label"', f'"{old}"'))
+    assert read_predictor(tmp_path).problem == new
 
 
 def test_thousands_of_long_names_are_read_as_they_were_written(tmp_path: Path, monkeypatch) -> None:
@@ -78,9 +88,9 @@ def test_answers_by_the_kind_of_problem() -> None:
     classes = Predictor(NAMES, CROP).answer(logits, 2)
     assert [name for name, _ in classes] == ["chien", "鳥"]
     assert classes[0][1] == pytest.approx(0.66524, abs=1e-5)  # e^2 / (1 + e + e^2)
-    labels = Predictor(NAMES, CROP, "labels").answer(logits, 9)
+    labels = Predictor(NAMES, CROP, "multi_label").answer(logits, 9)
     assert [round(score, 4) for _, score in labels] == [0.8808, 0.7311, 0.5]
-    assert Predictor(NAMES, CROP, "numbers").answer(logits, 1) == list(zip(NAMES, [0.0, 2.0, 1.0], strict=True))
+    assert Predictor(NAMES, CROP, "regression").answer(logits, 1) == list(zip(NAMES, [0.0, 2.0, 1.0], strict=True))
 
 
 def test_fields_of_other_programs_are_ignored(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_fields_of_other_programs_are_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reads", [None, "cls", "both"])
 def test_the_base_is_made_again(backbone: Path, reads: str | None) -> None:
-    made = Predictor(NAMES, SQUARE, "labels", "moved/away", {"num_hidden_layers": 2}, reads).load_base(backbone)
+    made = Predictor(NAMES, SQUARE, "multi_label", "moved/away", {"num_hidden_layers": 2}, reads).load_base(backbone)
     assert len(find_vision_transformer(made).blocks) == 2
     assert made.config.problem_type == "multi_label_classification"
     assert made.classifier.weight.shape == (3, (2 if reads == "both" else 1) * made.config.hidden_size)
@@ -115,7 +125,7 @@ def test_a_base_that_cannot_be_made() -> None:
     [
         ({"names": []}, "a list of names"),
         ({"names": [1, 2, 3]}, "a list of names"),
-        ({"problem": "riddle"}, "known are classes, labels, numbers"),
+        ({"problem": "riddle"}, "known are single_label, multi_label, regression"),
         ({"backbone": 3}, "are needed"),
         ({"base": {"trust_remote_code": True}}, "are needed"),
         ({"base": {"num_hidden_layers": True}}, "are needed"),

@@ -59,7 +59,7 @@ def adapted(base: nn.Module, **settings: Any) -> PeftModel:
 
 
 def faults(build: Callable[[], nn.Module], run: Run, blocks: int, **settings: Any) -> list[str]:
-    """What is wrong with gated prompts on a model that runs without them; empty where all checks hold."""
+    """What is wrong with gated prompts on a model that runs without them. Empty where all checks hold."""
     found: list[str] = []
     base, whole = build().requires_grad_(False), slice(None)
     with torch.no_grad(), SeeKeys() as plain:
@@ -115,7 +115,7 @@ def _gradients(model: PeftModel, run: Run) -> list[str]:
 
 
 def _same_one_by_one(model: nn.Module, run: Run) -> bool:
-    """Whether two images give the same together and alone; outputs without a batch axis are left out."""
+    """Whether two images give the same together and alone. Outputs without a batch axis are left out."""
     with torch.no_grad():
         together = values(run(model, slice(None)))
         try:

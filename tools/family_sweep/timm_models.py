@@ -56,7 +56,7 @@ NAMES = [
 
 
 def names() -> list[str]:
-    """The names under which the sweep tries these models; none where timm is missing."""
+    """The names under which the sweep tries these models. None where timm is missing."""
     return [f"timm/{name}" for name in NAMES] if importable() else []
 
 

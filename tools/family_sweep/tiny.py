@@ -79,7 +79,7 @@ def family(name: str) -> str:
 
 
 def build(name: str) -> nn.Module:
-    """The class in eval mode, the same random weights every time; biases and position embeddings are not zero."""
+    """The class in eval mode, the same random weights every time. Biases and position embeddings are not zero."""
     kind = getattr(transformers, name)
     changed = {k: v for start, values in OTHER_VALUES.items() if name.startswith(start) for k, v in values.items()}
     config = kind.config_class.from_dict(_shrunk(kind.config_class().to_dict(), TINY | changed))

@@ -2,7 +2,7 @@
 """What the figures share: colours for light and dark pages, text, and the frame of an SVG file.
 
 A file follows the reader's colour scheme by a media query. Series have colours of Okabe and Ito, which colour-blind
-readers can distinguish; a marker or a label says the same again.
+readers can distinguish. A marker or a label says the same again.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def text(
 
 
 def picture(width: int, height: int, title: str, parts: Iterable[str], defs: str = "") -> str:
-    """The text of an SVG file; `title` is read to those who do not see it."""
+    """The text of an SVG file. `title` is read to those who do not see it."""
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-family="{FONT}" '

@@ -28,7 +28,7 @@ class Panel:
     Attributes:
         series: The points of each line, by its name.
         step: Distance of the horizontal rules.
-        heading: What the panel shows; empty where it is the only one.
+        heading: What the panel shows. Empty where it is the only one.
         spread: Half the length of the error bars, by the name of the line.
         level: Name and height of a dashed line.
         reach: Values that the vertical axis includes besides those drawn.
@@ -132,8 +132,8 @@ def lines(title: str, along: str, up: str, panels: Sequence[Panel]) -> str:
     Args:
         title: Read to those who do not see the picture.
         along: What the positions are.
-        up: What the values are; empty where the headings say it.
-        panels: At most two are legible at the width of a page; the same lines in each.
+        up: What the values are. Empty where the headings say it.
+        panels: At most two are legible at the width of a page. The same lines in each.
     """
     return picture(WIDTH, HEIGHT, title, line_parts(along, up, panels))
 

@@ -88,7 +88,7 @@ def _describe(name: str, num_classes: int, reduce_labels: bool, ignore_label: in
 
 
 def random_crop(image: Image.Image, mask: Image.Image, short_side: int, crop: int, rng: np.random.Generator) -> Pair:
-    """Scale, crop and flip image and mask alike at random; the crop has at most `crop` x `crop` pixels."""
+    """Scale, crop and flip image and mask alike at random. The crop has at most `crop` x `crop` pixels."""
     size = scaled_size(image.size, short_side * rng.uniform(*SCALES))
     image, mask = image.resize(size, Image.Resampling.BILINEAR), mask.resize(size, Image.Resampling.NEAREST)
     free = [max(0, side - crop) for side in size]

@@ -19,7 +19,7 @@ Row = tuple[Image.Image, np.ndarray, np.ndarray]
 
 
 def palette(num_classes: int) -> np.ndarray:
-    """Return colours (256, 3) uint8 for labels 0 to `num_classes` - 1; other labels and ignored pixels are white."""
+    """Return colours (256, 3) uint8 for labels 0 to `num_classes` - 1. Other labels and ignored pixels are white."""
     colours = np.full((256, 3), 255, dtype=np.uint8)
     for label in range(num_classes):
         value = (0.9, 0.65)[label % 2]

@@ -28,7 +28,7 @@ Grid = tuple[int, int]
 
 @dataclass
 class SegmentationOutput(ModelOutput):
-    """Logits (B, K, H, W) of an image batch (B, 3, H, W); auxiliary logits in training only."""
+    """Logits (B, K, H, W) of an image batch (B, 3, H, W). Auxiliary logits in training only."""
 
     logits: Tensor | None = None
     auxiliary_logits: tuple[Tensor, ...] | None = None
@@ -73,7 +73,7 @@ class UpHead(nn.Module):
 
 
 class AuxiliaryHeads(nn.Module):
-    """One small head per auxiliary block; a separate module, since PEFT cannot save a bare ModuleList."""
+    """One small head per auxiliary block. A separate module, since PEFT cannot save a bare ModuleList."""
 
     def __init__(self, number: int, width: int, num_classes: int, doublings: int, channels: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class SetrPupForSemanticSegmentation(nn.Module, PyTorchModelHubMixin):
     Args:
         backbone: Hub id or folder of a ViT.
         num_classes: K.
-        auxiliary_blocks: blocks followed by an auxiliary head, counted from 1; the paper uses 5 and 9 of 12.
+        auxiliary_blocks: blocks followed by an auxiliary head, counted from 1. The paper uses 5 and 9 of 12.
         channels: channels of the heads.
 
     Raises:

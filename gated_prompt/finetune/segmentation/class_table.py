@@ -63,7 +63,7 @@ class ClassTable:
         return str(value) if self.colours is None else "colour ({}, {}, {})".format(*unpack(value))
 
     def without(self, asked: Sequence[str]) -> "ClassTable":
-        """The table with these classes ignored; each is a name, or a number that masks store.
+        """The table with these classes ignored. Each is a name, or a number that masks store.
 
         Raises:
             DataError: a name is unknown, or fewer than two classes remain.

@@ -1,13 +1,29 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A linear map from the features of a patch to classes, fitted to the share of each class in the patch."""
+"""A linear map from the features of a patch to classes, the shares that it is fitted to, and losses of logits."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import DataError
+from ...segmenter import IGNORE
+
+
+def class_shares(labels: Tensor, grid: tuple[int, int], num_classes: int) -> Tensor:
+    """Shares (h, w, K) of the area of each patch, less than 1 in all where pixels are ignored.
+
+    `labels` (H, W) may have any size: its pixels are spread evenly over the h x w patches.
+    """
+    shares = torch.zeros(num_classes, *grid)
+    for label in labels.unique().tolist():
+        if label < num_classes:
+            inside = (labels == label).float()[None, None]
+            shares[label] = F.interpolate(inside, grid, mode="area")[0, 0]
+    return shares.permute(1, 2, 0)
+
 
 RATE, BATCH, EPOCHS = 0.002, 512, 10
 LEAST_STEPS = 200
@@ -32,7 +48,7 @@ def fit_linear_map(
 ) -> LinearMap:
     """Minimise the cross entropy to the shares of the classes, by AdamW with a cosine from `RATE` to 0.
 
-    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it; `class_weights`
+    Features are standardised. What is ignored in a patch takes its part of the patch's weight with it. `class_weights`
     (K,) are factors on the shares. A class without a pixel never wins.
 
     Args:
@@ -73,3 +89,37 @@ def fit_linear_map(
     offset = bias.detach() - found @ center
     offset[~present] = float(offset.min()) - 1e4  # no logit of a class that was seen is that low
     return LinearMap(blocks, found, offset)
+
+
+def mask_loss(logits: Tensor, labels: Tensor, dice: bool, class_weights: Tensor | None) -> Tensor:
+    """Cross entropy of logits (B, K, h, w), upsampled to labels (B, H, W), plus Dice if asked for.
+
+    A batch without labelled pixels has the loss 0.
+    """
+    large = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
+    labelled = labels != IGNORE
+    weights = None if class_weights is None else class_weights.to(large)
+    total = F.cross_entropy(large, labels, weights, ignore_index=IGNORE, reduction="sum")
+    size = labelled.sum() if weights is None else weights[labels[labelled]].sum()
+    loss = total / size.clamp(min=1e-6)
+    return loss + dice_loss(large, labels, labelled) if dice else loss
+
+
+def dice_loss(logits: Tensor, labels: Tensor, labelled: Tensor) -> Tensor:
+    """1 - the mean over the classes that occur of 2 |p y| / (|p| + |y|) (Milletari et al., 2016, without squares)."""
+    shares = logits.softmax(1) * labelled[:, None]
+    truth = F.one_hot(labels.masked_fill(~labelled, 0), logits.shape[1]).permute(0, 3, 1, 2) * labelled[:, None]
+    inside = (shares * truth).sum((0, 2, 3))
+    both = shares.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    occurs = truth.sum((0, 2, 3)) > 0
+    scores = 2 * inside[occurs] / both[occurs]
+    return 1 - scores.mean() if len(scores) else logits.sum() * 0
+
+
+def rare_class_weights(counts: Tensor) -> Tensor:
+    """Weights (K,) from pixels (N, K): the square root of N / (K n_k), so that rare classes count more.
+
+    Without the root a class of a thousandth of the pixels would outweigh all others.
+    """
+    pixels = counts.sum(0).double().clamp(min=1)
+    return (pixels.sum() / (len(pixels) * pixels)).sqrt().float()

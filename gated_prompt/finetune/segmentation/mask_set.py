@@ -128,7 +128,7 @@ class SizeError(DataError):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one pair was found to be; `fault` says why it cannot be used."""
+    """What one pair was found to be. `fault` says why it cannot be used."""
 
     size: tuple[int, int]
     values: Counter[int]
@@ -137,9 +137,9 @@ class _Seen:
 
 
 def check(found: Unchecked, ignore: Sequence[str], show: bool, table: ClassTable | None = None) -> tuple[MaskSet, str]:
-    """Look at every pair; return those that can be decoded, and a fingerprint of contents and classes.
+    """Look at every pair. Return those that can be decoded, and a fingerprint of contents and classes.
 
-    `table`: the classes where they are known from another part; `ignore`: those that are not to count. `show`: a
+    `table`: the classes where they are known from another part. `ignore`: those that are not to count. `show`: a
     progress bar.
 
     Raises:

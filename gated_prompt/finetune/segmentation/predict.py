@@ -13,12 +13,16 @@ is named, and the others are predicted all the same.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from ...command_line import CommandLine
@@ -26,28 +30,28 @@ from ...errors import DataError, GatedPromptError
 from ...files.folder import replace_text
 from ...images import EXTENSIONS, decode
 from ...segmentation.colours import label_png, overlay
-from ...segmentation.predictor import MaskPredictor, is_mask_predictor, read_mask_predictor
+from ...segmentation.predictor import MaskPredictor, is_mask_predictor, read_mask_predictor, segmenter_of
+from ...sharing.classifier import used_folder
 from ...training.quiet import quiet_loading
-from ..predictions import fingerprint
+from ..onnx_file import check_export, export_map
+from ..predictions import Group, fingerprint, make_groups
 from .arguments import MaskPredictArguments
-from .loading import Segmenters, group_segmenters, labels_of
-from .onnx_map import export_map
 
 CLASSES = "classes.json"  # names, colours, and the weights that the label maps come from
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with these arguments; None: those of the command line. Return 1 where an image could not be read."""
+    """Run with these arguments. None: those of the command line. Return 1 where an image could not be read."""
     (args,) = CommandLine([MaskPredictArguments], __doc__).parse(argv)
     if not args.adapters or not args.images:
         raise GatedPromptError("give --adapters and --images")
+    if args.export is not None:
+        check_export(len(set(args.adapters)))
     quiet_loading()
     found = {name: find_mask_predictor(name, args.backbone) for name in dict.fromkeys(args.adapters)}
     pictures = find_images(args.images)
-    groups = group_segmenters(found)
+    groups = make_groups(found, args.trust_remote_code)
     if args.export is not None:
-        if len(found) != 1:
-            raise GatedPromptError("--export takes one of --adapters")
         first = decode(pictures[0][0], str(pictures[0][0]))
         print(export_map(groups[0], (first.height, first.width), Path(args.export)))
         return 0
@@ -60,9 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     failed: dict[str, str] = {}
     made = 0
     for group in groups:
-        group.to(device)
-        for file, name in tqdm(pictures, desc=", ".join(group.labels)):
-            missing = [label for label in group.labels if not (targets[label] / f"{name}.png").is_file()]
+        group.module.to(device)
+        for file, name in tqdm(pictures, desc=", ".join(group.members)):
+            missing = [label for label in group.members if not (targets[label] / f"{name}.png").is_file()]
             if not missing:
                 continue
             try:
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             except DataError as error:
                 failed[str(file)] = str(error)
                 continue
-            for label, labels in zip(group.labels, label_maps(group, image), strict=True):
+            for label, labels in zip(group.members, label_maps(group, image), strict=True):
                 if label in missing:
                     write(targets[label], name, image, labels, found[label][1], args.overlays)
                     made += 1
@@ -81,12 +85,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @torch.inference_mode()
-def label_maps(group: Segmenters, image: Image.Image) -> list[np.ndarray]:
+def label_maps(group: Group[MaskPredictor], image: Image.Image) -> list[np.ndarray]:
     """The label map (H, W) uint8 of an image from each adapter of a group."""
-    device = next(group.parameters()).device
-    pixels = group.predictor.pixels(image, group.patch_size).to(device)
-    scores = group.predictor.scores(group, pixels, (image.height, image.width))
-    return list(scores.unflatten(0, (len(group.names), -1)).argmax(1).byte().cpu().numpy())
+    predictor, scorer = group.first, group.module
+
+    def all_maps(pixels: Tensor) -> Any:
+        """Logits (B, A x K, h, w): those of the first adapter, then those of the second, and so on."""
+        return SimpleNamespace(logits=scorer(pixels).flatten(1, 2))
+
+    device = next(scorer.parameters()).device
+    pixels = predictor.pixels(image, segmenter_of(scorer.model).patch_size).to(device)
+    scores = predictor.scores(all_maps, pixels, (image.height, image.width))
+    return list(scores.unflatten(0, (len(group.members), -1)).argmax(1).byte().cpu().numpy())
 
 
 def write(
@@ -104,7 +114,7 @@ def write(
 
 
 def prepare(folder: Path, predictor: MaskPredictor, weights: str) -> Path:
-    """Make the folder of an adapter's label maps; those of other weights are removed.
+    """Make the folder of an adapter's label maps. Those of other weights are removed.
 
     Raises:
         GatedPromptError: it holds something else, or cannot be written.
@@ -130,19 +140,22 @@ def prepare(folder: Path, predictor: MaskPredictor, weights: str) -> Path:
 
 def find_mask_predictor(name: str, backbone: str | None) -> tuple[Path, MaskPredictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
-    folder = Path(name)
-    if not folder.is_dir():
+    if not Path(name).is_dir():
         raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of gated-prompt train")
-    if (folder / "settings.json").is_file() and not (folder / "results.json").is_file():
-        raise GatedPromptError(
-            f"--adapters: the run in {name!r} has not finished; repeat its gated-prompt train command to resume it"
-        )
-    if (folder / "results.json").is_file():
-        folder /= json.loads((folder / "results.json").read_text(encoding="utf-8"))["use"]
+    folder = used_folder(Path(name))
     if not is_mask_predictor(folder):
         raise GatedPromptError(f"--adapters: {name!r} classifies images; predict with it in a call of its own")
     found = read_mask_predictor(folder)
     return folder, found if backbone is None else replace(found, backbone=backbone)
+
+
+def labels_of(folders: Sequence[str]) -> dict[str, str]:
+    """A name for each folder that can be one of a folder itself: its last part, or all of it where two are alike."""
+    last = [Path(folder).resolve().name for folder in folders]
+    return {
+        folder: name if last.count(name) == 1 else "_".join(Path(folder).resolve().parts[1:])
+        for folder, name in zip(folders, last, strict=True)
+    }
 
 
 def find_images(names: list[str]) -> list[tuple[Path, str]]:

@@ -23,7 +23,7 @@ class Scores:
         mean_iou: mean over classes of intersection / union of predicted and true pixels (mIoU).
         mean_accuracy: mean over classes of the share of their pixels predicted correctly (mAcc).
         pixel_accuracy: share of all pixels predicted correctly (aAcc).
-        iou: IoU by class; None for a class neither present nor predicted, which the means leave out.
+        iou: IoU by class. None for a class neither present nor predicted, which the means leave out.
     """
 
     mean_iou: float
@@ -71,7 +71,7 @@ def confusion_of(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def mean_ious(confusions: Tensor) -> Tensor:
-    """mIoU (...) of confusion matrices (..., K, K); classes neither there nor predicted count in no mean."""
+    """mIoU (...) of confusion matrices (..., K, K). Classes neither there nor predicted count in no mean."""
     confusions = confusions.double()
     right = confusions.diagonal(dim1=-2, dim2=-1)
     return (right / (confusions.sum(-1) + confusions.sum(-2) - right)).nanmean(-1)

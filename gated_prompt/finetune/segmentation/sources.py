@@ -1,19 +1,131 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Read the parts of the data that the arguments name, and hold back images for validation."""
+"""Read the parts of the data that the arguments name, from folders, COCO or the Hub, and hold back images."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ...data.ade20k import read_names as ade_names
 from ...errors import DataError
+from ...images import EXTENSIONS
+from ..folder import walk
+from ..image_set import Picture
 from ..layout import find_mask_folders
-from ..sources import hub_parts
+from ..sources import hub_splits, read_stored
 from .arguments import MaskArguments
-from .coco import read_coco
-from .mask_folder import read_mask_folder, table_for
-from .mask_hub import read_mask_split
-from .mask_set import MaskSet, Unchecked, check, refuse_empty_classes, together
+from .class_table import ClassTable, from_names, from_palette, read_names
+from .mask_files import is_lossy, read_coco, read_mask
+from .mask_set import LabelMap, MaskSet, Unchecked, check, refuse_empty_classes, together
+
+CLASSES = "classes.txt"
+
+
+def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unchecked:
+    """The pairs of two folders. A mask has the path of its image below the folder, whatever its ending.
+
+    Raises:
+        DataError: one of the folders is missing, or nothing in it has a partner.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}; images and masks lie in two folders side by side")
+    pictures, maps = _files(images), _files(masks)
+    names = sorted(pictures.keys() & maps.keys())
+    skipped = {str(pictures[name]): f"has no mask in {masks}" for name in sorted(pictures.keys() - maps.keys())}
+    skipped |= {str(maps[name]): f"has no image in {images}" for name in sorted(maps.keys() - pictures.keys())}
+    if not names:
+        raise DataError(
+            f"no image of {images} has a mask of its name in {masks} ({len(pictures)} images, {len(maps)} masks); "
+            "images/001.jpg goes with masks/001.png"
+        )
+    by_colour = table is not None and table.colours is not None
+    return Unchecked(
+        [Picture(name, partial(Path, pictures[name])) for name in names],
+        [
+            LabelMap(
+                name, partial(read_mask, maps[name], str(maps[name]), by_colour), partial(is_lossy, maps[name], name)
+            )
+            for name in names
+        ],
+        table,
+        str(images),
+        skipped,
+    )
+
+
+def table_for(folder: Path | None, classes: str | None, palette: str | None) -> ClassTable | None:
+    """The classes as --palette, --classes or a file in the folder or above it names them; None: nothing does."""
+    if palette is not None:
+        return from_palette(Path(palette))
+    if classes is not None:
+        return from_names(read_names(Path(classes)))
+    for place in (folder, folder.parent) if folder is not None else ():
+        if (place / CLASSES).is_file():
+            return from_names(read_names(place / CLASSES))
+    names = ade_names(folder) if folder is not None else None
+    return from_names(names, first=1) if names is not None else None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Image files at any depth by their path without the ending.
+
+    Raises:
+        DataError: two differ in their ending only.
+    """
+    found: dict[str, Path] = {}
+    for file in walk(folder):
+        if file.suffix.lower() not in EXTENSIONS:
+            continue
+        key = str(file.relative_to(folder).with_suffix(""))
+        if key in found:
+            raise DataError(f"{found[key]} and {file} have the same name; which of them is meant cannot be told")
+        found[key] = file
+    return found
+
+
+def read_mask_split(
+    rows: Any, image_column: str, label_column: str, table: ClassTable | None, source: str
+) -> Unchecked:
+    """One split.
+
+    Raises:
+        DataError: a column is missing or holds no images.
+    """
+    from datasets import Image
+
+    for option, column in (("--image_column", image_column), ("--label_column", label_column)):
+        if column not in rows.column_names:
+            raise DataError(f"{source} has no column {column!r}; it has {', '.join(rows.column_names)}. Give {option}")
+        if not isinstance(rows.features[column], Image):
+            raise DataError(f"the column {column!r} of {source} holds no images; give another {option}")
+    stored = rows.cast_column(image_column, Image(decode=False)).cast_column(label_column, Image(decode=False))
+    by_colour = table is not None and table.colours is not None
+    names = [f"{source} {index}" for index in range(len(rows))]
+    return Unchecked(
+        [Picture(name, partial(read_stored, stored, index, image_column)) for index, name in enumerate(names)],
+        [
+            LabelMap(
+                name,
+                partial(_mask, stored, index, label_column, name, by_colour),
+                partial(_is_lossy, stored, index, label_column, name),
+            )
+            for index, name in enumerate(names)
+        ],
+        table,
+        source,
+    )
+
+
+def _mask(rows: Any, index: int, column: str, name: str, by_colour: bool) -> np.ndarray:
+    return read_mask(read_stored(rows, index, column), name, by_colour)
+
+
+def _is_lossy(rows: Any, index: int, column: str, name: str) -> bool:
+    return is_lossy(read_stored(rows, index, column), name)
+
 
 Split = tuple[list[int], list[int]]  # images to fit to, images to score
 PARTS = ("train", "validation", "test")
@@ -46,7 +158,7 @@ class MaskParts:
 
 
 def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
-    """Read, check and divide the images; `show` a progress bar.
+    """Read, check and divide the images. `show` a progress bar.
 
     Raises:
         DataError: the data are not what they should be.
@@ -68,7 +180,7 @@ def read_mask_parts(args: MaskArguments, show: bool) -> MaskParts:
 
 
 def folds(data: MaskSet, share: float, seed: int) -> list[Split]:
-    """Parts of about this share of the images, each held back once; of the first no class loses its last image.
+    """Parts of about this share of the images, each held back once. Of the first no class loses its last image.
 
     Raises:
         DataError: the share is not between 0 and 1, or nothing can be held back.
@@ -110,15 +222,9 @@ def _found(args: MaskArguments) -> dict[str, Unchecked]:
         return {part: read_coco(Path(file), folder) for part, file in files.items() if file is not None}
     if args.dataset is not None:
         table = table_for(None, args.classes, args.palette)
-        data = hub_parts(args.dataset, args.dataset_revision)
-        splits = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
-        asked = {part: split for part, split in splits.items() if split is not None}
-        missing = [split for split in asked.values() if split not in data]
-        if missing:
-            raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
+        columns = args.image_column, args.label_column
         return {
-            part: read_mask_split(data[split], args.image_column, args.label_column, table, f"{args.dataset} {split}")
-            for part, split in asked.items()
+            part: read_mask_split(rows, *columns, table, source) for part, (rows, source) in hub_splits(args).items()
         }
     root = Path(args.train_dir or "")
     folders = find_mask_folders(root)

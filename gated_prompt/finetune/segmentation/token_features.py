@@ -19,7 +19,7 @@ from ...segmentation.sliding_window import scaled_size
 from ...segmenter import TokenSegmenter
 from .mask_set import MaskSet
 
-MOST_BYTES = 8 * 2**30  # of one file; beyond it the study looks at fewer images
+MOST_BYTES = 8 * 2**30  # of one file. Beyond it the study looks at fewer images
 
 
 class TokenFeatures:
@@ -51,7 +51,7 @@ def grids_of(sizes: Tensor, short_side: int, patch: int) -> Tensor:
 def kept_tokens(
     reader: TokenSegmenter, data: MaskSet, predictor: MaskPredictor, key: str, folder: Path, accelerator: Accelerator
 ) -> TokenFeatures:
-    """The features of all images, from the file of this key if there is one; the processes of a run share the work.
+    """The features of all images, from the file of this key if there is one. The processes of a run share the work.
 
     `reader` reads every block. `key` has to name everything that the features depend on.
     """

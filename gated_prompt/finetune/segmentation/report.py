@@ -1,8 +1,10 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The pictures of the report: image, mask, prediction and where they differ; mIoU by block and by epoch."""
+"""report.html of a segmentation run, and its pictures: image, mask, prediction and where they differ; mIoU by block and by epoch."""
 
 import io
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ...segmentation.colours import overlay
 from ...segmenter import IGNORE
-from ..page import data_url
+from ..page import data_url, write_page
 from ..svg import Line, line_chart, percent
 from .mask_set import MaskSet
 from .scores import mean_ious
@@ -64,7 +66,7 @@ def image_rows(
 
 
 def draw_all(results: Mapping[str, Any]) -> dict[str, Markup | None]:
-    """Both charts of the report; no curves where nothing that was trained is kept."""
+    """Both charts of the report. No curves where nothing that was trained is kept."""
     kept = [row for row in results["comparison"] if row["chosen"] and row.get("curve")]
     method = [row for row in results["comparison"] if kept and row.get("method") == kept[0]["method"]]
     return {
@@ -85,8 +87,34 @@ def by_block(found: Sequence[Mapping[str, Any]], read: Sequence[int]) -> Markup:
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """mIoU on validation over the epochs; epoch 0 is the start."""
+    """mIoU on validation over the epochs. Epoch 0 is the start."""
     lines = [
         Line(row["name"], [p["epoch"] for p in row["curve"]], [p["mean_iou"] for p in row["curve"]]) for row in rows
     ]
     return line_chart("mIoU on validation", "epoch", lines, percent)
+
+
+def write_report(
+    file: Path,
+    results: Mapping[str, Any],
+    colours: np.ndarray,
+    worst: Sequence[Mapping[str, Any]],
+    even: Sequence[Mapping[str, Any]],
+    use: Path,
+    last: bool,
+) -> None:
+    """Write the page atomically. `results` is the content of results.json, `last`: training has ended."""
+    paint = ["#" + bytes(int(part) for part in colour).hex() for colour in colours[: len(results["names"])]]
+    write_page(
+        "segmentation/report.html",
+        file,
+        results,
+        expected=results["test"] or next(row for row in results["comparison"] if row["chosen"]),
+        not_kept=last and results["chosen"] == "frozen" and len(results["comparison"]) > 1,
+        last=last,
+        drawings=draw_all(results),
+        legend=list(zip(results["names"], paint, strict=True)),
+        worst=worst,
+        even=even,
+        use=shlex.quote(str(use.resolve())),
+    )

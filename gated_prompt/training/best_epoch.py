@@ -2,21 +2,23 @@
 """Validation after each epoch: the best one is kept, and a run that no longer improves stops."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..training.averaging import AveragedAdapter
-from ..training.checkpoints import trained_tensors
-from ..training.loop import TrainerCallback
-from .metrics import Measure
+from .averaging import AveragedAdapter
+from .checkpoints import trained_tensors
+from .loop import TrainerCallback
+
+STATE = ("score_to_maximize", "best", "curve", "scores", "weights", "done")  # of a BestEpoch, in each checkpoint
 
 
 class AverageWeights(TrainerCallback):
-    """Keeps a moving average of the weights; without a `decay` it does nothing."""
+    """Keeps a moving average of the weights. Without a `decay` it does nothing."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.average = None if decay is None else AveragedAdapter(model, decay)
@@ -38,6 +40,21 @@ class AverageWeights(TrainerCallback):
             self.average.load_state_dict(state["average"])
 
 
+@dataclass(frozen=True)
+class Validation:
+    """How good a model is on the validation images.
+
+    Attributes:
+        scores: what it answers for each of the N images, on the CPU: logits, numbers, or confusion matrices.
+        score_to_maximize: what epochs and learning rates are compared by.
+        measures: what a report shows of it, by name.
+    """
+
+    scores: Tensor
+    score_to_maximize: float
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
 class BestEpoch(AverageWeights):
     """Scores a model on validation after each epoch, the start included, and keeps the weights of the best.
 
@@ -45,47 +62,35 @@ class BestEpoch(AverageWeights):
 
     Args:
         model: the model, unwrapped.
-        score: logits or numbers (N, K) of the validation images by a model, on all processes.
-        loss: gives the loss of such scores.
-        targets: (N,) or (N, K).
-        patience: epochs without a better measure before `done`.
+        validate: scores a model, which is wrapped as the accelerator prepared it, on all processes.
+        patience: epochs without a better validation before `done`.
         decay: of the average; None: no average.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        score: Callable[[nn.Module], Tensor],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        targets: Tensor,
-        measure: Measure,
-        patience: int,
-        decay: float | None,
+        self, model: nn.Module, validate: Callable[[nn.Module], Validation], patience: int, decay: float | None
     ) -> None:
         super().__init__(model, decay)
-        self.model, self.score, self.loss, self.targets, self.measure = model, score, loss, targets, measure
+        self.model, self.validate, self.patience = model, validate, patience
         self.wrapped = model  # as the accelerator prepared it
-        self.patience = patience
-        self.gain, self.best = -math.inf, 0
-        self.curve: list[dict[str, float]] = []  # epoch, loss and measure
+        self.score_to_maximize, self.best = -math.inf, 0
+        self.curve: list[dict[str, float]] = []  # epoch and measures
         self.scores = torch.empty(0)
         self.weights: dict[str, Tensor] = {}
         self.done = False
 
     def after_epoch(self, epochs: int) -> dict[str, float]:
         with self.average.applied() if self.average is not None and epochs else nullcontext():
-            scores = self.score(self.wrapped)
-            gain, loss = self.measure.gain(scores, self.targets), float(self.loss(scores, self.targets))
+            found = self.validate(self.wrapped)
             # A run whose numbers are no longer finite is worse than any other, in a race as well.
-            gain, loss = gain if math.isfinite(gain) else -math.inf, loss if math.isfinite(loss) else math.inf
-            found = {"loss": loss, self.measure.name: self.measure(scores, self.targets)}
-            self.curve.append({"epoch": epochs, **found})
-            if gain > self.gain or not self.weights:
-                self.gain, self.best, self.scores = gain, epochs, scores
+            value = found.score_to_maximize if math.isfinite(found.score_to_maximize) else -math.inf
+            self.curve.append({"epoch": epochs, **found.measures})
+            if value > self.score_to_maximize or not self.weights:
+                self.score_to_maximize, self.best, self.scores = value, epochs, found.scores
                 tensors = trained_tensors(self.model)
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         self.done = epochs - self.best >= self.patience
-        return {f"validation_{name}": value for name, value in found.items()}
+        return {f"validation_{name}": value for name, value in found.measures.items()}
 
     def restore(self) -> None:
         """Give the model the weights of the best epoch."""
@@ -94,10 +99,9 @@ class BestEpoch(AverageWeights):
                 tensor.copy_(self.weights[name])
 
     def state_dict(self) -> dict[str, Any]:
-        state = {k: getattr(self, k) for k in ("gain", "best", "curve", "scores", "weights", "done")}
-        return state | super().state_dict()
+        return {name: getattr(self, name) for name in STATE} | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("gain", "best", "curve", "scores", "weights", "done"):
+        for name in STATE:
             setattr(self, name, state[name])
         super().load_state_dict(state)

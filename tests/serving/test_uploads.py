@@ -12,8 +12,11 @@ from PIL import Image
 
 from gated_prompt import DataError
 from gated_prompt.predictor import Predictor
-from gated_prompt.serving import decoding
-from gated_prompt.serving.decoding import MEGAPIXEL, Client, ClientGoneError, Decoder, least_side, read_image
+
+pytest.importorskip("fastapi", reason="the server needs it: pip install -e '.[serve]'")
+
+from gated_prompt.serving import uploads
+from gated_prompt.serving.uploads import MEGAPIXEL, Client, ClientGoneError, Decoder, least_side, read_image
 
 GREY = {"mean": [0.5] * 3, "std": [0.5] * 3}
 SQUARE, CROP = GREY | {"size": 32, "antialias": True}, GREY | {"resize": 40, "crop": 32}
@@ -62,7 +65,7 @@ def test_small_images_overtake_large_ones_and_one_of_each_runs_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running, most_at_once, order, lock = [], [], [], threading.Lock()
-    monkeypatch.setattr(decoding, "SMALL", 100 * 100)
+    monkeypatch.setattr(uploads, "SMALL", 100 * 100)
 
     def slowly(data: bytes, most: int, side: int | None) -> Image.Image:
         image = Image.open(io.BytesIO(data))
@@ -75,7 +78,7 @@ def test_small_images_overtake_large_ones_and_one_of_each_runs_at_a_time(
             order.append(image.width)
         return image.convert("RGB")
 
-    monkeypatch.setattr(decoding, "read_image", slowly)
+    monkeypatch.setattr(uploads, "read_image", slowly)
     decoder, predictor = Decoder(MEGAPIXEL), Predictor(["a"], SQUARE)
 
     async def both() -> None:
@@ -96,7 +99,7 @@ def test_what_is_queued_for_clients_that_have_gone_is_dropped(monkeypatch: pytes
         decoded.append(data)
         return Image.open(io.BytesIO(data)).convert("RGB")
 
-    monkeypatch.setattr(decoding, "read_image", wait)
+    monkeypatch.setattr(uploads, "read_image", wait)
     decoder, predictor, clients = Decoder(MEGAPIXEL), Predictor(["a"], SQUARE), [Client() for _ in range(8)]
 
     async def all_but_one_leave() -> list[object]:
@@ -115,6 +118,6 @@ def test_what_is_queued_for_clients_that_have_gone_is_dropped(monkeypatch: pytes
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", Path(__file__).read_bytes()])
 def test_what_is_no_image_is_refused_in_the_small_lane(data: bytes) -> None:
-    assert decoding.number_of_pixels(data) == 0
+    assert uploads.number_of_pixels(data) == 0
     with pytest.raises(DataError, match="that was sent cannot be decoded"):
         asyncio.run(Decoder(MEGAPIXEL).prepare(data, Predictor(["a"], SQUARE), Client()))
