@@ -23,7 +23,7 @@ from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
-from ..training.quiet import quiet_loading
+from ..sharing.backbone import quiet_loading
 from .backbone import Features, load_backbone
 from .contents import Files, read_files
 from .resident import Limits, Resident, Stamp, blocks_read, stamp_of_folder
