@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModel, set_seed
 
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.images import to_rgb
+from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
-from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import ResizeSquare
 from paper.probe import patch_features, probe
 from paper.tasks import transform_for

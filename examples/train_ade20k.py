@@ -33,12 +33,11 @@ from gated_prompt.finetune.report import environment, push, read_out, write_resu
 from gated_prompt.finetune.segmentation.scores import majority_score, score
 from gated_prompt.finetune.shared_arguments import PromptArguments
 from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
-from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.sharing.backbone import image_settings, quiet_loading
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training import loop
 from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
 from gated_prompt.training.optim import optimizer_groups
-from gated_prompt.training.quiet import quiet_loading
 from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
 from paper.segmentation.pictures import draw_predictions

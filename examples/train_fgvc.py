@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from gated_prompt.command_line import mistakes_in_one_line
 from gated_prompt.data.fgvc import FGVC
+from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.loop import make_accelerator
-from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score

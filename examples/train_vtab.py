@@ -22,9 +22,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from gated_prompt.command_line import mistakes_in_one_line
+from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.loop import make_accelerator
-from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.training.token_cache import cache_prefix
 from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments

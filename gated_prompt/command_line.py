@@ -20,7 +20,7 @@ from .errors import GatedPromptError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of safetensors, and of torch.save, whose writer does not say more.
-FULL_DISK = ("No space left on device", "Disk quota exceeded", "inline_container", "iostream error")
+FULL_DISK = ("No space left on device", "File too large", "Disk quota exceeded", "inline_container", "iostream error")
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 WORDS = {**dict.fromkeys(("true", "yes", "1"), True), **dict.fromkeys(("false", "no", "0"), False)}
 

@@ -28,10 +28,9 @@ from transformers import (
 from gated_prompt.command_line import CommandLine
 from gated_prompt.finetune.methods import build_model
 from gated_prompt.finetune.shared_arguments import PromptArguments
-from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.sharing.backbone import image_settings, quiet_loading
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
-from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 from .pretraining import augment, load_images, plot_loss, train_epochs

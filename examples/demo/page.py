@@ -14,8 +14,8 @@ from typing import Any
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
+from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.shipped import SHIPPED_BACKBONE
-from gated_prompt.training.quiet import quiet_loading
 
 from .adapters import ADAPTERS, Collection, load_collection
 from .pictures import MEGABYTES, picture_of_attention, picture_of_gates, read_image

@@ -14,9 +14,9 @@ from typing import Any
 from gated_prompt.data.hub import HubImages, open_table
 from gated_prompt.errors import DataError
 from gated_prompt.images import LabelledImages, Provenance
+from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.loop import make_accelerator
-from gated_prompt.training.quiet import quiet_loading
 from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score

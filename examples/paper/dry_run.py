@@ -18,7 +18,7 @@ from gated_prompt.data.vtab import TASKS as VTAB
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.report import environment, write_json
 from gated_prompt.images import ImageFiles, LabelledImages
-from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.sharing.backbone import quiet_loading
 
 from .arguments import parse_arguments
 from .classification import build

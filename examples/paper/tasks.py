@@ -16,7 +16,7 @@ from gated_prompt.data.vtab import TASKS, load_folder, load_hub, load_original
 from gated_prompt.data.vtab_original import UNREADABLE
 from gated_prompt.errors import DataError
 from gated_prompt.images import LabelledImages, Provenance
-from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.sharing.backbone import image_settings
 from gated_prompt.transforms import ResizeCenterCrop, ResizeSquare
 
 KNOWN = ("digits", *TASKS)

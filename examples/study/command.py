@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gated_prompt.command_line import CommandLine
-from gated_prompt.training.quiet import quiet_loading
+from gated_prompt.sharing.backbone import quiet_loading
 
 from . import check, methods, miniature, race, real, records, tasks
 from .draws import DRAWS, Pool

@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Describe the attention of one block: its projections and norms, and whether it uses AttentionInterface."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,13 +70,15 @@ class AttentionParts:
     def keys_and_values(self, tokens: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (B, H, N, d) of `tokens` (B, N, D) before the norm. `width`: d, that of a head.
 
-        `forward` is called rather than the modules: hooks of others on them are about the model's own tokens.
+        The modules' hooks are not called: they are about the model's own tokens, which pass once.
         """
-        shape = (*tokens.shape[:2], -1, width)
-        normed = self.block.get_submodule(self.norm or "").forward(tokens)
-        key = self.attention.get_submodule(self.key or "").forward(normed)
-        value = self.attention.get_submodule(self.value or "").forward(normed)
-        return key.view(shape).transpose(1, 2), value.view(shape).transpose(1, 2)
+        modules = [self.block.get_submodule(self.norm or "")]
+        modules += map(self.attention.get_submodule, (self.key or "", self.value or ""))
+        if modules[0]._modules or modules[1]._modules or modules[2]._modules:
+            modules = [_without_hooks(module) for module in modules]
+        norm, key, value = modules
+        shape, normed = (*tokens.shape[:2], -1, width), norm.forward(tokens)
+        return key.forward(normed).view(shape).transpose(1, 2), value.forward(normed).view(shape).transpose(1, 2)
 
     @property
     def num_heads(self) -> int | None:
@@ -93,6 +96,17 @@ class AttentionParts:
     def fused_output(self) -> bool:
         """Whether this output is (..., 3 D), queries first."""
         return self.query_norm is None and self.key is None
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """Return a copy with the same parameters, such as of a LoRA layer around the Linear that has the hooks."""
+    children = {name: _without_hooks(child) for name, child in module.named_children()}
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    if not hooked and all(child is module._modules[name] for name, child in children.items()):
+        return module
+    other = copy.copy(module)
+    other.__dict__.update(_forward_hooks={}, _forward_pre_hooks={}, _modules={**module._modules, **children})
+    return other
 
 
 def find_attention(block: nn.Module) -> AttentionParts | None:

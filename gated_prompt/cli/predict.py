@@ -28,8 +28,8 @@ from ..finetune.predictions import Group, PredictionFile, content_of, fingerprin
 from ..finetune.sources import say
 from ..images import EXTENSIONS, decode, shown_path
 from ..predictor import Predictor, read_predictor
+from ..sharing.backbone import quiet_loading
 from ..sharing.classifier import used_folder
-from ..training.quiet import quiet_loading
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..images import decode
 from ..predictor import Predictor, Problem
-from ..sharing.image_settings import image_settings
+from ..sharing.backbone import image_settings
 from ..transforms import ResizeCenterCrop
 
 SINGLE_LABEL: Final = "single_label"

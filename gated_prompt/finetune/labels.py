@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,35 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..files.header import shown
-from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_LABEL = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null"}  # what programs write for a missing value
 UNKNOWN = "-1"  # of a whole number, in data sets that hide their labels
 LONGEST = 1000  # characters of a name
 ZERO, ONE = {"0", "0.0", "false"}, {"1", "1.0", "true"}  # in a column of zeros and ones
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How labels are read: what was asked, and for later parts what the training part turned out to hold.
+
+    Attributes:
+        problem: a problem, or "auto".
+        separator: what separates several labels of an image in a cell. None: found out.
+        missing: what to do with missing labels. See `labels.labelled`.
+        names: of the classes where they are known. Empty: those that occur.
+    """
+
+    problem: str = "auto"
+    separator: str | None = None
+    missing: str = "refuse"
+    names: tuple[str, ...] = ()
+
+
+def reading_like(data: ImageSet, reading: Reading) -> Reading:
+    """How other parts are read, once the training part is known."""
+    return replace(reading, problem=data.problem, names=data.names, separator=data.separator or reading.separator)
 
 
 @dataclass(frozen=True)

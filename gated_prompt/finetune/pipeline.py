@@ -10,11 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..predictor import Predictor, read_predictor
-from ..sharing.backbone import check_backbone, check_code
+from ..sharing.backbone import check_backbone, check_code, quiet_loading
 from ..sharing.classifier import load_trained
 from ..training.checkpoints import prepare_output_dir
 from ..training.loop import make_accelerator
-from ..training.quiet import quiet_loading
 from . import figures
 from .arguments import DataArguments, RunArguments
 from .backbone import Backbone

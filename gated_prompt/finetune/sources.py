@@ -13,9 +13,9 @@ from .arguments import DataArguments
 from .division import Parts, draw_shots, hold_back
 from .folder import find_parts, read_folder
 from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture, contradictions
-from .labels import Column, clean
+from .labels import Column, Reading, clean, reading_like
 from .shared_arguments import PartArguments
-from .table import Reading, make_set, read_table, reading_like
+from .table import make_set, read_table
 
 MOST_LINES = 5
 

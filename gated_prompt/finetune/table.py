@@ -3,7 +3,6 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..errors import DataError
 from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture
 from .labels import (
     Column,
+    Reading,
     class_names,
     class_targets,
     clean,
@@ -26,27 +26,8 @@ from .labels import (
 from .problems import Kind, recognize
 from .table_file import read_rows
 
-MOSTLY = 0.95  # rows with exactly one 1, above which others look like mistakes
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How labels are read: what was asked, and for later parts what the training part turned out to hold.
-
-    Attributes:
-        problem: a problem, or "auto".
-        separator: what separates several labels of an image in a cell. None: found out.
-        missing: what to do with missing labels. See `labels.labelled`.
-        names: of the classes where they are known. Empty: those that occur.
-    """
-
-    problem: str = "auto"
-    separator: str | None = None
-    missing: str = "refuse"
-    names: tuple[str, ...] = ()
-
-
 AS_IT_IS = Reading()
+MOSTLY = 0.95  # rows with exactly one 1, above which others look like mistakes
 
 
 def read_table(file: Path, image_column: str, label_columns: Sequence[str], reading: Reading = AS_IT_IS) -> ImageSet:
@@ -169,8 +150,3 @@ def _find(folder: Path, name: str) -> Path:
     """The file of a name, in whichever form of Unicode the file system has it."""
     forms = (folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     return next((path for path in forms if path.is_file()), folder / name)
-
-
-def reading_like(data: ImageSet, reading: Reading) -> Reading:
-    """How other parts are read, once the training part is known."""
-    return replace(reading, problem=data.problem, names=data.names, separator=data.separator or reading.separator)

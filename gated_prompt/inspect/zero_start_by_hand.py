@@ -10,7 +10,7 @@ from torch import nn
 
 from ..architecture import VisionTransformer
 from ..architecture.adapter import Adapter
-from ..tuner.attention import AttentionRoute, Function
+from ..tuner.attention import AttentionRoute
 from ..tuner.bank import PromptBank
 
 
@@ -29,21 +29,16 @@ class _ReadByHand(AttentionRoute):
     def __init__(self, vit: VisionTransformer, bank: PromptBank, adapter: Adapter, index: int, flip: bool) -> None:
         parts = vit.attentions[index]
         route: Any = parts.attention.config
-        self.own: Function = route.function
+        self.own, self.instead = parts.function(route.config), self.read
         tokens = bank.tokens(adapter, index)
         self.prompts = tokens.flip(0) if flip else tokens
         self.gates = torch.tanh(bank.head_gates(adapter, index))
         super().__init__(bank, index, parts)
 
-    @property
-    def function(self) -> Function:
-        """The attention function of the base, with the prompts."""
-        return self.read
-
     def read(
         self, module: nn.Module, query: torch.Tensor, *others: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend with queries (B, H, N, d). Returns (B, N, H, d). `others`: see `Function`."""
+        """Attend with queries (B, H, N, d). Returns (B, N, H, d). `others`: what transformers passes."""
         output, weights = self.own(module, query, *others, **kwargs)
         block, attention, width = self.parts.block, self.parts.attention, query.shape[-1]
         normed = getattr(block, str(self.parts.norm))(self.prompts.to(query))

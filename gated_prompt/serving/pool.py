@@ -8,7 +8,7 @@ its file. Any number of threads may call.
 
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..architecture.names import BASE
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
 from ..predictor import FILE, MOST_PIXELS
-from ..training.quiet import quiet_loading
+from ..sharing.backbone import quiet_loading
 from .backbone import Features, load_backbone
 from .contents import Files, read_files
 from .resident import Limits, Resident, Stamp, blocks_read, stamp_of_folder
@@ -88,26 +88,11 @@ class AdapterPool:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, residents: Sequence[Resident]) -> list[Tensor]:
-        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter.
-
-        One mixed batch computes what reads the output of the backbone. Probes, and each adapter whose head reads
-        several blocks, take passes of their own: a mixed batch returns the backbone's output only.
+        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter or probe, in one mixed batch.
 
         Raises:
             GatedPromptError: the number of adapters is not that of the images.
         """
-        if len(pixels) != len(residents):
-            raise GatedPromptError(f"{len(residents)} adapters for {len(pixels)} images; one for each is needed")
-        passes: dict[str, list[int]] = defaultdict(list)
-        for row, one in enumerate(residents):
-            passes[one.key if one.key == BASE or one.blocks is not None else ""].append(row)
-        found: dict[int, Tensor] = {}
-        for rows in passes.values():
-            own = [residents[row] for row in rows]
-            found |= zip(rows, self._one_pass(pixels if len(passes) == 1 else pixels[rows], own), strict=True)
-        return [found[row] for row in range(len(residents))]
-
-    def _one_pass(self, pixels: Tensor, residents: Sequence[Resident]) -> list[Tensor]:
         keys = [resident.key for resident in residents]
         blocks = tuple(sorted({block for resident in residents for block in resident.blocks or ()}))
         seen = self.model(pixel_values=pixels.to(self.device), blocks=blocks, adapter_names=keys)

@@ -1,17 +1,29 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Whether a backbone can be loaded: checked once, since transformers asks for each file six times."""
+"""A backbone before it is loaded: whether it can be, what it expects of images, and which reports are expected."""
 
+import logging
+import re
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers import CONFIG_MAPPING, ImageProcessingMixin, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from .. import heads
 from ..errors import GatedPromptError
 
 SECONDS = 10  # for the Hub to answer
+# A head is new where classes are, and dropped where only features are read. Nobody reads the pooler.
+HEAD = re.compile(r"(^|\.)(classifier|cls_classifier|distillation_classifier|head|pooler\.dense)\.(weight|bias)$")
+# Blocks that are left out are the last ones. MAE's decoder and BEiT's head serve pretraining alone.
+LEFT_OUT = re.compile(r"(^|\.)(((layer|layers|blocks)\.\{?[1-9])|decoder\.|lm_head\.)")
+ROW = re.compile(r"^(.+?) +\| (?:\x1b\[\d+m)?([A-Z]{3,})", re.MULTILINE)  # of the table that transformers 5 prints
+LISTED = re.compile(r"'([\w.]+)'")
+MISMATCH = re.compile(r"^- ([\w.]+): found shape", re.MULTILINE)
 
 
 def check_backbone(backbone: str) -> None:
@@ -69,3 +81,59 @@ def _refusal(backbone: str, why: str) -> GatedPromptError:
     return GatedPromptError(
         f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached ({why})"
     )
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a backbone wants its images: `side` pixels, normalised by `mean` and `std`."""
+
+    side: int
+    mean: list[float]
+    std: list[float]
+
+
+def image_settings(backbone: str) -> ImageSettings:
+    """Read a backbone's `preprocessor_config.json`.
+
+    Without making an image processor of it: for that transformers 5.9 wants torchvision.
+
+    Raises:
+        GatedPromptError: there is no such file, or it lacks one of the three.
+    """
+    check_backbone(backbone)
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(backbone)
+        size = settings.get("crop_size") or settings["size"]
+        side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
+        return ImageSettings(int(side), settings["image_mean"], settings["image_std"])
+    except (OSError, KeyError) as error:
+        raise GatedPromptError(
+            f"cannot read size, image_mean and image_std from the preprocessor_config.json of {backbone!r} "
+            f"({str(error).splitlines()[0]}); put one beside the model, as ViTImageProcessor.save_pretrained writes it"
+        ) from error
+
+
+def quiet_loading() -> None:
+    """Drop reports on weights that are expected to differ, the bar of loading, and a warning that PEFT causes."""
+    logging.getLogger("transformers.modeling_utils").addFilter(is_news)
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a message is anything but a report in which every weight is as expected."""
+    text = record.getMessage()
+    if "LOAD REPORT" in text:
+        found = ROW.findall(text)
+    elif "were not initialized from the model checkpoint" in text:  # transformers 4
+        found = [(key, "MISSING") for key in LISTED.findall(text) + MISMATCH.findall(text)]
+    elif "were not used when initializing" in text:
+        found = [(key, "UNEXPECTED") for key in LISTED.findall(text)]
+    else:
+        return True
+    return not found or not all(_expected(key, status) for key, status in found)
+
+
+def _expected(key: str, status: str) -> bool:
+    new = status in ("MISSING", "MISMATCH", "UNEXPECTED") and HEAD.search(key) is not None
+    return new or (status == "UNEXPECTED" and LEFT_OUT.search(key) is not None)

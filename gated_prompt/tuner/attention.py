@@ -7,12 +7,12 @@ model would have called (sdpa, eager, flash, ...). If a module does not use the 
 after its query projection (`ScaleQueries`), and prompts are always part of the token sequence.
 """
 
-import copy
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers.modeling_utils import AttentionInterface
 
 from ..architecture import AttentionParts
 from ..architecture.adapter import Role
@@ -27,28 +27,15 @@ from .zero_start import add_prompts
 NAME = "gated_prompt"
 
 
-class Function(Protocol):
-    """An attention function of transformers."""
-
-    def __call__(
-        self,
-        module: nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]: ...
-
-
 class AttentionRoute:
     """Replaces an attention module's config: the same config except for the name of the attention function.
 
     The whole model shares one config object, so it cannot be changed for some blocks only. `set_attn_implementation`
-    still changes the original config, and `attend` reads it.
+    still changes the original config, and `attend` reads it. `instead`: a function to call rather than the module's.
     """
 
     _attn_implementation = NAME
+    instead: Callable[..., Any] | None = None
 
     def __init__(self, bank: PromptBank, index: int, parts: AttentionParts) -> None:
         self.bank, self.index, self.parts = bank, index, parts
@@ -63,39 +50,6 @@ class AttentionRoute:
     def remove(self) -> None:
         """Restore the attention module's own config."""
         self.parts.attention.config = self.config
-
-    @property
-    def function(self) -> Function:
-        """The attention function that the module would call without prompts."""
-        name = self.config._attn_implementation
-        found: Any = self.parts.eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS[name]
-        function: Function = found
-        return function
-
-    def keys_and_values(self, prompts: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (B, H, P, d) of `prompts` (B, P, D). `width` is d, the width of a head.
-
-        The modules' hooks are not called: they are to see the tokens of images, once.
-        """
-        parts, shape = self.parts, (*prompts.shape[:2], -1, width)
-        modules = [parts.block.get_submodule(parts.norm or "")]
-        modules += map(parts.attention.get_submodule, (parts.key or "", parts.value or ""))
-        if modules[0]._modules or modules[1]._modules or modules[2]._modules:
-            modules = [_without_hooks(module) for module in modules]
-        norm, key, value = modules
-        normed = norm.forward(prompts)
-        return key.forward(normed).view(shape).transpose(1, 2), value.forward(normed).view(shape).transpose(1, 2)
-
-
-def _without_hooks(module: nn.Module) -> nn.Module:
-    """Return a copy with the same parameters, such as of a LoRA layer around the Linear that has the hooks."""
-    children = {name: _without_hooks(child) for name, child in module.named_children()}
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    if not hooked and all(child is module._modules[name] for name, child in children.items()):
-        return module
-    other = copy.copy(module)
-    other.__dict__.update(_forward_hooks={}, _forward_pre_hooks={}, _modules={**module._modules, **children})
-    return other
 
 
 def attend(
@@ -113,6 +67,7 @@ def attend(
     """
     route: Any = module.config
     forward, index = LOCAL.forward, route.index
+    function = route.instead or route.parts.function(route.config)
     if forward is None or forward.block != index or forward.bank is not route.bank:  # outside of `PromptBlock`
         forward = current(route.bank)
     if forward.adapters and forward.adapters[0].first <= index <= forward.adapters[0].last:
@@ -121,21 +76,19 @@ def attend(
         adapter = forward.adapters[0]
         role = forward.roles[index - adapter.first]
         if role.passive:
-            more_keys, more_values = route.keys_and_values(
+            more_keys, more_values = route.parts.keys_and_values(
                 _passive_prompts(forward, role, index, query), key.shape[-1]
             )
             if adapter.config.zero_start:
-                output, weights = route.function(module, query, key, value, attention_mask, **kwargs)
+                output, weights = function(module, query, key, value, attention_mask, **kwargs)
                 more = (more_keys, more_values)
-                eager = route.function is route.parts.eager
+                eager = function is route.parts.eager
                 return add_prompts(forward, index, output, query, more, kwargs.get("scaling"), eager), weights
-            key, value = (
-                _insert(key, more_keys, adapter.prompts.start),
-                _insert(value, more_values, adapter.prompts.start),
-            )
+            key = _insert(key, more_keys, adapter.prompts.start)
+            value = _insert(value, more_values, adapter.prompts.start)
             if attention_mask is not None:
                 attention_mask = widen_keys(attention_mask, adapter.prompts, query.shape[2])
-    return route.function(module, query, key, value, attention_mask, **kwargs)
+    return function(module, query, key, value, attention_mask, **kwargs)
 
 
 def _passive_prompts(forward: Forward, role: Role, index: int, query: torch.Tensor) -> torch.Tensor:
@@ -153,9 +106,8 @@ def _passive_prompts(forward: Forward, role: Role, index: int, query: torch.Tens
         dropped = forward.training and adapter.config.prompt_dropout > 0
         prompts = entering_prompts(forward, index, query, query.shape[0] if dropped else 1)
     if role.gate is not None and torch.is_grad_enabled():
-        prompts = prompts + 0.0 * bank.gate(adapter, role.gate, forward.training).to(
-            prompts
-        )  # a zero gradient, since DDP waits for one
+        gate = bank.gate(adapter, role.gate, forward.training)
+        prompts = prompts + 0.0 * gate.to(prompts)  # a zero gradient, since DDP waits for one
     return prompts
 
 

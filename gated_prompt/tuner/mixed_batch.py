@@ -7,6 +7,7 @@ on its own, since the sequences have another length. Its outputs are joined in t
 the tower runs once, on all images: texts are never split. Heads are selected per image when they are called.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from ..architecture.names import BASE
 from ..errors import AdapterNameError, UnsupportedOperationError
 from .forward import PromptTensors
 from .request import Request, requested
+
+OF_TEXTS = re.compile(r"(^|[._])(text|txt|language|lm)([._]|$)")  # in paths of heads beside the vision tower
 
 
 @contextmanager
@@ -88,11 +91,21 @@ class MixedImages:
                 outputs.append(run(*args, **kwargs))
         return join(outputs, self.groups)
 
-    def through_heads(self, head: ModulesToSaveWrapper, inputs: Inputs) -> Any:
-        """Return for each image the output of the head of its own adapter."""
+    def through_heads(self, head: ModulesToSaveWrapper, inputs: Inputs, path: str) -> Any:
+        """Return for each image the output of the head of its own adapter.
+
+        Raises:
+            UnsupportedOperationError: the heads take texts, which belong to no image, or another number of images.
+        """
         heads = [head_of(head, adapter) for adapter in self.adapters]
         groups = _groups([id(own) for own in heads])
-        self.check_count(head, inputs)
+        if not OF_TEXTS.search(path):
+            self.check_count(head, inputs)
+        elif len(groups) > 1:
+            raise UnsupportedOperationError(
+                f"the adapters in adapter_names have trained copies of {path}, which takes texts, and it is not known "
+                "which text belongs to which image; call the model with one adapter at a time"
+            )
         if len(groups) == 1:
             return heads[0](*inputs[0], **inputs[1])
         outputs = []

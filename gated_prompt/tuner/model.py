@@ -112,9 +112,10 @@ class GatedPromptModel(BaseTuner):
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
             config.modules_to_save = heads
             wrap_heads(model, fixed, adapter_name, config.inference_mode, adapter_name in self.active_adapters)
-            for head in map(model.get_submodule, heads):
+            for path in heads:
+                head = model.get_submodule(path)
                 if not any(isinstance(hook, SwitchHead) for hook in head._forward_hooks.values()):
-                    head.register_forward_hook(SwitchHead(bank), with_kwargs=True)
+                    head.register_forward_hook(SwitchHead(bank, path), with_kwargs=True)
                     if "x" in inspect.signature(ModulesToSaveWrapper.forward).parameters:
                         head.register_forward_pre_hook(first_by_position, with_kwargs=True)
         except Exception:

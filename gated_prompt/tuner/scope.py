@@ -9,7 +9,7 @@ attribute that shadows the method of the class: it has no tensors and no submodu
 import copy
 import inspect
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from types import CodeType
 from typing import Any
@@ -185,8 +185,8 @@ def forward_context(tuner: Any, *args: Any, adapter_names: Any = None, **kwargs:
 class SwitchHead:
     """After a trained head: if adapters were requested, return for each image the output of its own adapter's head."""
 
-    def __init__(self, bank: PromptBank) -> None:
-        self.bank = bank
+    def __init__(self, bank: PromptBank, path: str) -> None:
+        self.bank, self.path = bank, path
 
     def __call__(self, head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         forward = current(self.bank)
@@ -194,7 +194,7 @@ class SwitchHead:
         if request is None or not request.chooses or request.own_heads:
             return None
         if request.images is not None:
-            return request.images.through_heads(head, (args, kwargs))
+            return request.images.through_heads(head, (args, kwargs), self.path)
         return head_of(head, forward.adapters[0] if forward.adapters else None)(*args, **kwargs)
 
 
@@ -209,18 +209,22 @@ def first_by_position(head: ModulesToSaveWrapper, args: tuple[Any, ...], kwargs:
 def without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:
     """Remove the prompts from all hidden states in `output`, however nested.
 
-    Hidden states that a compiler or a parallel wrapper recreated are recognized by their shape. That is safe in the
-    innermost module only: outer modules may also return those of a text tower.
+    Hidden states that a compiler or a parallel wrapper recreated, or the model stacked or transposed, are recognized
+    by their shape. That is safe in the innermost module only: outer modules may also return those of a text tower.
     """
     adapter = forward.adapters[0]
     prompted = forward.length + adapter.config.num_virtual_tokens
+    shape = (prompted, adapter.config.hidden_size) if innermost else ()
     around: list[int] = []  # ids of the objects around a part, which may hold one another
 
     def walk(part: Any, by_shape: bool) -> Any:
         if isinstance(part, torch.Tensor):
-            if part.ndim != 3 or part.shape[1] != prompted or not (by_shape or forward.holds_prompts(part)):
+            if part.ndim == 3 and part.shape[:0:-1] == shape != part.shape[1:]:
+                return walk(part.mT, True).mT
+            known = part.ndim == 3 and part.shape[1] == prompted and (by_shape or forward.holds_prompts(part))
+            if not known and not (part.ndim == 4 and part.shape[2:] == shape != part.shape[:1:-1]):
                 return part
-            return torch.cat((part[:, : adapter.prompts.start], part[:, adapter.prompts.stop :]), dim=1)
+            return torch.cat((part[..., : adapter.prompts.start, :], part[..., adapter.prompts.stop :, :]), dim=-2)
         if isinstance(part, Iterator):
             return (walk(each, by_shape) for each in part)
         found = parts_of(part)
@@ -230,7 +234,7 @@ def without_prompts(output: Any, forward: Forward, innermost: bool) -> Any:
         changed: dict[Any, Any] = {}
         around.append(id(part))
         for name, each in found.items():
-            if not isinstance(each, torch.Tensor) or each.ndim == 3:
+            if not isinstance(each, torch.Tensor) or each.ndim in (3, 4):
                 new = walk(each, by_shape or (innermost and name == "hidden_states"))
                 changed |= {} if new is each else {name: new}
         around.pop()
@@ -243,11 +247,14 @@ def parts_of(value: Any) -> dict[Any, Any]:
     """Return the parts of a container or of an object with attributes, such as a dataclass, by key or name."""
     if isinstance(value, Mapping):
         return dict(value.items())
-    if isinstance(value, (tuple, list, deque)):
+    if isinstance(value, (tuple, list, deque, Set)):
         return dict(enumerate(value))
-    if isinstance(value, (torch.Tensor, nn.Module, type)) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, (torch.Tensor, nn.Module, type)) or callable(value):
         return {}
-    return dict(vars(value))
+    names = list(getattr(value, "__dict__", ()))
+    for slots in (vars(kind).get("__slots__", ()) for kind in type(value).__mro__):
+        names += [slots] if isinstance(slots, str) else [name for name in slots if not name.startswith("__")]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
 def _rebuilt(value: Any, parts: dict[Any, Any], changed: dict[Any, Any]) -> Any:
@@ -255,7 +262,7 @@ def _rebuilt(value: Any, parts: dict[Any, Any], changed: dict[Any, Any]) -> Any:
         for name, part in changed.items():
             value[name] = part
         return value
-    if isinstance(value, (Mapping, tuple, list, deque)):
+    if isinstance(value, (Mapping, tuple, list, deque, Set)):
         new: Any = type(value)
         parts = parts | changed
         if hasattr(value, "_fields"):  # a NamedTuple

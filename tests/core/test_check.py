@@ -7,7 +7,7 @@ from torch import nn
 
 import gated_prompt
 from gated_prompt import CheckError, GatedPromptConfig, GatedPromptError, find_vision_transformer
-from gated_prompt.tuner.attention import AttentionRoute
+from gated_prompt.architecture import AttentionParts
 from helpers.families import HERE, Case
 from helpers.models import bank_of, images, vit
 from helpers.prompted import prompted
@@ -93,9 +93,9 @@ def test_a_gate_that_is_not_applied() -> None:
 
 
 def test_keys_and_values_that_are_not_those_of_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = AttentionRoute.keys_and_values
-    monkeypatch.setattr(AttentionRoute, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
-    found = faults(adapted(deep=True))
+    model, right = adapted(deep=True), AttentionParts.keys_and_values
+    monkeypatch.setattr(AttentionParts, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
+    found = faults(model)
     assert "depends on whether passive blocks have the prompts in their sequence" in found
 
 

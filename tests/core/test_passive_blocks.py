@@ -241,7 +241,7 @@ def test_the_implementation_of_the_moment_is_used_and_the_config_comes_back() ->
     used: list[str] = []
     for implementation in ("sdpa", "eager"):
         base.set_attn_implementation(implementation)
-        used.append(routes[0].function.__name__)
+        used.append(routes[0].parts.function(routes[0].config).__name__)
         model(images())
     assert used == ["sdpa_attention_forward", "eager_attention_forward"]
     model.unload()

@@ -23,7 +23,6 @@ from gated_prompt import (
 )
 from gated_prompt.architecture import AttentionParts
 from gated_prompt.inspect.attention_maps import prompt_attention
-from gated_prompt.tuner.attention import AttentionRoute
 from helpers.families import DEPTH, HERE, VERSION, Case
 from helpers.families_more import MORE, More
 from helpers.golden_cases import Case as Golden
@@ -394,8 +393,8 @@ def test_check_passes_a_fresh_adapter_and_finds_faults(monkeypatch: pytest.Monke
     gated_prompt.check(tuned(None), pixel_values=images())
     model = tuned()
     gated_prompt.check(model, pixel_values=images())
-    right = AttentionRoute.keys_and_values
-    monkeypatch.setattr(AttentionRoute, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
+    right = AttentionParts.keys_and_values
+    monkeypatch.setattr(AttentionParts, "keys_and_values", lambda *args: [2 * part for part in right(*args)])
     with pytest.raises(CheckError, match="differs from the blocks run by hand"):
         gated_prompt.check(model, pixel_values=images())
     monkeypatch.undo()

@@ -16,8 +16,9 @@ from gated_prompt.finetune.arguments import DataArguments, parse
 from gated_prompt.finetune.division import draw_shots, hold_back
 from gated_prompt.finetune.folder import find_parts, read_folder
 from gated_prompt.finetune.image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from gated_prompt.finetune.labels import Reading
 from gated_prompt.finetune.sources import read_parts
-from gated_prompt.finetune.table import Reading, read_table
+from gated_prompt.finetune.table import read_table
 from helpers.picture_folder import COLOURS, make_folder, paint
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
-from gated_prompt.finetune.table import Reading, read_table
+from gated_prompt.finetune.labels import Reading
+from gated_prompt.finetune.table import read_table
 from gated_prompt.finetune.table_file import read_rows
 
 

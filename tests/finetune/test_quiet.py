@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""recipe/quiet.py: what is expected of a backbone's weights is not reported, and everything else is."""
+"""`quiet_loading`: what is expected of a backbone's weights is not reported, and everything else is."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTModel
 
-from gated_prompt.training.quiet import is_news, quiet_loading
+from gated_prompt.sharing.backbone import is_news, quiet_loading
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
 

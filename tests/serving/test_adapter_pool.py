@@ -388,9 +388,15 @@ def test_probes_and_heads_of_several_blocks_ride_in_the_pass_of_the_prompts(
     backbone.load_state_dict(whole.state_dict(), strict=False)
     shared = AdapterPool(backbone.base_model if headless else backbone, 10**6)
     pixels, names = images(2 * len(folders)), [*folders, *folders]
+    calls: list[int] = []
+    for folder in folders:  # loading tries each adapter alone
+        with shared.hold(folder):
+            pass
+    shared.model.register_forward_hook(lambda *_: calls.append(1))
     for row, folder, logits in zip(pixels, names, ask(shared, names, pixels), strict=True):
         with torch.no_grad():
             torch.testing.assert_close(logits, folders[folder](row[None]).logits[0], rtol=1e-5, atol=1e-5)
+    assert len(calls) == 1
     for folder in folders:
         shared.forget(folder)
     assert shared.nbytes == len(shared) == 0

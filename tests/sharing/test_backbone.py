@@ -11,8 +11,7 @@ from transformers import ViTConfig, ViTModel
 from gated_prompt import GatedPromptError
 from gated_prompt.finetune.methods import build_model
 from gated_prompt.finetune.shared_arguments import PromptArguments
-from gated_prompt.sharing.backbone import check_backbone, load_backbone
-from gated_prompt.sharing.image_settings import image_settings
+from gated_prompt.sharing.backbone import check_backbone, image_settings, load_backbone
 from helpers.hub_stand_in import HubStandIn
 
 

@@ -25,11 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from ...segmentation.predictor import read_mask_predictor
-from ...sharing.backbone import check_backbone, check_code
+from ...sharing.backbone import check_backbone, check_code, quiet_loading
 from ...sharing.classifier import HEAD, load_trained
 from ...training.checkpoints import prepare_output_dir
 from ...training.loop import make_accelerator
-from ...training.quiet import quiet_loading
 from ..backbone import Backbone
 from ..export import SETTINGS, refuse_other_settings, save_tensors
 from ..probing import place

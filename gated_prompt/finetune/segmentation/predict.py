@@ -31,8 +31,8 @@ from ...files.folder import replace_text
 from ...images import EXTENSIONS, decode
 from ...segmentation.colours import label_png, overlay
 from ...segmentation.predictor import MaskPredictor, is_mask_predictor, read_mask_predictor, segmenter_of
+from ...sharing.backbone import quiet_loading
 from ...sharing.classifier import used_folder
-from ...training.quiet import quiet_loading
 from ..onnx_file import check_export, export_map
 from ..predictions import Group, fingerprint, make_groups
 from .arguments import MaskPredictArguments

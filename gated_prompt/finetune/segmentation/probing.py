@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ...errors import GatedPromptError
 from ...segmentation.predictor import MaskPredictor
 from ...segmentation.sliding_window import resize
-from ...sharing.image_settings import image_settings
+from ...sharing.backbone import image_settings
 from ..backbone import Backbone
 from .arguments import MaskArguments, SegmentationArguments
 from .linear_map import MOST_PATCHES, LinearMap, class_shares, fit_linear_map
