@@ -12,6 +12,7 @@ import io
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, PngImagePlugin
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "gated_prompt" / "finetune"
 SOURCES = [PACKAGE / name for name in ("base.html", "parts.html", "report.html", "svg.py")]
 IMAGES = ROOT / "docs" / "images"
-SHOTS = {  # width, height, colour scheme
+SHOTS: dict[str, tuple[int, int, Literal["light", "dark"]]] = {  # width, height, colour scheme
     "report.png": (1000, 1300, "light"),
     "report-dark.png": (1000, 1300, "dark"),
     "report-phone.png": (390, 1300, "light"),

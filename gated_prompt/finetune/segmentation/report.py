@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""report.html of a segmentation run, and its pictures: image, mask, prediction and where they differ; mIoU by block and by epoch."""
+"""report.html of a segmentation run, and its pictures: masks, predictions, mIoU by block and by epoch."""
 
 import io
 import shlex
