@@ -13,6 +13,7 @@ from .errors import (
     DataError,
     GatedPromptError,
     RemovedNameError,
+    UnknownSettingError,
     UnsupportedOperationError,
 )
 from .inspect.check import CheckError, check
@@ -49,6 +50,7 @@ __all__ = [
     "GatedPromptModel",
     "Pruning",
     "RemovedNameError",
+    "UnknownSettingError",
     "UnsupportedOperationError",
     "check",
     "find_head_names",

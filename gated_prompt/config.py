@@ -5,11 +5,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 from .config_file import ConfigWithFile
-from .errors import ConfigError
-from .field_types import convert, fault_of
+from .errors import ConfigError, UnknownSettingError
+from .field_types import convert, fault_of, unknown_field
 from .files.adapter_file import AdapterFile
 from .files.layout import BANK, parameter_shapes
 from .registration import NAME, add_peft_type
@@ -113,10 +113,19 @@ class GatedPromptConfig(ConfigWithFile):
         default=None, metadata={"help": "recorded: SHA-256 of the weights file saved with this config"}
     )
 
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse what `__init__` would answer with a TypeError that helps nobody, or take for a field of PEFT."""
+        fault = unknown_field(args, settings, [field.name for field in fields(cls) if field.init])
+        if fault is not None:
+            raise UnknownSettingError(f"{cls.__name__} got {fault}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         try:
             super().__post_init__()
         except (ValueError, TypeError) as error:
+            if self.task_type is not None:
+                raise ConfigError([_no_task(self.task_type)]) from error
             raise ConfigError([str(error)]) from error
         self.peft_type = add_peft_type(NAME)
         self.weights_file = AdapterFile("")
@@ -124,6 +133,13 @@ class GatedPromptConfig(ConfigWithFile):
         for name, hint in _hints(type(self)).items():
             setattr(self, name, convert(getattr(self, name), hint))
         self.check()
+        if self.gates and not self.deep and self.gate_init >= 1 and self.num_layers is None:  # not from a file
+            opening = 1 / (1 + math.exp(-self.gate_init))
+            warnings.warn(
+                f"gate_init={self.gate_init:g} is a logit: gates start open, at {opening:.2f}. The paper's "
+                f"table value {self.gate_init:g} means gate_init={-self.gate_init:g} here",
+                stacklevel=3,
+            )
         if self.prompt_rank is not None:
             warnings.warn(
                 "prompt_rank is deprecated and will be removed; leave it out for prompts of full rank. Adapters "
@@ -179,11 +195,15 @@ class GatedPromptConfig(ConfigWithFile):
         return self.parameter_shapes(self.num_layers or 0, self.hidden_size or 0)
 
 
+def _no_task(task_type: Any) -> str:
+    return f"task_type is {task_type!r}; use None, since PEFT's task types are for language models"
+
+
 def _setting_faults(config: GatedPromptConfig) -> list[str]:
     """Return one message for each setting that is wrong for any base model."""
     faults = []
     if config.task_type is not None:
-        faults.append(f"task_type is {config.task_type!r}; use None, since PEFT's task types are for language models")
+        faults.append(_no_task(config.task_type))
     if config.num_virtual_tokens < 1:
         faults.append(f"num_virtual_tokens is {config.num_virtual_tokens}; expected at least 1")
     if config.prompt_rank is not None and not 1 <= config.prompt_rank <= config.num_virtual_tokens:
@@ -195,15 +215,17 @@ def _setting_faults(config: GatedPromptConfig) -> list[str]:
     if {"", BANK} & set(names) or len(set(names)) < len(names):
         faults.append(f"modules_to_save is {names}; name each module of the base once")
     if config.insert_at < 0:
-        faults.append(f"insert_at is {config.insert_at}; blocks are counted from 0")
+        faults.append(f"insert_at is {config.insert_at}; expected 0 or more; leave it out for the first block")
     if config.read_from is not None and config.read_from < max(0, config.insert_at):
-        faults.append(f"read_from is {config.read_from}; it must be at least insert_at={config.insert_at}")
+        faults.append(f"read_from is {config.read_from}; it must be at least insert_at={config.insert_at}; raise it")
     if not 0 <= config.prompt_dropout < 1:
         faults.append(f"prompt_dropout is {config.prompt_dropout}; it must lie in [0, 1)")
     if config.pooling is not None and config.pooling not in POOLINGS:
         faults.append(f"pooling is {config.pooling!r}; expected None, {', '.join(map(repr, POOLINGS))}")
     if config.num_prefix_tokens is not None and config.num_prefix_tokens < 0:
-        faults.append(f"num_prefix_tokens is {config.num_prefix_tokens}; it cannot be negative")
+        faults.append(
+            f"num_prefix_tokens is {config.num_prefix_tokens}; expected 0 or more; leave it out to detect it"
+        )
     return faults + _zero_start_faults(config) + _gate_faults(config) + _temperature_faults(config)
 
 
@@ -226,7 +248,7 @@ def _gate_faults(config: GatedPromptConfig) -> list[str]:
     if not math.isfinite(config.gate_init):
         faults.append(f"gate_init is {config.gate_init}; expected a finite logit (-20 closes a gate, 20 opens it)")
     if config.hard_gates and (config.deep or not config.gates):
-        faults.append("hard_gates=True needs gates, but deep=True and gates=False have none")
+        faults.append("hard_gates=True needs gates, but deep=True and gates=False have none; leave hard_gates out")
     if config.gated_blocks is None:
         return faults
     if config.deep:
@@ -239,10 +261,14 @@ def _gate_faults(config: GatedPromptConfig) -> list[str]:
         faults.append(f"gated_blocks is {config.gated_blocks}; list each block once, in ascending order")
     below = [b for b in config.gated_blocks if b < config.insert_at]
     if below:
-        faults.append(f"gated_blocks {below} lie below insert_at={config.insert_at}: these blocks have no prompts")
+        faults.append(
+            f"gated_blocks {below} lie below insert_at={config.insert_at}: these blocks have no prompts; list others"
+        )
     above = [b for b in config.gated_blocks if config.read_from is not None and b > config.read_from]
     if above:
-        faults.append(f"gated_blocks {above} lie above read_from={config.read_from}: these blocks do not run")
+        faults.append(
+            f"gated_blocks {above} lie above read_from={config.read_from}: these blocks do not run; list others"
+        )
     return faults
 
 
@@ -252,7 +278,10 @@ def _temperature_faults(config: GatedPromptConfig) -> list[str]:
     if not (0 < low < high and math.isfinite(high)):
         faults.append(f"temperature_range is {config.temperature_range}; expected 0 < low < high")
     elif config.temperature and not low <= config.temperature_init <= high:
-        faults.append(f"temperature_init is {config.temperature_init}, outside temperature_range ({low}, {high})")
+        faults.append(
+            f"temperature_init is {config.temperature_init}, outside temperature_range ({low}, {high}); give one "
+            "inside"
+        )
     if not (config.temperature_init > 0 and math.isfinite(config.temperature_init)):
         faults.append(f"temperature_init is {config.temperature_init}; expected a positive, finite number")
     return faults

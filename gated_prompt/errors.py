@@ -13,17 +13,21 @@ class GatedPromptError(ValueError):
 
 
 class ConfigError(GatedPromptError):
-    """The config is invalid, either for any model or for this one. The message lists all faults."""
+    """The config is invalid, either for any model or for this one. The message lists all faults of `subject`."""
 
-    def __init__(self, faults: Sequence[str], place: str | None = None) -> None:
-        self.faults, self.place = list(faults), place
+    def __init__(self, faults: Sequence[str], place: str | None = None, subject: str = "GatedPromptConfig") -> None:
+        self.faults, self.place, self.subject = list(faults), place, subject
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
         of_place = f" of {place}" if place else ""
-        super().__init__(f"GatedPromptConfig{of_place} has {len(self.faults)} fault(s):{lines}")
+        super().__init__(f"{subject}{of_place} has {len(self.faults)} fault(s):{lines}")
 
-    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str | None]]:
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str], str | None, str]]:
         # By default, unpickling would pass the message as `faults` and so nest it.
-        return type(self), (self.faults, self.place)
+        return type(self), (self.faults, self.place, self.subject)
+
+
+class UnknownSettingError(GatedPromptError, TypeError):
+    """A setting has no name, or a name that the config does not know."""
 
 
 class ArchitectureError(GatedPromptError):

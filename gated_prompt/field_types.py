@@ -2,6 +2,8 @@
 """Check values against the type hints of a dataclass, since JSON and command lines can contain anything."""
 
 import types
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin
 
 from .files.header import shown
@@ -15,6 +17,15 @@ WORDS = {
     str: "a string",
     dict: "a dict",
     type(None): "None",
+}
+MEANT = {  # what other methods and papers call our fields
+    **dict.fromkeys(("num_prompts", "num_tokens", "n_prompts", "prompt_length", "prompt_len"), "num_virtual_tokens"),
+    **dict.fromkeys(("r", "rank", "lora_alpha"), "num_virtual_tokens"),  # what sets the size of an adapter
+    **dict.fromkeys(("dropout", "lora_dropout"), "prompt_dropout"),
+    **dict.fromkeys(("gate_prior", "gate", "init_gate"), "gate_init"),
+    **dict.fromkeys(("temp", "tau", "init_temp"), "temperature_init"),
+    **dict.fromkeys(("read_block", "last_block"), "read_from"),
+    **dict.fromkeys(("depth", "start_block", "first_block"), "insert_at"),
 }
 MANY = {int: f"integers below {MAX_INTEGER}", float: "numbers", str: "strings"}
 
@@ -34,6 +45,21 @@ def convert(value: Any, hint: Any) -> Any:
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
     """Describe what is wrong with the type of a field's value. None if it is correct."""
     return None if _fits(value, hint) else f"{name} is {shown(value)}; expected {_words(hint)}"
+
+
+def unknown_field(positional: Collection[Any], given: Iterable[str], known: Collection[str]) -> str | None:
+    """Describe an argument without a name, or a name that is not `known`, with the field that was probably meant.
+
+    The words are those of Python's own TypeError, by which PEFT recognizes fields of a later version in a file.
+    """
+    if positional:
+        return f"{', '.join(map(shown, positional))} without a name; name each setting, as in num_virtual_tokens=10"
+    for name in given:
+        if name not in known:
+            near = MEANT.get(name) or next(iter(get_close_matches(name, sorted(known), 1, 0.7)), None)
+            hint = f"did you mean {near}?" if near else f"the settings are {', '.join(sorted(known))}"
+            return f"an unexpected keyword argument '{name}'; {hint}"
+    return None
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

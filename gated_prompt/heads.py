@@ -53,13 +53,18 @@ class TokenClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if reads not in get_args(Reads):
-            raise ConfigError([f"reads is {reads!r}; it has to be one of {', '.join(get_args(Reads))}"])
+            raise ConfigError(
+                [f"reads is {reads!r}; it has to be one of {', '.join(get_args(Reads))}"], subject="TokenClassifier"
+            )
         vit = find_vision_transformer(backbone)
         if reads != "mean" and vit.num_prefix_tokens == 0:
             raise ArchitectureError(f"{type(backbone).__name__} has no CLS token to read; use reads='mean'")
         depth = len(vit.blocks)
         if blocks is not None and (not blocks or list(blocks) != sorted({*blocks} & {*range(depth)})):
-            raise ConfigError([f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed"])
+            raise ConfigError(
+                [f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed"],
+                subject="TokenClassifier",
+            )
         self.blocks = None if blocks is None else tuple(blocks)
         self._block_tokens = None if blocks is None else BlockTokens(backbone, vit, blocks)
         names = num_labels if isinstance(num_labels, list) else [f"LABEL_{i}" for i in range(num_labels)]

@@ -73,7 +73,10 @@ class TokenSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         if head not in get_args(SegmentationHead):
-            raise ConfigError([f"head is {head!r}; it has to be one of {', '.join(get_args(SegmentationHead))}"])
+            raise ConfigError(
+                [f"head is {head!r}; it has to be one of {', '.join(get_args(SegmentationHead))}"],
+                subject="TokenSegmenter",
+            )
         vit = find_vision_transformer(backbone)
         depth = len(vit.blocks)
         self.blocks = [depth - 1] if blocks is None else list(blocks)

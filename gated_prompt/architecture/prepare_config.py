@@ -38,6 +38,7 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         )
     _check_temperature(config, vit)
     _check_recorded(config, model, vit)
+    _check_head_is_there(config, model)
     if config.modules_to_save is None:
         config.modules_to_save = find_head_names(model, vit)
     faults = _faults(config, model, vit)
@@ -104,16 +105,30 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
         )
 
 
+def _check_head_is_there(config: GatedPromptConfig, model: nn.Module) -> None:
+    """The names of a config that was saved come from the model it was trained on, not from the caller."""
+    names = [name for name, _ in model.named_modules()]
+    for wanted in config.modules_to_save or [] if config.num_layers is not None else []:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise AdapterMismatchError(
+                f"the adapter was trained with a module {wanted!r}, which this {type(model).__name__} does not have; "
+                "load the base with the class that the adapter was trained on, such as "
+                "AutoModelForImageClassification where it was given to AutoModel"
+            )
+
+
 def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> list[str]:
     last = len(vit.blocks) - 1
+    lower = f"the last block of this {type(model).__name__} is {last}; give a lower one"
+    lower = f"the last block of this {type(model).__name__} is {last}; give a lower one"
     faults = []
     if config.insert_at > last:
-        faults.append(f"insert_at is {config.insert_at}; the last block of this {type(model).__name__} is {last}")
+        faults.append(f"insert_at is {config.insert_at}; {lower}")
     if config.last_block(len(vit.blocks)) > last:
-        faults.append(f"read_from is {config.read_from}; the last block of this {type(model).__name__} is {last}")
+        faults.append(f"read_from is {config.read_from}; {lower}")
     beyond = [block for block in config.gated_blocks or [] if block > last]
     if beyond:
-        faults.append(f"gated_blocks {beyond} exceed the last block, {last}")
+        faults.append(f"gated_blocks {beyond} exceed the last block, {last}; list lower ones")
     if (config.prompt_rank or 0) > vit.hidden_size:
         faults.append(
             f"prompt_rank is {config.prompt_rank}; the width of this {type(model).__name__} is {vit.hidden_size}"
@@ -121,7 +136,10 @@ def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer)
     names = [name for name, _ in model.named_modules()]
     for wanted in config.modules_to_save or []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
-            faults.append(f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have")
+            faults.append(
+                f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have; name one of its "
+                "modules, or leave it out"
+            )
     skipped = [m for block in vit.blocks[config.last_block(len(vit.blocks)) + 1 :] for m in block.modules()]
     for path in resolve(model, config.modules_to_save or []):
         if any(model.get_submodule(path) is module for module in skipped):

@@ -104,5 +104,7 @@ def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank
         )
     name = adapter_name if adapter_name is not None else next(iter(bank.active_names), None)
     if name not in bank.adapters:
-        raise GatedPromptError(f"no adapter {name!r} here; there are: {', '.join(bank.adapters) or 'none'}")
+        raise GatedPromptError(
+            f"no adapter {name!r} here; there are: {', '.join(bank.adapters) or 'none'}; give one of these"
+        )
     return bank, bank.adapters[name]

@@ -45,7 +45,9 @@ def mixed_batch(bank: PromptTensors, adapter_names: Sequence[str]) -> Iterator[N
     unknown = [name for name in dict.fromkeys(adapter_names) if name not in adapters and name != BASE]
     if unknown:
         known = ", ".join([*adapters, BASE])
-        raise AdapterNameError(f"no adapter is named {', '.join(map(repr, unknown))}; there are: {known}")
+        raise AdapterNameError(
+            f"no adapter is named {', '.join(map(repr, unknown))}; there are: {known}; name one of these"
+        )
     with requested(Request(bank, images=MixedImages(bank, [adapters.get(name) for name in adapter_names]))):
         yield
 
@@ -78,7 +80,7 @@ class MixedImages:
         if len(self.adapters) != size or not size:
             raise UnsupportedOperationError(
                 f"adapter_names holds {len(self.adapters)} names for a batch of {size} images in "
-                f"{type(module).__name__}; expected one per image"
+                f"{type(module).__name__}; expected one per image; give a list of that length"
             )
 
     def apart(self, run: Callable[..., Any], inputs: Inputs) -> Any:
