@@ -7,7 +7,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # examples/, as for the scripts that lie there
 
-from demo.page import build_page, launch, load_collection, main
+from demo.adapters import load_collection
+from demo.page import build_page, launch, main
 
 __all__ = ["build_page", "launch", "load_collection", "main"]
 

@@ -67,13 +67,13 @@ def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
         )
 
 
-def leave_probe(folder: Path, probe: Study, experiment: ImageExperiment) -> None:
+def write_probe(folder: Path, probe: Study, experiment: ImageExperiment) -> None:
     """Write the probe as the head that it is."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
     experiment.predictor_of(None).write(folder)
 
 
-def leave_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: ImageExperiment) -> Path:
+def export_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: ImageExperiment) -> Path:
     """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
     folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)

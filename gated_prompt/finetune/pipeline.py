@@ -18,7 +18,7 @@ from . import figures
 from .arguments import DataArguments, RunArguments
 from .backbone import Backbone
 from .division import Division
-from .export import SETTINGS, leave_probe, leave_run, refuse_other_settings
+from .export import SETTINGS, export_run, refuse_other_settings, write_probe
 from .features import reads_of
 from .figures import worst_mistakes, write_report
 from .image_experiment import ImageExperiment, score
@@ -94,7 +94,7 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
     )
     stage = Stage(experiment, known, settings, output)
     if main_process:
-        leave_probe(output / "probe", known, experiment)
+        write_probe(output / "probe", known, experiment)
         if not (output / "results.json").is_file():
             _write(stage, [], _only_the_probe(stage), None, None, complete=False)
     accelerator.wait_for_everyone()
@@ -194,7 +194,7 @@ def _write(
     results["complete"] = complete
     if experiment.parts.test is not None and test_scores is not None:
         results["test"] = test_result(experiment.parts.test, test_scores, experiment.measure)
-    folder = leave_run(output, *trained, experiment) if trained is not None else None
+    folder = export_run(output, *trained, experiment) if trained is not None else None
     results["use"] = "probe" if choice.run is None or folder is None else folder.name
     run = choice.run
     write_report(

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         final=frozen.all,
         class_weights=class_weights,
     )
-    leave_frozen(experiment, output / "frozen")
+    write_frozen(experiment, output / "frozen")
     frozen_scores = experiment.confusions(experiment.frozen(frozen.choice), parts.validation)
     stage = _Stage(experiment, frozen, frozen_scores, settings, output)
     if args.methods:
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def leave_frozen(experiment: MaskExperiment, folder: Path) -> None:
+def write_frozen(experiment: MaskExperiment, folder: Path) -> None:
     """Write the linear map as the head that it is."""
     kept = experiment.final if experiment.refits else experiment.choice
     if experiment.accelerator.is_main_process:
