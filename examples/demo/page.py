@@ -27,6 +27,7 @@ ASK = "Drop an image, or click one of the examples."
 CHOOSE = "Choose at least one adapter."
 TOKENS = [("prompts (mean)", "prompts"), ("CLS", "cls")]
 SAMPLES = Path(__file__).parent / "samples"
+EXAMPLES = ("digit-2.png", "digit-5.png", "digit-6.png", "square.png", "cross.png", "star.png")
 CSS = ".gradio-container {max-width: 1280px !important; margin: 0 auto !important}"
 
 
@@ -69,7 +70,8 @@ def build_page(collection: Collection) -> Any:
     def show(path: str | None, names: list[str], token: str, block: int) -> list[Any]:
         names = [name for name in known if name in names]  # in the order of the columns
         message, shown = answer(collection, path, names, token, block)
-        updates: list[Any] = [message]
+        seen = read_image(Path(path)) if path and shown else None
+        updates: list[Any] = [message, gr.update(value=seen, visible=seen is not None)]
         for name in known:
             scores, picture = shown.get(name, (None, None))
             updates += [gr.update(visible=name in names), scores, picture]
@@ -82,14 +84,15 @@ def build_page(collection: Collection) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=270):
                 file = gr.File(label="Image", height=130, elem_id="file")
-                samples = [[str(path)] for path in sorted(SAMPLES.glob("*.png"))]
+                preview = gr.Image(elem_id="preview", height=200, visible=False, **plain)
+                samples = [[str(SAMPLES / name)] for name in EXAMPLES]
                 examples = gr.Dataset(components=[gr.Image(visible=False)], samples=samples, label="Examples")
                 chosen = gr.CheckboxGroup(list(known), value=list(known), label="Adapters")
                 token = gr.Radio(TOKENS, value="prompts", label="Attention of")
                 block = gr.Slider(0, blocks - 1, value=blocks - 1, step=1, label="in block")
             with gr.Column(scale=3, min_width=600):
                 message = gr.Markdown(ASK, elem_id="message")
-                outputs: list[Any] = [message]
+                outputs: list[Any] = [message, preview]
                 with gr.Row(equal_height=False):
                     for name, adapter in known.items():
                         with gr.Column(min_width=180) as column:

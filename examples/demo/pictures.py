@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which is not made for a server's threads
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,10 @@ from gated_prompt.images import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MEGAPIXELS, MEGABYTES = 50, 30
+# Grey on nothing can be read on a light and on a dark page.
+INK = "#767676"
+ON_ANY_PAGE = {"figure.facecolor": "none", "axes.facecolor": "none", "legend.facecolor": "none"}
+ON_ANY_PAGE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 SIDE = 1024  # pixels: larger images are made smaller at once, as models and page show less
 
 
@@ -52,29 +57,31 @@ def read_image(path: Path) -> Image.Image:
 def picture_of_attention(attention: plots.PromptAttention, image: Image.Image, token: str, block: int) -> Image.Image:
     """Attention of "prompts" or "cls" in one block, laid over the image."""
     small = ImageOps.contain(image, (480, 480)).resize((480, 480))  # squeezed to a square, as the model sees it
-    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-    ax = plots.plot_prompt_attention(attention, small, token, block=block, ax=figure.subplots())
-    ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
-    return _render(figure)
+    with rc_context(ON_ANY_PAGE):
+        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+        ax = plots.plot_prompt_attention(attention, small, token, block=block, ax=figure.subplots())
+        ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
+        return _render(figure)
 
 
 def picture_of_gates(model: nn.Module, names: Mapping[str, str]) -> Image.Image:
     """Gates, selection ratios and temperatures by block, side by side. `names`: key on the model -> name to show."""
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(1, 3))
-    plots.plot_gates(model, list(names), ax=axes[0])
-    plots.plot_selection_ratios(model, list(names), ax=axes[1])
-    plots.plot_temperatures(model, list(names), ax=axes[2])
-    handles, labels = axes[0].get_legend_handles_labels()
-    shown = [names.get(label, label) for label in labels]
-    figure.legend(handles, shown, loc="outside upper center", ncols=len(names) + 1)
-    for ax in axes:  # one legend for all, where it hides no line
-        if (legend := ax.get_legend()) is not None:
-            legend.remove()
-    return _render(figure)
+    with rc_context(ON_ANY_PAGE):
+        figure = Figure(figsize=(12, 3.2), layout="constrained")
+        axes: list[Axes] = list(figure.subplots(1, 3))
+        plots.plot_gates(model, list(names), ax=axes[0])
+        plots.plot_selection_ratios(model, list(names), ax=axes[1])
+        plots.plot_temperatures(model, list(names), ax=axes[2])
+        handles, labels = axes[0].get_legend_handles_labels()
+        shown = [names.get(label, label) for label in labels]
+        figure.legend(handles, shown, loc="outside upper center", ncols=len(names) + 1)
+        for ax in axes:  # one legend for all, where it hides no line
+            if (legend := ax.get_legend()) is not None:
+                legend.remove()
+        return _render(figure)
 
 
 def _render(figure: Figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer).convert("RGBA")

@@ -263,6 +263,26 @@ def test_answer(collection: Collection, star_file: Path) -> None:
         assert picture.tobytes() == wanted.tobytes()
 
 
+def test_the_first_example_is_answered_correctly(collection: Collection) -> None:
+    assert set(app.EXAMPLES) == {path.name for path in app.SAMPLES.iterdir()}
+    _, shown = app.answer(collection, str(app.SAMPLES / app.EXAMPLES[0]), ["digits"], "prompts", 11)
+    scores = shown["digits"][0]
+    assert max(scores, key=scores.get) == re.search(r"\d", app.EXAMPLES[0]).group()
+
+
+def test_pictures_can_be_read_on_a_light_and_on_a_dark_page(collection: Collection) -> None:
+    """Nothing lies behind them, and their text contrasts with white and with black."""
+    keys = {collection.residents["digits"].key: "digits"}
+    for picture in (
+        picture_of_gates(collection.model, keys),
+        picture_of_attention(collection.attention(star(), "digits"), star(), "prompts", 11),
+    ):
+        pixels = np.asarray(picture)
+        assert pixels.shape[-1] == 4 and pixels[0, 0, 3] == 0
+        solid = pixels[pixels[..., 3] == 255][:, :3].tolist()
+        assert solid.count([0x76, 0x76, 0x76]) > 50 and solid.count([255, 255, 255]) < 50
+
+
 def test_attention_is_seen_patch_by_patch(collection: Collection) -> None:
     """Over a plain image all colour is attention; titles and scales are cut off."""
     plain = Image.new("RGB", (32, 32), "grey")
@@ -417,6 +437,7 @@ def test_a_bad_file_gets_a_message(browser_page: Any, tmp_path: Path) -> None:
 def test_an_example_is_clicked(browser_page: Any) -> None:
     browser_page.locator(".gallery-item, .gallery button").last.click()
     browser_page.get_by_text("star.png, read as 32 x 32 pixels by 3 adapters").wait_for()
+    browser_page.locator("#preview img").wait_for()
     for name in NAMES:
         browser_page.locator(f"#attention-{name} img").wait_for()
     if kept := os.environ.get("GATED_PROMPT_SCREENSHOT"):
