@@ -435,8 +435,8 @@ def test_a_bad_file_gets_a_message(browser_page: Any, tmp_path: Path) -> None:
 
 
 def test_an_example_is_clicked(browser_page: Any) -> None:
-    browser_page.locator(".gallery-item, .gallery button").last.click()
-    browser_page.get_by_text("star.png, read as 32 x 32 pixels by 3 adapters").wait_for()
+    browser_page.locator(".gallery-item, .gallery button").first.click()
+    browser_page.get_by_text("digit-2.png, read as 32 x 32 pixels by 3 adapters").wait_for()
     browser_page.locator("#preview img").wait_for()
     for name in NAMES:
         browser_page.locator(f"#attention-{name} img").wait_for()
