@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Try gated prompts on every vision class of the installed transformers and on models of timm, and write the table.
 
-    python tools/sweep_families.py                         # all of it: about 40 minutes on one core
+    python tools/sweep_families.py                         # all of it: about an hour on one core
     python tools/sweep_families.py --only Dinov2Model timm/beit_base_patch16_224
     python tools/sweep_families.py --page                  # docs/families.md again from the results
 

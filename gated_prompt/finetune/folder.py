@@ -10,7 +10,7 @@ from ..errors import DataError
 from ..images import EXTENSIONS, shown_path
 from .image_set import SINGLE_LABEL, ImageSet, Picture
 from .labels import class_targets, clean, in_order
-from .layout import TRAIN, part_of
+from .layout import FOLD, TRAIN, part_of
 
 NO_CONTENT = {"__MACOSX", "@eaDir"}  # what macOS and NAS systems add to folders and archives
 
@@ -108,6 +108,12 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
             raise DataError(
                 f"{place} holds {', '.join(f'{part}/' for part in named)}, but their images lie in no folder of a "
                 "class; sort them into folders, or list their labels in a file and give --train_file"
+            )
+        folds = [f"{shown_path(path.name)}/" for path in inside if FOLD.fullmatch(path.name) and _divided(path)]
+        if len(folds) > 1:
+            raise DataError(
+                f"{place} holds {', '.join(folds)}, which look like folds of one data set rather than classes; name "
+                "two of them with --train_dir and --validation_dir, or rename them if they are classes"
             )
         return {TRAIN: folder}, {}
     for part, paths in by_part.items():

@@ -22,11 +22,12 @@ WORDS = {
 }
 IMAGES, MASKS = "images", ("masks", "annotations")
 Pair = tuple[Path, Path]  # a folder of images, and that of their masks
-# Also train2017, test_set, "Validation Data".
+# Also train2017, 01_train, test_set, "Validation Data".
 NAMES = {
-    part: re.compile(rf"({words})[-_ .]*(set|data|dataset|images?|imgs|pictures|photos|split)?[-_ .]*\d*")
+    part: re.compile(rf"(\d+[-_ .]+)?({words})[-_ .]*(set|data|dataset|images?|imgs|pictures|photos|split)?[-_ .]*\d*")
     for part, words in WORDS.items()
 }
+FOLD = re.compile(r"(fold|split|part)[-_ .]*\d+", re.IGNORECASE)
 
 
 def part_of(name: str) -> str | None:

@@ -93,6 +93,12 @@ def _of_numbers(column: Column) -> Kind | None:
 def _of_words(column: Column) -> Kind:
     texts = column.values
     different = set(texts)
+    listed = next((index for index, text in enumerate(texts) if text[:1] == "[" and text[-1:] == "]"), None)
+    if listed is not None:
+        raise DataError(
+            f"{column.full(listed)}, which looks like a list; write several labels with ';' between them, or as lists "
+            f"in a JSONL file, or give --problem {SINGLE_LABEL} if it is the name of a class"
+        )
     for sign in SEPARATORS:
         first = next((index for index, text in enumerate(texts) if sign in text), None)
         if first is not None and (sign == SEPARATORS[0] or _share_parts(different, sign)):

@@ -196,7 +196,7 @@ def test_wrong_arguments(arguments: list[str], words: str) -> None:
 
 
 def test_what_lies_beside_parts_is_named_and_left_out(tmp_path: Path, capsys) -> None:
-    for part in ("Training", "dev", "test_set"):
+    for part in ("01_Training", "dev", "test_set"):
         make_folder(tmp_path / part, 4)
     make_folder(tmp_path / "unlabeled" / "more", 1)
     (tmp_path / "__MACOSX" / "train" / "gul").mkdir(parents=True)
@@ -215,6 +215,7 @@ def test_what_lies_beside_parts_is_named_and_left_out(tmp_path: Path, capsys) ->
         (["train", "cat"], "holds train/, which looks like the train part, and no other"),
         (["train", "val", "valid"], "has val/ and valid/, which both look like the validation part"),
         (["val", "test"], "holds test/ and val/, but no train/"),
+        (["fold1", "fold_2"], "holds fold1/, fold_2/, which look like folds of one data set rather than classes"),
     ],
 )
 def test_parts_that_are_not_clear_are_refused(tmp_path: Path, folders: list[str], words: str) -> None:

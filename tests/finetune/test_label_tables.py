@@ -164,6 +164,7 @@ def test_what_is_clear_is_recognized(tmp_path: Path, labels: list[str], problem:
             "most values of column 'label' .* are numbers, but line 32, column 'label', has 'unknown'",
         ),
         (["farm;green", "farm", "green"] * 3, r"line 2.*'farm;green', which can be one class or several labels; give"),
+        (['["farm", "green"]', '["farm"]'] * 3, r"line 2.*which looks like a list; write several labels with ';'"),
         (["farm,green", "farm", "green"] * 3, r"'farm,green', which can be one class or several"),
         (["a|b", "b|c", "d"] * 3, r"'a|b', which can be"),
         ([f"a photo of {i} cats" for i in range(30)], "30 different texts for 30 images, such as line 2"),

@@ -88,7 +88,7 @@ def faults(build: Callable[[], nn.Module], run: Run, blocks: int, **settings: An
         with tempfile.TemporaryDirectory() as folder:
             gated_prompt.save(model, folder)
             loaded = gated_prompt.load(build().requires_grad_(False), folder).eval()
-        if not _equal(values(run(loaded, whole)), output):
+        if not _close(values(run(loaded, whole)), output, within=1e-5):  # aligned memory rounds otherwise
             found.append("a loaded adapter computes something else")
     found += _gradients(model, run)
     with torch.no_grad():
@@ -129,9 +129,9 @@ def _same_one_by_one(model: nn.Module, run: Run) -> bool:
     )
 
 
-def _close(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+def _close(found: list[torch.Tensor], wanted: list[torch.Tensor], within: float = 1e-3) -> bool:
     return len(found) == len(wanted) and all(
-        a.shape == b.shape and float((a - b).abs().max()) <= 1e-3 * float(b.abs().max()) + 1e-6
+        a.shape == b.shape and float((a - b).abs().max()) <= within * float(b.abs().max()) + 1e-6
         for a, b in zip(found, wanted, strict=True)
         if b.numel()
     )

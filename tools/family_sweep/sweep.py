@@ -34,6 +34,8 @@ def record(name: str) -> Record:
         warnings.simplefilter("ignore")
         try:
             return {"family": _family(name), **_tried(build, inputs)}
+        except TimeoutError as error:
+            return {"family": _family(name), "status": "not run", "reason": str(error)}
         except Exception as error:
             return {"family": _family(name), "status": "faulty", "faults": [_line(error)]}
 
