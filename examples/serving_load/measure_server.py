@@ -55,10 +55,9 @@ def main(argv: list[str]) -> None:
 def serve(contender: str, *options: str) -> None:
     """Start the server with one of the contenders."""
     from gated_prompt.cli.serve import main as start
-    from gated_prompt.serving.pool import load_pool
     from serving_load.contenders import FullModels, LoraAdapters
 
-    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender, load_pool))
+    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     if words[0] not in COMMANDS:
         sys.exit(f"error: unknown command {words[0]!r}; known: {', '.join(COMMANDS)}")
     with mistakes_in_one_line():
-        if words[0] == "convert" or not {"-h", "--help"} & set(words):
+        if words[0] in ("serve", "convert") or not {"-h", "--help"} & set(words):
             check_options(words[0], words[1:])
         import_module("gated_prompt._public")
         if words[0] in MASKS and {"-h", "--help"} & set(words):
@@ -73,13 +73,13 @@ def check_options(command: str, words: list[str]) -> None:
 
         CommandLine([PredictArguments]).parse(words)
     elif command == "serve":
-        from ..serving.settings import Settings
+        from .serve import parser as parser_of_serve
 
-        CommandLine([Settings]).parse(words)
+        parser_of_serve().parse(words)  # shows the help too, which needs none of the extra [serve]
     elif command == "convert":
         from .convert import parser
 
-        parser().parse_args(words)  # shows its help too
+        parser().parse_args(words)
 
 
 def module_of(command: str, words: list[str]) -> str:
