@@ -313,6 +313,7 @@ def test_blocks_below_the_prompts_run_once_per_image(backbone, photos, tmp_path,
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
     arguments = ["--train_dir", str(photos), "--test_dir", str(photos), "--backbone", str(backbone), *QUICK]
     arguments += ["--read_block", "1", "--learning_rate", "0.003", "--per_device_train_batch_size", "4"]
