@@ -10,10 +10,10 @@ import torch
 from gated_prompt.command_line import CommandLine
 from gated_prompt.sharing.backbone import quiet_loading
 
-from . import check, methods, miniature, race, real, records, tasks
+from . import check, methods, miniature, promise, race, real, records, tasks
 from .draws import DRAWS, Pool
 
-NEED_DATA = ("race", "check-real")
+NEED_DATA = ("race", "promise", "check-real")
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
@@ -76,6 +76,19 @@ def run_race(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_promise(args: argparse.Namespace) -> int:
+    """The records that are missing, task by task in turn."""
+    pools = [Pool(task, args.data_dir, args.backbone, args.output_dir) for task in args.tasks]
+    done = {(one["task"], one["seed"]) for one in records.read(promise.RESULTS)}
+    for seed in range(promise.TASKS):
+        pool = pools[seed % len(pools)]
+        if (pool.name, seed) not in done:
+            record = promise.run(pool, seed)
+            records.append(promise.RESULTS, record)
+            print(record, flush=True)
+    return 0
+
+
 def run_miniature(args: argparse.Namespace) -> int:
     """Two rounds for each row: the learning rates first, then the other seeds with the chosen one."""
     for backbone, task, row in product(args.backbones, args.tasks, args.rows or miniature.VARIANTS):
@@ -90,6 +103,7 @@ def run_miniature(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "race": run_race,
+    "promise": run_promise,
     "miniature": run_miniature,
     "check-real": lambda args: check.check_real(
         args.tasks, args.rows or check.REAL_ROWS, args.data_dir, args.backbone
