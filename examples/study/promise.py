@@ -24,7 +24,7 @@ from gated_prompt.finetune.probing import study
 from .draws import Pool
 from .records import Record
 
-TASKS = 30
+TASKS = 25
 CLASS_COUNTS = (2, 5)  # of a task, at least and at most
 SHOTS = (15, 40)  # labelled images of a class
 LEFT = 10  # images of a class that the test part keeps, at least
