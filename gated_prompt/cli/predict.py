@@ -101,7 +101,8 @@ def predict(
                 row["error"] = errors[name]
             else:
                 best = one.answer(logits[places[name], column], top)
-                row |= {"classes": [name for name, _ in best], "scores": [round(score, 6) for _, score in best]}
+                digits = 6 if one.problem == "regression" else 5  # more of a share changes with the size of the batch
+                row |= {"classes": [name for name, _ in best], "scores": [round(score, digits) for _, score in best]}
                 if group.familiar is not None:
                     row["unlike"] = round(float(unlike[places[name]]), 4)
             rows.append(row)
