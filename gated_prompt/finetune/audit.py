@@ -109,7 +109,7 @@ def _nearest(asked: Tensor, bank: Tensor, itself: bool = False) -> tuple[Tensor,
     neighbour of its own."""
     distances, places = [], []
     for rows in torch.arange(len(asked)).split(ROWS):
-        found = torch.cdist(asked[rows], bank, compute_mode="donot_use_mm_for_euclid_dist")
+        found = torch.cdist(asked[rows], bank)
         if itself:
             found[torch.arange(len(rows)), rows] = torch.inf
         near = found.min(1)
