@@ -85,8 +85,8 @@ class CommandLine(argparse.ArgumentParser):
         GatedPromptError: an option is unknown, or a value is not of its type or none of the choices.
     """
 
-    def __init__(self, kinds: Iterable[type] = (), description: str | None = None) -> None:
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    def __init__(self, kinds: Iterable[type] = (), description: str | None = None, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self.kinds = tuple(kinds)
         if self.kinds:
             self.usage = "%(prog)s [options]"

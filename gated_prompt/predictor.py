@@ -52,6 +52,7 @@ class Predictor:
         reads: what the head reads, as `heads.TokenClassifier` calls it. None: what the head of the backbone's own
             class for image classification reads.
         blocks: after which the head reads, as `heads.TokenClassifier` calls them. None: the output of the backbone.
+        temperature: divides the logits before they become probabilities, fitted to images that were not trained on.
 
     Raises:
         DataError: a value is not what it should be.
@@ -64,6 +65,7 @@ class Predictor:
     base: Mapping[str, Any] = field(default_factory=dict)
     reads: Reads | None = None
     blocks: list[int] | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
@@ -79,6 +81,8 @@ class Predictor:
             raise DataError(f"reads is {shown(self.reads)}; known are null, {', '.join(get_args(Reads))}")
         if self.blocks is not None and (self.reads is None or not _are_blocks(self.blocks)):
             raise DataError(f"blocks is {shown(self.blocks)}; null, or with `reads` ascending numbers from 0")
+        if not _is_number(self.temperature) or self.temperature <= 0:
+            raise DataError(f"temperature is {shown(self.temperature)}; a number above 0 is needed")
         fault = _fault_of(self.preparation)
         if fault:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
@@ -137,6 +141,7 @@ class Predictor:
         """Names and scores of one image's logits (K,), at most `top` of them, the best first, or all of numbers."""
         if self.problem == "regression":
             return list(zip(self.names, logits.tolist(), strict=True))
+        logits = logits / self.temperature
         shares = logits.softmax(-1) if self.problem == "single_label" else logits.sigmoid()
         scores, places = shares.topk(min(top, len(self.names)))
         return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]

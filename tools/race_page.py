@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from paper.generated import fill
-from study import methods, records
+from study import methods, promise, records
 from study.draws import DRAWS
 from study_results import DOCS, EXAMPLES, TASKS, markdown
 
@@ -26,6 +26,7 @@ TRAINED = {
     "vpt_deep/10_prompts": "VPT-deep",
     "vpt_shallow/10_prompts": "VPT-shallow",
     "lora/rank8": "LoRA, rank 8",
+    "lora/rank8_one_block": "LoRA, rank 8, on the best block",
     "dora/rank8": "DoRA, rank 8",
     "ia3/default": "IA3",
     "oft/block32": "OFT, blocks of 32",
@@ -102,6 +103,20 @@ def estimates(found: Rows) -> str:
     return markdown(rows)
 
 
+def promises() -> str:
+    """How often the interval of small tasks holds the test accuracy, by data set and in all."""
+    runs = records.read(promise.RESULTS)
+    rows = [["", "tasks", "interval holds", "out of fold", "test", "labelled images"]]
+    for name in (*TASKS, "all"):
+        own = [run for run in runs if name in (run["task"], "all")]
+        sizes = [run["labelled"] for run in own]
+        shares = (f"{100 * mean(run[what] for run in own):.1f}" for what in ("promised", "test"))
+        rows.append(
+            [name, str(len(own)), str(sum(run["holds"] for run in own)), *shares, f"{min(sizes)} to {max(sizes)}"]
+        )
+    return markdown(rows)
+
+
 def held_back(found: Rows) -> str:
     """Accuracy on the held-back fold before and after training, where a trained row has run."""
     rows = [["", "task, draw", "rate", "before", "after", "test of the frozen block set", "test"]]
@@ -132,6 +147,7 @@ def new_page(page: str, found: Rows) -> str:
         "accuracies": accuracies(found),
         "refit": refit(found),
         "estimates": estimates(found),
+        "promises": promises(),
         "held back": held_back(found),
         "cost": cost(found),
     }

@@ -4,6 +4,7 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MEGAPIXELS, MEGABYTES = 50, 30
 # Grey on nothing can be read on a light and on a dark page.
 INK = "#767676"
-ON_ANY_PAGE = {"figure.facecolor": "none", "axes.facecolor": "none", "legend.facecolor": "none"}
+ON_ANY_PAGE: Any = {"figure.facecolor": "none", "axes.facecolor": "none", "legend.facecolor": "none"}
 ON_ANY_PAGE |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 SIDE = 1024  # pixels: larger images are made smaller at once, as models and page show less
 

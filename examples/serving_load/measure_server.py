@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+COMMANDS = {"memory": ("by_tasks", "memory"), "grid": ("by_tasks", "grid")}
+COMMANDS |= {name: (name, "main") for name in ("steady", "overload", "tables")}
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(  # not CommandLine, which would be imported before locust
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("command", choices=("memory", "grid", "steady", "overload", "tables"), help="see above")
+    parser.add_argument("command", choices=COMMANDS, help="see above")
     parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serving_load/results"
@@ -47,7 +49,8 @@ def main(argv: list[str]) -> None:
     from gated_prompt import GatedPromptError
 
     try:
-        importlib.import_module(f"serving_load.{args.command}").main(args)
+        module, function = COMMANDS[args.command]
+        getattr(importlib.import_module(f"serving_load.{module}"), function)(args)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
 
@@ -55,10 +58,9 @@ def main(argv: list[str]) -> None:
 def serve(contender: str, *options: str) -> None:
     """Start the server with one of the contenders."""
     from gated_prompt.cli.serve import main as start
-    from gated_prompt.serving.pool import load_pool
     from serving_load.contenders import FullModels, LoraAdapters
 
-    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender, load_pool))
+    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import psutil
 import requests
 from PIL import Image
 
-from . import made, records
+from . import plan, records
 from .load import IMAGES
 from .started import Started, started
 
@@ -27,8 +27,8 @@ def main(args: Namespace) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path = args.results / "overload.json"
     found = records.read(path)
-    adapters = made.adapters("tiny", 1, args.output_dir)
-    options = {"backbone": made.backbone("tiny", args.output_dir), "adapters": adapters}
+    adapters = plan.adapters("tiny", 1, args.output_dir)
+    options = {"backbone": plan.backbone_folder("tiny", args.output_dir), "adapters": adapters}
     for name, size in ATTACKS.items():
         if name not in found:
             found["machine"] = records.machine()

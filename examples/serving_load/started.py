@@ -1,19 +1,24 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A server in processes of its own, started to be measured."""
+"""A server in processes of its own, started to be measured, and clients that ask it for a while."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import gevent
 import psutil
 import requests
+from locust.env import Environment
 
 from gated_prompt import GatedPromptError
 
+from . import load
 from .load import IMAGES
 from .ports import free_port
 
@@ -75,3 +80,37 @@ def started(contender: str, log: Path, options: Mapping[str, object]) -> Iterato
     finally:
         process.terminate()
         process.wait(SECONDS)
+
+
+SETTLE = 1.0  # seconds before counting starts
+Row = dict[str, float]
+
+
+def users_of(url: str, *kinds: type[Any], tasks: int = 0, churn: Sequence[str] = ()) -> Environment:
+    """Locust's environment for users of `load.py`. `tasks`, `churn`: the options of that script."""
+    options = Namespace(tasks=tasks, churn=churn)
+    return Environment(user_classes=[load.Client, *kinds], host=url, parsed_options=options, stop_timeout=60)
+
+
+def under_load(url: str, tasks: int, clients: int, seconds: float) -> Row:
+    """Requests per second, milliseconds, and failures of clients that ask without a pause.
+
+    The clients ask the first `tasks` adapters.
+    """
+    environment = users_of(url, tasks=tasks)
+    runner = environment.create_local_runner()
+    runner.start(clients, spawn_rate=clients)
+    gevent.sleep(SETTLE)
+    environment.stats.reset_all()
+    gevent.sleep(seconds)
+    entry = environment.stats.get("classify", "POST")
+    row = {
+        "requests": entry.num_requests,
+        "per_second": round(entry.num_requests / seconds, 2),
+        "mean_ms": round(entry.avg_response_time, 3),
+        **{f"p{share}_ms": entry.get_response_time_percentile(share / 100) for share in (50, 95, 99)},
+        "failures": environment.stats.total.num_failures,
+        "sent_again": environment.stats.get("sent again", "POST").num_requests,
+    }
+    runner.quit()
+    return row

@@ -22,9 +22,8 @@ import gated_prompt
 from gated_prompt.predictor import read_predictor
 from gated_prompt.serving.settings import TOKEN
 
-from . import load, made, records
-from .clients import users_of
-from .started import Started, started
+from . import load, plan, records
+from .started import Started, started, users_of
 
 TASKS, REQUESTS, CHANGES, CLIENTS = 16, 10_000, 400, 8
 MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request
@@ -39,9 +38,9 @@ def main(args: Namespace) -> None:
     os.environ[TOKEN] = secrets.token_hex()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     options = {
-        "backbone": made.backbone("tiny", args.output_dir),
-        "adapters": made.adapters("tiny", TASKS, args.output_dir),
-        "allow": made.adapters("tiny", 2, args.output_dir),
+        "backbone": plan.backbone_folder("tiny", args.output_dir),
+        "adapters": plan.adapters("tiny", TASKS, args.output_dir),
+        "allow": plan.adapters("tiny", 2, args.output_dir),
     }
     special = {"memory_mb": MEMORY, "replicas": 2, "cpus": 0.5}
     with started("gated", args.output_dir / "steady.log", {**options, **special}) as server:

@@ -10,10 +10,10 @@ import torch
 from gated_prompt.command_line import CommandLine
 from gated_prompt.sharing.backbone import quiet_loading
 
-from . import check, methods, miniature, race, real, records, tasks
+from . import check, methods, miniature, promise, race, real, records, strangers, tasks
 from .draws import DRAWS, Pool
 
-NEED_DATA = ("race", "check-real")
+NEED_DATA = ("race", "promise", "strangers", "check-real")
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
@@ -76,6 +76,30 @@ def run_race(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_promise(args: argparse.Namespace) -> int:
+    """The records that are missing, task by task in turn."""
+    pools = [Pool(task, args.data_dir, args.backbone, args.output_dir) for task in args.tasks]
+    done = {(one["task"], one["seed"]) for one in records.read(promise.RESULTS)}
+    for seed in range(promise.TASKS):
+        pool = pools[seed % len(pools)]
+        if (pool.name, seed) not in done:
+            record = promise.run(pool, seed)
+            records.append(promise.RESULTS, record)
+            print(record, flush=True)
+    return 0
+
+
+def run_strangers(args: argparse.Namespace) -> int:
+    """All records again, which takes seconds once the features are there."""
+    pools = [Pool(task, args.data_dir, args.backbone, args.output_dir) for task in strangers.BLOCKS]
+    found = [record for pool in pools for record in strangers.run(pool, [one for one in pools if one is not pool])]
+    strangers.RESULTS.unlink(missing_ok=True)
+    for record in found:
+        records.append(strangers.RESULTS, record)
+        print(record, flush=True)
+    return 0
+
+
 def run_miniature(args: argparse.Namespace) -> int:
     """Two rounds for each row: the learning rates first, then the other seeds with the chosen one."""
     for backbone, task, row in product(args.backbones, args.tasks, args.rows or miniature.VARIANTS):
@@ -90,6 +114,8 @@ def run_miniature(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "race": run_race,
+    "promise": run_promise,
+    "strangers": run_strangers,
     "miniature": run_miniature,
     "check-real": lambda args: check.check_real(
         args.tasks, args.rows or check.REAL_ROWS, args.data_dir, args.backbone

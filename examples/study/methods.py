@@ -36,6 +36,7 @@ class Training:
         batch_size: Images in a step.
         warmup: Epochs in which the rate rises.
         start: Method of `initialize_prompts` for prompts that start from images. None leaves the adapter's own start.
+        reads: The frozen row whose blocks the head reads, "block set" or "best block".
     """
 
     rates: tuple[float, ...]
@@ -44,6 +45,7 @@ class Training:
     batch_size: int
     warmup: float
     start: str | None = None
+    reads: str = "block set"
 
     def loop(self, seed: int) -> Loop:
         """How `fit` trains."""

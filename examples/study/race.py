@@ -67,8 +67,8 @@ class Racer:
         return record
 
     def _measure(self, experiment: Experiment, number: int, rates: Sequence[float]) -> records.Record:
-        set_rows = self.frozen(number)["block set"]
-        blocks, l2 = tuple(set_rows["blocks"]), set_rows["l2"]
+        row = self.frozen(number)[experiment.training.reads]
+        blocks, l2 = tuple(row["blocks"]), row["l2"]
         draw, begin = self.pool.draw(number), time.process_time()
         tokens, labels = self.pool.tokens(first_trained_block(blocks)), self.pool.labels
 

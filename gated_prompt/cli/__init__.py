@@ -20,7 +20,6 @@ MASKS = {  # what does the same for label maps
     "train": "gated_prompt.finetune.segmentation.command",
     "predict": "gated_prompt.finetune.segmentation.predict",
 }
-MODULES = {"convert": "gated_prompt.convert.command"}  # others lie here, under their own names
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     if words[0] not in COMMANDS:
         sys.exit(f"error: unknown command {words[0]!r}; known: {', '.join(COMMANDS)}")
     with mistakes_in_one_line():
-        if not {"-h", "--help"} & set(words):
+        if words[0] in ("serve", "convert") or not {"-h", "--help"} & set(words):
             check_options(words[0], words[1:])
         import_module("gated_prompt._public")
         if words[0] in MASKS and {"-h", "--help"} & set(words):
@@ -74,13 +73,17 @@ def check_options(command: str, words: list[str]) -> None:
 
         CommandLine([PredictArguments]).parse(words)
     elif command == "serve":
-        from ..serving.settings import Settings
+        from .serve import parser as parser_of_serve
 
-        CommandLine([Settings]).parse(words)
+        parser_of_serve().parse(words)  # shows the help too, which needs none of the extra [serve]
+    elif command == "convert":
+        from .convert import parser
+
+        parser().parse_args(words)
 
 
 def module_of(command: str, words: list[str]) -> str:
     """Where a command lies. Of `train` and `predict` that depends on whether it is about classes or label maps."""
     if (command == "train" and asks_for_masks(words)) or (command == "predict" and gives_masks(words)):
         return MASKS[command]
-    return MODULES.get(command, f"{__name__}.{command}")
+    return f"{__name__}.{command}"

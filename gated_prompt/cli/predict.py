@@ -7,7 +7,8 @@
 
 `--adapters` takes output folders of `train` (then what the run said to use) or a folder in them. Adapters of
 prompts that share a backbone see a batch of images in one pass. The file has a row for each image and adapter, with
-fingerprints of the image's content and of the weights. The same command resumes where it was stopped, and adds rows
+fingerprints of the image's content and of the weights; --unlike adds how far the image is from all that the probe was
+fitted to. The same command resumes where it was stopped, and adds rows
 for images that were replaced or repaired and for adapters that have changed: the last row of an image counts. An image
 that cannot be read gets a row that says why.
 """
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         check_export(len(set(args.adapters)))
     quiet_loading()
     found = {shown_path(name): find_predictor(name, args.backbone) for name in args.adapters}
-    groups = make_groups(found, args.trust_remote_code)
+    groups = make_groups(found, args.trust_remote_code, args.unlike)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.export is not None:
         print(export(groups[0], Path(args.export)))
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         len(one.names) if one.problem == "regression" else args.top for g in groups for one in g.members.values()
     )
     weights = {name: fingerprint(folder) for name, (folder, _) in found.items()}
-    output = PredictionFile(Path(args.output), most, weights)
+    output = PredictionFile(Path(args.output), most, weights, args.unlike)
     contents = {name: content_of(pictures[name]) for name in pictures if name in output.images}
     kept = sum(output.has(name, label, contents[name]) for name in contents for label in found)
     for group in groups:
@@ -83,7 +84,12 @@ def predict(
             pixels[name] = transform(decode(path, name))
         except DataError as error:
             errors[name] = str(error)
-    logits = group.module(torch.stack(list(pixels.values())).to(device)).float().cpu() if pixels else torch.empty(0)
+    logits = unlike = torch.empty(0)
+    if pixels and group.familiar is None:
+        logits = group.module(torch.stack(list(pixels.values())).to(device)).float().cpu()
+    elif pixels and group.familiar is not None:
+        logits, features = group.module.with_features(torch.stack(list(pixels.values())).to(device))
+        logits, unlike = logits.float().cpu(), group.familiar.unlike(features.cpu())
     places = {name: place for place, name in enumerate(pixels)}
     rows: list[dict[str, object]] = []
     for column, (label, one) in enumerate(group.members.items()):
@@ -95,7 +101,10 @@ def predict(
                 row["error"] = errors[name]
             else:
                 best = one.answer(logits[places[name], column], top)
-                row |= {"classes": [name for name, _ in best], "scores": [round(score, 6) for _, score in best]}
+                digits = 6 if one.problem == "regression" else 5  # more of a share changes with the size of the batch
+                row |= {"classes": [name for name, _ in best], "scores": [round(score, digits) for _, score in best]}
+                if group.familiar is not None:
+                    row["unlike"] = round(float(unlike[places[name]]), 4)
             rows.append(row)
     return rows
 

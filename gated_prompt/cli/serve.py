@@ -19,26 +19,27 @@ from typing import Any
 
 from ..command_line import CommandLine
 from ..errors import GatedPromptError
-from ..serving.pool import load_pool
-from ..serving.ray_cluster import connect, descendants, end
 from ..serving.settings import Settings, read_token, token_in_file
-from ..serving.store import Store
-from ..sharing.backbone import check_backbone
 
 APPLICATION = "gated_prompt"
 STOP_STEP = 0.2  # seconds between looks at whether a replica that stops has answered everything
 
 
-def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] = load_pool) -> None:
+def parser() -> CommandLine:
+    """The options. Nothing of the extra [serve] is imported for them."""
+    return CommandLine([Settings], __doc__)
+
+
+def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] | None = None) -> None:
     """Run with these arguments, or with those of the command line. `load` creates the pool of adapters."""
     try:
-        (settings,) = CommandLine([Settings], __doc__).parse(argv)
+        (settings,) = parser().parse(argv)
         run(settings, load)
     except GatedPromptError as error:
         sys.exit(f"error: {error}")
 
 
-def run(settings: Settings, load: Callable[[str, int, int], Any]) -> None:
+def run(settings: Settings, load: Callable[[str, int, int], Any] | None) -> None:
     """Serve until SIGINT or SIGTERM arrives.
 
     Raises:
@@ -57,8 +58,12 @@ def run(settings: Settings, load: Callable[[str, int, int], Any]) -> None:
         serve_until_stopped(ray, serve, found, Server, load)
 
 
-def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, load: Callable[..., Any]) -> None:
+def serve_until_stopped(
+    ray: Any, serve: Any, settings: Settings, server: Any, load: Callable[[str, int, int], Any] | None
+) -> None:
     """Start Ray and the replicas, and after SIGINT or SIGTERM let requests in progress finish."""
+    from ..serving.ray_cluster import connect, descendants, end
+
     stop = threading.Event()
     connect(ray, settings.address)
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
@@ -76,7 +81,7 @@ def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, l
             graceful_shutdown_wait_loop_s=STOP_STEP,
             ray_actor_options={"num_cpus": settings.cpus, "runtime_env": {"env_vars": environment()}},
         )
-        serve.run(server.bind(dataclasses.asdict(settings), load), name=APPLICATION)
+        serve.run(server.bind(dataclasses.asdict(settings), *([load] if load else [])), name=APPLICATION)
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
         serve.delete(APPLICATION)  # the replicas answer what they have. `shutdown` alone would end the proxy at once
@@ -107,6 +112,9 @@ def check(settings: Settings) -> None:
     Raises:
         GatedPromptError: there is no such backbone or folder, or the port is taken.
     """
+    from ..serving.store import Store
+    from ..sharing.backbone import check_backbone
+
     check_backbone(settings.backbone)
     for name, fault in Store(settings.adapters).skipped().items():
         print(f"not served: {name}: {fault}", flush=True)

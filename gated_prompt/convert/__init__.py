@@ -4,7 +4,7 @@
     convert_backbone(checkpoint, folder)            MAE, MoCo v3, DINO, timm -> a transformers ViT
     convert_adapter(checkpoint, folder, pooling)    a run of the official code -> a gated-prompt adapter
 
-Command line: `python -m gated_prompt.convert --help`. See docs/convert.md.
+Command line: `gated-prompt convert --help`. See docs/convert.md.
 """
 
 import hashlib

@@ -2,8 +2,9 @@
 """`python -m gated_prompt.convert`, an older name of `gated-prompt convert`."""
 
 import sys
-
-from .command import main
+from importlib import import_module
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        import_module("gated_prompt.cli.convert").main()
+    )  # by its name: imports point downwards, and it lies above

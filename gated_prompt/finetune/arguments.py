@@ -137,4 +137,9 @@ class PredictArguments:
     batch_size: int = option("images per pass", 32)
     backbone: str | None = option("Hub id or folder of the backbone; default: the one used in training", None)
     trust_remote_code: bool = option("run Python code that the backbone brings", False)
+    unlike: bool = option(
+        "add a column: the share of the labelled images that are nearer to one another than the image is to them, "
+        "with the probe of a run",
+        False,
+    )
     export: str | None = option("write this ONNX file instead, and compare its outputs with the model's", None)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ import gated_prompt
 
 from ..errors import GatedPromptError
 from ..inspect.readouts import prompts_are_active
-from ..predictor import Predictor
+from ..predictor import Predictor, read_predictor
 from ..segmentation.predictor import MaskPredictor
 from ..sharing.classifier import HEAD, TENSORS
 from ..training.checkpoints import trained_tensors
+from .calibration import fit_temperature
+from .familiarity import Familiar
 from .image_experiment import ImageExperiment
 from .metrics import Measure
 from .probing import Study
@@ -67,17 +70,26 @@ def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
         )
 
 
-def write_probe(folder: Path, probe: Study, experiment: ImageExperiment) -> None:
-    """Write the probe as the head that it is."""
+def write_probe(folder: Path, probe: Study, features: Tensor, experiment: ImageExperiment) -> None:
+    """Write the probe as the head that it is, and what it reads of the labelled images, (N, F), in few numbers."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
-    experiment.predictor_of(None).write(folder)
+    unseen = experiment.division.scored
+    temperature = fit_temperature(probe.chosen.scores, unseen.targets, unseen.problem)
+    replace(experiment.predictor_of(None), temperature=temperature).write(folder)
+    Familiar.of(features).write(folder)
 
 
 def export_run(output: Path, best: "Run", kept: Path, model: nn.Module, experiment: ImageExperiment) -> Path:
-    """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card."""
+    """Copy what the best run, or its refit, has left in `kept` to `output`, for prompts with a card.
+
+    Its temperature is that of the validation part, by the best run.
+    """
     folder = output / kept.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(kept, folder)
+    unseen = experiment.parts.validation
+    temperature = fit_temperature(best.scores, unseen.targets, unseen.problem)
+    replace(read_predictor(folder), temperature=temperature).write(folder)
     if isinstance(model, PeftModel) and prompts_are_active(model):
         plot_gates(folder / "gates.png", model)
         gated_prompt.write_card(folder, _card(model, best, experiment))

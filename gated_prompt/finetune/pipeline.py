@@ -16,13 +16,14 @@ from ..training.checkpoints import prepare_output_dir
 from ..training.loop import make_accelerator
 from . import figures
 from .arguments import DataArguments, RunArguments
+from .audit import SUSPECT, TWICE, label_suspects, near_duplicates, write_rows
 from .backbone import Backbone
 from .division import Division
 from .export import SETTINGS, export_run, refuse_other_settings, write_probe
 from .features import reads_of
 from .figures import worst_mistakes, write_report
 from .image_experiment import ImageExperiment, score
-from .image_set import preparation
+from .image_set import SINGLE_LABEL, ImageSet, preparation
 from .metrics import balanced_weights, main_measure
 from .probing import Study, image_features, place, study_backbone
 from .report import write_json
@@ -33,10 +34,14 @@ from .sources import read_parts
 
 @dataclass(frozen=True)
 class Stage:
-    """The frozen backbone, probed: what everything after it needs."""
+    """The frozen backbone, probed: what everything after it needs.
+
+    `features`: (N, F) of all labelled images, what the chosen probe reads of them.
+    """
 
     experiment: ImageExperiment
     known: Study
+    features: Tensor
     settings: dict[str, Any]
     output: Path
 
@@ -92,9 +97,10 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
         l2=known.chosen.l2,
         class_weights=class_weights,
     )
-    stage = Stage(experiment, known, settings, output)
+    seen = [_read(experiment, parts.train, "train"), _read(experiment, parts.validation, "validation")]
+    stage = Stage(experiment, known, torch.cat(seen), settings, output)
     if main_process:
-        write_probe(output / "probe", known, experiment)
+        write_probe(output / "probe", known, stage.features, experiment)
         if not (output / "results.json").is_file():
             _write(stage, [], _only_the_probe(stage), None, None, complete=False)
     accelerator.wait_for_everyone()
@@ -128,11 +134,11 @@ def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[st
         model = load_trained(kept, read_predictor(kept), base=experiment.twin(best.record["method"]))
         model = model.to(accelerator.device)
     # These images were used for no choice.
-    test_scores = None if parts.test is None else _test_scores(stage, model if choice.run is not None else None)
+    tested = None if parts.test is None else _test(stage, parts.test, model if choice.run is not None else None)
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
         left = None if best is None or kept is None or model is None else (best, kept, model)
-        results = _write(stage, runs, choice, left, test_scores, complete=True)
+        results = _write(stage, runs, choice, left, tested, complete=True)
         report, use = stage.output / "report.html", stage.output / results["use"]
         print(f"{results['sentence']}\nReport: {report}; what to use: {use}")
     accelerator.end_training()
@@ -164,20 +170,49 @@ def _only_the_probe(stage: Stage) -> Choice:
     return choose(experiment.blocks, held, [], experiment.parts.validation.targets, experiment.measure)
 
 
-def _test_scores(stage: Stage, model: nn.Module | None) -> Tensor:
-    """Scores of the test part by the model, or by the probe (None)."""
-    experiment, accelerator = stage.experiment, stage.accelerator
-    parts, args = experiment.parts, experiment.args
-    if parts.test is None:
-        return torch.empty(0)
+def _read(experiment: ImageExperiment, data: ImageSet, part: str) -> Tensor:
+    """What the probe reads of the images of a part, (N, F); all processes have to call this."""
+    features = image_features(
+        experiment.backbone,
+        experiment.predictor,
+        data,
+        experiment.parts.keys[part],
+        experiment.args,
+        experiment.accelerator,
+    )
+    return torch.cat([features[block] for block in experiment.blocks], 1)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test part: what the probe reads of it (M, F), and the scores (M, K) of what is used."""
+
+    data: ImageSet
+    features: Tensor
+    scores: Tensor
+
+
+def _test(stage: Stage, data: ImageSet, model: nn.Module | None) -> Tested:
+    """Score the test part by the model, or by the probe (None)."""
+    experiment = stage.experiment
+    features, accelerator = _read(experiment, data, "test"), experiment.accelerator
     if model is None:
-        features = image_features(
-            experiment.backbone, experiment.predictor, parts.test, parts.keys["test"], args, accelerator
-        )
-        x = torch.cat([features[block] for block in experiment.blocks], 1)
-        return x @ stage.known.weight.T + stage.known.bias
-    loader = experiment.loader(experiment.pixels(parts.test))
-    return score(accelerator.prepare_model(model, evaluation_mode=True), loader, accelerator)
+        return Tested(data, features, features @ stage.known.weight.T + stage.known.bias)
+    loader = experiment.loader(experiment.pixels(data))
+    return Tested(data, features, score(accelerator.prepare_model(model, evaluation_mode=True), loader, accelerator))
+
+
+def _audit(stage: Stage, tested: Tested | None) -> dict[str, Any]:
+    """Labels that look wrong and test images that are almost labelled ones, also written to CSV files."""
+    division, output = stage.experiment.division, stage.output
+    images, scores, found = division.images, stage.known.chosen.scores, {}
+    if images.problem == SINGLE_LABEL:
+        found["label_suspects"] = label_suspects(scores, division.held.tolist(), images, stage.features)
+        write_rows(output / "label_suspects.csv", found["label_suspects"], SUSPECT)
+    if tested is not None:
+        found["near_duplicates"] = near_duplicates(images, stage.features, tested.data, tested.features)
+        write_rows(output / "near_duplicates.csv", found["near_duplicates"], TWICE)
+    return found
 
 
 def _write(
@@ -185,15 +220,16 @@ def _write(
     runs: list[Run],
     choice: Choice,
     trained: tuple[Run, Path, nn.Module] | None,
-    test_scores: Tensor | None,
+    tested: Tested | None,
     complete: bool,
 ) -> dict[str, Any]:
     """Write results.json, the report and, with the best run, what it `trained`."""
     experiment, output = stage.experiment, stage.output
     results = assemble(experiment, stage.known, runs, choice, stage.settings)
     results["complete"] = complete
-    if experiment.parts.test is not None and test_scores is not None:
-        results["test"] = test_result(experiment.parts.test, test_scores, experiment.measure)
+    results |= _audit(stage, tested)
+    if tested is not None:
+        results["test"] = test_result(tested.data, tested.scores, experiment.measure)
     folder = export_run(output, *trained, experiment) if trained is not None else None
     results["use"] = "probe" if choice.run is None or folder is None else folder.name
     run = choice.run

@@ -24,31 +24,44 @@ from ..errors import GatedPromptError
 from ..predictor import Predictor
 from ..segmentation.predictor import MaskPredictor
 from ..sharing.classifier import holds_prompts, load_trained
+from .familiarity import Familiar, read_familiar
 
 P = TypeVar("P", Predictor, MaskPredictor)
 
 
 @dataclass(frozen=True)
 class Group(Generic[P]):
-    """Predictors by label that see the same pixels, and the module that scores with all of them, a `Scorer`."""
+    """Predictors by label that see the same pixels, and the module that scores with all of them, a `Scorer`.
+
+    `familiar`: what the probe's training images look like, if that was asked for.
+    """
 
     members: Mapping[str, P]
     module: "Scorer"
+    familiar: Familiar | None = None
 
     @property
     def first(self) -> P:
         return next(iter(self.members.values()))
 
 
-def make_groups(found: Mapping[str, tuple[Path, P]], trust_remote_code: bool = False) -> list[Group[P]]:
-    """One group for all adapters of prompts that share all but names and colours, and one for each other.
+def make_groups(
+    found: Mapping[str, tuple[Path, P]], trust_remote_code: bool = False, unlike: bool = False
+) -> list[Group[P]]:
+    """One group for all adapters of prompts that share all but names, colours and temperature, and one for each other.
+
+    `unlike`: with what it takes to say how unlike the training images an image is.
 
     Raises:
-        GatedPromptError: a backbone cannot be loaded, or what was trained does not fit it.
+        GatedPromptError: a backbone cannot be loaded, what was trained does not fit it, or `unlike` is asked of
+            something else than a probe.
     """
+    known = {label: read_familiar(folder) for label, (folder, _) in found.items()} if unlike else {}
     shared: dict[str, dict[str, tuple[Path, P]]] = {}
     for label, (folder, one) in found.items():
-        same = [getattr(one, each.name) for each in fields(one) if each.name not in ("names", "colours")]
+        same = [
+            getattr(one, each.name) for each in fields(one) if each.name not in ("names", "colours", "temperature")
+        ]
         same.append(len(one.names))
         shared.setdefault(repr(same) if holds_prompts(folder) else label, {})[label] = (folder, one)
     groups = []
@@ -56,7 +69,8 @@ def make_groups(found: Mapping[str, tuple[Path, P]], trust_remote_code: bool = F
         folders = [folder for folder, _ in members.values()]
         predictors = {label: one for label, (_, one) in members.items()}
         model = load_trained(folders[0], next(iter(predictors.values())), trust_remote_code)
-        groups.append(Group(predictors, Scorer(model, folders).eval()))
+        familiar = known.get(next(iter(members)))  # a probe is a group of its own
+        groups.append(Group(predictors, Scorer(model, folders).eval(), familiar))
     return groups
 
 
@@ -78,6 +92,15 @@ class Scorer(nn.Module):
         names = [name for name in self.names for _ in range(len(pixel_values))]
         logits: Tensor = self.model(pixel_values.repeat(len(self.names), 1, 1, 1), adapter_names=names).logits
         return logits.unflatten(0, (len(self.names), -1)).transpose(0, 1)
+
+    def with_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, 1, K) of a probe, and what its head reads, (B, F)."""
+        seen: list[Tensor] = []
+        handle = self.model.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        try:
+            return self(pixel_values), seen[0]
+        finally:
+            handle.remove()
 
 
 DIGITS = 12  # hexadecimal, of contents and weights
@@ -106,17 +129,18 @@ class PredictionFile:
         path: of the file, which may exist.
         top: classes in a row.
         weights: the fingerprint of each adapter.
+        unlike: rows have this column as well.
 
     Raises:
         GatedPromptError: the file has another ending, holds something else, or cannot be written.
     """
 
-    def __init__(self, path: Path, top: int, weights: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, top: int, weights: Mapping[str, str], unlike: bool = False) -> None:
         self.path, self.is_csv, self.weights = path, path.suffix.lower() == ".csv", weights
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise GatedPromptError(f"--output {path} has to end in .csv or .jsonl")
-        columns = ["image", "content", "adapter", "weights", "error"]
-        self.columns = [*columns, *(f"{kind}_{i}" for i in range(1, top + 1) for kind in ("class", "score"))]
+        self.first = ["image", "content", "adapter", "weights", "error", *(["unlike"] if unlike else [])]
+        self.columns = [*self.first, *(f"{kind}_{i}" for i in range(1, top + 1) for kind in ("class", "score"))]
         self._contents: dict[tuple[str, str], set[str]] = {}
         self._errors: dict[tuple[str, str], str] = {}
         try:
@@ -172,7 +196,7 @@ class PredictionFile:
                 if content.count(b"\n", end) > len(self.columns):  # more than the lines of one row
                     break
         raise GatedPromptError(
-            f"{self.path} holds something else than predictions with this --top; give another --output"
+            f"{self.path} holds something else than predictions with these options; give another --output"
         )
 
     def _parse(self, text: str) -> list[dict[str, Any]]:
@@ -184,7 +208,7 @@ class PredictionFile:
         else:
             found = [json.loads(line) for line in text.split("\n") if line]
         for row in found:
-            _ = row["image"], row["content"], row["adapter"], row["weights"]
+            _ = [row[name] for name in self.first if name != "error" and (name != "unlike" or not row.get("error"))]
         return found
 
     @staticmethod
@@ -197,7 +221,7 @@ class PredictionFile:
             return json.dumps(whole, ensure_ascii=False) + "\n"
         pairs = zip(row.get("classes", []), row.get("scores", []), strict=True)
         flat = [part for pair in pairs for part in pair]
-        cells = [*(whole.get(name, "") for name in self.columns[:5]), *flat]
+        cells = [*(whole.get(name, "") for name in self.first), *flat]
         return self._line([*cells, *[""] * (len(self.columns) - len(cells))])
 
     def _line(self, cells: Sequence[Any]) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .calibration import confidence, fit_temperature
 from .image_experiment import ImageExperiment
-from .image_set import ImageSet
-from .metrics import DRAWS, LEVEL, SMALLER_IS_BETTER, Measure, all_measures, brief
+from .image_set import SINGLE_LABEL, ImageSet
+from .metrics import DRAWS, LEVEL, SMALLER_IS_BETTER, Measure, all_measures, brief, calibration_error
 from .probing import Study, place
 from .report import environment
 from .runs import Run
@@ -132,6 +133,7 @@ def assemble(
         row["chosen"] = one is choice.run
     scored, scores = (division.scored, known.chosen.scores) if choice.run is None else (data, choice.run.scores)
     chosen = all_measures(data.problem, scores, scored.targets, measure, data.names)
+    temperature = fit_temperature(scores, scored.targets, data.problem)
     folds = choice.run is None and division.is_cross_validation
     final = len(division.final)
     where = f"out of fold, on {len(scored)} images" if folds else f"on {len(scored)} validation images"
@@ -148,6 +150,10 @@ def assemble(
             for part, pictures in (("train", parts.train), ("validation", data), ("test", parts.test))
         },
         "estimate": {**brief(chosen), "interval": chosen["interval"], "images": len(scored), "out_of_fold": folds},
+        "temperature": temperature,
+        "calibrated_error": calibration_error(confidence(scores, temperature, SINGLE_LABEL), scored.targets)
+        if data.problem == SINGLE_LABEL
+        else None,
         "trained_on": final,
         "block": experiment.read,
         "read_blocks": list(experiment.blocks),

@@ -87,7 +87,7 @@ def fit_path(
         raise GatedPromptError("class weights are for classes; these labels are numbers")
     if used is None:
         used = torch.ones(1, len(features), dtype=torch.bool)
-    used, axes = used.to(features.device), _Axes.of(features, bias)
+    used, axes = used.to(features.device), Axes.of(features, bias)
     if problem == PROBLEMS[2]:
         fits = _ridge(axes.inputs, labels, used, strengths, bias)
     else:
@@ -120,7 +120,7 @@ def _checked(labels: Tensor, outputs: int, problem: str, dtype: torch.dtype) -> 
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """Standardised features on their principal axes, `inputs` (N, R); R is at most N and F."""
 
     inputs: Tensor
@@ -130,7 +130,7 @@ class _Axes:
     scale: Tensor  # (F,)
 
     @classmethod
-    def of(cls, features: Tensor, centered: bool) -> "_Axes":
+    def of(cls, features: Tensor, centered: bool) -> "Axes":
         exact = features.double()
         center = exact.mean(0) if centered else torch.zeros_like(exact[0])
         scale = exact.std(0, correction=0)
@@ -196,7 +196,7 @@ class _OneVsRest:
 
 
 def _descend(
-    problem: _Softmax | _OneVsRest, axes: _Axes, strengths: Sequence[float], bias: bool, tolerance: float
+    problem: _Softmax | _OneVsRest, axes: Axes, strengths: Sequence[float], bias: bool, tolerance: float
 ) -> Iterator[Fit]:
     """Fits on the axes, (T, K, R) and (T, K). The bias is the weight of an input that is 1."""
     rank, folds = len(axes.squares), problem.folds

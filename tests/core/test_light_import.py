@@ -29,6 +29,7 @@ def cpu_seconds(command: list[str]) -> tuple[float, subprocess.CompletedProcess[
         (["train", "--train_dir", "x", "--problem", "nouns"], "error: argument --problem: invalid choice: 'nouns'"),
         (["predict", "--adaptors", "x"], "error: unknown option '--adaptors'; did you mean --adapters?"),
         (["serve", "--prot", "80"], "error: unknown option '--prot'; did you mean --port?"),
+        (["convert", "backbone", "a", "b", "--kind", "c"], "error: argument --kind: invalid choice: 'c'"),
         (["trian"], "error: unknown command 'trian'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -36,6 +37,13 @@ def cpu_seconds(command: list[str]) -> tuple[float, subprocess.CompletedProcess[
 def test_a_mistake_is_answered_at_once(words: list[str], message: str) -> None:
     seconds, done = cpu_seconds([sys.executable, "-m", "gated_prompt", *words])
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1 and done.returncode == 1
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(("words", "option"), [(["convert", "backbone"], "--kind"), (["serve"], "--adapters")])
+def test_help_that_needs_no_torch(words: list[str], option: str) -> None:
+    seconds, done = cpu_seconds([sys.executable, "-m", "gated_prompt", *words, "--help"])
+    assert done.returncode == 0 and option in done.stdout, done.stderr
     assert seconds < 2
 
 

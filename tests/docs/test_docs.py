@@ -158,7 +158,7 @@ def quickstart(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def convert(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """What `python -m gated_prompt.convert` would have written: backbones with and without a head, an adapter."""
+    """What `gated-prompt convert` would have written: backbones with and without a head, an adapter."""
     for folder in ("mae-vit-b", "base"):
         build("ViTModel", "ViTConfig", add_pooling_layer=False).save_pretrained(folder)
     vit(num_labels=10).save_pretrained("moco-vit-b")

@@ -9,7 +9,7 @@ import pytest
 from gated_prompt import GatedPromptError
 from paper.generated import fill
 from readme_tables import FIGURES, README, ROOT, new_pages
-from serving_load import summary, tables
+from serving_load import tables
 
 
 def test_the_pages_show_what_is_committed() -> None:
@@ -20,12 +20,12 @@ def test_the_pages_show_what_is_committed() -> None:
 def test_the_picture_of_the_readme_says_what_was_measured() -> None:
     """Memory and time with 64 tasks, in the text beside the picture."""
     results = tables.read(ROOT / "examples/serving_load/results")["small"]
-    one, many, full = (summary.megabytes(results, *cell) for cell in (("gated", 1), ("gated", 64), ("full", 64)))
+    one, many, full = (tables.megabytes(results, *cell) for cell in (("gated", 1), ("gated", 64), ("full", 64)))
     assert one and many and full
     text = README.read_text()
     assert f"needs {100 * (many / one - 1):.0f} % more memory" in text
     assert f"takes {many / 1000:.0f} GB, one of full models {full / 1000:.1f} GB" in text
-    assert abs((summary.ratio(results, "gated", 8) or 0) - 1) < 0.05
+    assert abs((tables.ratio(results, "gated", 8) or 0) - 1) < 0.05
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)

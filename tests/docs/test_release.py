@@ -1,15 +1,18 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What a release uploads: wheel and sdist build, pass twine, and the installed wheel runs the README's first lines."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ViTImageProcessor
 
@@ -19,6 +22,11 @@ from helpers.pages import ROOT, blocks
 
 VERSION = gated_prompt.__version__
 LOADER = "import torch\ntrain_loader = [(torch.randn(8, 3, 224, 224), torch.arange(8) % 4)]\n"
+
+
+HIDE = """import sys
+sys.modules.update(dict.fromkeys(("fastapi", "gradio", "locust", "onnx", "pycocotools", "pydantic", "ray", "timm")))
+"""  # what no part of the extra [train] may need, though it is installed here
 
 
 def run(*command: object, cwd: Path, path: Path | None = None) -> str:
@@ -31,6 +39,15 @@ def run(*command: object, cwd: Path, path: Path | None = None) -> str:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def site(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the installed wheel, and nothing of this checkout."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder]
+    run(*install, next(dist.glob("*.whl")), cwd=folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +85,9 @@ def test_the_files_hold_the_package(dist: Path) -> None:
     assert modules | {"LICENSE", "README.md", "setup.cfg", "pyproject.toml", "gated_prompt/py.typed"} <= names
 
 
-def test_the_installed_wheel_runs_the_first_lines_of_the_readme(dist: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_runs_the_first_lines_of_the_readme(site: Path, tmp_path: Path) -> None:
     """In a process that sees the wheel and the libraries, but not this folder."""
-    site, work = tmp_path / "site", tmp_path / "work"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site]
-    run(*install, next(dist.glob("*.whl")), cwd=tmp_path)
+    work = tmp_path / "work"
     build("Dinov2Model", "Dinov2Config", image_size=224, patch_size=56).save_pretrained(work / "facebook/dinov2-small")
     ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(work / "facebook/dinov2-small")
     for index in range(12):
@@ -86,6 +101,40 @@ def test_the_installed_wheel_runs_the_first_lines_of_the_readme(dist: Path, tmp_
     )
     printed = run(sys.executable, "-c", code, cwd=work, path=site)
     assert printed.split()[-2:] == [str(site / "gated_prompt" / "__init__.py"), "PeftModel"]
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_does_the_main_job(site: Path, tmp_path: Path) -> None:
+    """`train` to a report, `predict` with it, and the help of `serve`, without what other extras install."""
+    (found,) = distributions(path=[str(site)])
+    needed = [Requirement(line) for line in found.requires or []]
+    for one in (r for r in needed if r.marker is None or r.marker.evaluate({"extra": "train"})):
+        assert one.specifier.contains(version(one.name), prereleases=True), one
+    (tmp_path / "sitecustomize.py").write_text(HIDE)
+    for index in range(16):
+        file = tmp_path / "photos" / ("cat", "dog")[index % 2] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (15 * index, 200 * (index % 2), 50)).save(file)
+    path = Path(os.pathsep.join(map(str, (tmp_path, site))))
+    program = [sys.executable, site / "bin" / "gated-prompt"]
+    quick = ["--num_train_epochs", "2", "--learning_rate", "0.5", "--methods", "gated"]
+    run(*program, "train", "--train_dir", "photos", "--output_dir", "out", *quick, cwd=tmp_path, path=path)
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "cat" in report and "dog" in report and (tmp_path / "out" / "results.json").is_file()
+    run(
+        *program,
+        "predict",
+        "--images",
+        "photos",
+        "--adapters",
+        "out",
+        "--output",
+        "found.csv",
+        cwd=tmp_path,
+        path=path,
+    )
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 1 + 16
+    assert "--adapters" in run(*program, "serve", "--help", cwd=tmp_path, path=path)
 
 
 def test_one_version_everywhere() -> None:

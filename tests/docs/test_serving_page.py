@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving_load import made, summary, tables
+from serving_load import plan, tables
 from serving_load.contenders import FullModels, LoraAdapters, Tasks
 from serving_load.measure_server import RESULTS
 
@@ -18,8 +18,8 @@ def test_the_page_shows_the_committed_results() -> None:
 
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])
 def test_contenders_answer_each_image_by_its_task(kind: type[Tasks], tmp_path: Path) -> None:
-    folders = sorted(made.adapters("tiny", 3, tmp_path).iterdir())
-    shared = kind(str(made.backbone("tiny", tmp_path)), 0, 1024)
+    folders = sorted(plan.adapters("tiny", 3, tmp_path).iterdir())
+    shared = kind(str(plan.backbone_folder("tiny", tmp_path)), 0, 1024)
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tasks = []
     for folder in (*folders, folders[0]):
@@ -35,4 +35,4 @@ def test_contenders_answer_each_image_by_its_task(kind: type[Tasks], tmp_path: P
 
 def test_a_ratio_is_taken_within_a_round() -> None:
     cells = {"one 1 8": [{"mean_ms": 10.0}, {"mean_ms": 40.0}], "gated 64 8": [{"mean_ms": 11.0}, {"mean_ms": 44.0}]}
-    assert summary.ratio({"cells": cells}, "gated", 8) == pytest.approx(1.1)
+    assert tables.ratio({"cells": cells}, "gated", 8) == pytest.approx(1.1)

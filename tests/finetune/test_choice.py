@@ -19,7 +19,7 @@ from gated_prompt.finetune.experiment import KeptTokens
 from gated_prompt.finetune.features import backbone_key
 from gated_prompt.finetune.image_experiment import ImageExperiment
 from gated_prompt.finetune.image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
-from gated_prompt.finetune.metrics import all_measures, balanced_weights, main_measure
+from gated_prompt.finetune.metrics import all_measures, balanced_weights, main_measure, wilson
 from gated_prompt.finetune.probing import fit_candidate, fit_kept, load_study, neighbour_scores, save_study, study
 from gated_prompt.finetune.results import choose
 from gated_prompt.finetune.runs import Run, budgets, grid
@@ -268,3 +268,19 @@ class Answers(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> SimpleNamespace:
         return SimpleNamespace(logits=pixels)
+
+
+def test_the_interval_of_an_accuracy_is_wilson_s() -> None:
+    """Values of Newcombe (1998), Table I, and the ends; of images that are all correct the interval has a width."""
+    for (hits, count), wanted in {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }.items():
+        assert wilson(hits / count, count) == pytest.approx(wanted, abs=5e-5)
+    scores = torch.eye(4).repeat(5, 1)
+    found = all_measures(
+        "single_label", scores, torch.arange(4).repeat(5), main_measure("single_label", "auto", 4), tuple("abcd")
+    )
+    assert found["interval"] == pytest.approx([1 - 0.1611, 1.0], abs=5e-5)

@@ -88,6 +88,11 @@ def test_what_a_run_leaves_behind(finished: Path, photos: Path) -> None:
     assert [results["data"][part]["count"] for part in ("train", "validation", "test")] == [30, 6, 36]
     assert 0 <= results["test"]["interval"][0] <= results["test"]["accuracy"] <= results["test"]["interval"][1] <= 1
     assert results["use"] in ("adapter", "probe") and results["sentence"].startswith("Use ")
+    assert len(results["near_duplicates"]) == 36  # the test part is that of training
+    assert all(row["image"] == row["labelled_image"] for row in results["near_duplicates"])
+    found = list(csv.DictReader((finished / "label_suspects.csv").read_text().splitlines()))
+    assert [row["image"] for row in found] == [row["image"] for row in results["label_suspects"]]
+    assert read_predictor(finished / results["use"]).temperature == results["temperature"] != 1
     curve = results["comparison"][1]["curve"]
     assert [point["epoch"] for point in curve] == list(range(len(curve)))
     card = (finished / "adapter" / "README.md").read_text()
@@ -184,6 +189,17 @@ def test_predictions_are_those_of_the_run_and_go_on_after_a_stop(finished: Path,
     with pytest.raises(GatedPromptError, match="holds something else than predictions"):
         predict.main([*arguments, *adapters, "--output", str(tmp_path / "other.csv")])
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_how_unlike_the_training_images_an_image_is(finished: Path, photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.indices((36, 40)).sum(0).astype(np.uint8) % 2 * 255).convert("RGB").save(tmp_path / "odd.png")
+    arguments = ["--images", str(photos / "gul"), str(tmp_path / "odd.png"), "--unlike"]
+    output = tmp_path / "unlike.csv"
+    predict.main([*arguments, "--adapters", str(finished / "probe"), "--output", str(output)])
+    *known, odd = (float(row["unlike"]) for row in csv.DictReader(output.read_text().splitlines()))
+    assert odd == 1 and max(known) == 0  # these are the images that it was fitted to
+    with pytest.raises(GatedPromptError, match="--unlike needs"):
+        predict.main([*arguments, "--adapters", str(finished / "adapter"), "--output", str(output)])
 
 
 def test_an_adapter_that_changed_is_asked_again(finished: Path, photos: Path, tmp_path: Path) -> None:
@@ -313,6 +329,7 @@ def test_blocks_below_the_prompts_run_once_per_image(backbone, photos, tmp_path,
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(finished: Path, backbone: Path, photos: Path, tmp_path: Path) -> None:
     arguments = ["--train_dir", str(photos), "--test_dir", str(photos), "--backbone", str(backbone), *QUICK]
     arguments += ["--read_block", "1", "--learning_rate", "0.003", "--per_device_train_batch_size", "4"]

@@ -48,6 +48,7 @@ def read(asked: list[tuple[str, str | None]], endpoint: str, home, **environment
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_commits_cache_and_offline_mode(tmp_path):
     write_split(tmp_path / "old", "train", 2, label=[1, 2])
     write_split(tmp_path / "new", "train", 3, label=[3, 4, 5])

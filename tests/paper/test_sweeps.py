@@ -139,6 +139,7 @@ def listening() -> set[str]:
     return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN and each.pid in own}
 
 
+@pytest.mark.slow
 def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None:
     ray = pytest.importorskip("ray")
     before = listening()
@@ -156,6 +157,7 @@ def test_ray_on_this_machine_cannot_be_reached_from_another(monkeypatch) -> None
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> None:
     """SIGKILL while both run: of one the worker alone, of the other its script too, as when a machine is lost."""
     ray = pytest.importorskip("ray")
@@ -204,6 +206,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path) -> None:
     """The whole sweep is killed in its last run; the same command then writes the table without repeating a run."""
     command = [sys.executable, str(EXAMPLES / "reproduce_tables.py"), "--scheduler", "serial", "--tasks", "dtd"]

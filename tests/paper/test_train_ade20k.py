@@ -225,6 +225,7 @@ def test_confusion_matrix_counts_every_labelled_pixel_once(backbone, rooms) -> N
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+@pytest.mark.slow
 def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None:
     """Three test images for two processes: each is scored once, without omissions or padding."""
     wanted = run(backbone, rooms, tmp_path / "one", "--max_train_steps", "1")["majority_class"]

@@ -184,6 +184,7 @@ def test_what_is_left_out_is_named_at_the_start(server: Running) -> None:
     assert "not served: notes: it has neither an adapter nor a probe, nor is it a finished run of `train`" in log
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_answers_what_it_has(tmp_path: Path) -> None:
     shutil.copytree(ADAPTERS, tmp_path / "adapters")
     with running_server(tmp_path, {"batch_wait_ms": 3000, "batch_size": 100}, []) as server:

@@ -1,4 +1,4 @@
-"""`python -m gated_prompt.convert`, and output folders that are written atomically."""
+"""`gated-prompt convert`, and output folders that are written atomically."""
 
 import os
 import subprocess
@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import ViTModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import gated_prompt
 from gated_prompt import ConversionError
+from gated_prompt.cli import convert
+from gated_prompt.cli.convert import main
+from gated_prompt.config import POOLINGS
 from gated_prompt.convert import convert_backbone
-from gated_prompt.convert.command import main
+from gated_prompt.convert.layouts import KINDS
 from helpers.converted_base import load_base
 from helpers.golden_cases import Case
 from helpers.timm_reference import random_state, tokens
@@ -72,10 +76,15 @@ def test_faults_are_one_message_and_leave_nothing(checkpoint, tmp_path, capsys) 
     "arguments", [[], ["backbone"], ["adapter", "run.pth", "out"], ["backbone", "a", "b", "--kind", "ibot"]]
 )
 def test_incomplete_commands(arguments, capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert "usage: python -m gated_prompt.convert" in capsys.readouterr().err
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.endswith("; --help lists all options\n") and said.count("\n") == 1
+
+
+def test_the_arguments_know_what_the_converters_know() -> None:
+    """They are read before torch is imported, so they repeat it."""
+    assert convert.KINDS == KINDS and convert.POOLINGS == POOLINGS
+    assert (tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)) == (convert.IMAGENET_MEAN, convert.IMAGENET_STD)
 
 
 @pytest.mark.parametrize(

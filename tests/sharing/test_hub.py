@@ -117,6 +117,7 @@ def run(script: str, hub: HubStandIn, home: Path, *arguments: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
     local = tmp_path / "a local folder" / "tiny-vit"
     vit(num_labels=7).save_pretrained(local)

@@ -20,9 +20,8 @@ from gated_prompt import gates, temperatures
 from gated_prompt.inspect.readouts import find_adapter
 from miniature_page import sweep
 from plotting import Panel, bars, lines
-from serving_load.made import BACKBONES
-from serving_load.summary import NAMES, axis, middle, rounds
-from serving_load.tables import read
+from serving_load.plan import BACKBONES
+from serving_load.tables import NAMES, axis, middle, read, rounds
 from study.miniature import BACKBONES as MINI_BACKBONES
 from study.miniature import BLOCKS
 from study.tasks import MINIATURE, REAL

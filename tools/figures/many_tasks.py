@@ -12,9 +12,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 from drawing import IMAGES, picture, text
 from gated_prompt.plots import COLOURS
 from plotting import HEIGHT, WIDTH, Panel, line_parts
-from serving_load.made import BACKBONES
-from serving_load.summary import NAMES, axis, megabytes, middle, rounds
-from serving_load.tables import read
+from serving_load.plan import BACKBONES
+from serving_load.tables import NAMES, axis, megabytes, middle, read, rounds
 
 RESULTS = Path(__file__).parents[2] / "examples" / "serving_load" / "results"
 BACKBONE, CLIENTS = "small", 8

@@ -1,16 +1,19 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""`python -m gated_prompt.convert backbone CHECKPOINT OUT` and `... adapter CHECKPOINT OUT --pooling ...`."""
+"""`gated-prompt convert backbone CHECKPOINT OUT` and `... adapter CHECKPOINT OUT --pooling ...`.
+
+The arguments are read before torch is imported, so what they may say stands here too. A test compares it.
+"""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-from ..config import POOLINGS
-from ..convert import KINDS, convert_adapter, convert_backbone
+from ..command_line import CommandLine
 from ..errors import GatedPromptError
 
+KINDS = ("mae", "moco", "dino", "timm", "official")
+POOLINGS = ("prompts", "patches", "prompts_and_patches")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BACKBONE = """\
 Convert a pre-trained Vision Transformer to a folder that transformers loads: a ViTModel, or a
 ViTForImageClassification if the checkpoint has a linear head. Prints what was left out and why.
@@ -34,8 +37,10 @@ which class ran, so give the pooling:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one conversion and print its report. On an error, print it and return 1."""
-    args = _parser().parse_args(argv)
     try:
+        args = parser().parse_args(argv)
+        from ..convert import convert_adapter, convert_backbone
+
         if args.command == "backbone":
             report = convert_backbone(
                 args.checkpoint,
@@ -58,12 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m gated_prompt.convert",
+def parser() -> CommandLine:
+    """The arguments of both conversions."""
+    whole = CommandLine(
         description="Convert self-supervised checkpoints, and runs of the paper's official code.",
+        prog="gated-prompt convert",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = whole.add_subparsers(dest="command", required=True)
     backbone = _command(commands, "backbone", "convert a pre-trained encoder to a transformers model", BACKBONE)
     backbone.add_argument("--kind", choices=KINDS, help="which code wrote the checkpoint, if its names are ambiguous")
     backbone.add_argument(
@@ -73,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="attention heads, which the shapes do not reveal (default: 12 for MoCo v3's ViT-S, 16 for widths 1152 to "
         "1664, else width / 64)",
     )
-    for name, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+    for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         backbone.add_argument(
             f"--image_{name}",
             type=float,
@@ -85,20 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     adapter = _command(commands, "adapter", "convert a run of the official code to an adapter", ADAPTER)
     adapter.add_argument("--pooling", required=True, choices=("none", *POOLINGS), help="see above")
     adapter.add_argument("--base_model", metavar="NAME", help="folder or Hub id of the base, recorded in the adapter")
-    return parser
+    return whole
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, text: str
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", help="the file to convert")
-    parser.add_argument("out", help="the output folder, written atomically")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in that folder")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _command(commands: "argparse._SubParsersAction[CommandLine]", name: str, summary: str, text: str) -> CommandLine:
+    one = commands.add_parser(name, help=summary, description=text)
+    one.add_argument("checkpoint", help="the file to convert")
+    one.add_argument("out", help="the output folder, written atomically")
+    one.add_argument("--overwrite", action="store_true", help="replace an earlier conversion in that folder")
+    return one
