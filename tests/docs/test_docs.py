@@ -198,6 +198,21 @@ def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (SIZE, SIZE + 9)).save("photo.jpg")
 
 
+def recipes(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Tiny towers of CLIP and SigLIP by their usual names, timm's stand-in, and images with labels."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    clip = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
+    transformers.CLIPModel(clip).save_pretrained("openai/clip-vit-base-patch16")
+    siglip = transformers.SiglipConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
+    transformers.SiglipModel(siglip).save_pretrained("google/siglip-base-patch16-224")
+    stand_in = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
+    patch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=lambda *args, **kwargs: stand_in))
+    pixels = images(8)
+    names.update(pixel_values=pixels, sentences=torch.randint(3, 99, (5, 7)))
+    names["data_set"] = [{"pixel_values": one, "labels": index % 10} for index, one in enumerate(pixels)]
+
+
 def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     for library in ("onnxscript", "onnxruntime"):
         pytest.importorskip(library, reason=f"{library} is not installed; the extra [test] has it")
@@ -213,6 +228,7 @@ SETUPS: dict[str, Setup] = {
     "initialisation.md": initialisation,
     "method.md": method,
     "quickstart.md": quickstart,
+    "recipes.md": recipes,
     "segmentation.md": segmentation,
 }
 
