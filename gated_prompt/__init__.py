@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import REMOVED, RemovedNameError
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AdapterMismatchError",
