@@ -42,7 +42,7 @@ class TokenClassifier(nn.Module):
         ArchitectureError: `backbone` is no Vision Transformer, or has no CLS token to read.
     """
 
-    base_model_prefix = "backbone"  # asked for by PEFT, where there is a model of transformers inside
+    base_model_prefix = "backbone"  # PEFT reads this name if there is a model of transformers inside
 
     def __init__(
         self,

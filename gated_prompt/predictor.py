@@ -113,7 +113,7 @@ class Predictor:
             )
         except (OSError, ValueError) as error:
             raise GatedPromptError(
-                f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); say where it lies now"
+                f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); pass its place as backbone="
             ) from error
         return self._settled(model)
 

@@ -62,7 +62,7 @@ class TokenSegmenter(nn.Module):
         ArchitectureError: `backbone` is no Vision Transformer, or does not cut images into squares.
     """
 
-    base_model_prefix = "backbone"  # asked for by PEFT, where there is a model of transformers inside
+    base_model_prefix = "backbone"  # PEFT reads this name if there is a model of transformers inside
 
     def __init__(
         self,

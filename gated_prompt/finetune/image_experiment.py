@@ -139,7 +139,7 @@ class ImageExperiment(Experiment):
 def score(model: nn.Module, loader: DataLoader[Any], accelerator: Accelerator) -> Tensor:
     """Logits or numbers (N, K), float32 on the CPU of every process, in the order of the images.
 
-    It shows no progress: mostly it runs under the bar of a training.
+    It shows no progress, since it usually runs inside a training progress bar.
     """
     model.eval()
     rows = []

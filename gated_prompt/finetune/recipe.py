@@ -9,7 +9,7 @@ deep               VPT-deep: fresh prompts at every block
 zero_start         the same, read in a softmax of their own, times gates that start at 0
 linear             the head alone
 full               everything
-lora               PEFT's LoRA on queries and values: what one would take instead
+lora               PEFT's LoRA on queries and values: the usual alternative
 """
 
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ class Features(nn.Module):
         ArchitectureError: the backbone is no Vision Transformer.
     """
 
-    base_model_prefix = "backbone"  # asked for by PEFT, where there is a model of transformers inside
+    base_model_prefix = "backbone"  # PEFT reads this name if there is a model of transformers inside
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 """Publish an adapter together with its model card.
 
 `PeftModel.push_to_hub` comes from transformers, which writes a template card over whatever was saved, unless the
-repository has a card already. No method of a tuner or a config is asked, so this is a function of its own.
+repository has a card already. PEFT offers no hook for this to tuners or configs, hence a separate function.
 """
 
 import json

@@ -30,7 +30,7 @@ def load(
 
     The same as `PeftModel.from_pretrained`, or `load_adapter` on a model that has adapters. But PEFT opens the config
     before it knows the method, asks the Hub for weights that a folder lacks, and opens the files again after they
-    were checked. Here they are looked at first, and loaded as they were then, though others save meanwhile.
+    were checked. Here they are validated and loaded from one snapshot, even while others save.
 
     Args:
         base: the base model, changed in place, or a `PeftModel`, which gets one more adapter, not yet active.

@@ -4,7 +4,7 @@
     <folder>/step_00000012/            as accelerate writes it, with the trained parameters alone
     <folder>/step_00000012/whole.json  digests of the other files, written last
     <folder>/step_00000012.partial     being written
-    <folder>/step_00000012.old         of an earlier run, until this one has a checkpoint
+    <folder>/step_00000012.old         a previous run's, kept until this run has a checkpoint
 
 The two newest are kept. Nothing else in the folder is touched.
 """
@@ -236,7 +236,7 @@ def _check_random_states(file: Path) -> None:
 
 
 def _set_aside(checkpoint: Path) -> None:
-    """Of an earlier run in the same folder: it goes when this run has a checkpoint, and is not mixed up with it."""
+    """Rename a previous run's checkpoint in the same folder. It is deleted once this run has one."""
     old = checkpoint.with_name(f"{checkpoint.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     os.replace(checkpoint, old)

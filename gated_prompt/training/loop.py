@@ -20,7 +20,7 @@ from .checkpoints import Fact, is_due, keep_only_trainable, resume, save_checkpo
 
 
 class TrainerCallback:
-    """Looks on while a model is trained. `done` ends the training before its last step.
+    """A callback of the training loop. `done` ends the training before its last step.
 
     What has to survive a kill goes into `state_dict` and `load_state_dict`: it is a part of every checkpoint.
     """
@@ -197,7 +197,7 @@ def _in_checkpoints(accelerator: Accelerator, *objects: Any) -> Iterator[None]:
 
 
 def _made_with(optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> dict[str, Fact]:
-    """What a checkpoint has its own of, which would win in silence over other options."""
+    """Settings stored in the checkpoint that would silently override the options."""
     facts: dict[str, Fact] = {"batches per epoch": len(loader)}
     for index, group in enumerate(optimizer.param_groups):
         settings = {k: v for k, v in group.items() if k not in ("lr", "name") and isinstance(v, Fact)}
