@@ -7,6 +7,7 @@ of PEFT then work as with any other method.
 
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import REMOVED, RemovedNameError
@@ -34,6 +35,7 @@ __all__ = [
     "UnknownSettingError",
     "UnsupportedOperationError",
     "check",
+    "export_engine",
     "find_head_names",
     "find_vision_transformer",
     "gates",
@@ -109,9 +111,19 @@ if TYPE_CHECKING or not _is_the_command():
     )
 
 
+if TYPE_CHECKING:
+    from .engine.export import export_engine
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in REMOVED:
         raise RemovedNameError(name)
+    if name == "export_engine":  # not imported with the rest, as it brings the server's parts along
+        return import_module("gated_prompt.engine.export").export_engine
     if name in __all__:  # of the command: everything else is there already
         from . import _public
 

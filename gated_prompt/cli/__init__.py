@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The command line: `gated-prompt train | probe | predict | serve | convert`, also as `python -m gated_prompt`."""
+"""The command line: `gated-prompt train | probe | predict | serve | export | convert`, or `python -m gated_prompt`."""
 
 import sys
 from contextlib import suppress
@@ -13,6 +13,7 @@ COMMANDS = {
     "probe": "nearest neighbours and linear probes of every block of a frozen backbone",
     "predict": "classify new images with what `train` left, or export it to ONNX",
     "serve": "answer over HTTP with many adapters on one backbone",
+    "export": "one ONNX graph for many adapters, with a program that runs it without PyTorch",
     "convert": "convert checkpoints of MAE, MoCo v3, DINO, timm and the paper's official code",
 }
 
@@ -72,6 +73,10 @@ def check_options(command: str, words: list[str]) -> None:
         from ..finetune.arguments import PredictArguments
 
         CommandLine([PredictArguments]).parse(words)
+    elif command == "export":
+        from .export import ExportArguments
+
+        CommandLine([ExportArguments]).parse(words)
     elif command == "serve":
         from .serve import parser as parser_of_serve
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -23,7 +24,9 @@ from ..files.layout import BANK, PREFIX
 from ..predictor import FILE, Predictor, read_predictor
 from ..sharing.card import last_part
 from ..sharing.loading import checked
-from .schemas import AdapterInfo
+
+if TYPE_CHECKING:
+    from .schemas import AdapterInfo
 
 PROBE = "trained.safetensors"  # the head of a probe. Also what methods other than prompts have trained
 HEAD = "classifier"  # its name there
@@ -45,8 +48,10 @@ def is_servable(folder: Path) -> bool:
     return (folder / CONFIG_NAME).is_file() or (folder / PROBE).is_file()
 
 
-def describe(name: str, folder: Path) -> AdapterInfo:
+def describe(name: str, folder: Path) -> "AdapterInfo":
     """What the files of an adapter or probe say, or why they cannot be used."""
+    from .schemas import AdapterInfo  # here: the pool needs no pydantic
+
     try:
         predictor = read_predictor(folder)
         sha256 = _check_kind(folder)

@@ -19,7 +19,7 @@ from ..architecture.adapter import Role
 from ..architecture.masks import widen_keys
 from ..errors import UnsupportedOperationError
 from .bank import PromptBank
-from .blocks import by_image, entering_prompts
+from .blocks import entering_prompts, one_per_image
 from .forward import Forward, current, running
 from .request import LOCAL
 from .zero_start import add_prompts
@@ -144,11 +144,11 @@ def scale_queries(forward: Forward, index: int, queries: torch.Tensor, fused: bo
 
     If `fused`, the last axis holds queries, keys and values, and only its first third is scaled.
     """
-    bank, rows = forward.bank, forward.rows
+    bank = forward.bank
     scale = bank.inverse_temperature(forward.adapters[0], index)
-    if rows is not None:
-        scales = [bank.inverse_temperature(adapter, index) for adapter in forward.adapters]
-        scale = by_image([_as_tensor(s, queries) for s in scales], rows, queries.ndim)
+    if forward.rows is not None:
+        scales = forward.by_image(lambda each: _as_tensor(bank.inverse_temperature(each, index), queries))
+        scale = one_per_image(scales, queries.ndim)
     if scale is None:
         return queries
     if isinstance(scale, torch.Tensor):

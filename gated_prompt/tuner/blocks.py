@@ -137,7 +137,7 @@ class PromptBlock(Replacement):
                 f"{forward.length}: this model adds or drops tokens between its blocks, which prompts do not support"
             )
         if forward.rows is not None:
-            if len(forward.rows) != len(hidden):
+            if forward.rows.shape[0] != hidden.shape[0]:  # not len(), which fixes the batch size in an export
                 raise UnsupportedOperationError(
                     f"{name} gets a batch of {len(hidden)}, but adapter_names names {len(forward.rows)} images; this "
                     "model splits or merges images, so call it with one adapter at a time"
@@ -211,8 +211,8 @@ class PromptBlock(Replacement):
         if role.gate is not None:  # paper, Section 4: mix with the prompts that entered this block
             gate = self.bank.gate(adapter, role.gate, forward.training)
             if forward.rows is not None:
-                gates = [self.bank.gate(each, role.gate, forward.training) for each in forward.adapters]
-                gate = by_image(gates, forward.rows, 3)
+                row = role.gate
+                gate = one_per_image(forward.by_image(lambda each: self.bank.gate(each, row, forward.training)), 3)
             # A copy: autograd saves the tensor, and a view would keep all tokens of the block in memory.
             prompts = torch.lerp(entered[:, adapter.prompts], prompts.clone(), gate.to(prompts))
         parts = (prefix, prompts, patches) if role.stay else self._pooled(adapter, prefix, prompts, patches)
@@ -265,15 +265,14 @@ def entering_prompts(forward: Forward, index: int, like: torch.Tensor, count: in
     """Return the bank's prompts for this block, (count, P, D), with dropout per image in training."""
     bank, adapter = forward.bank, forward.adapters[0]
     if forward.rows is not None:
-        prompts = torch.stack([bank.tokens(each, index).to(like.device, like.dtype) for each in forward.adapters])
-        return prompts[forward.rows]
+        return forward.by_image(lambda each: bank.tokens(each, index).to(like.device, like.dtype))
     prompts = bank.tokens(adapter, index).to(like.device, like.dtype).expand(count, -1, -1)
     return F.dropout(prompts, adapter.config.prompt_dropout, forward.training)
 
 
-def by_image(values: list[torch.Tensor], rows: torch.Tensor, ndim: int) -> torch.Tensor:
-    """Turn one scalar per adapter of a mixed batch into one per image, (B, 1, ...)."""
-    return torch.stack(values)[rows].view(-1, *[1] * (ndim - 1))
+def one_per_image(values: torch.Tensor, ndim: int) -> torch.Tensor:
+    """Turn one scalar per image into a factor of tensors with `ndim` axes, (B, 1, ...)."""
+    return values.view(-1, *[1] * (ndim - 1))
 
 
 class RequireInputGradient:

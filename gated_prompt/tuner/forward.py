@@ -6,6 +6,7 @@ a thread-local, so any number of threads can call one model.
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class Forward:
     """The state of one forward.
 
     `adapters`: those in use, with equal structure. Empty: the base alone. None: the active one. `rows`: the index of
-    each image's adapter, (B,). None: the first for all. `request`: what it computes, if not the active adapter.
+    each image's adapter, (B,). None: the first for all. `stacked`: the tensors of the only one of `adapters` hold
+    those of several, along their second axis. `request`: what it computes, if not the active adapter.
     `in_sequence`: prompts are part of the token sequence in every block. `roles`: the role of the prompts in each
     block, from the first block that has them.
     """
@@ -107,6 +109,7 @@ class Forward:
     ) -> None:
         self.bank, self.request = bank, request
         self.rows: torch.Tensor | None = None
+        self.stacked = False
         self.active, self.switches = bank.adapters_in_use, LOCAL.switches
         self.adapters = self.active if adapters is None else adapters
         self.training = bank.training
@@ -156,6 +159,13 @@ class Forward:
         same = self.switches == LOCAL.switches or chosen or self.bank.adapters_in_use == self.active
         return same and request_for(self.bank) is self.request
 
+    def by_image(self, value: Callable[[Adapter], torch.Tensor]) -> torch.Tensor:
+        """Return for each image of a mixed batch what `value` gives for its adapter, (B, ...)."""
+        if self.stacked:
+            values = value(self.adapters[0])
+            return values[self.rows] if values.ndim else values  # a constant is the same for all
+        return torch.stack([value(adapter) for adapter in self.adapters])[self.rows]
+
     def remember(self, *states: torch.Tensor) -> None:
         """Note that these hidden states contain prompts: models return the same tensor objects that the hooks see."""
         if not torch.compiler.is_compiling():
@@ -186,7 +196,7 @@ def begin(bank: PromptTensors) -> Forward:
     if request.images is None:
         return Forward(bank, request.adapters or (), request)
     forward = Forward(bank, request.images.together, request)
-    forward.rows = request.images.rows
+    forward.rows, forward.stacked = request.images.rows, request.images.stacked
     return forward
 
 

@@ -59,6 +59,8 @@ class MixedImages:
     adapters of a single group, and `rows` the index of each image's among them, (B,), None if it is the same for all.
     """
 
+    stacked = False  # see `Forward`
+
     def __init__(self, bank: PromptTensors, adapters: list[Adapter | None]) -> None:
         self.bank, self.adapters = bank, adapters
         self.groups = _groups([_structure(adapter) for adapter in adapters])

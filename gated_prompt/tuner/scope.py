@@ -18,6 +18,7 @@ import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from ..architecture.batches import PLAIN
 from ..architecture.read_from import refuse_skipped_states
 from ..errors import ArchitectureError, UnsupportedOperationError
 from .bank import PromptBank
@@ -249,8 +250,8 @@ def parts_of(value: Any) -> dict[Any, Any]:
         return dict(value.items())
     if isinstance(value, (tuple, list, deque, Set)):
         return dict(enumerate(value))
-    if isinstance(value, (torch.Tensor, nn.Module, type)) or callable(value):
-        return {}
+    if isinstance(value, (torch.Tensor, nn.Module, type, *PLAIN)) or callable(value):
+        return {}  # plain values first: torch.export cannot trace what follows
     names = list(getattr(value, "__dict__", ()))
     for slots in (vars(kind).get("__slots__", ()) for kind in type(value).__mro__):
         names += [slots] if isinstance(slots, str) else [name for name in slots if not name.startswith("__")]

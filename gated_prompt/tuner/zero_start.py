@@ -50,6 +50,7 @@ def add_prompts(
 
 def head_gates(forward: Forward, index: int) -> torch.Tensor:
     """Return tanh(a) of this block, (1, H), or of each image of a mixed batch, (B, H)."""
-    bank, rows = forward.bank, forward.rows
-    gates = torch.stack([torch.tanh(bank.head_gates(adapter, index)) for adapter in forward.adapters])
-    return gates if rows is None else gates[rows]
+    bank = forward.bank
+    if forward.rows is None:
+        return torch.tanh(bank.head_gates(forward.adapters[0], index))[None]
+    return forward.by_image(lambda each: torch.tanh(bank.head_gates(each, index)))
