@@ -37,7 +37,7 @@ from .structure import Structure
 from .task_file import FOLDER, Task, as_row, read_task, write_task
 
 GRAPH, ABOUT, PROGRAM = "engine.onnx", "engine.json", "run.py"
-FORMAT, OPSET = 1, 18
+FORMAT, OPSET = 1, 20  # 20: the largest of booleans, in masks
 TOLERANCE = 1e-4  # of scores, relative to the largest one if that is above 1
 AGREEMENT = 0.99  # of int8 with float32, in the class with the best score
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
