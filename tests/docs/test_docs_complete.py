@@ -46,7 +46,8 @@ def options_given() -> dict[str, set[str]]:
         for start, word in enumerate(words):
             is_command = word in ("gated-prompt", "gated_prompt") and start + 1 < len(words)
             if is_command or (word.startswith("examples/") and word.endswith(".py")):
-                name = f"gated-prompt {words[start + 1]}" if is_command else word
+                depth = 3 if words[start + 1 : start + 2] == ["convert"] else 2  # convert has two commands below it
+                name = " ".join(["gated-prompt", *words[start + 1 : start + depth]]) if is_command else word
                 own = takewhile(lambda after: after != "--", words[start + 1 :])  # what follows is for another script
                 options = {after.split("=")[0] for after in own if after.startswith("--")}
                 found.setdefault(name, set()).update(options)
@@ -56,7 +57,7 @@ def options_given() -> dict[str, set[str]]:
 def help_of(script: str) -> str:
     """What --help prints."""
     if script.startswith("gated-prompt "):
-        start = partial(cli.main, [script.split()[1], "--help"])
+        start = partial(cli.main, [*script.split()[1:], "--help"])
     else:
         start = partial(runpy.run_path, str(ROOT / script), run_name="__main__")
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as left:

@@ -76,7 +76,7 @@ def test_both_files_pass_twine(dist: Path) -> None:
 def test_the_files_hold_the_package(dist: Path) -> None:
     """Every module and nothing else; the sdist can be built again and holds its licence."""
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "gated_prompt").rglob("*.py")}
-    shipped = [*(ROOT / "gated_prompt").rglob("report.html"), *(ROOT / "gated_prompt" / "backbones").rglob("*.*")]
+    shipped = [*(ROOT / "gated_prompt").rglob("*.html"), *(ROOT / "gated_prompt" / "backbones").rglob("*.*")]
     modules |= {str(file.relative_to(ROOT)) for file in shipped if file.is_file()}
     wheel = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
     assert {name for name in wheel if ".dist-info/" not in name} == modules | {"gated_prompt/py.typed"}
