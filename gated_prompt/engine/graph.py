@@ -14,7 +14,7 @@ from ..architecture.batches import Inputs
 from ..config import GatedPromptConfig
 from ..files.layout import BANK, GATE_LOGITS, HEAD_GATES, PREFIX, TEMPERATURES, TOKENS
 from ..serving.backbone import Features
-from ..tuner.bank import PromptBank, find_bank
+from ..tuner.bank import PromptBank, find_banks
 from ..tuner.mixed_batch import MixedImages
 from ..tuner.request import Request, requested
 from .structure import Structure
@@ -52,13 +52,15 @@ class Engine(nn.Module):
         super().__init__()
         self.structure, self.features = structure, Features(backbone)
         self.model: nn.Module = self.features
+        # In a tuple: while torch.export traces, modules read from attributes are proxies, and not the bank itself.
+        self.banks: tuple[PromptBank, ...] = ()
         shapes: dict[str, tuple[int, ...]] = {}
         if structure.prompts is not None:
             config = GatedPromptConfig(**structure.prompts, prompt_dropout=0.0, modules_to_save=[])
             self.model = get_peft_model(self.features, config, adapter_name=STACKED)
-            bank = find_bank(self.model)
+            self.banks = tuple(find_banks(self.model).values())
             for name, parameter in PARAMETERS.items():
-                tensors = getattr(bank, parameter)
+                tensors = getattr(self.banks[0], parameter)
                 if STACKED in tensors:
                     shapes[name] = tuple(tensors[STACKED].shape)
         self.shapes = shapes
@@ -76,9 +78,7 @@ class Engine(nn.Module):
         if not prompts:
             seen = self.model(pixel_values, blocks=blocks)
         else:
-            bank = find_bank(self.model)
-            if bank is None:  # never: made by __init__
-                raise RuntimeError("no prompts")
+            bank = self.banks[0]
             path = f"{PREFIX}{BANK}."
             stacked = {
                 f"{path}{PARAMETERS[name]}.{STACKED}": tensor.transpose(0, 1)
