@@ -7,6 +7,7 @@ Only the standard library is imported, so that a mistake is answered before anyt
 import argparse
 import errno
 import io
+import os
 import sys
 from argparse import SUPPRESS, Action
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,6 +64,13 @@ def _is_full_disk(error: BaseException) -> bool:
     return any(sign in str(error) for sign in FULL_DISK)
 
 
+def program() -> str | None:
+    """The command's name in messages, such as "gated-prompt train". None: argparse's own choice, the script's name."""
+    name = sys.argv[0] if sys.argv else ""
+    own = os.path.basename(name) == "gated-prompt" or name.endswith(os.path.join("gated_prompt", "__main__.py"))
+    return " ".join(["gated-prompt", *sys.argv[1:2]]) if own else None
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description, and shows the defaults that the help text does not state itself."""
 
@@ -86,7 +94,7 @@ class CommandLine(argparse.ArgumentParser):
     """
 
     def __init__(self, kinds: Iterable[type] = (), description: str | None = None, prog: str | None = None) -> None:
-        super().__init__(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        super().__init__(prog or program(), description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         self.kinds = tuple(kinds)
         if self.kinds:
             self.usage = "%(prog)s [options]"
