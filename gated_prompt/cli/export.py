@@ -37,6 +37,9 @@ class ExportArguments:
     )
 
 
+LEFT_BY_TRAIN = ("probe", "adapter")  # in the output folder of each run, so they would name no task
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run with these arguments. None: those of the command line."""
     (args,) = CommandLine([ExportArguments], __doc__).parse(argv)
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
             folder = Path(name)
             if not folder.is_dir():
                 raise GatedPromptError(f"there is no folder {name!r}; give an output folder of gated-prompt train")
-            label = folder.resolve().name
+            whole = folder.resolve()
+            label = whole.parent.name if whole.name in LEFT_BY_TRAIN else whole.name
             if label in found:
                 raise GatedPromptError(f"two adapters are named {label!r} after their folders; rename one folder")
             found[label] = used_folder(folder)

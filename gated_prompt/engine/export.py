@@ -33,7 +33,7 @@ from ..serving.pool import AdapterPool
 from ..sharing.card import last_part
 from . import run
 from .graph import Engine
-from .structure import Structure
+from .structure import Structure, joined
 from .task_file import FOLDER, Task, as_row, read_task, write_task
 
 GRAPH, ABOUT, PROGRAM = "engine.onnx", "engine.json", "run.py"
@@ -56,7 +56,8 @@ def export_engine(
     Args:
         folder: where to; it must not exist.
         backbone: Hub id or folder, as `gated-prompt serve` takes it.
-        adapters: folders by task name, of adapters with a `predictor.json` or of probes. They share one structure.
+        adapters: folders by task name, of adapters with a `predictor.json` or of probes. docs/export.md says which
+            can share a graph.
         images: RGB images on which the graph is compared with the model, beside noise. Needed for `int8`.
         int8: quantise the backbone's weights, if the best class stays the same for 99 % of images and tasks.
 
@@ -72,14 +73,14 @@ def export_engine(
     depth = AdapterPool(model, 1).features.num_blocks
     model = load_backbone(backbone).eval()  # anew, without the pool's hooks
     tasks = {name: read_task(Path(path), backbone, depth) for name, path in adapters.items()}
-    structure = next((one.structure for one in tasks.values() if one.structure.prompts), None)
-    structure = structure or next(iter(tasks.values())).structure
-    for name, task in tasks.items():
-        structure.check(task.structure, name)
+    structure = joined({name: task.structure for name, task in tasks.items()}, depth)
     with _runtime_errors():
         run.check_preparation(structure.preparation)
     engine = Engine(model, structure)
-    width = next(iter(tasks.values())).tensors["weight"].shape[1]
+    first = next(iter(tasks.values()))
+    width = first.tensors["weight"].shape[1]
+    if structure.blocks is not None and first.structure.blocks is not None:
+        width = width // len(first.structure.blocks) * len(structure.blocks)
     sha256 = fingerprint(engine.features.backbone)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,7 +89,8 @@ def export_engine(
         about = _about(engine, structure, width, backbone, sha256)
         replace_text(partial / ABOUT, json.dumps(about, indent=2) + "\n")
         for name, task in tasks.items():
-            write_task(partial, name, task, as_row(task, _row_shapes(about, task)), sha256)
+            row = as_row(task, structure, _row_shapes(about, task), depth)
+            write_task(partial, name, task, row, sha256)
         shutil.copyfile(Path(run.__file__), partial / PROGRAM)
         _write_graph(engine, structure, width, partial / GRAPH)
         lines = [_compare(partial, backbone, adapters, images)]
@@ -114,8 +116,10 @@ def add_adapter(engine: str | os.PathLike[str], name: str, adapter: str | os.Pat
     with _runtime_errors():
         about = run.read_about(folder)
     task = read_task(Path(adapter), about["backbone"], about["depth"])
-    Structure(**about["structure"]).check(task.structure, name)
-    return write_task(folder, name, task, as_row(task, _row_shapes(about, task)), about["backbone_sha256"])
+    structure, depth = Structure(**about["structure"]), about["depth"]
+    structure.check(task.structure, name, depth)
+    row = as_row(task, structure, _row_shapes(about, task), depth)
+    return write_task(folder, name, task, row, about["backbone_sha256"])
 
 
 @contextmanager

@@ -54,25 +54,42 @@ def read_task(folder: Path, backbone_name: str, depth: int) -> Task:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise AdapterMismatchError(f"{name} of the adapter in {folder} is not finite; train it again")
-    return Task(files.predictor, structure_of(files.config, files.predictor, blocks), tensors)
+    return Task(files.predictor, structure_of(files.config, files.predictor, blocks, depth), tensors)
 
 
-def as_row(task: Task, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Its tensors, with prompts that add nothing for a probe in a zero-start engine.
+def as_row(task: Task, structure: Structure, shapes: dict[str, tuple[int, ...]], depth: int) -> dict[str, Tensor]:
+    """Its tensors for an engine of `structure`, whose `shapes` they get.
+
+    In blocks that are the engine's and not its own, prompts add nothing and the head has zeros.
 
     Raises:
         AdapterMismatchError: a tensor has another shape than the engine's.
     """
     given = dict(task.tensors)
+    if structure.pads:
+        before = task.structure.span(depth)[0] - structure.span(depth)[0]
+        for name in KINDS.keys() & shapes.keys():
+            whole = torch.ones(shapes[name]) if name == "temperatures" else torch.zeros(shapes[name])
+            own = given.get(name, whole[:0])
+            if own.shape[1:] == whole.shape[1:] and (not len(own) or 0 <= before <= len(whole) - len(own)):
+                whole[before : before + len(own)] = own
+                given[name] = whole
+    if structure.blocks is not None and task.structure.blocks is not None:
+        given["weight"] = _spread(given["weight"], task.structure.blocks, structure.blocks)
     for name, shape in shapes.items():
-        if name not in given:
-            given[name] = torch.ones(shape) if name == "temperatures" else torch.zeros(shape)
-        if given[name].shape != shape:
+        found = tuple(given[name].shape) if name in given else None
+        if found != shape:
             raise AdapterMismatchError(
-                f"{name} has the shape {tuple(given[name].shape)}, the engine takes {shape}; it belongs to another "
-                "backbone"
+                f"{name} has the shape {found}, the engine takes {shape}; it belongs to another backbone"
             )
-    return given
+    return {name: given[name] for name in shapes}
+
+
+def _spread(weight: Tensor, own: list[int], blocks: list[int]) -> Tensor:
+    """A head (C, F) on its own blocks, as one on all `blocks`, with zeros for the others."""
+    parts = dict(zip(own, weight.chunk(len(own), dim=1), strict=True))
+    nothing = torch.zeros_like(parts[own[0]])
+    return torch.cat([parts.get(block, nothing) for block in blocks], dim=1)
 
 
 def write_task(engine: Path, name: str, task: Task, row: dict[str, Tensor], backbone_sha256: str) -> Path:

@@ -33,6 +33,7 @@ BLOCKS = [0, 2]
 DEPTH = 3
 TEMPERATURE = 1.5  # of the probabilities
 ZERO = dict(num_virtual_tokens=2, deep=True, zero_start=True, insert_at=1)
+EARLY = ZERO | dict(insert_at=0, read_from=1)
 GATED = dict(num_virtual_tokens=3, gate_init=0.0)
 
 
@@ -43,20 +44,22 @@ def own_class(classes: int) -> torch.nn.Module:
     return model
 
 
-def several_blocks(classes: int) -> torch.nn.Module:
-    return TokenClassifier(vit(num_labels=0, num_hidden_layers=DEPTH).vit, classes, reads="both", blocks=BLOCKS)
+def several_blocks(classes: int, blocks: list[int] = BLOCKS) -> torch.nn.Module:
+    return TokenClassifier(vit(num_labels=0, num_hidden_layers=DEPTH).vit, classes, reads="both", blocks=blocks)
 
 
 def write_adapter(folder: Path, classes: int, **settings: object) -> Path:
     """Random parameters. With zero start the head reads several blocks."""
     zero = "zero_start" in settings
     torch.manual_seed(classes)
-    model = get_peft_model(several_blocks(classes) if zero else own_class(classes), GatedPromptConfig(**settings))
+    blocks = [1] if settings.get("read_from") == 1 else BLOCKS
+    base = several_blocks(classes, blocks) if zero else own_class(classes)
+    model = get_peft_model(base, GatedPromptConfig(**settings))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter) * 0.3)
     gated_prompt.save(model, folder)
-    reads = {"reads": "both", "blocks": BLOCKS} if zero else {}
+    reads = {"reads": "both", "blocks": blocks} if zero else {}
     names = [f"{folder.name} {i}" for i in range(classes)]
     Predictor(names, CROP, temperature=TEMPERATURE, **reads).write(folder)
     return folder
@@ -82,6 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(root / "trees", 4, **GATED)
     write_adapter(root / "cells", 3, **ZERO)
     write_adapter(root / "leaves", 2, **ZERO)
+    write_adapter(root / "early", 4, **EARLY)
     write_probe(root / "probe", 6)
     return root
 
@@ -120,8 +124,9 @@ def alone(root: Path, name: str, pixels: torch.Tensor) -> np.ndarray:
 
         model.load_state_dict(load_file(root / name / "trained.safetensors"), strict=False)
     else:
-        zero = name in ("cells", "leaves")
-        model = gated_prompt.load(several_blocks(classes) if zero else own_class(classes), root / name).eval()
+        blocks = {"cells": BLOCKS, "leaves": BLOCKS, "early": [1]}.get(name)
+        base = several_blocks(classes, blocks) if blocks else own_class(classes)
+        model = gated_prompt.load(base, root / name).eval()
     return model(pixel_values=pixels[None]).logits[0].numpy()
 
 
@@ -139,8 +144,11 @@ def test_a_mixed_batch_has_the_scores_of_the_models(root: Path, exported: Path, 
 
 
 def test_zero_start_heads_on_several_blocks_and_probes_share_an_engine(root: Path, tmp_path: Path) -> None:
-    export(root, tmp_path / "zero", ["cells", "leaves", "probe"])
-    check(root, tmp_path / "zero", ["probe", "cells", "leaves", "cells", "probe"])
+    """Also where they read other blocks, and where their prompts begin or end at others."""
+    export(root, tmp_path / "zero", ["cells", "leaves", "probe", "early"])
+    check(root, tmp_path / "zero", ["probe", "cells", "early", "leaves", "early", "cells", "probe"])
+    with pytest.raises(AdapterMismatchError, match="early has num_virtual_tokens=2, the engine 3"):
+        export(root, tmp_path / "mixed", ["birds", "early"])
 
 
 def test_classes_that_an_adapter_does_not_have_score_minus_infinity(exported: Path) -> None:
@@ -342,7 +350,8 @@ def test_the_command_exports_and_adds(
     monkeypatch.setattr(module, "_write_graph", lambda *args: shutil.copy(exported / "engine.onnx", args[-1]))
     folder = tmp_path / "engine"
     command.main(["--engine", str(folder), "--backbone", str(root / "backbone"), "--adapters", str(root / "birds")])
-    command.main(["--engine", str(folder), "--add", str(root / "cars")])
+    run = shutil.copytree(root / "cars", tmp_path / "cars" / "adapter")  # as train leaves it
+    command.main(["--engine", str(folder), "--add", str(run)])
     assert "scores differ from the model's by" in capsys.readouterr().out
     check(root, folder, ["cars", "birds"])
     with pytest.raises(GatedPromptError, match="exists"):
