@@ -27,6 +27,7 @@ from .problems import Kind, recognize
 from .table_file import read_rows
 
 AS_IT_IS = Reading()
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")  # that ids lack
 MOSTLY = 0.95  # rows with exactly one 1, above which others look like mistakes
 
 
@@ -147,6 +148,14 @@ def _one_or_several(targets: Tensor, column: Column, asked: str) -> Kind:
 
 
 def _find(folder: Path, name: str) -> Path:
-    """The file of a name, in whichever form of Unicode the file system has it."""
-    forms = (folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
-    return next((path for path in forms if path.is_file()), folder / name)
+    """The file of a name, in whichever form of Unicode the file system has it, or of an id that lacks its ending.
+
+    An id with two files is as good as missing: nothing says which one was labelled.
+    """
+    forms = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    for path in forms:
+        if path.is_file():
+            return path
+    ended = {path.with_name(f"{path.name}{ending}") for path in forms for ending in ENDINGS}
+    found = [path for path in ended if path.is_file()]
+    return found[0] if len(found) == 1 else folder / name

@@ -234,3 +234,12 @@ def test_names_of_files_in_any_form_of_unicode(tmp_path: Path) -> None:
     (tmp_path / unicodedata.normalize("NFD", "café.png")).write_bytes(b"here")
     text = unicodedata.normalize("NFC", "image,label\ncafé.png,a\nother.png,b\n")
     assert read_table(table(tmp_path, text), "image", ["label"]).pictures[0].read().read_bytes() == b"here"
+
+
+def test_ids_without_the_ending_of_their_file(tmp_path: Path) -> None:
+    """As in tables of competitions. An id with two files is not guessed."""
+    for name in ("0.jpg", "1.5.png", "2.jpg", "2.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    pictures = read_table(table(tmp_path, "image,label\n0,a\n1.5,b\n2,a\n"), "image", ["label"]).pictures
+    assert [picture.read().read_bytes() for picture in pictures[:2]] == [b"0.jpg", b"1.5.png"]
+    assert pictures[2].read() == tmp_path / "2"
