@@ -21,7 +21,7 @@ ATTACKS = {
         f"task-{task}": Attack(settings(task_type=task), ConfigError, f"task_type is '{task}'; use None")
         for task in ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
     },
-    "task-list": Attack(settings(task_type=["CAUSAL_LM"]), ConfigError, "Invalid task type"),
+    "task-list": Attack(settings(task_type=["CAUSAL_LM"]), ConfigError, "task_type is .*; use None"),
     "head-is-the-bank": Attack(settings(modules_to_save=["gated_prompt"]), ConfigError, "modules_to_save is"),
     "head-is-the-root": Attack(settings(modules_to_save=[""]), ConfigError, "modules_to_save is"),
     "head-twice": Attack(settings(modules_to_save=["classifier"] * 2), ConfigError, "modules_to_save is"),

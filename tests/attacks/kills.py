@@ -25,7 +25,7 @@ from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.picture_folder import make_folder
 
 SEED = 5
-SETTINGS = ["--num_train_epochs", "5", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "3"]
+SETTINGS = ["--num_train_epochs", "3", "--num_virtual_tokens", "3", "--per_device_train_batch_size", "3"]
 SETTINGS += ["--read_block", "last", "--ema_decay", "0.5"]
 
 
