@@ -39,11 +39,11 @@ $(VENV)/.installed-demo: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
 
 # The tests that take at most ten seconds each.
 test-fast: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow" $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not slow" $(TEST_ARGS)
 
 # The tests of the demo page, in a real browser where Chromium is on the PATH; without it they skip and say so.
 test-web: $(VENV)/.installed-demo
