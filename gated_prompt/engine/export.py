@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..architecture import find_vision_transformer
 from ..errors import AdapterNameError, GatedPromptError
 from ..files.folder import replace_text
 from ..serving.backbone import load_backbone
@@ -70,8 +71,7 @@ def export_engine(
     target = Path(folder)
     _check(target, adapters, images, int8)
     model = load_backbone(backbone).eval()
-    depth = AdapterPool(model, 1).features.num_blocks
-    model = load_backbone(backbone).eval()  # anew, without the pool's hooks
+    depth = len(find_vision_transformer(model).blocks)
     tasks = {name: read_task(Path(path), backbone, depth) for name, path in adapters.items()}
     structure = joined({name: task.structure for name, task in tasks.items()}, depth)
     with _runtime_errors():

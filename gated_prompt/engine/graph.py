@@ -12,15 +12,15 @@ from torch.func import functional_call
 
 from ..architecture.batches import Inputs
 from ..config import GatedPromptConfig
-from ..files.layout import BANK, GATE_LOGITS, HEAD_GATES, PREFIX, TEMPERATURES, TOKENS
+from ..files.layout import BANK, PREFIX
 from ..serving.backbone import Features
 from ..tuner.bank import PromptBank, find_banks
 from ..tuner.mixed_batch import MixedImages
 from ..tuner.request import Request, requested
 from .structure import Structure
+from .task_file import KINDS
 
 STACKED = "stacked"  # the name of the adapter on the model
-PARAMETERS = {"prompts": TOKENS, "gates": GATE_LOGITS, "temperatures": TEMPERATURES, "head_gates": HEAD_GATES}
 
 
 class StackedImages(MixedImages):
@@ -59,7 +59,7 @@ class Engine(nn.Module):
             config = GatedPromptConfig(**structure.prompts, prompt_dropout=0.0, modules_to_save=[])
             self.model = get_peft_model(self.features, config, adapter_name=STACKED)
             self.banks = tuple(find_banks(self.model).values())
-            for name, parameter in PARAMETERS.items():
+            for name, parameter in KINDS.items():
                 tensors = getattr(self.banks[0], parameter)
                 if STACKED in tensors:
                     shapes[name] = tuple(tensors[STACKED].shape)
@@ -81,7 +81,7 @@ class Engine(nn.Module):
             bank = self.banks[0]
             path = f"{PREFIX}{BANK}."
             stacked = {
-                f"{path}{PARAMETERS[name]}.{STACKED}": tensor.transpose(0, 1)
+                f"{path}{KINDS[name]}.{STACKED}": tensor.transpose(0, 1)
                 for name, tensor in zip(self.shapes, prompts, strict=True)
             }
             with requested(Request(bank, images=StackedImages(bank, rows))):
