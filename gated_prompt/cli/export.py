@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     if not args.engine or bool(args.adapters) == bool(args.add):
         raise GatedPromptError("give --engine, and --adapters or --add")
     from ..engine.export import add_adapter, export_engine
-    from ..finetune.folder import walk
-    from ..images import EXTENSIONS, decode
+    from ..images import decode
     from ..sharing.backbone import quiet_loading
     from ..sharing.classifier import used_folder
+    from .predict import find_all_pictures
 
     def by_name(names: list[str]) -> dict[str, Path]:
         found: dict[str, Path] = {}
@@ -69,11 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         for label, folder in by_name(args.add).items():
             print(f"added: {add_adapter(args.engine, label, folder)}")
         return
-    paths: list[Path] = []
-    for name in args.images:
-        path = Path(name)
-        paths += [file for file in walk(path) if file.suffix.lower() in EXTENSIONS] if path.is_dir() else [path]
-    images = [decode(path) for path in paths]
+    images = [decode(path) for path in find_all_pictures(args.images).values()] if args.images else []
     for line in export_engine(args.engine, args.backbone, by_name(args.adapters), images, args.int8):
         print(line)
 
