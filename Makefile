@@ -19,8 +19,8 @@ demo: $(VENV)/.installed
 		--per_device_train_batch_size 10 --num_virtual_tokens 10 --gate_init -3 --head_init probe --learning_rate 0.01 \
 		--output_dir runs/demo $(DEMO_ARGS)
 
-# What is missing of the race; STUDY="check-miniature" or STUDY="check-real" reruns a part of docs/miniature.md or
-# docs/real.md with a new seed, and fails where an accuracy lies outside what the committed ones allow.
+# What is missing of the race. STUDY="check-miniature" or STUDY="check-real" reruns a part of docs/appendix/miniature.md
+# or docs/appendix/real_tables.md with a new seed, and fails where an accuracy lies outside what the committed ones allow.
 STUDY ?= race
 study: $(VENV)/.installed runs/dinov2-small-saliency/config.json
 	OMP_NUM_THREADS=1 $(BIN)/python examples/study/run.py $(STUDY) \
@@ -58,7 +58,7 @@ $(VENV)/.installed-serve: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[serve]"
 	touch $@
 
-# The tests with every supported pair of PEFT and transformers; writes docs/versions.md.
+# The tests with every supported pair of PEFT and transformers; writes docs/contributing/versions.md.
 test-versions:
 	.ci/test-versions
 

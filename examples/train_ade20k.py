@@ -13,7 +13,7 @@ crops of images scaled to a short side of 512 times 0.5 to 2, half of them flipp
 with momentum 0.9, no weight decay, learning rate 0.001 for prompts, gates and temperatures and ten times that for the
 heads, decayed to 0.0001 as (1 - t/T) ** 0.9 at every step. Auxiliary heads after blocks 5 and 9 with loss weight 0.4.
 Evaluation: sliding windows of 512 pixels with stride 341, at scale 1, and at scales 0.5 to 1.75 with mirror images.
-docs/segmentation.md states what is exact and what is not.
+docs/appendix/paper_tables.md states what is exact and what is not.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The tables in docs/families_tested.md and docs/refused.md, made from the cases that the tests prove.
+"""The tables in docs/appendix/families_tested.md and docs/families.md, made from the cases that the tests prove.
 
     python tools/family_table.py
 
@@ -15,8 +15,8 @@ from helpers.families_more import MORE
 from helpers.refused import REFUSED, TIMM
 from paper.generated import fill
 
-REFUSALS = Path(__file__).parents[1] / "docs" / "refused.md"
-PAGE = Path(__file__).parents[1] / "docs" / "families_tested.md"
+REFUSALS = Path(__file__).parents[1] / "docs" / "families.md"
+PAGE = Path(__file__).parents[1] / "docs" / "appendix" / "families_tested.md"
 HEADER = ["family", "class tested", "prefix tokens", "output", "what it depends on", "`pooling`", "trained head"]
 
 
@@ -81,12 +81,12 @@ def _tokens(reads: tuple[str, ...]) -> str:
 
 
 def new_page(page: str) -> str:
-    """docs/families_tested.md with its tables made anew."""
+    """docs/appendix/families_tested.md with its tables made anew."""
     return fill(page, {"families": table(), "more families": more()})
 
 
 def new_refusals(page: str) -> str:
-    """docs/refused.md with its table made anew."""
+    """docs/families.md with its table made anew."""
     return fill(page, {"refused": refusals()})
 
 

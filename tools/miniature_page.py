@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The generated parts of docs/miniature.md, from the committed results.
+"""The generated parts of docs/appendix/miniature.md, from the committed results.
 
     python tools/miniature_page.py
 
@@ -16,7 +16,7 @@ from study.tasks import MINI_SIZES
 from study.tasks import MINIATURE as TASKS
 from study_results import DOCS, Found, markdown, read
 
-PAGE = DOCS / "miniature.md"
+PAGE = DOCS / "appendix" / "miniature.md"
 SWEEP = ("shallow", *(f"shallow_at_{k}" for k in BLOCKS[1:]))
 NAMES = {
     "linear": "linear",
@@ -196,7 +196,7 @@ PARTS: dict[str, Callable[[Found], str]] = {
 
 
 def new_page(page: str, found: Found) -> str:
-    """Return docs/miniature.md with its generated parts updated."""
+    """Return docs/appendix/miniature.md with its generated parts updated."""
     return fill(page, {name: part(found) for name, part in PARTS.items()})
 
 

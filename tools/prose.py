@@ -24,7 +24,8 @@ from proselint.tools import LintFile
 ROOT = Path(__file__).parents[1]
 SOURCES = [file for folder in ("gated_prompt", "examples", "tools") for file in sorted((ROOT / folder).rglob("*.py"))]
 MOST_SEMICOLONS = 2  # in 1000 words
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 
 # Made-up terms and turns of phrase of translated text, and what a native writer says. Keys are regular expressions.
 VOCABULARY = {

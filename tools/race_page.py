@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The generated parts of docs/race.md, from the committed results.
+"""The generated parts of docs/appendix/race.md, from the committed results.
 
 python tools/race_page.py
 """
@@ -13,7 +13,7 @@ from study import methods, promise, records
 from study.draws import DRAWS
 from study_results import DOCS, EXAMPLES, TASKS, markdown
 
-PAGE = DOCS / "race.md"
+PAGE = DOCS / "appendix" / "race.md"
 FROZEN = {
     "nearest neighbours": "nearest neighbours, last block",
     "last block": "probe of the last block",
@@ -142,7 +142,7 @@ def cost(found: Rows) -> str:
 
 
 def new_page(page: str, found: Rows) -> str:
-    """docs/race.md with its generated parts made anew."""
+    """docs/appendix/race.md with its generated parts made anew."""
     parts = {
         "accuracies": accuracies(found),
         "refit": refit(found),

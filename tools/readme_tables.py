@@ -43,7 +43,7 @@ def new_pages() -> dict[Path, str]:
     miniature = measured_tables.miniature(read("miniature"))
     parts = {
         README: {"accuracy": measured_tables.readme(race_page.read(), found)},
-        DOCS / "results.md": {"published": measured_tables.published()},
+        DOCS / "benchmark.md": {"published": measured_tables.published()},
         DOCS / "which_method.md": {"ladder": measured_tables.ladder(found), "miniature": miniature},
         DOCS / "settings.md": {"settings": settings()},
         DOCS / "speed.md": {"speed": "\n".join(summary(speed))},

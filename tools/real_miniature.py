@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The real backbone's recipe on the miniature's small backbones and tasks: its tables in docs/real_tables.md.
+"""The real backbone's recipe on the miniature's small backbones and tasks: its tables in docs/appendix/real_tables.md.
 
 Rates, epochs and batches are those of the real backbone: a recipe has to do without a race for each task.
 """

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The generated parts of docs/real_tables.md, from the committed results.
+"""The generated parts of docs/appendix/real_tables.md, from the committed results.
 
 python tools/real_page.py
 """
@@ -29,7 +29,7 @@ from study_results import (
     the,
 )
 
-PAGE = DOCS / "real_tables.md"
+PAGE = DOCS / "appendix" / "real_tables.md"
 NAMES = {
     "shallow": "VPT-shallow",
     "deep": "VPT-deep",
@@ -189,7 +189,7 @@ def cost(found: Found) -> str:
 
 
 def new_page(page: str, found: Found) -> str:
-    """docs/real_tables.md with its generated parts made anew."""
+    """docs/appendix/real_tables.md with its generated parts made anew."""
     return fill(
         page,
         {

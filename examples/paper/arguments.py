@@ -51,7 +51,7 @@ class RunArguments:
         default="none",
         metadata={
             "help": "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the "
-            "official code's head; recommended: the recipe that docs/real.md led to, for few images and epochs; "
+            "official code's head; recommended: the recipe that docs/benchmark.md led to, for few images and epochs; "
             "arguments that are given win"
         },
     )

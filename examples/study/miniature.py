@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The paper's comparisons in miniature: small backbones, small tasks, minutes on a CPU (docs/miniature.md).
+"""The paper's comparisons in miniature: small backbones, small tasks, minutes on a CPU (docs/appendix/miniature.md).
 
 Each variant tries its learning rates with the first seed and keeps the one with the best accuracy on the validation
 images (ties: the first listed). The other seeds use that rate. Test accuracies play no part in the choice.

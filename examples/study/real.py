@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The rows of docs/real.md, trained again from what their records say.
+"""The rows of docs/benchmark.md, trained again from what their records say.
 
 A record holds the rates and the block that were chosen for its run. `ROWS` holds what else the row fixes.
 """

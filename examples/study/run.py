@@ -1,12 +1,12 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The studies: methods on few labelled images (docs/real.md), and the paper's claims in miniature.
+"""The studies: methods on few labelled images (docs/benchmark.md), and the paper's claims in miniature.
 
 python examples/study/run.py race --data_dir FOLDER         the race, what is missing of it
 python examples/study/run.py promise --data_dir FOLDER      does an out-of-fold accuracy hold on 20 small tasks?
 python examples/study/run.py strangers --data_dir FOLDER    does predict --unlike find images of another kind?
 python examples/study/run.py miniature                      the miniature; --data_dir FOLDER adds CIFAR-10 and DTD
-python examples/study/run.py check-real --data_dir FOLDER   a part of docs/real.md again, with a new seed
-python examples/study/run.py check-miniature                a part of docs/miniature.md again, with a new seed
+python examples/study/run.py check-real --data_dir FOLDER   a part of docs/benchmark.md again, with a new seed
+python examples/study/run.py check-miniature                a part of docs/appendix/miniature.md again, with a new seed
 
 Each run adds a record when it is done. A new start continues.
 """

@@ -31,7 +31,7 @@ PROMPT_STARTS = ("random", "sample", "mean", "max", "kmeans", "match")
 
 @dataclass(frozen=True)
 class Recommended:
-    """What the measurements of docs/real.md led to: defaults of gated-prompt train and of `--preset recommended`.
+    """What the measurements of docs/benchmark.md led to: defaults of gated-prompt train and of `--preset recommended`.
 
     AdamW without decay. The head starts as a probe fitted with the untrained prompts in place, and then learns with
     `head_share` of the prompts' rate. `batch_size` counts the images of all processes together.
@@ -49,7 +49,7 @@ class Recommended:
     head_share: float = 0.1
 
 
-BEST_METHOD = "zero_start"  # on the mean of the validation images of docs/real.md
+BEST_METHOD = "zero_start"  # on the mean of the validation images of docs/benchmark.md
 
 
 def recommended(method: str) -> Recommended:

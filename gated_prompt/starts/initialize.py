@@ -48,7 +48,7 @@ def initialize_prompts(
 
     The images pass through the frozen base, without prompts and in eval mode, and prompts are made from the patch
     tokens that enter the block they will be inserted at. When `deep`, those of every block from the tokens that
-    enter this block. Nothing but the prompts is changed. `docs/initialisation.md` tells the methods apart.
+    enter this block. Nothing but the prompts is changed. `docs/settings.md` tells the methods apart.
 
     With torch.distributed give each process its own share of the images: what they see is put together, and all get
     the prompts of process 0. Call it before the model is wrapped or sharded.

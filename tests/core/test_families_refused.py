@@ -27,7 +27,7 @@ def classes(case: Refused) -> set[str]:
 
 @cases
 def test_the_reason_is_given_before_anything_is_wrong(case: Refused) -> None:
-    """docs/refused.md shows the message, and `test_family_table.py` compares."""
+    """docs/families.md shows the message, and `test_family_table.py` compares."""
     message = case.message()
     assert case.name in message or case.name == TIMM or any(n in message for n in classes(case)), message
 

@@ -1,4 +1,4 @@
-"""docs/families_tested.md and docs/refused.md show what the cases state, which the tests of the families prove."""
+"""The pages on families show what the cases state, which the tests of the families prove."""
 
 import difflib
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from helpers.refused import REFUSED
 def test_the_page_shows_the_cases_that_are_tested(path: Path, new: Callable[[str], str]) -> None:
     if new is new_refusals and not all(case.here for case in REFUSED):
         pytest.skip(
-            "docs/refused.md holds the messages of the newest transformers; this one lacks some of the classes"
+            "docs/families.md holds the messages of the newest transformers; this one lacks some of the classes"
         )
     page = path.read_text()
     wanted = new(page)
     if page != wanted:
-        name = f"docs/{path.name}"
+        name = path.name
         changes = difflib.unified_diff(page.splitlines(), wanted.splitlines(), name, "the cases", n=0)
         pytest.fail("\n".join([f"{name} is old; write it anew: python tools/family_table.py", *changes]))
 

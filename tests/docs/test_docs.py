@@ -121,9 +121,8 @@ def with_a_model(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     names["model"] = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2))
 
 
-def hub(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """Pushing goes nowhere, but its arguments are checked; an adapter lies where training left it."""
-    with_a_model(names, patch)
+def adapters(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Pushing goes nowhere, but its arguments are checked. An adapter lies where training left it."""
     shutil.copytree("me/photos", "runs/photos/adapter")
     patch.setattr(gated_prompt, "push_to_hub", create_autospec(gated_prompt.push_to_hub))
 
@@ -142,12 +141,20 @@ def data(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
             patch.setattr(module, loader, create_autospec(getattr(module, loader), side_effect=answer))
 
 
-def timm(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """timm needs torchvision; a model of the same layout stands in for it."""
-    stand_in = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
+def families(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """Tiny towers of CLIP and SigLIP by their usual names. timm needs torchvision: a model of its layout stands in."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    clip = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
+    transformers.CLIPModel(clip).save_pretrained("openai/clip-vit-base-patch16")
+    siglip = transformers.SiglipConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
+    transformers.SiglipModel(siglip).save_pretrained("google/siglip-base-patch16-224")
+    names.update(pixel_values=images(8), sentences=torch.randint(3, 99, (5, 7)))
+    stand_in, other = (TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10) for _ in range(2))
     patch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=lambda *args, **kwargs: stand_in))
-    other = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
-    patch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", lambda *args, **kwargs: other)
+    auto = transformers.AutoModelForImageClassification
+    load = auto.from_pretrained
+    patch.setattr(auto, "from_pretrained", lambda name, **more: other if "timm/" in name else load(name, **more))
 
 
 def quickstart(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
@@ -166,7 +173,7 @@ def convert(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     adapter.save_pretrained("adapter")
 
 
-def initialisation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+def settings(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     names.update(get_peft_model=get_peft_model, vit=vit(), train_loader=[(images(24), torch.arange(24) % 5)])
 
 
@@ -179,16 +186,10 @@ def method(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 
 def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """A backbone of 12 blocks, for the page reads the blocks 5 and 9, and an adapter for it."""
+    """A backbone of 12 blocks, of which the page reads several, and an adapter for it."""
     from gated_prompt.segmentation.predictor import MaskPredictor
-    from paper.segmentation.setr import SetrPupForSemanticSegmentation
 
-    Path("facebook").unlink()
-    backbone = build("Dinov2Model", "Dinov2Config", num_hidden_layers=12, image_size=SIZE, patch_size=SIZE // 4)
-    backbone.save_pretrained("facebook/dinov2-base")
-    base = SetrPupForSemanticSegmentation("facebook/dinov2-base", num_classes=150, auxiliary_blocks=[5, 9])
-    get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4)).save_pretrained("runs/ade20k/adapter")
-    names["pixels"] = images(1, size=SIZE)[0]
+    twelve_blocks()
     sides = {"mean": [0.5] * 3, "std": [0.5] * 3, "short_side": SIZE, "window": 2 * SIZE}
     predictor = MaskPredictor(["road", "car"], sides, [5, 11], backbone="facebook/dinov2-base")
     get_peft_model(predictor.load_base(), GatedPromptConfig(num_virtual_tokens=4)).save_pretrained(
@@ -198,19 +199,20 @@ def segmentation(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (SIZE, SIZE + 9)).save("photo.jpg")
 
 
-def recipes(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
-    """Tiny towers of CLIP and SigLIP by their usual names, timm's stand-in, and images with labels."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    vision = {**sizes, "image_size": 32, "patch_size": 8}
-    clip = transformers.CLIPConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
-    transformers.CLIPModel(clip).save_pretrained("openai/clip-vit-base-patch16")
-    siglip = transformers.SiglipConfig(text_config={**sizes, "vocab_size": 99}, vision_config=vision)
-    transformers.SiglipModel(siglip).save_pretrained("google/siglip-base-patch16-224")
-    stand_in = TimmLikeViT(depth=2, width=32, image_size=32, patch_size=8, labels=10)
-    patch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=lambda *args, **kwargs: stand_in))
-    pixels = images(8)
-    names.update(pixel_values=pixels, sentences=torch.randint(3, 99, (5, 7)))
-    names["data_set"] = [{"pixel_values": one, "labels": index % 10} for index, one in enumerate(pixels)]
+def reproducing(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
+    """An adapter below the heads of the paper's benchmark."""
+    from paper.segmentation.setr import SetrPupForSemanticSegmentation
+
+    twelve_blocks()
+    base = SetrPupForSemanticSegmentation("facebook/dinov2-base", num_classes=150, auxiliary_blocks=[5, 9])
+    get_peft_model(base, GatedPromptConfig(num_virtual_tokens=4)).save_pretrained("runs/ade20k/adapter")
+    names["pixels"] = images(1, size=SIZE)[0]
+
+
+def twelve_blocks() -> None:
+    Path("facebook").unlink()
+    backbone = build("Dinov2Model", "Dinov2Config", num_hidden_layers=12, image_size=SIZE, patch_size=SIZE // 4)
+    backbone.save_pretrained("facebook/dinov2-base")
 
 
 def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
@@ -220,16 +222,17 @@ def export(names: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
 SETUPS: dict[str, Setup] = {
     "README.md": readme,
+    "adapters.md": adapters,
     "convert.md": convert,
     "data.md": data,
     "export.md": export,
-    "families.md": timm,
-    "hub.md": hub,
-    "initialisation.md": initialisation,
+    "families.md": families,
     "method.md": method,
     "quickstart.md": quickstart,
-    "recipes.md": recipes,
+    "reproducing.md": reproducing,
     "segmentation.md": segmentation,
+    "settings.md": settings,
+    "vtab.md": data,
 }
 
 

@@ -1,4 +1,4 @@
-"""Adapters that an earlier version wrote still load and still compute what they computed (`docs/format.md`)."""
+"""Adapters that an earlier version wrote still load and compute the same (`docs/contributing/format.md`)."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import gated_prompt
 from gated_prompt import GatedPromptConfig
 from helpers.adapter_fixtures import CASES, FOLDER, logits, make, tiny_base
 
-DOCS = Path(__file__).parents[2] / "docs" / "format.md"
+DOCS = Path(__file__).parents[2] / "docs" / "contributing" / "format.md"
 
 
 def test_every_fixture_has_a_case() -> None:

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+_FILES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+PAGES = {path.name: path for path in (ROOT / "README.md", *_FILES)}
 
 
 pages = pytest.mark.parametrize("name", PAGES)

@@ -1,6 +1,6 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Models that are refused, as tiny random ones, with what they are: `test_families_refused.py` proves them, and
-docs/refused.md shows the messages that they get.
+docs/families.md shows the messages that they get.
 """
 
 from collections.abc import Callable
