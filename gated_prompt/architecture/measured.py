@@ -18,7 +18,8 @@ from transformers.modeling_utils import AttentionInterface
 
 from ..errors import ArchitectureError
 from .attention import AttentionParts
-from .prefix import Inputs, first_call, tokens_of, undisturbed
+from .batches import Inputs
+from .prefix import first_call, tokens_of, undisturbed
 from .vision_transformer import VisionTransformer, causal, mixing
 
 NAME = "gated_prompt_probe"

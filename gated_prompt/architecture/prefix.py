@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ..errors import ArchitectureError
+from .batches import Inputs
 from .towers import Tower
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 PREFIX_NAME = re.compile(r"(cls|class|dist|reg|storage).*(token|embed)")
 
 

@@ -78,6 +78,14 @@ def fit_all(
     return done
 
 
+def time_batches(experiment: Experiment, begin: InitialState, rates: LearningRates, batches: int, label: str) -> float:
+    """Seconds that so many batches of training take. What they trained is thrown away."""
+    model = restored(experiment, begin, Path(experiment.args.output_dir))
+    watch = AverageWeights(model, experiment.args.ema_decay)
+    steps = batches, batches
+    return descend(experiment, begin, rates, model, experiment.train_images, steps, None, label, watch).seconds
+
+
 def restored(experiment: Experiment, begin: InitialState, output: Path) -> nn.Module:
     """The model of a method with the trained tensors that it begins with."""
     model = experiment.model(begin.method, begin.seed, output)

@@ -3,7 +3,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from .experiment import Experiment, KeptTokens, LearningRates
 from .export import save_trained
-from .fit import CHECKPOINTS, InitialState, batches_per_epoch, fit, fit_all
+from .fit import CHECKPOINTS, InitialState, batches_per_epoch, fit, fit_all, time_batches
 from .recipe import PROMPT_METHODS, recommended
 from .report import read_out, write_json
 
 RECORD, SCORES = "run.json", "scores.safetensors"
-PASSES = 4  # an epoch of training costs about as much as so many passes without gradients
+TIMED_BATCHES = 3  # the first one is slower than the others, about as much as validation adds later
 # (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
 Grid = tuple[tuple[float, ...], tuple[tuple[float, float], ...]]
 PROMPT_RATES = (0.001, 0.003, 0.01, 0.03)
@@ -113,12 +112,11 @@ def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run
         done = finished(folder)
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
-            clock = time.perf_counter()
             tensors = experiment.beginning(method, seed, folder, images)
-            say(estimate(experiment, method, rates is None, time.perf_counter() - clock))
             if rates is None:
                 kept = experiment.keep_tokens(method, output / f"{method}-tokens")
             begin = InitialState(method, seed, tensors, kept)
+            say(estimate(experiment, begin, batches, rates is None))
             rates = rates or find_rates(experiment, begin, batches, output / f"{method}-race.json")
             done = run(experiment, begin, rates, batches, folder)
         yield done
@@ -126,12 +124,16 @@ def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run
         shutil.rmtree(output / f"{method}-tokens", ignore_errors=True)
 
 
-def estimate(experiment: Experiment, method: str, first: bool, seconds: float) -> str:
-    """How long a run will take, from the `seconds` of one pass over the training images without gradients."""
-    searches, again = first and experiment.rates(method) is None, experiment.refits
-    minutes = seconds * PASSES * experiment.args.num_train_epochs * (1 + searches + again) / 60
+def estimate(experiment: Experiment, begin: InitialState, batches: int, first: bool) -> str:
+    """How long a run will take, from the seconds of a few batches. Their model is thrown away."""
+    method = begin.method
+    few = min(TIMED_BATCHES, batches)
+    seconds = time_batches(experiment, begin, grid(method)[0], few, f"{method}, a few batches for the clock")
+    searches = first and experiment.rates(method) is None
+    refits = len(experiment.all_images) / len(experiment.train_images) if experiment.refits else 0.0
+    minutes = seconds / few * batches * (1 + searches + refits) / 60
     steps = "search for rates, training" if searches else "training"
-    return f"{method}: {steps}{' and refit' if again else ''} take about {minutes:.1f} minutes"
+    return f"{method}: {steps}{' and refit' if refits else ''} take about {minutes:.1f} minutes"
 
 
 def find_rates(experiment: Experiment, begin: InitialState, batches: int, record: Path) -> LearningRates:

@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..architecture import VisionTransformer, find_vision_transformer
 from ..architecture.adapter import Adapter
+from ..architecture.batches import Inputs
 from ..architecture.masks import widen_argument
 from ..errors import GatedPromptError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES
 from ..tuner.bank import PromptBank
-from ..tuner.forward import Inputs
 from ..tuner.request import Request, requested
 from ..tuner.scope import parts_of
 from .by_hand import (

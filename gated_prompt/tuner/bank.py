@@ -200,20 +200,14 @@ class PromptBank(PromptTensors, BaseTunerLayer):
     bias = weight
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse.
+        """Refuse to merge, and as `unmerge` to undo what cannot have been done.
 
         Raises:
             UnsupportedOperationError: always.
         """
         raise UnsupportedOperationError(MERGE_REFUSAL)
 
-    def unmerge(self) -> None:
-        """Refuse, since nothing can have been merged.
-
-        Raises:
-            UnsupportedOperationError: always.
-        """
-        raise UnsupportedOperationError(MERGE_REFUSAL)
+    unmerge = merge
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Not called by any model: the bank holds parameters, and the hooks use them.

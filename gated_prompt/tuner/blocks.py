@@ -71,8 +71,7 @@ class PromptBlock(Replacement):
                 return hidden if forward.extra_outputs is None else (hidden, *[None] * forward.extra_outputs)
             rest, named = args[1:], kwargs
             if by_name:
-                rest, named = args, dict(kwargs)
-                del named[self.name]
+                rest, named = args, {name: value for name, value in kwargs.items() if name != self.name}
             entering, rest, named = self._enter(forward, hidden, rest, named)
             if by_name:
                 return self._leave(forward, entering, original(*rest, **{self.name: entering}, **named))
@@ -109,9 +108,7 @@ class PromptBlock(Replacement):
         """Check that each block is called once, in order, with one token sequence per image of constant length."""
         name = type(self.module).__name__
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:
-            found = (
-                f"of shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else f"{type(hidden).__name__}"
-            )
+            found = f"of shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else type(hidden).__name__
             raise ArchitectureError(
                 f"{name} gets hidden states {found}, expected (batch, tokens, width) as the first argument or as "
                 f"{self.name}; prompts can only be inserted into a sequence of tokens"
@@ -177,7 +174,10 @@ class PromptBlock(Replacement):
 
     def _leave(self, forward: Forward, entered: torch.Tensor, output: Any) -> Any:
         """Apply the gate. After the last block that runs, pool and remove the prompts."""
-        if forward.attended != self.index and (self.uses_interface or self._has_temperature(forward)):
+        if forward.attended != self.index and (
+            self.uses_interface
+            or any(self.bank.inverse_temperature(each, self.index) is not None for each in forward.adapters)
+        ):
             raise ArchitectureError(
                 f"{type(self.module).__name__} {self.index} did not compute its attention through AttentionInterface, "
                 "where prompts and temperatures are applied; load the model with attn_implementation='sdpa' or 'eager'"
@@ -199,9 +199,6 @@ class PromptBlock(Replacement):
             return output
         return (left, *output[1:]) if isinstance(output, tuple) else left
 
-    def _has_temperature(self, forward: Forward) -> bool:
-        return any(self.bank.inverse_temperature(adapter, self.index) is not None for adapter in forward.adapters)
-
     def _mixed(self, forward: Forward, role: Role, tokens: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
         """Finish a block with the prompts in its sequence. `entered`: the tokens before the block."""
         if role.gate is None and role.stay:
@@ -220,8 +217,7 @@ class PromptBlock(Replacement):
 
     def _leave_passive(self, forward: Forward, role: Role, tokens: torch.Tensor) -> torch.Tensor:
         """Finish a passive block: its prompts leave unchanged."""
-        adapter = forward.adapters[0]
-        held = forward.held
+        adapter, held = forward.adapters[0], forward.held
         pools = self.index == adapter.last and adapter.config.pooling is not None
         if not (role.stay or pools):
             return tokens
@@ -288,8 +284,7 @@ class RequireInputGradient:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self.bank.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return
-        forward = running(self.bank)
-        if forward is None:
+        if (forward := running(self.bank)) is None:
             return
         # Not needed if prompts are inserted at block 0: its input then requires a gradient anyway.
         adapter = forward.adapters[0]

@@ -30,9 +30,7 @@ def note(forward: Forward, *values: Any) -> None:
     noted = notes.setdefault(id(forward.bank), [])
     if not any(other.uses == forward.uses and other.rows is forward.rows for other in noted):
         kept = copy.copy(forward)
-        kept.bank = cast(
-            PromptTensors, weakref.proxy(forward.bank)
-        )  # a batch that is kept should not keep the model in memory
+        kept.bank = cast(PromptTensors, weakref.proxy(forward.bank))  # a kept batch does not keep the model in memory
         noted.append(kept)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .forward import Forward, Inputs
+from ..architecture.batches import Inputs
+from .forward import Forward
 from .request import Request, requested
 
 SHAPES = re.compile(r"\b(shapes?|sizes?|dim(ension)?s?|elements?|channels?|expand(ed)?|broadcast(ed)?|length)\b", re.I)

@@ -17,8 +17,6 @@ from ..errors import UnsupportedOperationError
 from ..files.layout import PARAMETERS
 from .request import LOCAL, Request
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 class PromptTensors(nn.Module):
     """The tensors of all adapters on one model, by adapter name, and what they encode (see `bank.PromptBank`)."""

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from ..architecture import VisionTransformer
+from ..architecture.batches import Inputs
 from ..architecture.block_tokens import BlockTokens
 from ..architecture.masks import widen_mask
 from ..errors import UnsupportedOperationError
 from .attention import AttentionRoute, ScaleQueries
 from .bank import PromptBank
 from .blocks import CheckCalls, PromptBlock, RequireInputGradient
-from .forward import Inputs, running
+from .forward import running
 from .scope import Replacement, Scope, refuse_replicas
 
 
@@ -97,5 +98,4 @@ class WidenBias:
             or forward.roles[self.index - forward.adapters[0].first].passive
         ):
             return None
-        widened: torch.Tensor = widen_mask(output, forward.adapters[0].prompts, output.shape[-1])
-        return widened
+        return widen_mask(output, forward.adapters[0].prompts, output.shape[-1])

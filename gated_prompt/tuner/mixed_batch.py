@@ -44,9 +44,8 @@ def mixed_batch(bank: PromptTensors, adapter_names: Sequence[str]) -> Iterator[N
     adapters = dict(bank.adapters)  # a snapshot: other threads may load or delete adapters meanwhile
     unknown = [name for name in dict.fromkeys(adapter_names) if name not in adapters and name != BASE]
     if unknown:
-        known = ", ".join([*adapters, BASE])
         raise AdapterNameError(
-            f"no adapter is named {', '.join(map(repr, unknown))}; there are: {known}; name one of these"
+            f"no adapter is named {', '.join(map(repr, unknown))}. Name one of these: {', '.join([*adapters, BASE])}"
         )
     with requested(Request(bank, images=MixedImages(bank, [adapters.get(name) for name in adapter_names]))):
         yield

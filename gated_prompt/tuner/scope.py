@@ -18,13 +18,13 @@ import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from ..architecture.batches import PLAIN
+from ..architecture.batches import PLAIN, Inputs
 from ..architecture.read_from import refuse_skipped_states
 from ..errors import ArchitectureError, UnsupportedOperationError
 from .bank import PromptBank
 from .checkpointing import check_begun_in_backward, note, remember_in_checkpoints
 from .explain import add_note
-from .forward import Forward, Inputs, begin, current
+from .forward import Forward, begin, current
 from .mixed_batch import head_of, mixed_batch
 from .request import LOCAL
 

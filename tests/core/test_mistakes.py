@@ -155,7 +155,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "dots": (lambda: model().add_adapter("a.b", config()), "'a.b'", "without dots", "choose another"),
     "a name nobody has": (lambda: gated_prompt.gates(model(), "birds"), "'birds'", "default", "give one"),
-    "no such task": (lambda: model().eval()(images(1), adapter_names=["x"]), "'x'", "default", "name one"),
+    "no such task": (lambda: model().eval()(images(1), adapter_names=["x"]), "'x'", "default", "Name one"),
     "too few names": (
         lambda: model().eval()(images(2), adapter_names=["default"]),
         "1 names for a batch of 2",
