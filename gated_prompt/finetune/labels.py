@@ -19,6 +19,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_LABEL = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null"}  # what programs write for a missing value
 UNKNOWN = "-1"  # of a whole number, in data sets that hide their labels
 LONGEST = 1000  # characters of a name
+EDGES = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # spaces, those without a width included
 ZERO, ONE = {"0", "0.0", "false"}, {"1", "1.0", "true"}  # in a column of zeros and ones
 
 
@@ -82,7 +83,7 @@ def clean(value: Any) -> Any:
         return None
     if isinstance(value, list | tuple):
         return [clean(one) for one in value]
-    return unicodedata.normalize("NFC", str(value)).strip()
+    return EDGES.sub("", unicodedata.normalize("NFC", str(value)))
 
 
 def in_order(name: str) -> tuple[bool, int, str, str]:
@@ -91,6 +92,12 @@ def in_order(name: str) -> tuple[bool, int, str, str]:
         return True, 0, "", name
     digits = name.lstrip("0")  # compared as text: int() takes no more than 4300 digits
     return False, len(digits), digits, name
+
+
+def looks(name: str) -> str:
+    """A name without what a reader overlooks: case, forms of a character, spaces, invisible signs."""
+    seen = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return " ".join(seen.casefold().split())
 
 
 def is_number(text: str) -> bool:

@@ -102,9 +102,11 @@ def _of_words(column: Column) -> Kind:
     for sign in SEPARATORS:
         first = next((index for index, text in enumerate(texts) if sign in text), None)
         if first is not None and (sign == SEPARATORS[0] or _share_parts(different, sign)):
+            decimals = sign == "," and all(is_number(text.replace(",", ".", 1)) for text in different)
             raise DataError(
                 f"{column.full(first)}, which can be one class or several labels; give --problem {MULTI_LABEL} to "
                 f"split at {sign!r}, or --problem {SINGLE_LABEL} if it is the name of a class"
+                + (", or write numbers with a point, as in 1.5" if decimals else "")
             )
     if len(different) > max(FEW, len(texts) / 2):
         raise DataError(

@@ -13,7 +13,7 @@ from .arguments import DataArguments
 from .division import Parts, draw_shots, hold_back
 from .folder import find_parts, read_folder
 from .image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet, Picture, contradictions
-from .labels import Column, Reading, clean, reading_like
+from .labels import Column, Reading, clean, looks, reading_like
 from .shared_arguments import PartArguments
 from .table import make_set, read_table
 
@@ -160,9 +160,9 @@ def _summary(data: ImageSet) -> str:
         what += f", from {float(data.targets.min()):g} to {float(data.targets.max()):g}"
     folded: dict[str, str] = {}
     for name in data.names:
-        other = folded.setdefault(name.casefold(), name)
+        other = folded.setdefault(looks(name), name)
         if other != name:
-            what += f"\n{other!r} and {name!r} differ in case alone and are two classes"
+            what += f"\n{other!a} and {name!a} look alike and are two classes"
     return what
 
 

@@ -10,6 +10,7 @@ import pytest
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.image_set import LABEL_NOUNS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 from gated_prompt.finetune.labels import Reading
+from gated_prompt.finetune.sources import _summary
 from gated_prompt.finetune.table import read_table
 from gated_prompt.finetune.table_file import read_rows
 
@@ -86,6 +87,25 @@ def test_one_spelling_of_each_class(tmp_path: Path) -> None:
     found = column(tmp_path, [*cafe, "cat", "cat ", " cat"])
     assert found.names == ("café" if cafe[0] == "café" else cafe[0], "cat") == (cafe[0], "cat")
     assert found.targets.tolist() == [1, 1, 0, 0, 0] or found.targets.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_what_cannot_be_seen_is_no_edge_of_a_name(tmp_path: Path) -> None:
+    assert column(tmp_path, ["cat", "cat\u200b", "\ufeffcat", "\u2060cat\u00a0", "dog"]).names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("twin", ["Cat", "c\u200bat", "\uff43at"])
+def test_names_that_look_alike_are_pointed_out(tmp_path: Path, twin: str) -> None:
+    found = column(tmp_path, ["cat", twin] * 3)
+    first, second = map(ascii, found.names)
+    assert f"{first} and {second} look alike and are two classes" in _summary(found)
+    assert "look alike" not in _summary(column(tmp_path, ["cat", "cut"] * 3))
+
+
+def test_a_decimal_comma(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has '1,5', which .* or write numbers with a point, as in 1\.5$"):
+        column(tmp_path, ["1,5", "2,25", "3,5", "2,5"])
+    with pytest.raises(DataError, match=r"if it is the name of a class$"):
+        column(tmp_path, ["red,green", "green", "red", "green,red"])
 
 
 def test_the_order_of_classes_is_total(tmp_path: Path) -> None:
