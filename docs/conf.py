@@ -28,6 +28,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"gated_prompt {version}"
 html_logo = html_favicon = "images/logo.svg"
+html_static_path, html_css_files = ["_static"], ["landing.css"]
 
 # Pages link to each other and to headings as on GitHub; a link that leads nowhere is a warning, and so an error.
 myst_heading_anchors = 3

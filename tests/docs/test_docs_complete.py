@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stdout
 from functools import partial
 from itertools import takewhile
@@ -150,6 +151,12 @@ def test_no_page_is_too_long(name: str) -> None:
     limit = 130 if name == "README.md" else 200
     lines = GENERATED.sub("", PAGES[name].read_text()).count("\n")
     assert lines <= limit, f"{name} has {lines} lines without its generated tables; at most {limit}"
+
+
+def test_the_design_notes_show_the_layers() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    (shown,) = (text for _, text in blocks("design-notes.md", "text") if "__main__" in text)
+    assert [re.split(" {2,}", line)[0] for line in shown.splitlines()] == contract["layers"]
 
 
 def test_every_removed_name_is_explained() -> None:
