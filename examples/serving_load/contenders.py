@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from gated_prompt.predictor import Predictor, read_predictor
 from gated_prompt.serving.backbone import load_backbone
+from gated_prompt.serving.settings import Settings
+from gated_prompt.serving.store import Store
 
 
 @dataclass(eq=False)
@@ -36,7 +38,7 @@ class Tasks:
 
     nbytes = 0  # not counted here: the measurement reads the memory of the process
 
-    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
+    def __init__(self, backbone: str) -> None:
         self.base = load_backbone(backbone).eval().requires_grad_(False)
         self.width = self.base.config.hidden_size
         self.found: dict[Path, Task] = {}
@@ -78,8 +80,8 @@ class Tasks:
 class FullModels(Tasks):
     """One full model per task: only images of the same task share a batch."""
 
-    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
-        super().__init__(backbone, memory, image_side)
+    def __init__(self, backbone: str) -> None:
+        super().__init__(backbone)
         self.models: dict[str, Any] = {}
 
     def create(self, key: str) -> None:
@@ -100,8 +102,8 @@ class FullModels(Tasks):
 class LoraAdapters(Tasks):
     """PEFT's LoRA of rank 8 on queries and values, in PEFT's own mixed batches."""
 
-    def __init__(self, backbone: str, memory: int, image_side: int) -> None:
-        super().__init__(backbone, memory, image_side)
+    def __init__(self, backbone: str) -> None:
+        super().__init__(backbone)
         self.config = LoraConfig(r=8, target_modules=r".*\.(query|value|q_proj|v_proj)", init_lora_weights=False)
         self.model: Any = None
 
@@ -119,3 +121,13 @@ class LoraAdapters(Tasks):
     def features(self, pixels: Tensor, keys: list[str]) -> list[Tensor]:
         """One mixed batch."""
         return list(self.model(pixel_values=pixels, adapter_names=keys).logits)
+
+
+def load_full_models(settings: Settings) -> tuple[Store, FullModels]:
+    """What the server calls in place of `serving.replica.load_folder`."""
+    return Store(settings.adapters), FullModels(settings.backbone)
+
+
+def load_lora(settings: Settings) -> tuple[Store, LoraAdapters]:
+    """What the server calls in place of `serving.replica.load_folder`."""
+    return Store(settings.adapters), LoraAdapters(settings.backbone)

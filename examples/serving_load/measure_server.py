@@ -58,9 +58,9 @@ def main(argv: list[str]) -> None:
 def serve(contender: str, *options: str) -> None:
     """Start the server with one of the contenders."""
     from gated_prompt.cli.serve import main as start
-    from serving_load.contenders import FullModels, LoraAdapters
+    from serving_load.contenders import load_full_models, load_lora
 
-    start(list(options), {"lora": LoraAdapters, "full": FullModels}.get(contender))
+    start(list(options), {"lora": load_lora, "full": load_full_models}.get(contender))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
     gated-prompt serve --adapters runs/served
     gated-prompt serve --backbone facebook/dinov2-small --adapters runs/served --allow runs
+    gated-prompt serve --engine engine
 
 Several machines: Serve's own config, or --address of a Ray cluster. See docs/serving.md.
 """
@@ -14,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,11 @@ def parser() -> CommandLine:
     return CommandLine([Settings], __doc__)
 
 
-def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] | None = None) -> None:
-    """Run with these arguments, or with those of the command line. `load` creates the pool of adapters."""
+Load = Callable[[Settings], tuple[Any, Any]]
+
+
+def main(argv: list[str] | None = None, load: Load | None = None) -> None:
+    """Run with these arguments, or with those of the command line. `load`: as `serving.replica.Replica` takes it."""
     try:
         (settings,) = parser().parse(argv)
         run(settings, load)
@@ -39,7 +44,7 @@ def main(argv: list[str] | None = None, load: Callable[[str, int, int], Any] | N
         sys.exit(f"error: {error}")
 
 
-def run(settings: Settings, load: Callable[[str, int, int], Any] | None) -> None:
+def run(settings: Settings, load: Load | None) -> None:
     """Serve until SIGINT or SIGTERM arrives.
 
     Raises:
@@ -54,13 +59,15 @@ def run(settings: Settings, load: Callable[[str, int, int], Any] | None) -> None
     except ImportError as error:
         raise GatedPromptError(f"the server needs Ray Serve ({error}): pip install 'gated-prompt[serve]'") from error
     check(settings)
+    if settings.engine:
+        from ..engine.pool import load_engine
+
+        load = load_engine
     with token_in_file(absolute(settings)) as found:
         serve_until_stopped(ray, serve, found, Server, load)
 
 
-def serve_until_stopped(
-    ray: Any, serve: Any, settings: Settings, server: Any, load: Callable[[str, int, int], Any] | None
-) -> None:
+def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, load: Load | None) -> None:
     """Start Ray and the replicas, and after SIGINT or SIGTERM let requests in progress finish."""
     from ..serving.ray_cluster import connect, descendants, end
 
@@ -101,7 +108,8 @@ def absolute(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         backbone=found(settings.backbone),
-        adapters=os.path.abspath(settings.adapters),
+        adapters=os.path.abspath(settings.adapters) if settings.adapters else "",
+        engine=os.path.abspath(settings.engine) if settings.engine else "",
         allow=[found(place) for place in settings.allow],
     )
 
@@ -110,14 +118,25 @@ def check(settings: Settings) -> None:
     """Refuse here what would fail in a replica, where the message is hard to find.
 
     Raises:
-        GatedPromptError: there is no such backbone or folder, or the port is taken.
+        GatedPromptError: there is no such backbone, folder or engine, or the port is taken.
     """
     from ..serving.store import Store
     from ..sharing.backbone import check_backbone
 
-    check_backbone(settings.backbone)
-    for name, fault in Store(settings.adapters).skipped().items():
+    store: Any
+    if settings.engine:
+        from ..engine.task_folder import TaskFolder
+
+        if find_spec("onnxruntime") is None:
+            raise GatedPromptError("an engine needs onnxruntime: pip install 'gated-prompt[onnx]'")
+        store = TaskFolder(settings.engine)
+    else:
+        check_backbone(settings.backbone)
+        store = Store(settings.adapters)
+    for name, fault in store.skipped().items():
         print(f"not served: {name}: {fault}", flush=True)
+    for name in settings.prefetch:
+        store.find(name)
     read_token(settings.token_file)
     if settings.address is None:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET

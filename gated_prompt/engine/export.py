@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -35,7 +35,7 @@ from ..sharing.card import last_part
 from . import run
 from .graph import Engine
 from .structure import Structure, joined
-from .task_file import FOLDER, Task, as_row, read_task, write_task
+from .task_file import FOLDER, convert, place_of, read_task, runtime_errors, write_task
 
 GRAPH, ABOUT, PROGRAM = "engine.onnx", "engine.json", "run.py"
 FORMAT, OPSET = 1, 20  # 20: the largest of booleans, in masks
@@ -74,7 +74,7 @@ def export_engine(
     depth = len(find_vision_transformer(model).blocks)
     tasks = {name: read_task(Path(path), backbone, depth) for name, path in adapters.items()}
     structure = joined({name: task.structure for name, task in tasks.items()}, depth)
-    with _runtime_errors():
+    with runtime_errors():
         run.check_preparation(structure.preparation)
     engine = Engine(model, structure)
     first = next(iter(tasks.values()))
@@ -89,8 +89,7 @@ def export_engine(
         about = _about(engine, structure, width, backbone, sha256)
         replace_text(partial / ABOUT, json.dumps(about, indent=2) + "\n")
         for name, task in tasks.items():
-            row = as_row(task, structure, _row_shapes(about, task), depth)
-            write_task(partial, name, task, row, sha256)
+            write_task(place_of(partial, name), task, about)
         shutil.copyfile(Path(run.__file__), partial / PROGRAM)
         _write_graph(engine, structure, width, partial / GRAPH)
         lines = [_compare(partial, backbone, adapters, images)]
@@ -111,24 +110,10 @@ def add_adapter(engine: str | os.PathLike[str], name: str, adapter: str | os.Pat
         GatedPromptError: the folder is no engine, or the adapter was trained on another backbone or is of another
             structure.
     """
-    folder = Path(engine)
     _check_name(name)
-    with _runtime_errors():
-        about = run.read_about(folder)
-    task = read_task(Path(adapter), about["backbone"], about["depth"])
-    structure, depth = Structure(**about["structure"]), about["depth"]
-    structure.check(task.structure, name, depth)
-    row = as_row(task, structure, _row_shapes(about, task), depth)
-    return write_task(folder, name, task, row, about["backbone_sha256"])
-
-
-@contextmanager
-def _runtime_errors() -> Iterator[None]:
-    """Raise the errors of the program in the folder, which knows no others, as the package's."""
-    try:
-        yield
-    except run.EngineError as error:
-        raise GatedPromptError(str(error)) from error
+    with runtime_errors():
+        about = run.read_about(Path(engine))
+    return convert(Path(adapter), name, place_of(engine, name), about)
 
 
 def fingerprint(backbone: torch.nn.Module) -> str:
@@ -175,13 +160,6 @@ def _about(engine: Engine, structure: Structure, width: int, backbone: str, sha2
         "opset": OPSET,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", *LIBRARIES)},
     }
-
-
-def _row_shapes(about: dict[str, Any], task: Task) -> dict[str, tuple[int, ...]]:
-    """The shapes of an adapter's tensors. Only the number of classes is its own."""
-    classes = len(task.predictor.names)
-    shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
-    return shapes | {"weight": (classes, about["features"]), "bias": (classes,)}
 
 
 def _write_graph(engine: Engine, structure: Structure, width: int, file: Path) -> None:

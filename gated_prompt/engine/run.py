@@ -13,6 +13,8 @@ In your own program:
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +42,42 @@ class EngineError(ValueError):
     """An engine, an adapter or an image cannot be used."""
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter: what the metadata of its file say, and its tensors without an axis for adapters."""
+
+    about: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
 class Engine:
     """A backbone, and the adapters that were asked for.
 
     Args:
         folder: an exported engine.
         graph: name of the file with the graph.
+        threads: to compute with. 0: one for each core.
 
     Raises:
         EngineError: a file is missing, damaged or of another engine.
     """
 
-    def __init__(self, folder: str | Path, graph: str = GRAPH) -> None:
+    def __init__(self, folder: str | Path, graph: str = GRAPH, threads: int = 0) -> None:
         import onnxruntime
 
         self.folder, self.about = Path(folder), read_about(Path(folder))
         path = _bounded(self.folder / graph, MOST_BYTES[GRAPH])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         try:  # from memory: such a graph cannot refer to other files
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds
             raise EngineError(f"{path} is no graph that onnxruntime takes ({str(error).splitlines()[0]})") from error
         self.inputs = [one.name for one in self.session.get_inputs()]
         wanted = {"pixel_values", "rows", "weight", "bias", *self.about["shapes"]}
         if not {"pixel_values", "weight", "bias"} <= set(self.inputs) <= wanted:
             raise EngineError(f"{path} has the inputs {', '.join(self.inputs)}; {ABOUT} belongs to another graph")
-        self.tasks: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
+        self.tasks: dict[str, Adapter] = {}
 
     def available(self) -> list[str]:
         """Names of the adapters in the folder."""
@@ -73,24 +86,41 @@ class Engine:
     def load(self, name: str) -> None:
         """Read an adapter, if it was not read before."""
         if name not in self.tasks:
-            self.tasks[name] = self._read(name)
+            path = self.folder / FOLDER / f"{name}{SUFFIX}"
+            if Path(name).name != name or not path.is_file():
+                raise EngineError(f"there is no adapter {name!r}; there are: {', '.join(self.available())}")
+            self.tasks[name] = read_adapter(path, self.about)
 
     def scores(self, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:
         """Scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter of the same place in `names`."""
-        if len(pixels) != len(names):
-            raise EngineError(f"{len(names)} adapters for {len(pixels)} images; one for each is needed")
         for name in names:
             self.load(name)
-        distinct = list(dict.fromkeys(names))
-        classes = max(len(self.tasks[name][1]["bias"]) for name in distinct)
+        return self.mixed(pixels, [self.tasks[name] for name in names])
+
+    def mixed(self, pixels: np.ndarray, tasks: Sequence[Adapter]) -> list[np.ndarray]:
+        """Scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter of the same place in `tasks`.
+
+        Their tensors are stacked here, each once, so a batch costs the same however many adapters are in memory.
+        """
+        if len(pixels) != len(tasks):
+            raise EngineError(f"{len(tasks)} adapters for {len(pixels)} images; one for each is needed")
+        distinct = list({id(task): task for task in tasks}.values())
+        rows = {id(task): row for row, task in enumerate(distinct)}
+        classes = max(len(task.tensors["bias"]) for task in distinct)
         feed: dict[str, np.ndarray] = {
             "pixel_values": np.ascontiguousarray(pixels, dtype=np.float32),
-            "rows": np.array([distinct.index(name) for name in names], dtype=np.int64),
+            "rows": np.array([rows[id(task)] for task in tasks], dtype=np.int64),
         }
         for key in (*self.about["shapes"], "weight", "bias"):
-            feed[key] = np.stack([_padded(key, self.tasks[name][1][key], classes) for name in distinct])
-        (found,) = self.session.run(None, {key: feed[key] for key in self.inputs})
-        return [row[: len(self.tasks[name][1]["bias"])] for row, name in zip(found, names, strict=True)]
+            feed[key] = np.stack([_padded(key, task.tensors[key], classes) for task in distinct])
+        try:
+            (found,) = self.session.run(None, {key: feed[key] for key in self.inputs})
+        except Exception as error:  # onnxruntime has a dozen kinds
+            reason = str(error).splitlines()[0]
+            raise EngineError(
+                f"{GRAPH} does not compute what {ABOUT} says ({reason}); export the engine again"
+            ) from error
+        return [row[: len(task.tensors["bias"])] for row, task in zip(found, tasks, strict=True)]
 
     def classify(self, images: list[Image.Image], names: list[str], top: int = 3) -> list[dict[str, list[Any]]]:
         """For each image, the best classes of each adapter with their scores, (name, score) pairs by adapter.
@@ -105,7 +135,7 @@ class Engine:
         return {name: self._answer(name, row, top) for name, row in zip(names, scores, strict=True)}
 
     def _answer(self, name: str, scores: np.ndarray, top: int) -> list[Any]:
-        about = self.tasks[name][0]
+        about = self.tasks[name].about
         if about["problem"] in ("regression", "numbers"):
             return [(label, float(score)) for label, score in zip(about["names"], scores, strict=True)]
         scores = scores / about["temperature"]
@@ -117,31 +147,55 @@ class Engine:
         best = np.argsort(-shares, kind="stable")[:top]
         return [(about["names"][place], float(shares[place])) for place in best]
 
-    def _read(self, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        from safetensors import safe_open
 
-        path = self.folder / FOLDER / f"{name}{SUFFIX}"
-        if Path(name).name != name or not path.is_file():
-            raise EngineError(f"there is no adapter {name!r}; there are: {', '.join(self.available())}")
-        _bounded(path, MOST_BYTES[SUFFIX])
-        try:
-            with safe_open(path, "np") as file:
-                about = json.loads((file.metadata() or {})["task"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            names, sha256 = list(about["names"]), about["backbone_sha256"]
-            if not about["temperature"] > 0:
-                raise ValueError(f"temperature {about['temperature']}")
-        except Exception as error:  # safetensors has kinds of its own, and the header may hold anything
-            raise EngineError(f"{path} is damaged ({error}); copy or export it again") from error
-        if sha256 != self.about["backbone_sha256"]:
-            raise EngineError(f"{path} was exported for another backbone; export it for this engine")
-        shapes = {key: tuple(shape) for key, shape in self.about["shapes"].items()}
-        shapes |= {"weight": (len(names), self.about["features"]), "bias": (len(names),)}
-        for key, shape in shapes.items():
-            if key not in tensors or tensors[key].shape != shape or tensors[key].dtype != np.float32:
-                found = f"{tensors[key].dtype} {tensors[key].shape}" if key in tensors else "nothing"
-                raise EngineError(f"{path} has {found} as {key}, and this engine takes float32 {shape}")
-        return about, {key: tensors[key] for key in shapes}
+def read_adapter(path: Path, about: dict[str, Any]) -> Adapter:
+    """Read the file of an adapter for the engine of which `engine.json` says `about`.
+
+    Raises:
+        EngineError: it is damaged, or of another engine.
+    """
+    from safetensors import safe_open
+
+    told = describe_adapter(path, about)
+    try:
+        with safe_open(path, "np") as file:
+            tensors = {key: file.get_tensor(key) for key in (*about["shapes"], "weight", "bias")}
+    except Exception as error:  # safetensors has kinds of its own
+        raise EngineError(f"{path} is damaged ({error}); copy or export it again") from error
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise EngineError(f"{path} has values in {key} that are not finite; copy or export it again")
+    return Adapter(told, tensors)
+
+
+def describe_adapter(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of an adapter's file, whose tensors have the shapes of the engine. Their values are not read.
+
+    Raises:
+        EngineError: it is damaged, or of another engine.
+    """
+    from safetensors import safe_open
+
+    _bounded(path, MOST_BYTES[SUFFIX])
+    try:
+        with safe_open(path, "np") as file:
+            told: dict[str, Any] = json.loads((file.metadata() or {})["task"])
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            found = {key: (one.get_dtype(), tuple(one.get_shape())) for key, one in slices.items()}
+        names, sha256 = list(told["names"]), told["backbone_sha256"]
+        if not told["temperature"] > 0 or not isinstance(told["problem"], str):
+            raise ValueError(f"temperature {told['temperature']}, problem {told['problem']}")
+    except Exception as error:  # safetensors has kinds of its own, and the header may hold anything
+        raise EngineError(f"{path} is damaged ({error}); copy or export it again") from error
+    if sha256 != about["backbone_sha256"]:
+        raise EngineError(f"{path} was exported for another backbone; export it for this engine")
+    shapes = {key: tuple(shape) for key, shape in about["shapes"].items()}
+    shapes |= {"weight": (len(names), about["features"]), "bias": (len(names),)}
+    for key, shape in shapes.items():
+        if found.get(key) != ("F32", shape):
+            has = "{} {}".format(*found[key]) if key in found else "nothing"
+            raise EngineError(f"{path} has {has} as {key}, and this engine takes F32 {shape}")
+    return told
 
 
 def read_about(folder: Path) -> dict[str, Any]:

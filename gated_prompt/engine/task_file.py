@@ -3,18 +3,22 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import AdapterMismatchError
+from ..errors import AdapterMismatchError, DamagedAdapterError
 from ..files.layout import GATE_LOGITS, HEAD_GATES, TEMPERATURES, TOKENS, TOKENS_A, TOKENS_B
 from ..predictor import MOST_PIXELS, Predictor
 from ..serving.contents import read_files
 from ..serving.resident import Limits, blocks_read
+from .run import EngineError
 from .structure import Structure, structure_of
 
 FOLDER, SUFFIX = "adapters", ".safetensors"
@@ -44,7 +48,7 @@ def read_task(folder: Path, backbone_name: str, depth: int) -> Task:
         GatedPromptError: it is damaged, was trained on another backbone, or is pruned or of a precision of its own.
     """
     files = read_files(folder, torch.device("cpu"))
-    blocks = blocks_read(folder, files, Limits(backbone_name, depth, MOST_PIXELS, 2**40))
+    blocks = blocks_read(folder, files, Limits(backbone_name, depth, MOST_PIXELS))
     found = {key.rsplit(".", 1)[-1]: tensor.float() for key, tensor in files.prompts.items()}
     if TOKENS_A in found:
         found[TOKENS] = found.pop(TOKENS_A) @ found.pop(TOKENS_B)
@@ -57,14 +61,30 @@ def read_task(folder: Path, backbone_name: str, depth: int) -> Task:
     return Task(files.predictor, structure_of(files.config, files.predictor, blocks, depth), tensors)
 
 
-def as_row(task: Task, structure: Structure, shapes: dict[str, tuple[int, ...]], depth: int) -> dict[str, Tensor]:
-    """Its tensors for an engine of `structure`, whose `shapes` they get.
+def convert(adapter: Path, name: str, path: Path, about: dict[str, Any]) -> Path:
+    """Write the file at `path` of an adapter or probe, for the engine of which `engine.json` says `about`.
+
+    `name`: what messages call it.
+
+    Raises:
+        GatedPromptError: the adapter was trained on another backbone or is of another structure.
+    """
+    task = read_task(adapter, about["backbone"], about["depth"])
+    Structure(**about["structure"]).check(task.structure, name, about["depth"])
+    return write_task(path, task, about)
+
+
+def as_row(task: Task, about: dict[str, Any]) -> dict[str, Tensor]:
+    """Its tensors, in the shapes that `about` has for its engine. Only the number of classes is its own.
 
     In blocks that are the engine's and not its own, prompts add nothing and the head has zeros.
 
     Raises:
         AdapterMismatchError: a tensor has another shape than the engine's.
     """
+    structure, depth, classes = Structure(**about["structure"]), about["depth"], len(task.predictor.names)
+    shapes = {name: tuple(shape) for name, shape in about["shapes"].items()}
+    shapes |= {"weight": (classes, about["features"]), "bias": (classes,)}
     given = dict(task.tensors)
     if structure.pads:
         before = task.structure.span(depth)[0] - structure.span(depth)[0]
@@ -92,22 +112,36 @@ def _spread(weight: Tensor, own: list[int], blocks: list[int]) -> Tensor:
     return torch.cat([parts.get(block, nothing) for block in blocks], dim=1)
 
 
-def write_task(engine: Path, name: str, task: Task, row: dict[str, Tensor], backbone_sha256: str) -> Path:
-    """Write the file of an adapter into an engine's folder, atomically, and return its path."""
-    about = {
+def place_of(engine: str | os.PathLike[str], name: str) -> Path:
+    """The file of a task in an engine's folder."""
+    return Path(engine) / FOLDER / f"{name}{SUFFIX}"
+
+
+def write_task(path: Path, task: Task, about: dict[str, Any]) -> Path:
+    """Write the file of a task, for the engine of which `engine.json` says `about`, atomically. Returns its path."""
+    told = {
         "names": task.predictor.names,
         "problem": task.predictor.problem,
         "temperature": task.predictor.temperature,
-        "backbone_sha256": backbone_sha256,
+        "backbone_sha256": about["backbone_sha256"],
         "structure": asdict(task.structure),
     }
-    path = engine / FOLDER / f"{name}{SUFFIX}"
+    row = as_row(task, about)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:
         values = {key: tensor.detach().float().cpu().contiguous().clone() for key, tensor in row.items()}
-        save_file(values, partial, {"task": json.dumps(about, ensure_ascii=False)})
+        save_file(values, partial, {"task": json.dumps(told, ensure_ascii=False)})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def runtime_errors() -> Iterator[None]:
+    """Raise the errors of `run.py`, which knows no others, as the package's."""
+    try:
+        yield
+    except EngineError as error:
+        raise DamagedAdapterError(str(error)) from error

@@ -14,15 +14,15 @@ import torch
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from ray import serve
 from torch import Tensor
 
 from ..errors import AdapterNameError, DataError, GatedPromptError
+from .cache import PoolFullError
 from .metrics import count, count_batch, exposition
-from .pool import PoolFullError, load_pool
 from .ray_cluster import keep_to_loopback
-from .replica import Item, Replica
+from .replica import Item, Replica, load_folder
 from .schemas import AdapterInfo, Answer, Source, public
 from .settings import Settings, is_authorized, read_token
 from .store import NAME
@@ -32,6 +32,7 @@ BUSY = {"Retry-After": "1"}
 UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
 SOURCE = {"requestBody": {"required": True, "content": {"application/json": {"schema": Source.model_json_schema()}}}}
 LONGEST_SOURCE = 10_000  # bytes
+TopK = Annotated[int, Query(ge=1, le=1000)]
 AdapterName = Annotated[str, InPath(pattern=NAME)]
 
 app = FastAPI(title="gated_prompt", description="Many visual tasks on one frozen backbone")
@@ -53,7 +54,7 @@ async def refuse(request: Request, error: Exception) -> JSONResponse:
 class Server:
     """The HTTP routes of one replica, and its queues."""
 
-    def __init__(self, values: dict[str, Any], load: Callable[[str, int, int], Any] = load_pool) -> None:
+    def __init__(self, values: dict[str, Any], load: Callable[[Settings], tuple[Any, Any]] = load_folder) -> None:
         self.settings = Settings(**values)
         if self.settings.address is None:
             keep_to_loopback()
@@ -68,11 +69,27 @@ class Server:
         batch.set_batch_wait_timeout_s(self.settings.batch_wait_ms / 1000)
 
     @app.post("/v1/classify/{adapter}", openapi_extra=UPLOAD)
-    async def classify(
-        self, request: Request, adapter: AdapterName, top_k: Annotated[int, Query(ge=1, le=1000)] = 5
-    ) -> Answer:
+    async def classify(self, request: Request, adapter: AdapterName, top_k: TopK = 5) -> Answer:
         """Classify the image in the body, or in the one file of a form."""
-        if self.uploads + len(self.tasks) >= self.settings.queue:
+        (answer,) = await self.answers(request, [adapter], top_k)
+        return answer
+
+    @app.post("/v1/classify", openapi_extra=UPLOAD)
+    async def classify_by_several(
+        self,
+        request: Request,
+        adapters: Annotated[list[Annotated[str, Field(pattern=NAME)]], Query(min_length=1)],
+        top_k: TopK = 5,
+    ) -> list[Answer]:
+        """Classify one image by several adapters, which see it in one batch."""
+        most = self.settings.batch_size
+        if len(adapters) > most:
+            raise HTTPException(422, f"the request names {len(adapters)} adapters; the limit is {most}")
+        return await self.answers(request, adapters, top_k)
+
+    async def answers(self, request: Request, adapters: list[str], top_k: int) -> list[Answer]:
+        """What each adapter says of the image that was sent."""
+        if self.uploads + len(self.tasks) + len(adapters) > self.settings.queue:
             raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
         self.uploads += 1
         try:
@@ -80,11 +97,15 @@ class Server:
         finally:
             self.uploads -= 1
         client = Client()
-        task = asyncio.create_task(self.replica.answer(adapter, data, top_k, client, self.compute))
-        self.tasks.add(task)
-        task.add_done_callback(self.end)
+        tasks = [
+            asyncio.create_task(self.replica.answer(adapter, data, top_k, client, self.compute))
+            for adapter in adapters
+        ]
+        for task in tasks:
+            self.tasks.add(task)
+            task.add_done_callback(self.end)
         try:  # shielded: an adapter stays in use until its batch is computed, even if nobody waits any more
-            return await asyncio.wait_for(asyncio.shield(task), self.settings.seconds)
+            return await asyncio.wait_for(asyncio.shield(asyncio.gather(*tasks)), self.settings.seconds)
         except TimeoutError:
             raise HTTPException(504, f"no answer within {self.settings.seconds:g} s", headers=BUSY) from None
         finally:

@@ -2,10 +2,9 @@
 """One replica without HTTP: the backbone, the adapters in its memory, and the folder that all replicas share."""
 
 import asyncio
-import shutil
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterMismatchError, GatedPromptError
-from .contents import describe
-from .resident import Resident
+from .cache import Loaded
+from .pool import AdapterPool, load_pool
 from .schemas import AdapterInfo, Answer, Prediction, Source, public
 from .settings import Settings
 from .store import Sources, Store
@@ -28,7 +27,7 @@ class Item:
     """One image of a batch, and who waits for it."""
 
     pixels: Tensor
-    resident: Resident
+    resident: Loaded
     client: Client
 
 
@@ -37,15 +36,18 @@ class Replica:
 
     Args:
         settings: of the server.
-        load: creates the pool of adapters from the backbone, the bytes and the sides of images that adapters may take.
+        load: opens what the settings name: the adapters by name, as `Store`, and the pool that computes them.
 
     Raises:
         GatedPromptError: the folder of adapters or the backbone cannot be used.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[str, int, int], Any]) -> None:
-        self.store, self.sources = Store(settings.adapters, changes=bool(settings.allow)), Sources(settings.allow)
-        self.pool = load(settings.backbone, int(settings.memory_mb * 1e6), settings.image_side)
+    def __init__(self, settings: Settings, load: Callable[[Settings], tuple[Any, Any]]) -> None:
+        self.store, self.pool = load(settings)
+        self.sources = Sources(settings.allow)
+        for name in settings.prefetch:
+            with suppress(GatedPromptError):  # its requests are told why
+                self.take(name)[0].__exit__(None, None, None)
         self.decoder = Decoder(int(settings.megapixels * MEGAPIXEL))
 
     async def answer(
@@ -71,7 +73,7 @@ class Replica:
         found = [Prediction(name=one, score=score) for one, score in predictor.answer(logits, top)]
         return Answer(adapter=name, sha256=resident.sha256, problem=predictor.problem, predictions=found)
 
-    def take(self, name: str) -> tuple[AbstractContextManager[Resident], Resident]:
+    def take(self, name: str) -> tuple[AbstractContextManager[Loaded], Loaded]:
         """Load the adapter if necessary. The context manager releases it.
 
         Raises:
@@ -107,19 +109,20 @@ class Replica:
             PermissionError: the source is not allowed.
             GatedPromptError: the adapter cannot be used.
         """
-        version = self.store.new_version()
+        version = self.store.copy(self.sources, source)
         try:
-            self.sources.copy(source.source, source.revision, version)
             with self.pool.hold(version):
-                pass
-            self.store.publish(version, name)
+                info: AdapterInfo = self.store.describe(name, version)
+            served = self.store.publish(version, name)
         except BaseException as error:
             self.pool.forget(version)
-            shutil.rmtree(version, ignore_errors=True)
+            self.store.discard(version)
             if isinstance(error, GatedPromptError):
                 raise type(error)(str(error).replace(str(version), source.source)) from error
             raise
-        return self.shown(describe(name, version))
+        if served != version:
+            self.pool.forget(version)
+        return self.shown(info)
 
     def remove(self, name: str) -> None:
         """Stop serving an adapter. Requests in progress are still answered.
@@ -141,3 +144,13 @@ class Replica:
     def shown(self, info: AdapterInfo) -> AdapterInfo:
         """The same without the server's folders."""
         return info.model_copy(update={"error": info.error and public(info.error, str(self.store.root))})
+
+
+def load_folder(settings: Settings) -> tuple[Store, AdapterPool]:
+    """The adapters of a folder, and a backbone of PyTorch that computes them.
+
+    Raises:
+        GatedPromptError: the folder or the backbone cannot be used.
+    """
+    store = Store(settings.adapters, changes=bool(settings.allow))
+    return store, load_pool(settings.backbone, int(settings.memory_mb * 1e6), settings.image_side)

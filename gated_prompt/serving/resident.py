@@ -8,40 +8,29 @@ from typing import NamedTuple
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
-from ..errors import AdapterMismatchError, GatedPromptError
+from ..errors import AdapterMismatchError
 from ..files.adapter_file import stamp_of
 from ..files.folder import PENDING_NAME
-from ..predictor import FILE, Predictor
+from ..predictor import FILE
 from ..sharing.card import last_part
+from .cache import Loaded, Stamp
 from .contents import PROBE, Files
 
-Stamp = tuple[tuple[int, ...] | None, ...]
 
-
-@dataclass(eq=False)
-class Resident:
-    """An adapter in memory.
+@dataclass(eq=False, kw_only=True)
+class Resident(Loaded):
+    """An adapter on a model of PyTorch.
 
     Attributes:
         key: its name on the model, that of the base for a probe, which has no prompts.
         weight, bias: of its head, (K, F) and (K,).
-        predictor: its class names, its preprocessing and what its head reads.
         blocks: after which the head reads. None: the output of the backbone.
-        sha256: of its weights file, according to its config.
-        nbytes: memory of its tensors.
-        stamp: of the files that it was read from.
-        users: number of calls that hold it.
     """
 
     key: str
     weight: Tensor
     bias: Tensor | None
-    predictor: Predictor
     blocks: tuple[int, ...] | None
-    sha256: str | None
-    nbytes: int
-    stamp: Stamp
-    users: int = 0
 
 
 def stamp_of_folder(folder: Path) -> Stamp:
@@ -52,12 +41,11 @@ def stamp_of_folder(folder: Path) -> Stamp:
 
 
 class Limits(NamedTuple):
-    """The backbone's name (None: not compared) and number of blocks, the largest side of images, and bytes in all."""
+    """The backbone's name (None: not compared) and number of blocks, and the largest side of images."""
 
     backbone_name: str | None
     blocks: int
     image_side: int
-    memory: int
 
 
 def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] | None:
@@ -91,10 +79,5 @@ def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] |
         raise AdapterMismatchError(
             f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
             f"{limits.image_side}"
-        )
-    if files.nbytes > limits.memory:
-        raise GatedPromptError(
-            f"the adapter in {folder} takes {files.nbytes} bytes, more than the limit of {limits.memory} for all; "
-            "raise the limit"
         )
     return None if blocks is None else tuple(blocks)

@@ -35,6 +35,10 @@ class Settings:
     """
 
     backbone: str = _help(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    engine: str = _help(
+        "folder of `gated-prompt export --engine`, which onnxruntime computes: instead of --backbone and --adapters",
+        "",
+    )
     adapters: str = _help("folder with one subfolder per adapter or per output of `train`; needed", "")
     allow: list[str] = field(
         default_factory=list,
@@ -54,6 +58,9 @@ class Settings:
     replicas: int = _help("number of replicas", 1)
     cpus: float = _help("cores per replica", 1.0)
     memory_mb: float = _help("megabytes that the adapters in a replica's memory may take", 256.0)
+    prefetch: list[str] = field(
+        default_factory=list, metadata={"help": "adapters to load at the start; others are at their first request"}
+    )
     batch_size: int = _help("largest number of images computed together", 16)
     batch_wait_ms: float = _help("milliseconds that a batch waits for more images", 5.0)
     queue: int = _help("requests that a replica accepts at a time; it answers 503 to others", 128)
@@ -69,6 +76,10 @@ class Settings:
         for name in (*positive, "image_side", "upload_seconds", "seconds", "stop_seconds"):
             if not getattr(self, name) > 0:
                 raise GatedPromptError(f"--{name} is {getattr(self, name)}; it must be more than 0")
+        if self.engine and (self.adapters or self.backbone != str(SHIPPED_BACKBONE)):
+            raise GatedPromptError(
+                f"--engine {self.engine} has a backbone and adapters of its own; leave out --backbone and --adapters"
+            )
         if self.batch_wait_ms < 0 or not 0 < self.port < 2**16:
             raise GatedPromptError(
                 f"--batch_wait_ms is {self.batch_wait_ms} and --port is {self.port}; the wait must be at least 0, and "

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import AdapterNameError, DamagedAdapterError, GatedPromptError
 from .contents import FILES, describe, is_servable, used
-from .schemas import AdapterInfo
+from .schemas import AdapterInfo, Source
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 VERSIONS = ".versions"
@@ -74,14 +74,37 @@ class Store:
             raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
         return found
 
+    def describe(self, name: str, folder: Path) -> AdapterInfo:
+        """What the files of an adapter say, or why they cannot be used."""
+        return describe(name, folder)
+
+    def copy(self, sources: "Sources", source: Source) -> Path:
+        """A copy, not served yet, of the adapter or probe at `source`.
+
+        Raises:
+            PermissionError: the source is not allowed.
+            DamagedAdapterError: the Hub has no such adapter, or one of its files is too large.
+        """
+        version = self.new_version()
+        try:
+            sources.copy(source.source, source.revision, version)
+        except BaseException:
+            self.discard(version)
+            raise
+        return version
+
+    def discard(self, version: Path) -> None:
+        """Remove a copy that is not served."""
+        shutil.rmtree(version, ignore_errors=True)
+
     def new_version(self) -> Path:
         """An empty folder for a copy that is not served yet."""
         folder = self.root / VERSIONS / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
 
-    def publish(self, version: Path, name: str) -> None:
-        """Serve a version under a name, in place of the adapter that has it.
+    def publish(self, version: Path, name: str) -> Path:
+        """Serve a version under a name, in place of the adapter that has it. Returns the folder that is served.
 
         Raises:
             PermissionError: that is a run of `train`, which holds more than an adapter.
@@ -92,6 +115,7 @@ class Store:
             self._retire(link, keep_link=True)
             os.replace(new, link)
             self._sweep()
+        return version
 
     def delete(self, name: str) -> None:
         """Stop serving an adapter.
@@ -162,7 +186,9 @@ class Sources:
         self.hub_ids = [one for one in allow if not os.path.isdir(one)]
 
     def copy(self, source: str, revision: str | None, folder: Path) -> None:
-        """Copy the adapter or probe at `source` into a folder. What is missing there is for others to find.
+        """Copy the adapter or probe at `source` into a folder, or the one file that it is.
+
+        What is missing there is for others to find.
 
         Raises:
             PermissionError: the source is not allowed.
@@ -170,15 +196,14 @@ class Sources:
         """
         from_hub = source in self.hub_ids
         found = download(source, revision) if from_hub else self._below_a_folder(source)
-        for name in FILES:
-            path = found / name
+        for path in [found] if found.is_file() else [found / name for name in FILES]:
             if not path.is_file():
                 continue
-            if not from_hub and found not in path.resolve().parents:  # the Hub's cache consists of links
-                raise PermissionError(f"{name} in {source!r} is a link to another folder")
+            if not from_hub and path.parent not in path.resolve().parents:  # the Hub's cache consists of links
+                raise PermissionError(f"{path.name} in {source!r} is a link to another folder")
             if path.stat().st_size > LONGEST:
-                raise DamagedAdapterError(f"{name} in {source!r} is larger than {LONGEST} bytes")
-            shutil.copyfile(path, folder / name)
+                raise DamagedAdapterError(f"{path.name} in {source!r} is larger than {LONGEST} bytes")
+            shutil.copyfile(path, folder / path.name)
 
     def _below_a_folder(self, source: str) -> Path:
         try:

@@ -9,7 +9,7 @@ import asyncio
 import io
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
@@ -32,9 +32,13 @@ FINER = 3  # a JPEG is decoded at a fraction of its size that is this many times
 
 @dataclass(eq=False)
 class Client:
-    """Who waits for an answer. `gone`: nobody does any more, so that what is queued can be dropped."""
+    """Who waits for an answer. `gone`: nobody does any more, so that what is queued can be dropped.
+
+    `prepared`: the pixels of the image by preparation, so that adapters which share one share the decoding.
+    """
 
     gone: bool = False
+    prepared: dict[str, asyncio.Task[Tensor]] = field(default_factory=dict)
 
 
 class ClientGoneError(Exception):
@@ -55,7 +59,12 @@ class Decoder:
             ClientGoneError: nobody waits for them.
             DataError: see `read_image`.
         """
+        key = repr(sorted(predictor.preparation.items()))
+        if key not in client.prepared:
+            client.prepared[key] = asyncio.create_task(self._prepare(data, predictor, client))
+        return await client.prepared[key]
 
+    async def _prepare(self, data: bytes, predictor: Predictor, client: Client) -> Tensor:
         def read() -> Tensor:
             return predictor.transform()(read_image(data, self.most_pixels, least_side(predictor)))
 

@@ -19,7 +19,7 @@ def test_the_page_shows_the_committed_results() -> None:
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])
 def test_contenders_answer_each_image_by_its_task(kind: type[Tasks], tmp_path: Path) -> None:
     folders = sorted(plan.adapters("tiny", 3, tmp_path).iterdir())
-    shared = kind(str(plan.backbone_folder("tiny", tmp_path)), 0, 1024)
+    shared = kind(str(plan.backbone_folder("tiny", tmp_path)))
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tasks = []
     for folder in (*folders, folders[0]):

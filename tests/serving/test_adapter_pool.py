@@ -18,7 +18,8 @@ import gated_prompt
 from gated_prompt import AdapterMismatchError, DamagedAdapterError, GatedPromptConfig, GatedPromptError
 from gated_prompt.heads import TokenClassifier, load_backbone
 from gated_prompt.predictor import Predictor
-from gated_prompt.serving.pool import AdapterPool, PoolFullError
+from gated_prompt.serving.cache import PoolFullError
+from gated_prompt.serving.pool import AdapterPool
 from gated_prompt.serving.resident import Resident
 from helpers.models import dinov2, images, vit
 

@@ -193,9 +193,10 @@ def test_a_graph_that_differs_is_not_kept(
     root: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gated_prompt.engine import export as module
+    from gated_prompt.engine import task_file
 
-    wrong = module.as_row
-    monkeypatch.setattr(module, "as_row", lambda *args: {k: v * 1.01 for k, v in wrong(*args).items()})
+    wrong = task_file.as_row
+    monkeypatch.setattr(task_file, "as_row", lambda *args: {k: v * 1.01 for k, v in wrong(*args).items()})
     monkeypatch.setattr(module, "_write_graph", lambda *args: shutil.copy(exported / "engine.onnx", args[-1]))
     with pytest.raises(GatedPromptError, match="differ from the model's"):
         export(root, tmp_path / "wrong", ["birds", "cars"])
