@@ -5,7 +5,10 @@ python examples/serving_load/measure_server.py COMMAND
 
     memory                resident memory by number of tasks
     grid --backbone tiny  times by number of tasks and clients
-    steady                10,000 requests while adapters come and go, one replica killed
+    thousand              a thousand tasks against one, on PyTorch and on an engine
+    adding                tasks that are added to a running server
+    runtimes              PyTorch, an engine and its 8-bit graph, with --run and --images
+    steady                minutes of requests while adapters come and go, and one replica killed
     overload              ordinary requests beside an attack by large images
     tables                the tables of docs/serving.md
 
@@ -20,7 +23,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 COMMANDS = {"memory": ("by_tasks", "memory"), "grid": ("by_tasks", "grid")}
-COMMANDS |= {name: (name, "main") for name in ("steady", "overload", "tables")}
+COMMANDS |= {name: (name, "main") for name in ("thousand", "adding", "runtimes", "steady", "overload", "tables")}
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +45,8 @@ def main(argv: list[str]) -> None:
         default=Path("runs/serving"),
         help="folder for adapters and logs (default: %(default)s)",
     )
+    parser.add_argument("--run", type=Path, help="output folder of train with the shipped backbone, for runtimes")
+    parser.add_argument("--images", type=Path, help="folder of images like those of --run, for runtimes")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped too
     if args.command != "tables":

@@ -1,6 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """What is compared, for how long and how often, and what is served: a backbone, and random adapters."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from peft import get_peft_model
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 import gated_prompt
-from gated_prompt import GatedPromptConfig
+from gated_prompt import GatedPromptConfig, export_engine
+from gated_prompt.engine.export import add_adapter
 from gated_prompt.predictor import Predictor
 from gated_prompt.shipped import SHIPPED_BACKBONE
 
@@ -69,7 +71,7 @@ def options(backbone: str, contender: str, folder: Path) -> dict[str, object]:
 
 
 CLASSES = 10
-GREY = {"mean": [0.5] * 3, "std": [0.5] * 3, "antialias": True}
+GREY = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
 @dataclass(frozen=True)
@@ -115,5 +117,30 @@ def adapters(name: str, count: int, folder: Path) -> Path:
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
         gated_prompt.save(model, task)
-        Predictor([f"{task.name} {one}" for one in range(CLASSES)], GREY | {"size": wanted.side}).write(task)
+        Predictor(
+            [f"{task.name} {one}" for one in range(CLASSES)], GREY | {"resize": wanted.side, "crop": wanted.side}
+        ).write(task)
     return place
+
+
+def engine(name: str, count: int, folder: Path) -> Path:
+    """The same adapters as tasks of an engine."""
+    place, tasks = folder / f"{name}-{count}-engine", sorted(adapters(name, count, folder).iterdir())
+    if not place.is_dir():
+        partial = folder / f"{place.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        export_engine(partial, str(backbone_folder(name, folder)), {tasks[0].name: tasks[0]})
+        for task in tasks[1:]:
+            add_adapter(partial, task.name, task)
+        partial.rename(place)
+    return place
+
+
+RUNTIMES = ("torch", "engine")
+
+
+def served(runtime: str, name: str, count: int, folder: Path) -> dict[str, object]:
+    """Options of a server of these adapters on PyTorch, or on onnxruntime."""
+    if runtime == "engine":
+        return {"engine": engine(name, count, folder)}
+    return {"backbone": backbone_folder(name, folder), "adapters": adapters(name, count, folder)}

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Many requests to two replicas while adapters come, go and are replaced, and one replica is killed.
+"""Requests for minutes while adapters come, go and are replaced, on PyTorch, on an engine, and beside a dying replica.
 
 Every answer is compared with that of its adapter loaded alone, without a server.
 """
@@ -9,7 +9,6 @@ import os
 import secrets
 import time
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +20,55 @@ from PIL import Image
 import gated_prompt
 from gated_prompt.predictor import read_predictor
 from gated_prompt.serving.settings import TOKEN
+from gated_prompt.shipped import SHIPPED_BACKBONE
 
 from . import load, plan, records
 from .started import Started, started, users_of
 
-TASKS, REQUESTS, CHANGES, CLIENTS = 16, 10_000, 400, 8
+TASKS, CLIENTS = 16, 8
+SECONDS = 240.0  # of each run
 MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request
-Options = Mapping[str, object]
+RUNS: dict[str, dict[str, object]] = {"torch": {}, "engine": {}, "killed": {"replicas": 2, "cpus": 0.5}}
 
 
 def main(args: Namespace) -> None:
-    """Do it, unless there are results, and note what happened."""
+    """Do what has no result yet."""
     path = args.results / "steady.json"
-    if records.read(path):
-        return
+    results = records.read(path)
     os.environ[TOKEN] = secrets.token_hex()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    options = {
-        "backbone": plan.backbone_folder("tiny", args.output_dir),
-        "adapters": plan.adapters("tiny", TASKS, args.output_dir),
-        "allow": plan.adapters("tiny", 2, args.output_dir),
-    }
-    special = {"memory_mb": MEMORY, "replicas": 2, "cpus": 0.5}
-    with started("gated", args.output_dir / "steady.log", {**options, **special}) as server:
-        found = {"machine": records.machine(), **asked(server, options)}
-    print(found, flush=True)
-    records.save(path, found)
+    folder, sources = plan.adapters("tiny", TASKS, args.output_dir), plan.adapters("tiny", 2, args.output_dir)
+    for name, special in RUNS.items():
+        if name in results:
+            continue
+        options = plan.served("engine" if name == "engine" else "torch", "tiny", TASKS, args.output_dir)
+        options |= {"allow": sources, "memory_mb": MEMORY, **special}
+        with started("gated", args.output_dir / f"steady-{name}.log", options) as server:
+            remember_expected_answers(server.url, folder)
+            found = asked(server, sorted(map(str, sources.iterdir())), kill=name == "killed")
+        results |= {"machine": records.machine(), name: found}
+        print(name, found, flush=True)
+        records.save(path, results)
 
 
-def asked(server: Started, options: Options) -> dict[str, Any]:
-    """Ask, add, replace, delete, evict and load. Kill a replica when half of the requests are answered."""
-    remember_expected_answers(server.url, options)
-    sources = sorted(map(str, Path(str(options["allow"])).iterdir()))
+def asked(server: Started, sources: list[str], kill: bool) -> dict[str, Any]:
+    """Ask, add, replace, delete, evict and load. Perhaps kill a replica when half of the time is over."""
     environment = users_of(server.url, load.Churner, churn=sources)
+    found: dict[str, Any] = {}
     begin = time.monotonic()
     runner = environment.create_local_runner()
     runner.start(CLIENTS + 1, spawn_rate=CLIENTS + 1)
-    until(environment, ("classify",), REQUESTS // 2)
-    (killed, _), killed_at = server.replicas(), time.monotonic()
-    killed.kill()
-    while len([one for one in server.replicas() if one.pid != killed.pid]) < 2:
-        gevent.sleep(0.2)
-    to_the_next = time.monotonic() - killed_at
-    until(environment, ("classify",), REQUESTS)
-    until(environment, ("add", "replace", "delete"), CHANGES)
-    seconds = time.monotonic() - begin
+    gevent.sleep(SECONDS / 2)
+    if kill:
+        (killed, _), killed_at = server.replicas(), time.monotonic()
+        killed.kill()
+        while len([one for one in server.replicas() if one.pid != killed.pid]) < 2:
+            gevent.sleep(0.2)
+        found["seconds_to_the_next"] = round(time.monotonic() - killed_at, 1)
+    gevent.sleep(max(0.0, SECONDS - (time.monotonic() - begin)))
     runner.stop()
-    found: dict[str, Any] = counts(environment)
-    found |= {"seconds": round(seconds, 1), "seconds_to_the_next_replica": round(to_the_next, 1)}
-    return found | {"adapters": TASKS, "clients": CLIENTS}
-
-
-def until(environment: Environment, names: tuple[str, ...], count: int) -> None:
-    """Wait until so many requests of these names have been answered."""
-    while sum(one.num_requests for one in environment.stats.entries.values() if one.name in names) < count:
-        gevent.sleep(0.2)
+    found |= counts(environment)
+    return found | {"seconds": round(time.monotonic() - begin, 1), "adapters": TASKS, "clients": CLIENTS}
 
 
 def counts(environment: Environment) -> dict[str, int]:
@@ -85,11 +78,11 @@ def counts(environment: Environment) -> dict[str, int]:
 
 
 @torch.no_grad()
-def remember_expected_answers(url: str, options: Options) -> None:
+def remember_expected_answers(url: str, adapters: Path) -> None:
     """Scores of each image by each adapter alone, as `load` compares them."""
-    for folder in sorted(Path(str(options["adapters"])).iterdir()):
+    for folder in sorted(adapters.iterdir()):
         predictor = read_predictor(folder)
-        model = gated_prompt.load(predictor.load_base(str(options["backbone"])), folder).eval()
+        model = gated_prompt.load(predictor.load_base(SHIPPED_BACKBONE), folder).eval()
         for place, data in enumerate(load.IMAGES):
             pixels = predictor.transform()(Image.open(io.BytesIO(data)).convert("RGB"))[None]
             logits = model(pixel_values=pixels).logits[0]

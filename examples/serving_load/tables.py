@@ -9,7 +9,7 @@ from typing import Any
 from paper.generated import fill
 
 from . import records
-from .plan import BACKBONES, COUNTS, ONE, Cell
+from .plan import BACKBONES, COUNTS, ONE, RUNTIMES, Cell
 
 NAMES = {"gated": "gated prompts", "lora": "LoRA adapters", "full": "full models"}
 Results = dict[str, Any]
@@ -70,6 +70,8 @@ def page(found: dict[str, Results]) -> str:
     parts = {f"times, {name}": times(name, found[name]) for name in BACKBONES}
     parts |= {"memory": memory(found), "steady": steady(found["steady"])}
     parts |= {"overload": overload(found["overload"])}
+    for name, table in (("thousand", thousand), ("adding", adding), ("runtimes", runtimes)):
+        parts[name] = table(found[name]) if name in found else "Not run yet."
     return fill(PAGE.read_text(), parts)
 
 
@@ -122,20 +124,99 @@ def memory(found: dict[str, Results]) -> str:
     return "\n".join(lines)
 
 
+RUNTIME_NAMES = {"torch": "PyTorch", "engine": "engine", "int8": "engine, 8 bits"}
+
+
+def where(results: Results) -> str:
+    """The machine, in a sentence."""
+    machine = results["machine"]
+    return f"{machine['cpu']}, torch {machine['torch']}, PEFT {machine['peft']}, Ray {machine['ray']}."
+
+
+def thousand(results: Results) -> str:
+    """A thousand tasks against one: medians over the rounds, and ratios within a round."""
+    lines = [
+        where(results),
+        "",
+        "| backbone | runtime | requests per second, 1 / 1000 tasks | ratio | p99 in ms | ratio | memory in MB | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, backbone in BACKBONES.items():
+        if name not in results:
+            continue
+        for runtime in RUNTIMES:
+            pairs = [results[name]["rounds"][f"{runtime} {count}"] for count in (1, 1000)]
+            shown = [backbone.label, RUNTIME_NAMES[runtime]]
+            for what, digits in (("per_second", 1), ("p99_ms", 0)):
+                one, many = (middle(rounds, what) for rounds in pairs)
+                ratios = [b[what] / a[what] for a, b in zip(*pairs, strict=True)]
+                shown += [f"{one:.{digits}f} / {many:.{digits}f}", f"{median(ratios):.2f}"]
+            one, many = (results[name]["megabytes"][f"{runtime} {count}"] for count in (1, 1000))
+            shown += [f"{one:.0f} / {many:.0f}", f"{many / one:.2f}"]
+            lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def adding(results: Results) -> str:
+    """What it takes to add a task, and what others notice."""
+    lines = [
+        where(results),
+        "",
+        "| backbone | runtime | adding, p50 / longest, ms | first answer | others, calm, p50 / p99 / longest | others, beside |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, backbone in BACKBONES.items():
+        for runtime in RUNTIMES:
+            row = results.get(f"{name} {runtime}")
+            if row:
+                short = [
+                    f"{row[kind]['p50_ms']:.0f} / {row[kind]['max_ms']:.0f}" for kind in ("added", "first_answer")
+                ]
+                long = [
+                    " / ".join(f"{row[kind][what]:.0f}" for what in ("p50_ms", "p99_ms", "max_ms"))
+                    for kind in ("calm", "beside")
+                ]
+                lines.append(f"| {' | '.join([backbone.label, RUNTIME_NAMES[runtime], *short, *long])} |")
+    return "\n".join(lines)
+
+
+def runtimes(results: Results) -> str:
+    """Images per second and agreement of the runtimes in one process."""
+    lines = [
+        where(results),
+        "",
+        "| backbone | runtime | images per second | times PyTorch | same best class |",
+        "|---|---|---|---|---|",
+    ]
+    for name, backbone in BACKBONES.items():
+        row = results.get(name)
+        for runtime, label in RUNTIME_NAMES.items() if row else ():
+            same = f"{row['agreement'][runtime]:.1%} of {row['images']}" if name == "tiny" else "random weights"
+            per_second, ratio = row["per_second"][runtime], row["times_torch"][runtime]
+            lines.append(f"| {backbone.label} | {label} | {per_second:.1f} | {ratio:.2f} | {same} |")
+    return "\n".join(lines)
+
+
 def steady(results: Results) -> str:
     """Counts of the long runs."""
-    churn, killed = results["churn"], results["killed"]
-    return "\n".join(
-        [
-            "| | adapters come and go | one of two replicas is killed |",
-            "|---|---|---|",
-            f"| requests answered | {churn['classify']} | {killed['classify']} |",
-            f"| failed or wrong | {churn['failures']} | {killed['failures']} |",
-            f"| failed once, answered when repeated | {churn.get('sent again', 0)} | {killed.get('sent again', 0)} |",
-            f"| asked to wait (503) | {churn.get('asked to wait', 0)} | {killed.get('asked to wait', 0)} |",
-            f"| adapters added and deleted | {churn['put']} | 0 |",
-        ]
-    )
+    runs = {
+        "adapters come and go": results.get("torch") or results["churn"],
+        "the same, on an engine": results.get("engine"),
+        "one of two replicas is killed": results["killed"],
+    }
+    known = {name: run for name, run in runs.items() if run}
+    rows: dict[str, tuple[str, ...]] = {
+        "requests answered": ("classify",),
+        "failed or wrong": ("failures",),
+        "failed once, answered when repeated": ("sent again",),
+        "asked to wait (503)": ("asked to wait",),
+        "adapters added, replaced or deleted": ("add", "replace", "delete", "put"),
+    }
+    lines = [f"| | {' | '.join(known)} |", "|" + "---|" * (len(known) + 1)]
+    for label, keys in rows.items():
+        counts = [str(sum(run.get(key, 0) for key in keys)) for run in known.values()]
+        lines.append(f"| {label} | {' | '.join(counts)} |")
+    return "\n".join(lines)
 
 
 def overload(found: Results) -> str:

@@ -94,7 +94,7 @@ def export_engine(
         _write_graph(engine, structure, width, partial / GRAPH)
         lines = [_compare(partial, backbone, adapters, images)]
         if int8:
-            lines.append(_quantise(partial, list(adapters), images))
+            lines.append(_keep_if_alike(partial, list(adapters), images))
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -225,12 +225,17 @@ def _difference(found: np.ndarray, wanted: Tensor) -> float:
     return float(np.abs(found - values).max() / max(1.0, np.abs(values).max()))
 
 
-def _quantise(folder: Path, names: list[str], images: Sequence[Image.Image]) -> str:
-    """Replace the graph by one with weights of 8 bits, if it agrees."""
+def quantise(engine: Path, name: str) -> Path:
+    """Write, beside the graph of an engine, the same with the backbone's weights in 8 bits, as a file `name`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    small = folder / "int8.onnx"
-    quantize_dynamic(folder / GRAPH, small, weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(engine / GRAPH, engine / name, weight_type=QuantType.QInt8, per_channel=True)
+    return engine / name
+
+
+def _keep_if_alike(folder: Path, names: list[str], images: Sequence[Image.Image]) -> str:
+    """Replace the graph by one with weights of 8 bits, if it agrees."""
+    small = quantise(folder, "int8.onnx")
     before, after = run.Engine(folder), run.Engine(folder, small.name)
     same = total = 0
     for image in images:

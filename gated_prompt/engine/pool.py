@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import GatedPromptError
 from ..files.adapter_file import stamp_of
+from ..predictor import MOST_PIXELS
 from ..serving.cache import AdapterCache, Loaded, Stamp
 from ..serving.settings import Settings
 from . import run
@@ -35,15 +36,18 @@ class EnginePool(AdapterCache[LoadedTask]):
         memory: bytes that all tasks together may take.
         image_side: the largest side of images that the engine may ask for, in pixels.
         threads: to compute with. 0: one for each core.
+        graph: name of the file with the graph.
 
     Raises:
         GatedPromptError: the folder is no engine, or onnxruntime refuses its graph.
     """
 
-    def __init__(self, folder: Path, memory: int, image_side: int, threads: int = 0) -> None:
+    def __init__(
+        self, folder: Path, memory: int, image_side: int = MOST_PIXELS, threads: int = 0, graph: str = run.GRAPH
+    ) -> None:
         super().__init__(memory)
         with runtime_errors():
-            self.engine = run.Engine(folder, threads=threads)
+            self.engine = run.Engine(folder, graph, threads)
         preparation = self.engine.about["preparation"]
         side = max(preparation.get(name, 0) for name in ("size", "resize"))
         if side > image_side:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..images import decode
 from ..predictor import Predictor, Problem
-from ..sharing.backbone import image_settings
 from ..transforms import ResizeCenterCrop
 
 SINGLE_LABEL: Final = "single_label"
@@ -148,13 +147,6 @@ def _inspect(picture: Picture) -> tuple[bytes, str | None]:
         return picture.identity(), None
     except DataError as error:
         return b"", str(error)
-
-
-def preparation(backbone: str, side: int | None) -> dict[str, Any]:
-    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop. Ready for JSON."""
-    wanted = image_settings(backbone)
-    side = side or wanted.side
-    return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
 
 
 class Pixels(Dataset[tuple[Tensor, Tensor]]):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..predictor import Predictor, read_predictor
-from ..sharing.backbone import check_backbone, check_code, quiet_loading
+from ..sharing.backbone import check_backbone, check_code, preparation, quiet_loading
 from ..sharing.classifier import load_trained
 from ..training.checkpoints import prepare_output_dir
 from ..training.loop import make_accelerator
@@ -23,7 +23,7 @@ from .export import SETTINGS, export_run, refuse_other_settings, write_probe
 from .features import reads_of
 from .figures import worst_mistakes, write_report
 from .image_experiment import ImageExperiment, score
-from .image_set import SINGLE_LABEL, ImageSet, preparation
+from .image_set import SINGLE_LABEL, ImageSet
 from .metrics import balanced_weights, main_measure
 from .probing import Study, image_features, place, study_backbone
 from .report import write_json

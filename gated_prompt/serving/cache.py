@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import AdapterMismatchError, DamagedAdapterError, GatedPromptError
+from ..heads import Reads
 from ..predictor import FILE, Predictor
 
 Stamp = tuple[tuple[int, ...] | None, ...]
@@ -72,6 +73,14 @@ class AdapterCache(ABC, Generic[L]):
     @abstractmethod
     def logits(self, pixels: Tensor, adapters: Sequence[L]) -> list[Tensor]:
         """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter, in one mixed batch."""
+
+    def frozen(self, reads: Reads, blocks: Sequence[int]) -> L:
+        """What `logits` takes for the frozen features of an image: those that a probe of these settings would read.
+
+        Raises:
+            GatedPromptError: the backbone has no such features.
+        """
+        raise GatedPromptError("this server has no features of images; serve the backbone with PyTorch: --backbone")
 
     @abstractmethod
     def _load(self, place: Path, stamp: Stamp) -> L:

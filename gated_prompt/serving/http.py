@@ -6,10 +6,13 @@ process has only once, such as a metric, must not be a global here.
 """
 
 import asyncio
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
@@ -19,11 +22,12 @@ from ray import serve
 from torch import Tensor
 
 from ..errors import AdapterNameError, DataError, GatedPromptError
+from ..heads import Reads
 from .cache import PoolFullError
 from .metrics import count, count_batch, exposition
 from .ray_cluster import keep_to_loopback
 from .replica import Item, Replica, load_folder
-from .schemas import AdapterInfo, Answer, Source, public
+from .schemas import AdapterInfo, Answer, Features, Source, public
 from .settings import Settings, is_authorized, read_token
 from .store import NAME
 from .uploads import Client, read_upload
@@ -31,6 +35,7 @@ from .uploads import Client, read_upload
 BUSY = {"Retry-After": "1"}
 UPLOAD = {"requestBody": {"required": True, "content": {"image/*": {}, "multipart/form-data": {}}}}
 SOURCE = {"requestBody": {"required": True, "content": {"application/json": {"schema": Source.model_json_schema()}}}}
+T = TypeVar("T")
 LONGEST_SOURCE = 10_000  # bytes
 TopK = Annotated[int, Query(ge=1, le=1000)]
 AdapterName = Annotated[str, InPath(pattern=NAME)]
@@ -62,7 +67,7 @@ class Server:
         self.token = read_token(self.settings.token_file)
         self.replica = Replica(self.settings, load)
         self.computing = ThreadPoolExecutor(1)  # separate: the threads that decode and load may all be busy
-        self.uploads, self.tasks = 0, set[asyncio.Task[Answer]]()
+        self.uploads, self.tasks = 0, set[asyncio.Task[Any]]()
         self.changing = asyncio.Lock()
         batch: Any = self.compute
         batch.set_max_batch_size(self.settings.batch_size)
@@ -87,9 +92,33 @@ class Server:
             raise HTTPException(422, f"the request names {len(adapters)} adapters; the limit is {most}")
         return await self.answers(request, adapters, top_k)
 
+    @app.post("/v1/embed", openapi_extra=UPLOAD, response_model=Features)
+    async def embed(
+        self,
+        request: Request,
+        blocks: Annotated[list[int], Query(min_length=1, max_length=100)],
+        reads: Reads = "both",
+        format: Literal["json", "npy"] = "json",
+    ) -> Any:
+        """Frozen features of the image, after these blocks, as the probes of `train` read them."""
+        (found,) = await self.finished(request, [partial(self.replica.features, reads, blocks, self.compute)])
+        if format == "json":
+            return found
+        file = io.BytesIO()
+        np.save(file, np.array(found.features, dtype=np.float32))
+        return Response(file.getvalue(), media_type="application/octet-stream")
+
     async def answers(self, request: Request, adapters: list[str], top_k: int) -> list[Answer]:
         """What each adapter says of the image that was sent."""
-        if self.uploads + len(self.tasks) + len(adapters) > self.settings.queue:
+        return await self.finished(
+            request, [partial(self.replica.answer, adapter, top_k, self.compute) for adapter in adapters]
+        )
+
+    async def finished(
+        self, request: Request, works: list[Callable[[Client, bytes], Coroutine[Any, Any, T]]]
+    ) -> list[T]:
+        """What these find out about the image that was sent, within the limits of the server."""
+        if self.uploads + len(self.tasks) + len(works) > self.settings.queue:
             raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
         self.uploads += 1
         try:
@@ -97,10 +126,7 @@ class Server:
         finally:
             self.uploads -= 1
         client = Client()
-        tasks = [
-            asyncio.create_task(self.replica.answer(adapter, data, top_k, client, self.compute))
-            for adapter in adapters
-        ]
+        tasks = [asyncio.create_task(work(client, data)) for work in works]
         for task in tasks:
             self.tasks.add(task)
             task.add_done_callback(self.end)
@@ -111,7 +137,7 @@ class Server:
         finally:
             client.gone = True  # the client hung up, or it has its answer
 
-    def end(self, task: asyncio.Task[Answer]) -> None:
+    def end(self, task: asyncio.Task[Any]) -> None:
         """Note that a task has ended. Asking for its error keeps asyncio from logging one that nobody waits for."""
         self.tasks.discard(task)
         if not task.cancelled():

@@ -7,7 +7,9 @@ its file. Any number of threads may call.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 
 from ..architecture.names import BASE
 from ..config import GatedPromptConfig
-from ..predictor import MOST_PIXELS
-from ..sharing.backbone import quiet_loading
+from ..errors import AdapterMismatchError, GatedPromptError
+from ..heads import Reads
+from ..predictor import MOST_PIXELS, Predictor
+from ..sharing.backbone import preparation, quiet_loading
 from .backbone import Features, load_backbone
 from .cache import AdapterCache, Stamp
 from .contents import Files, read_files
@@ -66,8 +70,36 @@ class AdapterPool(AdapterCache[Resident]):
         seen = self.model(pixel_values=pixels.to(self.device), blocks=blocks, adapter_names=keys)
         kinds = [(one.predictor.reads, one.blocks) for one in adapters]
         read = {kind: self.features.read(seen, *kind).float() for kind in set(kinds)}
-        heads = zip(kinds, adapters, strict=True)
-        return [F.linear(read[kind][row], one.weight, one.bias) for row, (kind, one) in enumerate(heads)]
+        found = [read[kind][row] for row, kind in enumerate(kinds)]
+        return [
+            one if adapter.weight is None else F.linear(one, adapter.weight, adapter.bias)
+            for one, adapter in zip(found, adapters, strict=True)
+        ]
+
+    def frozen(self, reads: Reads, blocks: Sequence[int]) -> Resident:
+        """As `AdapterCache.frozen`, of images that are prepared as `train` prepares them for this backbone."""
+        depth, has_cls = self.features.num_blocks, self.features.num_prefix_tokens > 0
+        if list(blocks) != sorted({*blocks} & {*range(depth)}) or not blocks:
+            raise AdapterMismatchError(f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed")
+        if reads != "mean" and not has_cls:
+            raise AdapterMismatchError(f"reads is {reads!r}, and this backbone has no CLS token; read 'mean'")
+        predictor = Predictor(["feature"], self._preparation, reads=reads, blocks=list(blocks))
+        return Resident(
+            key=BASE,
+            weight=None,
+            bias=None,
+            blocks=tuple(blocks),
+            predictor=predictor,
+            sha256=None,
+            nbytes=0,
+            stamp=(),
+        )
+
+    @cached_property
+    def _preparation(self) -> dict[str, Any]:
+        if self.backbone_name is None:
+            raise GatedPromptError("the pool has no backbone_name, so how its images are prepared is unknown")
+        return preparation(self.backbone_name)
 
     def _stamp(self, place: Path) -> Stamp:
         return stamp_of_folder(place)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterMismatchError, GatedPromptError
+from ..heads import Reads
 from .cache import Loaded
 from .pool import AdapterPool, load_pool
-from .schemas import AdapterInfo, Answer, Prediction, Source, public
+from .schemas import AdapterInfo, Answer, Features, Prediction, Source, public
 from .settings import Settings
 from .store import Sources, Store
 from .uploads import MEGAPIXEL, Client, ClientGoneError, Decoder
@@ -29,6 +30,9 @@ class Item:
     pixels: Tensor
     resident: Loaded
     client: Client
+
+
+Compute = Callable[[Item], Awaitable[Tensor | None]]
 
 
 class Replica:
@@ -50,9 +54,7 @@ class Replica:
                 self.take(name)[0].__exit__(None, None, None)
         self.decoder = Decoder(int(settings.megapixels * MEGAPIXEL))
 
-    async def answer(
-        self, name: str, data: bytes, top: int, client: Client, compute: Callable[[Item], Awaitable[Tensor | None]]
-    ) -> Answer:
+    async def answer(self, name: str, top: int, compute: Compute, client: Client, data: bytes) -> Answer:
         """Turn the bytes of an image into names and scores; `compute` joins the images of several calls in one batch.
 
         Raises:
@@ -72,6 +74,22 @@ class Replica:
         predictor = resident.predictor
         found = [Prediction(name=one, score=score) for one, score in predictor.answer(logits, top)]
         return Answer(adapter=name, sha256=resident.sha256, problem=predictor.problem, predictions=found)
+
+    async def features(
+        self, reads: Reads, blocks: list[int], compute: Compute, client: Client, data: bytes
+    ) -> Features:
+        """The frozen features (len(blocks), F) of the bytes of an image, computed in the same batches.
+
+        Raises:
+            ClientGoneError: nobody waits for the answer any more.
+            GatedPromptError: the backbone has no such features, or the image cannot be read.
+        """
+        reader = await asyncio.to_thread(self.pool.frozen, reads, blocks)
+        pixels = await self.decoder.prepare(data, reader.predictor, client)
+        found = await compute(Item(pixels, reader, client))
+        if found is None:
+            raise ClientGoneError
+        return Features(blocks=blocks, reads=reads, features=found.view(len(blocks), -1).tolist())
 
     def take(self, name: str) -> tuple[AbstractContextManager[Loaded], Loaded]:
         """Load the adapter if necessary. The context manager releases it.

@@ -23,12 +23,12 @@ class Resident(Loaded):
 
     Attributes:
         key: its name on the model, that of the base for a probe, which has no prompts.
-        weight, bias: of its head, (K, F) and (K,).
+        weight, bias: of its head, (K, F) and (K,). Without a weight, logits are what the head would read, (F,).
         blocks: after which the head reads. None: the output of the backbone.
     """
 
     key: str
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor | None
     blocks: tuple[int, ...] | None
 

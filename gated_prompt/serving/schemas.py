@@ -22,6 +22,14 @@ class Answer(BaseModel):
     predictions: list[Prediction]
 
 
+class Features(BaseModel):
+    """Frozen features of one image: a row for each block, after the final norm. "both" is CLS, then the mean."""
+
+    blocks: list[int]
+    reads: str = Field(description="cls, mean (of the patches) or both")
+    features: list[list[float]]
+
+
 class AdapterInfo(BaseModel):
     """A served adapter; `error` says why it cannot be used."""
 

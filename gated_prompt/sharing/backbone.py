@@ -113,6 +113,13 @@ def image_settings(backbone: str) -> ImageSettings:
         ) from error
 
 
+def preparation(backbone: str, side: int | None = None) -> dict[str, Any]:
+    """Settings of `ResizeCenterCrop` for a backbone: the short side to 8/7 of `side`, then a crop. Ready for JSON."""
+    wanted = image_settings(backbone)
+    side = side or wanted.side
+    return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
+
+
 def quiet_loading() -> None:
     """Drop reports on weights that are expected to differ, the bar of loading, and a warning that PEFT causes."""
     logging.getLogger("transformers.modeling_utils").addFilter(is_news)

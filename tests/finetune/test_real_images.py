@@ -11,9 +11,10 @@ from transformers import AutoModel
 import gated_prompt.cli.train as train_images
 from gated_prompt.finetune.features import kept_features
 from gated_prompt.finetune.folder import read_folder
-from gated_prompt.finetune.image_set import Pixels, preparation
+from gated_prompt.finetune.image_set import Pixels
 from gated_prompt.heads import read_tokens
 from gated_prompt.predictor import Predictor
+from gated_prompt.sharing.backbone import preparation
 from helpers.data_files import real_data
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

@@ -34,7 +34,7 @@ class Running:
 def running_server(root: Path, options: Mapping[str, object], allow: list[str], **env: str) -> Iterator[Running]:
     """Serve `root / "adapters"` until the context is left, and check that every process of it has ended then."""
     port, log = free_port(), root / "log"
-    options = {"adapters": root / "adapters", "port": port, **options}
+    options = {"port": port, **({} if "engine" in options else {"adapters": root / "adapters"}), **options}
     command = [sys.executable, "-m", "gated_prompt", "serve", *(["--allow", *allow] if allow else [])]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with open(log, "w") as file:

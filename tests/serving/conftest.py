@@ -1,6 +1,7 @@
 """The server that several test files ask."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 NEEDED = ("ray", "fastapi", "prometheus_client", "python_multipart", "psutil", "requests")
 ADAPTERS = Path(__file__).parents[2] / "examples" / "demo" / "adapters"
 BLOCKS = {"early": (2, 8), "late": (5, 9)}  # insert_at and read_from of further adapters
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, adapters of several structures, and an engine of two of them. Not to be changed."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(name)]
+    if missing:
+        pytest.skip(f"an export needs {', '.join(missing)}: pip install -e '.[onnx]'")
+    from helpers.engines import written_once
+
+    base = tmp_path_factory.getbasetemp()
+    return written_once(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -18,8 +19,10 @@ import yaml
 from PIL import Image
 
 import gated_prompt
+from gated_prompt.heads import load_backbone
 from gated_prompt.images import decode
-from gated_prompt.predictor import read_predictor
+from gated_prompt.predictor import Predictor, read_predictor
+from gated_prompt.sharing.backbone import preparation
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from helpers.pages import blocks
 
@@ -63,6 +66,38 @@ def test_requests_of_different_tasks_share_batches_and_say_what_each_says_alone(
         if line.startswith(("gated_prompt_batch_size_count", "gated_prompt_batch_size_sum"))
     ]
     assert sizes[1] > 1.2 * sizes[0]  # images, batches; on a busy machine some requests come too late for a batch
+
+
+def test_several_adapters_see_an_image_in_one_request(server: Running) -> None:
+    names, url = ["shapes", "late", "digits"], f"{server.url}/v1/classify"
+    answers = requests.post(url, params={"adapters": names, "top_k": 10}, data=IMAGES[0], timeout=30).json()
+    assert [one["adapter"] for one in answers] == names
+    for one in answers:
+        found = {each["name"]: each["score"] for each in one["predictions"]}
+        assert found == pytest.approx(alone(one["adapter"], IMAGES[0], server.root / "adapters"), abs=1e-5)
+
+
+@torch.no_grad()
+def test_frozen_features_are_those_of_the_plain_backbone(server: Running) -> None:
+    vit = load_backbone(str(BACKBONE)).eval()
+    pixels = Predictor(["a"], preparation(str(BACKBONE))).transform()(decode(IMAGES[1]))[None]
+    states = vit(pixel_values=pixels, output_hidden_states=True).hidden_states
+    tokens = [vit.layernorm(states[block + 1])[0] for block in (3, 11)]
+    wanted = torch.stack([torch.cat((one[0], one[1:].mean(0))) for one in tokens])
+    url, question = f"{server.url}/v1/embed", {"blocks": [3, 11]}
+    with ThreadPoolExecutor(4) as threads:  # beside predictions, in their batches
+        asked = [threads.submit(server.ask, name, IMAGES[1]) for name in NAMES]
+        answer = requests.post(url, params=question, data=IMAGES[1], timeout=30).json()
+        assert [one.result().status_code for one in asked] == [200] * 3
+    assert (answer["blocks"], answer["reads"]) == ([3, 11], "both")
+    torch.testing.assert_close(torch.tensor(answer["features"]), wanted, rtol=1e-6, atol=1e-6)
+    for reads, part in (("cls", slice(None, 128)), ("mean", slice(128, None))):
+        answer = requests.post(url, params={**question, "reads": reads, "format": "npy"}, data=IMAGES[1], timeout=30)
+        torch.testing.assert_close(
+            torch.from_numpy(np.load(io.BytesIO(answer.content))), wanted[:, part], rtol=1e-6, atol=1e-6
+        )
+    for wrong in ({}, {"blocks": [12]}, {"blocks": [3, 1]}, {"blocks": [-1]}, {"blocks": [1], "reads": "all"}):
+        assert requests.post(url, params=wrong, data=IMAGES[1], timeout=30).status_code == 422
 
 
 def test_a_form_and_top_k(server: Running) -> None:
