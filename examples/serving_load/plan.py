@@ -117,9 +117,8 @@ def adapters(name: str, count: int, folder: Path) -> Path:
             if parameter.requires_grad:
                 parameter.data.add_(torch.randn_like(parameter) * 0.1)
         gated_prompt.save(model, task)
-        Predictor(
-            [f"{task.name} {one}" for one in range(CLASSES)], GREY | {"resize": wanted.side, "crop": wanted.side}
-        ).write(task)
+        sides = {"resize": wanted.side, "crop": wanted.side}
+        Predictor([f"{task.name} {one}" for one in range(CLASSES)], GREY | sides).write(task)
     return place
 
 
