@@ -121,14 +121,18 @@ def preparation(backbone: str, side: int | None = None) -> dict[str, Any]:
 
 
 def quiet_loading() -> None:
-    """Drop reports on weights that are expected to differ, the bar of loading, and a warning that PEFT causes."""
-    logging.getLogger("transformers.modeling_utils").addFilter(is_news)
+    """Drop reports on weights that are expected to differ, the bar of loading, and a warning that PEFT causes.
+
+    And what torch's exporter says about torchvision, which nothing here needs.
+    """
+    for name in ("transformers.modeling_utils", "torch.onnx._internal.exporter._registration"):
+        logging.getLogger(name).addFilter(is_news)
     disable_progress_bar()
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message is anything but a report in which every weight is as expected."""
+    """Whether a message is anything but a report in which every weight is as expected, or one about torchvision."""
     text = record.getMessage()
     if "LOAD REPORT" in text:
         found = ROW.findall(text)
@@ -137,7 +141,7 @@ def is_news(record: logging.LogRecord) -> bool:
     elif "were not used when initializing" in text:
         found = [(key, "UNEXPECTED") for key in LISTED.findall(text)]
     else:
-        return True
+        return "torchvision is not installed" not in text
     return not found or not all(_expected(key, status) for key, status in found)
 
 

@@ -95,3 +95,11 @@ UNUSED = "Some weights of the model checkpoint at a/b were not used when initial
 )
 def test_the_messages_of_transformers_4(text: str, news: bool) -> None:
     assert is_news(logging.makeLogRecord({"msg": text})) is news
+
+
+def test_what_is_said_about_torchvision_is_dropped() -> None:
+    quiet_loading()
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    for text, news in (("torchvision is not installed. Skipping nms", False), ("cannot register x", True)):
+        record = logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None)
+        assert bool(logger.filter(record)) is news

@@ -109,6 +109,7 @@ def rewrite(path: Path, told: dict[str, object] | None = None, **tensors: np.nda
     save_file(found, path, {"task": json.dumps(about)})
 
 
+HUGE = np.float32([[3e38], [-3e38], [3e38]]).repeat(32, 1)
 DAMAGE = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged"),
     "no metadata": (lambda path: save_file({"bias": np.zeros(3, np.float32)}, path), "is damaged"),
@@ -116,7 +117,7 @@ DAMAGE = {
     "another structure": (lambda path: rewrite(path, prompts=np.zeros((1, 9, 32), np.float32)), "as prompts, and"),
     "half precision": (lambda path: rewrite(path, bias=np.zeros(3, np.float16)), "has F16"),
     "not finite": (lambda path: rewrite(path, bias=np.full(3, np.nan, np.float32)), "not finite"),
-    "scores too large": (lambda path: rewrite(path, prompts=np.full((1, 3, 32), 3e38, np.float32)), "not finite"),
+    "scores too large": (lambda path: rewrite(path, weight=HUGE, bias=abs(HUGE[:, 0])), "not finite"),
     "names": (lambda path: rewrite(path, {"names": [1, 2, 3]}), "a list of names"),
     "problem": (lambda path: rewrite(path, {"problem": "guess"}), "problem is 'guess'"),
 }
