@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measure the server over HTTP, with clients on the same machine, for docs/serving_tables.md.
+"""Measure the server over HTTP, with clients on the same machine, for docs/appendix/serving_tables.md.
 
 python examples/serving_load/measure_server.py COMMAND
 
@@ -10,7 +10,7 @@ python examples/serving_load/measure_server.py COMMAND
     runtimes              PyTorch, an engine and its 8-bit graph, with --run and --images
     steady                minutes of requests while adapters come and go, and one replica killed
     overload              ordinary requests beside an attack by large images
-    tables                the tables of docs/serving_tables.md
+    tables                the tables of docs/appendix/serving_tables.md
 
 Results are saved after every step, and a second call measures only what is missing.
 """
@@ -52,7 +52,9 @@ def main(argv: list[str]) -> None:
     if args.command != "tables":
         importlib.import_module("locust")  # first: gevent replaces parts of what is imported after it
     from gated_prompt import GatedPromptError
+    from gated_prompt.sharing.backbone import quiet_loading
 
+    quiet_loading()
     try:
         module, function = COMMANDS[args.command]
         getattr(importlib.import_module(f"serving_load.{module}"), function)(args)

@@ -128,7 +128,10 @@ def engine(name: str, count: int, folder: Path) -> Path:
     if not place.is_dir():
         partial = folder / f"{place.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        export_engine(partial, str(backbone_folder(name, folder)), {tasks[0].name: tasks[0]})
+        if count == 1:
+            export_engine(partial, str(backbone_folder(name, folder)), {tasks[0].name: tasks[0]})
+        else:
+            shutil.copytree(engine(name, 1, folder), partial)
         for task in tasks[1:]:
             add_adapter(partial, task.name, task)
         partial.rename(place)

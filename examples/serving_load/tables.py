@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The generated parts of docs/serving_tables.md, and the numbers that other tables and figures show."""
+"""The generated parts of docs/appendix/serving_tables.md, and the numbers that other tables and figures show."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -52,7 +52,7 @@ def megabytes(results: Results, contender: str, tasks: int) -> float | None:
 
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "serving_tables.md"
+PAGE = DOCS / "appendix" / "serving_tables.md"
 
 
 def main(args: Namespace) -> None:
