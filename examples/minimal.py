@@ -61,12 +61,12 @@ def main(argv: list[str] | None = None) -> float:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--photos", type=Path, required=True, help="folder with one subfolder per class")
-    parser.add_argument("--backbone", default=SMALL, help="Hub id or folder; default: the small ViT of this clone")
+    parser.add_argument("--backbone", default=SMALL, help="Hub id or folder (default: the small ViT of this clone)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/minimal"), help="where the adapter goes (%(default)s)"
     )
     parser.add_argument(
-        "--pooling", help="prompts_and_patches for MAE, such as the small ViT; default: the model's own"
+        "--pooling", help="prompts_and_patches for MAE, such as the small ViT (default: the model's own)"
     )
     parser.add_argument("--prompts", type=int, default=10, help="number of prompts (%(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="passes over the photos (%(default)s)")
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> float:
     files = sorted(path for path in args.photos.glob("[!.]*/[!.]*") if path.suffix.lower() in ENDINGS)
     names = sorted({file.parent.name for file in files})
     if len(names) < 2:
-        parser.error(f"{args.photos} has {len(names)} subfolders with images; expected at least two")
+        parser.error(f"{args.photos} has {len(names)} subfolders with images. Expected at least two.")
     processor = AutoImageProcessor.from_pretrained(args.backbone)
     train = Photos([file for i, file in enumerate(files) if i % 5], names, processor)
     held = DataLoader(Photos(files[::5], names, processor), args.batch_size)
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> float:
             schedule.step()
             optimizer.zero_grad()
     trained = accuracy(model, held, device)
-    print(f"trained: {trained:.3f}; gates: {[round(gate, 3) for gate in gated_prompt.gates(model).tolist()]}")
+    print(f"trained: {trained:.3f}, gates: {[round(gate, 3) for gate in gated_prompt.gates(model).tolist()]}")
 
     # Save the adapter, and load it on a fresh copy of the backbone.
     gated_prompt.save(model, args.output)

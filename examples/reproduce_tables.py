@@ -62,42 +62,48 @@ class Arguments:
     """What to run. Folders and --backbone may hold environment variables, which are expanded when a run starts."""
 
     table: str = field(default="vtab", metadata={"help": f"one of: {', '.join(TABLES)}"})
-    tasks: list[str] | None = field(default=None, metadata={"help": "tasks to run; default: all of the table"})
+    tasks: list[str] | None = field(default=None, metadata={"help": "tasks to run (default: all of the table)"})
     methods: list[str] | None = field(
-        default=None, metadata={"help": "methods to run; default: those of the paper's table"}
+        default=None, metadata={"help": "methods to run (default: those of the paper's table)"}
     )
     stage: str = field(
         default="all",
         metadata={
-            "help": "paper: gated prompts with the settings that the paper lists for each task; search: choose "
-            "learning rates; final: train with the chosen ones; all: search, then final"
+            "help": "paper (gated prompts with the settings that the paper lists for each task), search (choose "
+            "learning rates), final (train with the chosen ones), or all (search, then final)"
         },
     )
     dry_run: bool = field(default=False, metadata={"help": "check data and weights, and say what the table costs"})
     seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "random seeds for the final runs"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
-    backbone_kind: str = field(default="auto", metadata={"help": "mae or moco; auto: from the name of --backbone"})
-    vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout; default: the Hub"})
-    fgvc_dir: str | None = field(
-        default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/; default: the Hub"}
+    backbone_kind: str = field(
+        default="auto", metadata={"help": "mae or moco, or auto, which takes it from the name of --backbone"}
     )
-    ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016; default: the Hub"})
+    vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout (default: the Hub)"})
+    fgvc_dir: str | None = field(
+        default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/ (default: the Hub)"}
+    )
+    ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016 (default: the Hub)"})
     learning_rates: list[float] | None = field(
         default=None,
-        metadata={"help": "learning rates to search; a single one: no search; default: those published for each row"},
+        metadata={
+            "help": "learning rates to search. A single one is not searched (default: those published for each row)"
+        },
     )
-    search: bool = field(default=True, metadata={"help": "search learning rates; false: the paper's choice"})
+    search: bool = field(
+        default=True, metadata={"help": "search learning rates. With false, the paper's choice is used"}
+    )
     curve: bool = field(
         default=False, metadata={"help": "score every epoch of the final runs, and report the best one as well"}
     )
     output_dir: str = field(default="runs/tables", metadata={"help": "folder for all results"})
     scheduler: str = field(default="ray", metadata={"help": f"one of: {', '.join(SCHEDULERS)}"})
     address: str | None = field(
-        default=None, metadata={"help": "address of a Ray cluster, or auto; default: this machine"}
+        default=None, metadata={"help": "address of a Ray cluster, or auto (default: this machine)"}
     )
     cpus_per_run: float = field(default=1, metadata={"help": "CPUs per run"})
     gpus_per_run: float | None = field(
-        default=None, metadata={"help": "GPUs per run, a fraction to share one; default: 1 if available"}
+        default=None, metadata={"help": "GPUs per run, a fraction to share one (default: 1 if available)"}
     )
     retries: int = field(default=2, metadata={"help": "how often to retry a failed run"})
     mixed_precision: str = field(default="no", metadata={"help": "no (float32, as published), bf16 or fp16"})
@@ -113,7 +119,7 @@ def check_extra(runs: Sequence[Run]) -> None:
         names = {*run.arguments, "learning_rate", "output_dir", "resume_from_checkpoint"}
         own = [text for text in run.extra if text[:2] == "--" and text[2:].split("=")[0].replace("-", "_") in names]
         if own:
-            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run; leave it out")
+            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run. Leave it out.")
         if run.script != "train_ade20k.py":
             script = importlib.import_module(run.script.removesuffix(".py"))
             parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
@@ -128,14 +134,14 @@ def check_sources(args: Arguments) -> None:
     for name in ("vtab_dir", "fgvc_dir", "ade20k_dir"):
         folder = getattr(args, name)
         if folder is not None and not Path(os.path.expandvars(folder)).is_dir():
-            raise GatedPromptError(f"--{name} {folder!r} is not a folder; leave it out to use the Hub")
+            raise GatedPromptError(f"--{name} {folder!r} is not a folder. Leave it out to use the Hub.")
     check_backbone(os.path.expandvars(args.backbone))
     try:
         AutoConfig.from_pretrained(os.path.expandvars(args.backbone))
     except (OSError, ValueError) as error:
         raise GatedPromptError(
-            f"cannot load --backbone {args.backbone!r}; give a folder with a model, or a reachable Hub id "
-            f"({str(error).splitlines()[0]})"
+            f"cannot load --backbone {args.backbone!r}. Give a folder with a model, or a reachable Hub id "
+            f"({str(error).splitlines()[0]})."
         ) from error
 
 

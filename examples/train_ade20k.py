@@ -53,7 +53,7 @@ class Arguments:
     """What to train on what. The settings of the prompts are those of `GatedPromptConfig`."""
 
     task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout; default: the Hub"})
+    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout (default: the Hub)"})
     num_classes: int | None = field(
         default=None, metadata={"help": "for your own data: number of classes, which it needs"}
     )
@@ -69,16 +69,16 @@ class Arguments:
         default_factory=lambda: [5, 9], metadata={"help": "blocks followed by an auxiliary head, counted from 1"}
     )
     head_channels: int = field(default=256, metadata={"help": "channels of the heads"})
-    short_side: int | None = field(default=None, metadata={"help": "pixels at scale 1; default: --crop_size"})
+    short_side: int | None = field(default=None, metadata={"help": "pixels at scale 1 (default: --crop_size)"})
     crop_size: int = field(default=512, metadata={"help": "side of crops and test windows in pixels"})
-    stride: int | None = field(default=None, metadata={"help": "stride of test windows; default: 2/3 of --crop_size"})
+    stride: int | None = field(default=None, metadata={"help": "stride of test windows (default: 2/3 of --crop_size)"})
     multi_scale: bool = field(default=True, metadata={"help": "also evaluate at six scales with mirror images"})
     max_train_steps: int = field(default=160_000, metadata={"help": "optimizer steps"})
     per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "crops per process and step; the paper: 16"}
+        default=16, metadata={"help": "crops per process and step (16 in the paper)"}
     )
     per_device_eval_batch_size: int = field(
-        default=16, metadata={"help": "test windows at once; does not affect scores"}
+        default=16, metadata={"help": "test windows at once, which does not affect scores"}
     )
     learning_rate: float = field(default=0.001, metadata={"help": "initial learning rate of SGD"})
     min_learning_rate: float = field(default=0.0001, metadata={"help": "final learning rate, heads included"})
@@ -88,21 +88,21 @@ class Arguments:
     momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay of SGD, on all trained parameters"})
     dataloader_num_workers: int = field(
-        default=4, metadata={"help": "processes that load images; does not affect results"}
+        default=4, metadata={"help": "processes that load images, which does not affect results"}
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "train on at most this many images, for quick trials; default: all"}
+        default=None, metadata={"help": "train on at most this many images, for quick trials (default: all)"}
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "checkpoint folder, or 'latest'; default: start anew"}
+        default=None, metadata={"help": "checkpoint folder, or 'latest' (default: start anew)"}
     )
     report_to: str | None = field(
-        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ...; default: none"}
+        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ... (default: none)"}
     )
     push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
     hub_model_id: str | None = field(
-        default=None, metadata={"help": "repository to push to, user/name; default: the name of --output_dir"}
+        default=None, metadata={"help": "repository to push to, user/name (default: the name of --output_dir)"}
     )
 
 
@@ -117,14 +117,14 @@ def fill_in(args: Arguments) -> None:
     args.stride = args.stride or max(1, args.crop_size * 2 // 3)
     for name in POSITIVE:
         if getattr(args, name) < 1:
-            raise GatedPromptError(f"--{name} is {getattr(args, name)}; give 1 or more")
+            raise GatedPromptError(f"--{name} is {getattr(args, name)}. Give 1 or more.")
     if args.stride > args.crop_size:
         raise GatedPromptError(f"--stride {args.stride} would leave gaps between windows of {args.crop_size} pixels")
     first_rates = args.learning_rate, args.learning_rate * args.head_learning_rate_factor
     if not (min(first_rates) > 0 and 0 <= args.min_learning_rate <= min(first_rates)):
         raise GatedPromptError(
             f"--min_learning_rate is {args.min_learning_rate} and the initial rates are {first_rates[0]} and, for the "
-            f"heads, {first_rates[1]}; give initial rates above 0, and a minimum from 0 to the smaller of them"
+            f"heads, {first_rates[1]}. Give initial rates above 0, and a minimum from 0 to the smaller of them."
         )
 
 
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     mean, std = wanted.mean, wanted.std
     count = min(len(task.train), args.max_train_samples or len(task.train))
     if count < args.per_device_train_batch_size * accelerator.num_processes:
-        raise GatedPromptError(f"{count} training images do not fill one batch; lower --per_device_train_batch_size")
+        raise GatedPromptError(f"{count} training images do not fill one batch. Lower --per_device_train_batch_size.")
     crops = TrainingCrops(task.train, count, args.short_side, args.crop_size, mean, std, args.seed)
     test_data = WholeImages(task.test, mean, std)
     workers = args.dataloader_num_workers
@@ -234,10 +234,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if args.push_to_hub:
             push(output, trained, args.hub_model_id or output.name)
         print(
-            f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f"; multi-scale: {multi.mean_iou:.4f}" if multi else "")
+            f"mIoU of {args.method}: {single.mean_iou:.4f}" + (f", multi-scale: {multi.mean_iou:.4f}" if multi else "")
         )
         print(f"always predicting the most frequent class: {majority.mean_iou:.4f}")
-        print(f"trained for {done.seconds:.0f} s; adapter, results.json and plots are in {output}")
+        print(f"trained for {done.seconds:.0f} s. The adapter, results.json and plots are in {output}")
     accelerator.end_training()
     return results
 

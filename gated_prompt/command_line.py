@@ -46,8 +46,8 @@ def mistakes_in_one_line() -> Iterator[None]:
         where = getattr(fault, "filename", None)
         sys.exit(
             f"error: the disk is full{f', writing {where}' if where else ''} "
-            f"({' '.join(str(fault).split())[:200]}); free some space, then repeat the command: it continues from "
-            "what was written before"
+            f"({' '.join(str(fault).split())[:200]}). Free some space, then repeat the command, which continues from "
+            "what was written before."
         )
 
 
@@ -119,14 +119,14 @@ class CommandLine(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        raise GatedPromptError(f"{message}; --help lists all options")
+        raise GatedPromptError(f"{message}. See --help for all options.")
 
 
-def unknown_option(given: str, known: list[str], more: str = "--help lists all options") -> str:
+def unknown_option(given: str, known: list[str], more: str = "See --help for all options.") -> str:
     """What to say of an option that does not exist. `more`: where nothing has a similar name."""
     name = given.split("=", maxsplit=1)[0]
     near = get_close_matches(name, known, n=1) or [option for option in known if option.startswith(name)]
-    return f"unknown option {given!r}; {f'did you mean {near[0]}?' if near else more}"
+    return f"unknown option {given!r}. {f'Did you mean {near[0]}?' if near else more}"
 
 
 def _add(group: Any, one: Field[Any], hint: Any) -> None:

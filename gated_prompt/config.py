@@ -46,7 +46,10 @@ class GatedPromptConfig(ConfigWithFile):
     insert_at: int = field(default=0, metadata={"help": "index of the first block with prompts in its input"})
     read_from: int | None = field(
         default=None,
-        metadata={"help": "index of the block whose output the head reads; later blocks do not run. None: the last"},
+        metadata={
+            "help": "index of the block whose output the head reads. Later blocks do not run. None means the last "
+            "block"
+        },
     )
     deep: bool = field(
         default=False, metadata={"help": "VPT-deep: fresh prompts at each block from insert_at on, without gates"}
@@ -60,10 +63,11 @@ class GatedPromptConfig(ConfigWithFile):
     )
     gates: bool = field(default=True, metadata={"help": "learn one gate per gated block (paper, Section 4)"})
     gate_init: float = field(
-        default=-5.0, metadata={"help": "initial gate logit; the paper's table value v means logit -v"}
+        default=-5.0, metadata={"help": "initial gate logit. The paper's table value v means logit -v"}
     )
     gated_blocks: list[int] | None = field(
-        default=None, metadata={"help": "indices of the gated blocks. None: all blocks with prompts except the last"}
+        default=None,
+        metadata={"help": "indices of the gated blocks. None means all blocks with prompts except the last"},
     )
     hard_gates: bool = field(
         default=False,
@@ -72,19 +76,21 @@ class GatedPromptConfig(ConfigWithFile):
     temperature: bool = field(
         default=True, metadata={"help": "learn one attention temperature per block from insert_at on"}
     )
-    temperature_init: float = field(default=1.0, metadata={"help": "initial temperature; fixed if temperature=False"})
+    temperature_init: float = field(
+        default=1.0, metadata={"help": "initial temperature, which stays fixed if temperature=False"}
+    )
     temperature_range: tuple[float, float] = field(
         default=(0.01, 10.0), metadata={"help": "learned temperatures are clamped to this range"}
     )
     prompt_dropout: float = field(default=0.1, metadata={"help": "dropout on the inserted prompts in training"})
     prompt_rank: int | None = field(
-        default=None, metadata={"help": "deprecated; r: the prompts are a product of (P, r) and (r, D)"}
+        default=None, metadata={"help": "deprecated: r, with which the prompts are a product of (P, r) and (r, D)"}
     )
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "None: the model's own; 'prompts', 'patches' or 'prompts_and_patches': their mean before the "
-            "final norm replaces token 0"
+            "help": "'prompts', 'patches' or 'prompts_and_patches', whose mean before the final norm replaces token "
+            "0. None keeps the model's own pooling"
         },
     )
     eval_backbone: bool = field(
@@ -92,14 +98,19 @@ class GatedPromptConfig(ConfigWithFile):
     )
     modules_to_save: list[str] | None = field(
         default=None,
-        metadata={"help": "modules to train and save with the prompts. None: the detected head; []: none"},
+        metadata={
+            "help": "modules to train and save with the prompts. None means the detected head, [] means no module"
+        },
     )
     target_modules: str | None = field(
         default=None, metadata={"help": "dotted path of the list of blocks, if detection is ambiguous"}
     )
     num_prefix_tokens: int | None = field(
         default=None,
-        metadata={"help": "number of tokens before the patches. None: detected. After injection: the number in use"},
+        metadata={
+            "help": "number of tokens before the patches. None means that it is detected, and then replaced by the "
+            "number found"
+        },
     )
     num_layers: int | None = field(default=None, metadata={"help": "recorded: number of blocks of the base model"})
     hidden_size: int | None = field(default=None, metadata={"help": "recorded: width of the base model"})
@@ -142,8 +153,8 @@ class GatedPromptConfig(ConfigWithFile):
             )
         if self.prompt_rank is not None:
             warnings.warn(
-                "prompt_rank is deprecated and will be removed; leave it out for prompts of full rank. Adapters "
-                "that were saved with it can still be loaded",
+                "prompt_rank is deprecated and will be removed. Leave it out for prompts of full rank. Adapters "
+                "that were saved with it can still be loaded.",
                 FutureWarning,
                 stacklevel=3,
             )
@@ -196,7 +207,7 @@ class GatedPromptConfig(ConfigWithFile):
 
 
 def _no_task(task_type: Any) -> str:
-    return f"task_type is {task_type!r}; use None, since PEFT's task types are for language models"
+    return f"task_type is {task_type!r}. Use None, since PEFT's task types are for language models."
 
 
 def _setting_faults(config: GatedPromptConfig) -> list[str]:
@@ -205,26 +216,26 @@ def _setting_faults(config: GatedPromptConfig) -> list[str]:
     if config.task_type is not None:
         faults.append(_no_task(config.task_type))
     if config.num_virtual_tokens < 1:
-        faults.append(f"num_virtual_tokens is {config.num_virtual_tokens}; expected at least 1")
+        faults.append(f"num_virtual_tokens is {config.num_virtual_tokens}. Expected at least 1.")
     if config.prompt_rank is not None and not 1 <= config.prompt_rank <= config.num_virtual_tokens:
         faults.append(
-            f"prompt_rank is {config.prompt_rank}; it must lie between 1 and num_virtual_tokens, "
-            f"{config.num_virtual_tokens}; None gives prompts of full rank"
+            f"prompt_rank is {config.prompt_rank}. Expected 1 to num_virtual_tokens, {config.num_virtual_tokens}, or "
+            "None for prompts of full rank."
         )
     names = config.modules_to_save or []
     if {"", BANK} & set(names) or len(set(names)) < len(names):
-        faults.append(f"modules_to_save is {names}; name each module of the base once")
+        faults.append(f"modules_to_save is {names}. Name each module of the base once.")
     if config.insert_at < 0:
-        faults.append(f"insert_at is {config.insert_at}; expected 0 or more; leave it out for the first block")
+        faults.append(f"insert_at is {config.insert_at}. Expected 0 or more. Leave it out for the first block.")
     if config.read_from is not None and config.read_from < max(0, config.insert_at):
-        faults.append(f"read_from is {config.read_from}; it must be at least insert_at={config.insert_at}; raise it")
+        faults.append(f"read_from is {config.read_from}. Expected at least insert_at={config.insert_at}.")
     if not 0 <= config.prompt_dropout < 1:
-        faults.append(f"prompt_dropout is {config.prompt_dropout}; it must lie in [0, 1)")
+        faults.append(f"prompt_dropout is {config.prompt_dropout}. Expected a number in [0, 1).")
     if config.pooling is not None and config.pooling not in POOLINGS:
-        faults.append(f"pooling is {config.pooling!r}; expected None, {', '.join(map(repr, POOLINGS))}")
+        faults.append(f"pooling is {config.pooling!r}. Expected None or one of {', '.join(map(repr, POOLINGS))}.")
     if config.num_prefix_tokens is not None and config.num_prefix_tokens < 0:
         faults.append(
-            f"num_prefix_tokens is {config.num_prefix_tokens}; expected 0 or more; leave it out to detect it"
+            f"num_prefix_tokens is {config.num_prefix_tokens}. Expected 0 or more. Leave it out to detect it."
         )
     return faults + _zero_start_faults(config) + _gate_faults(config) + _temperature_faults(config)
 
@@ -237,8 +248,8 @@ def _zero_start_faults(config: GatedPromptConfig) -> list[str]:
         faults.append("zero_start=True needs deep=True: each block reads prompts of its own")
     if config.pooling in ("prompts", "prompts_and_patches"):
         faults.append(
-            f"zero_start=True contradicts pooling={config.pooling!r}: these prompts never become output tokens; use "
-            "pooling='patches' or None"
+            f"zero_start=True contradicts pooling={config.pooling!r}: these prompts never become output tokens. Use "
+            "pooling='patches' or None."
         )
     return faults
 
@@ -246,28 +257,28 @@ def _zero_start_faults(config: GatedPromptConfig) -> list[str]:
 def _gate_faults(config: GatedPromptConfig) -> list[str]:
     faults = []
     if not math.isfinite(config.gate_init):
-        faults.append(f"gate_init is {config.gate_init}; expected a finite logit (-20 closes a gate, 20 opens it)")
+        faults.append(f"gate_init is {config.gate_init}. Expected a finite logit (-20 closes a gate, 20 opens it).")
     if config.hard_gates and (config.deep or not config.gates):
-        faults.append("hard_gates=True needs gates, but deep=True and gates=False have none; leave hard_gates out")
+        faults.append("hard_gates=True needs gates, but deep=True and gates=False have none. Leave hard_gates out.")
     if config.gated_blocks is None:
         return faults
     if config.deep:
-        faults.append("deep=True has no gates, which contradicts gated_blocks; leave one of the two out")
+        faults.append("deep=True has no gates, which contradicts gated_blocks. Leave one of the two out.")
     elif not config.gates:
-        faults.append("gates=False contradicts gated_blocks; leave one of the two out")
+        faults.append("gates=False contradicts gated_blocks. Leave one of the two out.")
     elif not config.gated_blocks:
-        faults.append("gated_blocks is empty; use gates=False for prompts without gates")
+        faults.append("gated_blocks is empty. Use gates=False for prompts without gates.")
     if sorted(set(config.gated_blocks)) != config.gated_blocks:
-        faults.append(f"gated_blocks is {config.gated_blocks}; list each block once, in ascending order")
+        faults.append(f"gated_blocks is {config.gated_blocks}. List each block once, in ascending order.")
     below = [b for b in config.gated_blocks if b < config.insert_at]
     if below:
         faults.append(
-            f"gated_blocks {below} lie below insert_at={config.insert_at}: these blocks have no prompts; list others"
+            f"gated_blocks {below} lie below insert_at={config.insert_at}: these blocks have no prompts. List others."
         )
     above = [b for b in config.gated_blocks if config.read_from is not None and b > config.read_from]
     if above:
         faults.append(
-            f"gated_blocks {above} lie above read_from={config.read_from}: these blocks do not run; list others"
+            f"gated_blocks {above} lie above read_from={config.read_from}: these blocks do not run. List others."
         )
     return faults
 
@@ -276,12 +287,12 @@ def _temperature_faults(config: GatedPromptConfig) -> list[str]:
     faults = []
     low, high = config.temperature_range
     if not (0 < low < high and math.isfinite(high)):
-        faults.append(f"temperature_range is {config.temperature_range}; expected 0 < low < high")
+        faults.append(f"temperature_range is {config.temperature_range}. Expected 0 < low < high.")
     elif config.temperature and not low <= config.temperature_init <= high:
         faults.append(
-            f"temperature_init is {config.temperature_init}, outside temperature_range ({low}, {high}); give one "
-            "inside"
+            f"temperature_init is {config.temperature_init}, outside temperature_range ({low}, {high}). Give one "
+            "inside."
         )
     if not (config.temperature_init > 0 and math.isfinite(config.temperature_init)):
-        faults.append(f"temperature_init is {config.temperature_init}; expected a positive, finite number")
+        faults.append(f"temperature_init is {config.temperature_init}. Expected a positive, finite number.")
     return faults

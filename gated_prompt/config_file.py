@@ -83,7 +83,7 @@ class ConfigWithFile(PeftConfig):
         """
         folder = Path(save_directory)
         if folder.is_file():
-            raise ConfigError([f"cannot save to {folder}, which is a file; give a folder"])
+            raise ConfigError([f"cannot save to {folder}, which is a file. Give a folder."])
         values, of_weights = self.to_dict(), "auto_mapping_dict" in kwargs
         if of_weights:
             values["auto_mapping"] = kwargs["auto_mapping_dict"] or values["auto_mapping"]
@@ -97,9 +97,9 @@ class ConfigWithFile(PeftConfig):
         """
         if self.weights_file.place and self.weights_file.path is None:
             raise DamagedAdapterError(
-                f"{self.weights_file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}; copy or "
+                f"{self.weights_file.place} lacks {SAFETENSORS_WEIGHTS_NAME}, expected beside {CONFIG_NAME}. Copy or "
                 "download the whole adapter. To start a new one with these settings, set inference_mode=False on the "
-                "config"
+                "config."
             )
 
     def _check_tensors(self, file: AdapterFile) -> AdapterFile:
@@ -108,7 +108,7 @@ class ConfigWithFile(PeftConfig):
         missing = [name for name, value in self.recorded().items() if value is None]
         if missing:
             raise DamagedAdapterError(
-                f"{CONFIG_NAME} beside {file.path} lacks {' and '.join(missing)}, which saving records; save the "
-                "adapter again"
+                f"{CONFIG_NAME} beside {file.path} lacks {' and '.join(missing)}, which saving records. Save the "
+                "adapter again."
             )
         return file.check_tensors(self.recorded_shapes(), self.modules_to_save or [])

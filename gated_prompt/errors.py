@@ -59,13 +59,13 @@ class ConversionError(GatedPromptError):
 
 
 REMOVED = {
-    "fold_temperatures": "it saved one multiplication per block, too little to measure; leave the call out",
-    "transforms.FgvcTransform": "use gated_prompt.transforms.ResizeCenterCrop, with the same arguments",
-    "transforms.VtabTransform": "use gated_prompt.transforms.ResizeSquare; for the same pixels as before give "
-    "sampling='half_pixel' (or 'antialias'), round_to_bytes=True",
+    "fold_temperatures": "it saved one multiplication per block, too little to measure. Leave the call out.",
+    "transforms.FgvcTransform": "use gated_prompt.transforms.ResizeCenterCrop, with the same arguments.",
+    "transforms.VtabTransform": "use gated_prompt.transforms.ResizeSquare. For the same pixels as before, give "
+    "sampling='half_pixel' (or 'antialias') and round_to_bytes=True.",
     "transforms.resize_to_square": "use gated_prompt.transforms.resize_square(image, size, sampling='half_pixel' or "
-    "'antialias'), and round its floats for the same pixels as before",
-    "unfold_temperatures": "temperatures can no longer be folded into weights; leave the call out",
+    "'antialias'), and round its floats for the same pixels as before.",
+    "unfold_temperatures": "temperatures can no longer be folded into weights. Leave the call out.",
 }
 
 

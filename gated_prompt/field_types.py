@@ -44,7 +44,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 def fault_of(name: str, value: Any, hint: Any) -> str | None:
     """Describe what is wrong with the type of a field's value. None if it is correct."""
-    return None if _fits(value, hint) else f"{name} is {shown(value)}; expected {_words(hint)}"
+    return None if _fits(value, hint) else f"{name} is {shown(value)}. Expected {_words(hint)}."
 
 
 def unknown_field(positional: Collection[Any], given: Iterable[str], known: Collection[str]) -> str | None:
@@ -53,12 +53,12 @@ def unknown_field(positional: Collection[Any], given: Iterable[str], known: Coll
     The words are those of Python's own TypeError, by which PEFT recognizes fields of a later version in a file.
     """
     if positional:
-        return f"{', '.join(map(shown, positional))} without a name; name each setting, as in num_virtual_tokens=10"
+        return f"{', '.join(map(shown, positional))} without a name. Name each setting, as in num_virtual_tokens=10."
     for name in given:
         if name not in known:
             near = MEANT.get(name) or next(iter(get_close_matches(name, sorted(known), 1, 0.7)), None)
-            hint = f"did you mean {near}?" if near else f"the settings are {', '.join(sorted(known))}"
-            return f"an unexpected keyword argument '{name}'; {hint}"
+            hint = f"Did you mean {near}?" if near else f"The settings are {', '.join(sorted(known))}."
+            return f"an unexpected keyword argument '{name}'. {hint}"
     return None
 
 

@@ -54,15 +54,15 @@ class TokenClassifier(nn.Module):
         super().__init__()
         if reads not in get_args(Reads):
             raise ConfigError(
-                [f"reads is {reads!r}; it has to be one of {', '.join(get_args(Reads))}"], subject="TokenClassifier"
+                [f"reads is {reads!r}. Expected one of {', '.join(get_args(Reads))}."], subject="TokenClassifier"
             )
         vit = find_vision_transformer(backbone)
         if reads != "mean" and vit.num_prefix_tokens == 0:
-            raise ArchitectureError(f"{type(backbone).__name__} has no CLS token to read; use reads='mean'")
+            raise ArchitectureError(f"{type(backbone).__name__} has no CLS token to read. Use reads='mean'.")
         depth = len(vit.blocks)
         if blocks is not None and (not blocks or list(blocks) != sorted({*blocks} & {*range(depth)})):
             raise ConfigError(
-                [f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed"],
+                [f"blocks is {list(blocks)}. Expected ascending indices from 0 to {depth - 1}."],
                 subject="TokenClassifier",
             )
         self.blocks = None if blocks is None else tuple(blocks)
@@ -168,6 +168,6 @@ def load_backbone(source: str, trust_remote_code: bool = False, **settings: Any)
         return kind.from_pretrained(source, dtype="float32", **settings)
     except (OSError, KeyError, ValueError) as error:
         raise GatedPromptError(
-            f"cannot load the backbone {source!r}; give a folder with a transformers ViT or a reachable Hub "
-            f"id ({str(error).splitlines()[0]})"
+            f"cannot load the backbone {source!r}. Give a folder with a transformers ViT or a reachable Hub "
+            f"id ({str(error).splitlines()[0]})."
         ) from error

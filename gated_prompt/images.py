@@ -137,7 +137,7 @@ def decode(
                 return image.copy()
             if max(image.size) > MOST_ELONGATED * min(image.size):
                 raise DataError(
-                    f"has {image.width} x {image.height} pixels; one side is more than {MOST_ELONGATED} times the "
+                    f"has {image.width} x {image.height} pixels. One side is more than {MOST_ELONGATED} times the "
                     "other. Crop it."
                 )
             if least_side is not None:

@@ -141,14 +141,14 @@ def plot_training(
     """
     known = {"gates": "gate", "temperatures": "temperature", "selection_ratios": "selection ratio"}
     if what not in known:
-        raise GatedPromptError(f"what is {what!r}; expected one of {', '.join(known)}")
+        raise GatedPromptError(f"what is {what!r}. Expected one of {', '.join(known)}.")
     content = recording if isinstance(recording, Mapping) else recording.to_dict()
     try:
         steps, rows = list(content["steps"]), [list(row) for row in content[what]]
         blocks = list(content["blocks" if what == "temperatures" else "gated_blocks"])
     except (KeyError, TypeError) as error:
         raise GatedPromptError(
-            f"the recording lacks {error}; expected steps, {what} and their blocks, as GateRecorder.to_dict() returns"
+            f"the recording lacks {error}. Expected steps, {what} and their blocks, as GateRecorder.to_dict() returns."
         ) from error
     if len(rows) != len(steps) or any(len(row) != len(blocks) for row in rows):
         raise GatedPromptError(
@@ -192,9 +192,9 @@ def plot_prompt_attention(
     """
     block = attention.blocks[-1] if block is None else block
     if block not in attention.blocks:
-        raise GatedPromptError(f"block is {block}; the prompts are in blocks {attention.blocks}")
+        raise GatedPromptError(f"block is {block}. The prompts are in blocks {attention.blocks}.")
     if not 0 <= index < len(attention.prompts):
-        raise GatedPromptError(f"index is {index}; there are {len(attention.prompts)} images, counted from 0")
+        raise GatedPromptError(f"index is {index}. There are {len(attention.prompts)} images, counted from 0.")
     weights, named = _weights(attention, token, attention.blocks.index(block), index)
     ax = ax or _new_axes((4.2, 3.6))
     height, width = weights.shape
@@ -216,7 +216,7 @@ def _weights(attention: PromptAttention, token: int | str, row: int, index: int)
     if token in attention.chosen:
         return attention.prompts[index, row, attention.chosen.index(token)], f"prompt {token}"
     known = ["'prompts'", *(["'cls'"] if attention.cls is not None else []), *map(str, attention.chosen)]
-    raise GatedPromptError(f"token is {token!r}; expected one of {', '.join(known)}")
+    raise GatedPromptError(f"token is {token!r}. Expected one of {', '.join(known)}.")
 
 
 def _grey(image: Any) -> Any:
@@ -232,7 +232,9 @@ def _adapters(model: Models, adapter_names: Sequence[str] | None) -> list[tuple[
     """Return label, model and adapter name of each adapter to draw."""
     if isinstance(model, Mapping):
         if adapter_names is not None:
-            raise GatedPromptError("adapter_names is for a single model; with several, activate an adapter on each")
+            raise GatedPromptError(
+                "adapter_names is for a single model. With several models, activate an adapter on each."
+            )
         found = [(label, each, find_adapter(each, None)[1].name) for label, each in model.items()]
     else:
         names = [
@@ -240,7 +242,7 @@ def _adapters(model: Models, adapter_names: Sequence[str] | None) -> list[tuple[
         ]
         found = [(name, model, name) for name in names]
     if not found:
-        raise GatedPromptError("there is no adapter to draw; give at least one")
+        raise GatedPromptError("there is no adapter to draw. Give at least one.")
     return found
 
 

@@ -69,20 +69,22 @@ class Predictor:
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
-            raise DataError(f"names is {shown(self.names)}; a list of names, one for each logit, is needed")
+            raise DataError(f"names is {shown(self.names)}. Expected a list of names, one for each logit.")
         if self.problem not in get_args(Problem):
-            raise DataError(f"problem is {shown(self.problem)}; known are {', '.join(get_args(Problem))}")
+            raise DataError(f"problem is {shown(self.problem)}. Choose from: {', '.join(get_args(Problem))}.")
         if not isinstance(self.backbone, str | None) or not _is_base(self.base):
             raise DataError(
-                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}; text, and a number of blocks as "
-                "num_hidden_layers or nothing, are needed"
+                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}. Expected text for the first, and "
+                f"{{}} or a number of blocks as num_hidden_layers for the second."
             )
         if self.reads not in (None, *get_args(Reads)):
-            raise DataError(f"reads is {shown(self.reads)}; known are null, {', '.join(get_args(Reads))}")
+            raise DataError(f"reads is {shown(self.reads)}. Choose from: null, {', '.join(get_args(Reads))}.")
         if self.blocks is not None and (self.reads is None or not _are_blocks(self.blocks)):
-            raise DataError(f"blocks is {shown(self.blocks)}; null, or with `reads` ascending numbers from 0")
+            raise DataError(
+                f"blocks is {shown(self.blocks)}. Expected null or, with `reads`, ascending numbers from 0."
+            )
         if not _is_number(self.temperature) or self.temperature <= 0:
-            raise DataError(f"temperature is {shown(self.temperature)}; a number above 0 is needed")
+            raise DataError(f"temperature is {shown(self.temperature)}. Expected a number above 0.")
         fault = _fault_of(self.preparation)
         if fault:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
@@ -99,7 +101,7 @@ class Predictor:
         """
         source = os.fspath(backbone or self.backbone or "")
         if not source:
-            raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
+            raise GatedPromptError(f"{FILE} does not name the backbone. Name it: load_base('folder or Hub id').")
         if self.reads is not None:
             return self.with_head(load_backbone(source, trust_remote_code, **self.base))
         try:
@@ -113,7 +115,8 @@ class Predictor:
             )
         except (OSError, ValueError) as error:
             raise GatedPromptError(
-                f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}); pass its place as backbone="
+                f"cannot load the backbone {source!r} ({str(error).splitlines()[0]}). Give its folder or Hub id as "
+                "backbone=..."
             ) from error
         return self._settled(model)
 
@@ -156,10 +159,10 @@ class Predictor:
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
-            raise GatedPromptError(f"a name of {FILE} is no valid Unicode ({error.reason}); rename it") from None
+            raise GatedPromptError(f"a name of {FILE} is no valid Unicode ({error.reason}). Rename it.") from None
         if size > LONGEST:
             raise GatedPromptError(
-                f"{FILE} with {len(self.names)} names would have {size} bytes, more than {LONGEST}; shorten the names"
+                f"{FILE} with {len(self.names)} names would have {size} bytes, more than {LONGEST}. Shorten the names."
             )
         replace_text(Path(folder, FILE), text)
 
@@ -173,8 +176,8 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
     path = Path(folder, FILE)
     if not path.is_file():
         raise DamagedAdapterError(
-            f"{path.parent} lacks {FILE}, which names its classes and says how images become pixels; write it with "
-            "gated_prompt.predictor.Predictor(names=[...], preparation={...}).write(folder)"
+            f"{path.parent} lacks {FILE}, which names its classes and says how images become pixels. Write it with "
+            "gated_prompt.predictor.Predictor(names=[...], preparation={...}).write(folder)."
         )
     values = read_config(path, LONGEST)
     if isinstance(values.get("problem"), str):
@@ -183,7 +186,9 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
     try:
         return Predictor(**{name: value for name, value in values.items() if name in known})
     except (DataError, TypeError) as error:
-        raise DamagedAdapterError(f"{path}: {error}; correct it, or train or download the adapter again") from error
+        raise DamagedAdapterError(
+            f"{path}: {str(error).removesuffix('.')}. Correct it, or train or download the adapter again."
+        ) from error
 
 
 def preparation_of(transform: Any) -> dict[str, Any]:
@@ -193,26 +198,29 @@ def preparation_of(transform: Any) -> dict[str, Any]:
 
 def _fault_of(preparation: Mapping[str, Any]) -> str | None:
     if not isinstance(preparation, Mapping) or set(preparation) not in (CROP, SQUARE, OLD_SQUARE):
-        return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}"
+        return f"needs exactly {', '.join(sorted(CROP))} or {', '.join(sorted(SQUARE))}."
     for name in ("mean", "std"):
         values = preparation[name]
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
-            return f"has {name}={shown(values)}; three numbers are needed"
+            return f"has {name}={shown(values)}. Expected three numbers."
     if 0 in preparation["std"]:
-        return "has a std of 0, by which pixels would be divided"
+        return "has a std of 0, by which pixels would be divided."
     sampling, rounded = preparation.get("sampling", "tf1"), preparation.get("round_to_bytes", False)
     if sampling not in get_args(Sampling) or type(rounded) is not bool:
         known = ", ".join(get_args(Sampling))
-        return f"has sampling={shown(sampling)}, round_to_bytes={shown(rounded)}; known are {known}, and true or false"
+        return (
+            f"has sampling={shown(sampling)}, round_to_bytes={shown(rounded)}. Expected one of {known} for the first, "
+            "true or false for the second."
+        )
     return _fault_of_sides(preparation)
 
 
 def _fault_of_sides(preparation: Mapping[str, Any]) -> str | None:
     sides = [preparation[name] for name in ("resize", "crop", "size") if name in preparation]
     if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
-        return f"has sides {sides}; whole numbers from 1 to {MOST_PIXELS} are needed"
+        return f"has sides {sides}. Expected whole numbers from 1 to {MOST_PIXELS}."
     if len(sides) == 2 and sides[1] > sides[0]:
-        return f"crops {sides[1]} pixels of {sides[0]}"
+        return f"crops {sides[1]} pixels of {sides[0]}."
     return None
 
 

@@ -74,7 +74,7 @@ class TokenSegmenter(nn.Module):
         super().__init__()
         if head not in get_args(SegmentationHead):
             raise ConfigError(
-                [f"head is {head!r}; it has to be one of {', '.join(get_args(SegmentationHead))}"],
+                [f"head is {head!r}. Expected one of {', '.join(get_args(SegmentationHead))}."],
                 subject="TokenSegmenter",
             )
         vit = find_vision_transformer(backbone)
@@ -86,13 +86,13 @@ class TokenSegmenter(nn.Module):
             or not 0 <= self.blocks[0] <= max(self.blocks) < depth
         ):
             raise ConfigError(
-                [f"blocks is {self.blocks}; list blocks of 0 to {depth - 1} once each, in ascending order"]
+                [f"blocks is {self.blocks}. List blocks of 0 to {depth - 1} once each, in ascending order."]
             )
         weight = vit.projection.get_parameter("weight")
         if weight.ndim != 4 or weight.shape[-1] != weight.shape[-2]:
             raise ArchitectureError(
                 f"{type(backbone).__name__} does not cut images into square patches by a convolution, so its tokens "
-                "form no map; use another backbone"
+                "form no map. Use another backbone."
             )
         self.patch_size = int(weight.shape[-1])
         names = num_labels if isinstance(num_labels, list) else [f"LABEL_{i}" for i in range(num_labels)]
@@ -141,8 +141,8 @@ class TokenSegmenter(nn.Module):
         height, width = pixel_values.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise GatedPromptError(
-                f"the images have {height} x {width} pixels; the sides have to be multiples of the patch, "
-                f"{self.patch_size}: resize or pad them"
+                f"the images have {height} x {width} pixels. Both sides must be multiples of the patch size, "
+                f"{self.patch_size}. Resize or pad them."
             )
         grid = (height // self.patch_size, width // self.patch_size)
         _, states = self._block_tokens.read(self.backbone, pixel_values, **{**self._any_size, **kwargs})

@@ -4,4 +4,4 @@
 from pathlib import Path
 
 SHIPPED_BACKBONE = Path(__file__).parent / "backbones" / "mae-cifar10-tiny"
-BACKBONE_HELP = "Hub id or folder of a ViT; default: the small ViT that the package ships"
+BACKBONE_HELP = "Hub id or folder of a ViT (default: the small ViT that the package ships)"

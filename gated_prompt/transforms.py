@@ -53,7 +53,7 @@ def resize_square(image: Image.Image, size: int, sampling: Sampling = "tf1") -> 
         DataError: The sampling is unknown.
     """
     if sampling not in get_args(Sampling):
-        raise DataError(f"sampling is {sampling!r}; known: {', '.join(get_args(Sampling))}")
+        raise DataError(f"sampling is {sampling!r}. Choose from: {', '.join(get_args(Sampling))}.")
     pixels = to_pixels(image)
     if sampling == "tf1":
         return _resize_tf1(pixels, size)

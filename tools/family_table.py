@@ -56,11 +56,11 @@ def _row(case: Case, family: str) -> list[str]:
     depends = _tokens(case.reads)
     if case.read_before:
         (major, minor), reads = case.read_before
-        depends += f"; before transformers {major}.{minor}: {_tokens(reads)}"
+        depends += f" (before transformers {major}.{minor}: {_tokens(reads)})"
     trained = _names(case.head)
     if case.head_before:
         (major, minor), head = case.head_before
-        trained += f"; before transformers {major}.{minor}: {_names(head)}"
+        trained += f" (before transformers {major}.{minor}: {_names(head)})"
     return [
         family,
         name + (f" ({', '.join(notes)})" if notes else ""),

@@ -4,7 +4,7 @@
     python tools/prose.py [FILE ...]
 
 Code, addresses and generated parts are left out. Any finding is an error. So are more than two semicolons in 1000
-words of all pages, of all docstrings, or of all comments: short sentences are easier to read.
+words of all pages, of all docstrings, of all comments, or of all messages: short sentences are easier to read.
 """
 
 import ast
@@ -24,6 +24,7 @@ from proselint.tools import LintFile
 ROOT = Path(__file__).parents[1]
 SOURCES = [file for folder in ("gated_prompt", "examples", "tools") for file in sorted((ROOT / folder).rglob("*.py"))]
 MOST_SEMICOLONS = 2  # in 1000 words
+WORDS_OF_A_MESSAGE = 4  # fewer are names, formats and signs
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 
@@ -105,6 +106,18 @@ def docstrings(source: str) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
+def messages(source: str) -> Iterator[str]:
+    """What a program says: every string of at least `WORDS_OF_A_MESSAGE` words that is not a docstring."""
+    tree = ast.parse(source)
+    seen = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):  # an f-string comes before its parts
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node] if id(node) not in seen else []
+        seen.update(map(id, parts))
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in parts)
+        if len(text.split()) >= WORDS_OF_A_MESSAGE:
+            yield text
+
+
 def comments(source: str) -> Iterator[str]:
     """Each comment of a module."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -128,6 +141,7 @@ def too_many_semicolons() -> list[str]:
         "pages": (file.read_text(encoding="utf-8") for file in PAGES),
         "docstrings": (text for source in sources for text in docstrings(source)),
         "comments": (text for source in sources for text in comments(source)),
+        "messages": (text for source in sources for text in messages(source)),
     }
     rates = {kind: semicolons(texts) for kind, texts in kinds.items()}
     return [

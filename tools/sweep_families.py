@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="classes of transformers, or timm/NAME")
     parser.add_argument("--resume", action="store_true", help="leave out classes that have a record")
-    parser.add_argument("--page", action="store_true", help="try nothing; write the page from the results")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
     args = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)

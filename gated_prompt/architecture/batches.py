@@ -58,9 +58,9 @@ def of_images(run: Callable[..., Any], inputs: Inputs, rows: list[int], size: in
             return pytree.tree_map(lambda leaf: leaf[rows] if len(leaf) == size else leaf, value)
         raise UnsupportedOperationError(
             "adapter_names mixes adapters of different structure (prompts, blocks, pooling or heads), so their images "
-            f"are computed apart, but it is not known which part of the argument {name!r} belongs to which image; "
-            "leave it out, or call the model with one adapter at a time; for a loss, leave the labels out and "
-            "compute it from the logits"
+            f"are computed apart, but it is not known which part of the argument {name!r} belongs to which image. "
+            "Leave it out, or call the model with one adapter at a time. For a loss, leave the labels out and "
+            "compute it from the logits."
         )
 
     taken = [part(name, value) for name, value in named]
@@ -86,7 +86,7 @@ def _join_leaf(parts: tuple[Any, ...], groups: list[list[int]], order: torch.Ten
         return torch.cat(parts)[order.to(parts[0].device)]
     found = ", ".join(str(tuple(part.shape)) if isinstance(part, torch.Tensor) else repr(part) for part in parts)
     raise UnsupportedOperationError(
-        f"the output has values that cannot be joined for a mixed batch (one per group of adapters: {found}); for a "
-        "loss, leave the labels out and compute it from the logits; for attention maps or two towers, mix only "
-        "adapters with equal numbers of prompts"
+        f"the output has values that cannot be joined for a mixed batch (one per group of adapters: {found}). For a "
+        "loss, leave the labels out and compute it from the logits. For attention maps or two towers, mix only "
+        "adapters with equal numbers of prompts."
     )

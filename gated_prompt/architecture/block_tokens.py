@@ -71,8 +71,8 @@ class BlockTokens:
             noted.states |= dict.fromkeys(missing, noted.last)
         elif missing:
             raise UnsupportedOperationError(
-                f"block {missing[0]} is to be read, but did not run: its adapter has a read_from below it; make the "
-                f"adapter with read_from={self.blocks[-1]}, or None"
+                f"block {missing[0]} is to be read, but did not run: its adapter has a read_from below it. Make the "
+                f"adapter with read_from={self.blocks[-1]}, or None."
             )
         norm = noted.norm
         states = [self._without_prompts(noted.states[block], noted.count) for block in self.blocks]

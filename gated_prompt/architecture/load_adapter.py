@@ -57,24 +57,24 @@ class CheckLoadedTensors:
 
 def _check(name: str, expected: Mapping[str, Any], state: Mapping[str, Any], needed: Container[str]) -> None:
     """Compare the tensors of one adapter in `state` with the model's. `expected` maps keys it lacks to None."""
-    advice = "the adapter on the model is unchanged; save or download the other one again"
+    advice = "The adapter on the model is unchanged. Save or download the other one again."
     for key, tensor in expected.items():
         found = state.get(key)
         if found is None:
             if tensor is not None and key in needed:
-                raise DamagedAdapterError(f"the tensors to load into adapter {name!r} lack {key}; {advice}")
+                raise DamagedAdapterError(f"the tensors to load into adapter {name!r} lack {key}. {advice}")
         elif tensor is None:
             raise AdapterMismatchError(
-                f"the tensors to load into adapter {name!r} include {key}, which this adapter does not have; load an "
-                "adapter with other settings under a new name"
+                f"the tensors to load into adapter {name!r} include {key}, which this adapter does not have. Load an "
+                "adapter with other settings under a new name."
             )
         elif found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point():
             raise AdapterMismatchError(
                 f"{key} has shape {tuple(tensor.shape)}, type {tensor.dtype}, but the tensor to load has shape "
-                f"{tuple(found.shape)}, type {found.dtype}; load that adapter under a new name, or on its own base"
+                f"{tuple(found.shape)}, type {found.dtype}. Load that adapter under a new name, or on its own base."
             )
         elif found.is_floating_point() and not found.is_meta and not torch.isfinite(found).all():
-            raise DamagedAdapterError(f"the tensor to load into {key} has NaN or infinite values; {advice}")
+            raise DamagedAdapterError(f"the tensor to load into {key} has NaN or infinite values. {advice}")
 
 
 def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
@@ -86,8 +86,8 @@ def check_is_the_file_that_was_read(config: GatedPromptConfig) -> None:
     file, config.weights_file = config.weights_file, AdapterFile("")  # tensors loaded later come from another file
     if file.is_replaced:
         raise DamagedAdapterError(
-            f"{file.path} was replaced while it was being loaded; load the base again, and the adapter with "
-            "gated_prompt.load, which waits until no other process saves"
+            f"{file.path} was replaced while it was being loaded. Load the base again, and the adapter with "
+            "gated_prompt.load, which waits until no other process saves."
         )
 
 
@@ -103,9 +103,9 @@ def check_can_be_loaded(config: GatedPromptConfig) -> None:
     if LOSES_ADAPTERS and config.inference_mode is (config.weights_file.path is None):
         raise UnsupportedOperationError(
             f"load_adapter of transformers {transformers.__version__} loses tensors of adapters with "
-            f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}; use gated_prompt.load(model, "
+            f"{'adapter_state_dict' if config.inference_mode else 'is_trainable=True'}. Use gated_prompt.load(model, "
             "folder, is_trainable=True), or transformers 5.18 or later. To start a new adapter, use a config "
-            "that was not read from the folder of another"
+            "that was not read from the folder of another."
         )
 
 

@@ -83,8 +83,8 @@ def refuse_packed(block: nn.Module, values: Iterable[Any], length: int) -> None:
             sees = seen.any(-1, keepdim=True)  # padding may see nothing
             if bool((sees.flatten(-2).any(-1) & ~(seen | ~sees).all(-2).any(-1)).any()):
                 raise ArchitectureError(
-                    f"{type(block).__name__} gets several images packed into one sequence and masked from each other; "
-                    "prompts, to which every token attends, would mix them: pass one image per sequence"
+                    f"{type(block).__name__} gets several images packed into one sequence and masked from each other. "
+                    "Prompts, to which every token attends, would mix them. Pass one image per sequence."
                 )
 
 

@@ -50,7 +50,7 @@ def check_adapter_name(name: str, model: nn.Module, heads: Iterable[str]) -> Non
         fault = "it is a component of the keys that PEFT saves, and PEFT distinguishes adapters by such components"
     if fault is not None:
         shown = repr(name) if len(repr(name)) <= LONGEST else f"{repr(name)[:LONGEST]}..."
-        raise AdapterNameError(f"the adapter name {shown} cannot be used: {fault}; choose another, such as 'pets'")
+        raise AdapterNameError(f"the adapter name {shown} cannot be used: {fault}. Choose another, such as 'pets'.")
 
 
 def _names_a_folder(name: str) -> bool:

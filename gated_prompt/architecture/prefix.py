@@ -95,7 +95,7 @@ def _equal_tokens(tower: Tower, first_block: nn.Module) -> int | None:
     if len(tokens) > 2:
         raise ArchitectureError(
             f"{type(tower.body).__name__} splits each image into {len(tokens) // 2} windows, which its blocks treat "
-            "as separate images; each would get its own prompts. Use a plain Vision Transformer"
+            "as separate images, and each would get its own prompts. Use a plain Vision Transformer."
         )
     differs = (tokens[0] != tokens[1]).any(dim=-1)
     return int(differs.int().argmax()) if differs.any() else None

@@ -33,8 +33,8 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
     if config.zero_start and vit.unfit_for_zero_start is not None:
         raise ArchitectureError(
             "zero_start=True needs an attention that uses transformers' AttentionInterface, with projections of the "
-            f"normed tokens as keys and values; {type(vit.unfit_for_zero_start).__name__} does not qualify; use "
-            "deep=True without zero_start, or gated prompts"
+            f"normed tokens as keys and values. {type(vit.unfit_for_zero_start).__name__} does not qualify. Use "
+            "deep=True without zero_start, or gated prompts."
         )
     _check_temperature(config, vit)
     _check_recorded(config, model, vit)
@@ -55,12 +55,12 @@ def prepare_config(config: GatedPromptConfig, model: nn.Module, vit: VisionTrans
         config.num_prefix_tokens = vit.num_prefix_tokens
     obstacle = pooling_obstacle(model, vit, config.num_prefix_tokens) if config.pooling else None
     if obstacle:
-        raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}; use pooling=None")
+        raise ArchitectureError(f"pooling={config.pooling!r} has no effect here: {obstacle}. Use pooling=None.")
     read = config.last_block(len(vit.blocks))
     if reads_between(model, vit, read):
         raise ArchitectureError(
             f"read_from={read} skips the blocks above {read}, but {type(model).__name__} reads the output of several "
-            "of them, as for feature maps; use read_from=None"
+            "of them, as for feature maps. Use read_from=None."
         )
     _warn_of_what_is_left_out(config, model, vit)
     config.filled_in = tuple(name for name in unknown if getattr(config, name) is not None)
@@ -72,7 +72,7 @@ def _check_temperature(config: GatedPromptConfig, vit: VisionTransformer) -> Non
     if deaf is not None and (config.temperature or config.temperature_init != 1.0):
         raise ArchitectureError(
             f"{type(deaf.attention).__name__} adds its query bias outside its module `{deaf.query}`, so the attention "
-            "temperature would miss it; use GatedPromptConfig(temperature=False)"
+            "temperature would miss it. Use GatedPromptConfig(temperature=False)."
         )
 
 
@@ -82,8 +82,8 @@ def _warn_of_what_is_left_out(config: GatedPromptConfig, model: nn.Module, vit: 
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         warnings.warn(
             f"{type(model).__name__} has parameters outside backbone and head that are newly initialized or were "
-            f"trainable, but this adapter neither trains nor saves them: {shown}; add their modules to "
-            f"GatedPromptConfig(modules_to_save=...), beside {config.modules_to_save}, unless you do not use them",
+            f"trainable, but this adapter neither trains nor saves them: {shown}. Add their modules to "
+            f"GatedPromptConfig(modules_to_save=...), beside {config.modules_to_save}, if you use them.",
             stacklevel=2,
         )
 
@@ -98,10 +98,10 @@ def _check_recorded(config: GatedPromptConfig, model: nn.Module, vit: VisionTran
     wrong = [f"{what}: adapter {old}, base {new}" for what, old, new in pairs if old is not None and old != new]
     if wrong:
         raise AdapterMismatchError(
-            f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}); load it on the base it was "
+            f"the adapter does not fit this {type(model).__name__} ({'; '.join(wrong)}). Load it on the base it was "
             f"trained on"
             + (f": {config.base_model_name_or_path}" if config.base_model_name_or_path else "")
-            + (f" (read from {config.weights_file.place})" if config.weights_file.place else "")
+            + (f" (read from {config.weights_file.place})." if config.weights_file.place else ".")
         )
 
 
@@ -111,43 +111,44 @@ def _check_head_is_there(config: GatedPromptConfig, model: nn.Module) -> None:
     for wanted in config.modules_to_save or [] if config.num_layers is not None else []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
             raise AdapterMismatchError(
-                f"the adapter was trained with a module {wanted!r}, which this {type(model).__name__} does not have; "
-                "load the base with the class that the adapter was trained on, such as "
-                "AutoModelForImageClassification where it was given to AutoModel"
+                f"the adapter was trained with a module {wanted!r}, which this {type(model).__name__} does not have. "
+                "Load the base with the class that the adapter was trained on, such as "
+                "AutoModelForImageClassification if it was given to AutoModel."
             )
 
 
 def _faults(config: GatedPromptConfig, model: nn.Module, vit: VisionTransformer) -> list[str]:
     last = len(vit.blocks) - 1
-    lower = f"the last block of this {type(model).__name__} is {last}; give a lower one"
-    lower = f"the last block of this {type(model).__name__} is {last}; give a lower one"
+    lower = f"The last block of this {type(model).__name__} is {last}. Give a lower one."
+    lower = f"The last block of this {type(model).__name__} is {last}. Give a lower one."
     faults = []
     if config.insert_at > last:
-        faults.append(f"insert_at is {config.insert_at}; {lower}")
+        faults.append(f"insert_at is {config.insert_at}. {lower}")
     if config.last_block(len(vit.blocks)) > last:
-        faults.append(f"read_from is {config.read_from}; {lower}")
+        faults.append(f"read_from is {config.read_from}. {lower}")
     beyond = [block for block in config.gated_blocks or [] if block > last]
     if beyond:
-        faults.append(f"gated_blocks {beyond} exceed the last block, {last}; list lower ones")
+        faults.append(f"gated_blocks {beyond} exceed the last block, {last}. List lower ones.")
     if (config.prompt_rank or 0) > vit.hidden_size:
         faults.append(
-            f"prompt_rank is {config.prompt_rank}; the width of this {type(model).__name__} is {vit.hidden_size}"
+            f"prompt_rank is {config.prompt_rank}. Expected at most {vit.hidden_size}, the width of this "
+            f"{type(model).__name__}."
         )
     names = [name for name, _ in model.named_modules()]
     for wanted in config.modules_to_save or []:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
             faults.append(
-                f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have; name one of its "
-                "modules, or leave it out"
+                f"modules_to_save names {wanted!r}, which this {type(model).__name__} does not have. Name one of its "
+                "modules, or leave it out."
             )
     skipped = [m for block in vit.blocks[config.last_block(len(vit.blocks)) + 1 :] for m in block.modules()]
     for path in resolve(model, config.modules_to_save or []):
         if any(model.get_submodule(path) is module for module in skipped):
-            faults.append(f"modules_to_save names {path}, in a block that read_from={config.read_from} skips")
+            faults.append(f"modules_to_save names {path}, in a block that read_from={config.read_from} skips.")
         if any(map(_is_quantized, model.get_submodule(path).parameters())):
             faults.append(
-                f"{path} is to be trained but is quantized; load the base with llm_int8_skip_modules=[{path!r}] "
-                f"(BitsAndBytesConfig) or modules_to_not_convert=[{path!r}] (TorchAoConfig and others)"
+                f"{path} is to be trained but is quantized. Load the base with llm_int8_skip_modules=[{path!r}] "
+                f"(BitsAndBytesConfig) or modules_to_not_convert=[{path!r}] (TorchAoConfig and others)."
             )
     return faults
 
@@ -168,18 +169,18 @@ def _check_head(config: GatedPromptConfig, model: nn.Module) -> None:
     for key, entry in base.items():
         found = saved.get(key)
         if found != entry:
-            remedy = "load the base with the adapter's num_labels"
+            remedy = "Load the base with the adapter's num_labels"
             if found is None:
-                remedy = "the file is damaged, or comes from a transformers version whose head has other names"
+                remedy = "The file is damaged, or comes from a transformers version whose head has other names"
             raise AdapterMismatchError(
                 f"the head's {key} has {_describe(entry)} in this {type(model).__name__} and {_describe(found)} in "
-                f"the adapter of {config.weights_file.place}; {remedy}"
+                f"the adapter of {config.weights_file.place}. {remedy}."
             )
     surplus = sorted(key for key in saved if key.startswith(heads) and key not in base)
     if surplus:
         raise AdapterMismatchError(
             f"the adapter of {config.weights_file.place} holds {', '.join(surplus[:5])}, which the head of this "
-            f"{type(model).__name__} does not have; load the base that the adapter was trained on"
+            f"{type(model).__name__} does not have. Load the base that the adapter was trained on."
         )
 
 

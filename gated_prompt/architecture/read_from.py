@@ -26,6 +26,6 @@ def refuse_skipped_states(module: nn.Module, kwargs: dict[str, Any], adapter: An
     if chosen != {count - 1} and max(chosen, default=0) > last + 1:
         raise UnsupportedOperationError(
             f"{type(module).__name__} was asked for hidden states above block {last}, but adapter "
-            f"{adapter.name!r} has read_from={last}, so those blocks do not run; read blocks 0 to "
-            f"{last} with forward hooks, or use read_from=None"
+            f"{adapter.name!r} has read_from={last}, so those blocks do not run. Read blocks 0 to "
+            f"{last} with forward hooks, or use read_from=None."
         )

@@ -73,9 +73,9 @@ def wrap_heads(
             wrapper = SavedModule(module, adapter_name, names)
         except RuntimeError as error:
             raise ArchitectureError(
-                f"PyTorch cannot copy {path} ({type(module).__name__}), which is to be trained: {error}; use "
+                f"PyTorch cannot copy {path} ({type(module).__name__}), which is to be trained: {error}. Use "
                 "torch.nn.utils.parametrizations.weight_norm instead of torch.nn.utils.weight_norm, and prune.remove "
-                "after pruning"
+                "after pruning."
             ) from error
         wrapper.set_adapter(adapter_name if active else [], inference_mode=inference_mode)
         setattr(root.get_submodule(parent), name, wrapper)

@@ -57,13 +57,14 @@ def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> To
     stages = [path for path in widths if any(part.isdigit() for part in path.split(".")) and _is_visual(found[path])]
     if stages:
         raise ArchitectureError(
-            f"{name} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer; its "
-            "windows have no room for extra tokens. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, ...)"
+            f"{name} has stages of blocks ({', '.join(stages)}), so it is a hierarchical transformer. Its "
+            "windows have no room for extra tokens. Use a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, CLIP, "
+            "...)."
         )
     if asked is not None and asked not in found:
         raise ArchitectureError(
-            f"target_modules={asked!r} names no list of transformer blocks of {name}; "
-            + (f"found: {', '.join(towers or found)}" if found else "none was found")
+            f"target_modules={asked!r} names no list of transformer blocks of {name}. "
+            + (f"Found: {', '.join(towers or found)}." if found else "None was found.")
         )
     if asked in towers:
         return towers[asked]
@@ -71,18 +72,18 @@ def find_tower(root: nn.Module, widths: dict[str, int], asked: str | None) -> To
         return next(iter(towers.values()))
     if asked is None and towers:
         raise ArchitectureError(
-            f"{name} has several lists of transformer blocks that read patches: {', '.join(towers)}; "
-            "choose one with GatedPromptConfig(target_modules=...)"
+            f"{name} has several lists of transformer blocks that read patches: {', '.join(towers)}. "
+            "Choose one with GatedPromptConfig(target_modules=...)."
         )
     if found:
         reasons = "; ".join(f"{path} {source}" for path, source in found.items() if asked in (None, path))
         raise ArchitectureError(
             f"{name} has transformer blocks, but none read patches: {reasons}. Prompts need a Vision "
-            "Transformer, whose blocks read what a patch projection returns (a Conv2d, or a Linear over patches)"
+            "Transformer, whose blocks read what a patch projection returns (a Conv2d, or a Linear over patches)."
         )
     raise ArchitectureError(
-        f"{name} has no list of two or more identical transformer blocks with a query projection; "
-        "gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)"
+        f"{name} has no list of two or more identical transformer blocks with a query projection. "
+        "Gated prompts need a plain Vision Transformer (ViT, DeiT, MAE, DINOv2, ...)."
     )
 
 

@@ -137,8 +137,8 @@ def _refuse_foreign(root: nn.Module, path: str, linears: list[nn.Module]) -> Non
         kind = type(foreign[0])
         raise ArchitectureError(
             f"the blocks {path} of {type(root).__name__} hold {kind.__module__}.{kind.__qualname__} in place of "
-            "nn.Linear, through which prompts may get no gradient; use the base in full precision, or quantized by "
-            "bitsandbytes or torchao"
+            "nn.Linear, through which prompts may get no gradient. Use the base in full precision, or quantized by "
+            "bitsandbytes or torchao."
         )
 
 
@@ -166,8 +166,8 @@ def _position_biases(root: nn.Module, blocks: list[nn.Module]) -> list[PositionB
         if any(name in QUERY_NAMES for name, _ in module.named_children()):
             raise ArchitectureError(
                 f"{type(module).__name__} adds a relative position bias for a fixed number of tokens in its forward, "
-                "so there is no room for prompts; use a model whose bias is a separate module (transformers' BEiT) or "
-                "that has none"
+                "so there is no room for prompts. Use a model whose bias is a separate module (transformers' BEiT) or "
+                "that has none."
             )
     return [PositionBias(module, owner.get(id(module))) for module in found]
 
@@ -183,8 +183,8 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
     loop = tower.ancestors[-1]
     if hasattr(loop, "out_features"):
         raise ArchitectureError(
-            f"{type(loop).__name__} runs its blocks itself and makes feature maps of their output, prompts included; "
-            "use a transformers version whose backbone has an encoder (DINOv3ViTBackbone: 5.4 or later)"
+            f"{type(loop).__name__} runs its blocks itself and makes feature maps of their output, prompts included. "
+            "Use a transformers version whose backbone has an encoder (DINOv3ViTBackbone: 5.4 or later)."
         )
     in_blocks = {id(p) for p in root.get_submodule(tower.path).parameters()}
     for module in tower.loops[1:]:
@@ -192,14 +192,14 @@ def _refuse_what_has_no_room(root: nn.Module, tower: Tower) -> None:
             if id(table) not in in_blocks and table.ndim > 2:
                 raise ArchitectureError(
                     f"{type(module).__name__} adds {name}, a table for a fixed number of tokens, between its blocks, "
-                    "which leaves no room for prompts; use a model without it"
+                    "which leaves no room for prompts. Use a model without it."
                 )
     for module in root.get_submodule(tower.path).modules():
         method = next((name for name in OWN_POSITIONS if hasattr(module, name)), None)
         if method is not None:
             raise ArchitectureError(
                 f"{type(module).__name__} derives positions from the index in the sequence ({method}), which prompts "
-                "would shift and no hook can correct; use a model with absolute or rotary patch positions"
+                "would shift and no hook can correct. Use a model with absolute or rotary patch positions."
             )
     for block in root.get_submodule(tower.path).children():
         parts = find_attention(block)
@@ -213,7 +213,7 @@ def causal(block: nn.Module) -> ArchitectureError:
     """The error for a block with causal attention."""
     return ArchitectureError(
         f"in {type(block).__name__} each token attends to earlier ones only (is_causal), so prompts would depend on "
-        "their order and not see the patches; use a Vision Transformer in which all tokens attend to each other"
+        "their order and not see the patches. Use a Vision Transformer in which all tokens attend to each other."
     )
 
 
@@ -221,5 +221,5 @@ def mixing(block: nn.Module) -> ArchitectureError:
     """The error for a block that lets tokens reach each other outside of its attention."""
     return ArchitectureError(
         f"in {type(block).__name__} tokens reach their neighbours outside of the attention, as by a convolution, so "
-        "prompts would mix with whatever stands beside them; use a plain Vision Transformer"
+        "prompts would mix with whatever stands beside them. Use a plain Vision Transformer."
     )

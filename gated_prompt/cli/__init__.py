@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         print("usage: gated-prompt COMMAND [options]", "", *lines, "", "COMMAND --help lists its options.", sep="\n")
         return
     if words[0] not in COMMANDS:
-        sys.exit(f"error: unknown command {words[0]!r}; known: {', '.join(COMMANDS)}")
+        sys.exit(f"error: unknown command {words[0]!r}. Choose from: {', '.join(COMMANDS)}.")
     with mistakes_in_one_line():
         if words[0] in ("serve", "convert") or not {"-h", "--help"} & set(words):
             check_options(words[0], words[1:])

@@ -20,7 +20,7 @@ from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 class ExportArguments:
     """What to export."""
 
-    engine: str = field(default="", metadata={"help": "folder to write; needed"})
+    engine: str = field(default="", metadata={"help": "folder to write (required)"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
     adapters: list[str] = field(
         default_factory=list,
@@ -56,11 +56,11 @@ def main(argv: list[str] | None = None) -> None:
         for name in names:
             folder = Path(name)
             if not folder.is_dir():
-                raise GatedPromptError(f"there is no folder {name!r}; give an output folder of gated-prompt train")
+                raise GatedPromptError(f"there is no folder {name!r}. Give an output folder of gated-prompt train.")
             whole = folder.resolve()
             label = whole.parent.name if whole.name in LEFT_BY_TRAIN else whole.name
             if label in found:
-                raise GatedPromptError(f"two adapters are named {label!r} after their folders; rename one folder")
+                raise GatedPromptError(f"two adapters are named {label!r} after their folders. Rename one folder.")
             found[label] = used_folder(folder)
         return found
 

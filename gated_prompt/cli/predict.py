@@ -114,7 +114,7 @@ def find_predictor(name: str, backbone: str | None) -> tuple[Path, Predictor]:
     folder = Path(name)
     if not folder.is_dir():
         raise GatedPromptError(
-            f"--adapters: there is no folder {shown_path(name)!r}; give an output folder of gated-prompt train"
+            f"--adapters: there is no folder {shown_path(name)!r}. Give an output folder of gated-prompt train."
         )
     folder = used_folder(folder)
     found = read_predictor(folder)

@@ -4,7 +4,7 @@
     gated-prompt probe --train_dir photos --backbone facebook/dinov2-small
 
 It takes the options of `train` and does its first part: a report, and the probe of the best blocks in `probe/`, which
-`predict` takes. `train` with the same options goes on from there.
+`predict` takes. `train` with the same options continues from there.
 """
 
 from ..finetune.arguments import parse
@@ -18,5 +18,5 @@ def main(argv: list[str] | None = None) -> None:
     stage = pipeline.probe(*arguments)
     for line in pipeline.table(stage):
         stage.accelerator.print(line)
-    stage.accelerator.print(f"Report: {stage.output / 'report.html'}; the probe: {stage.output / 'probe'}")
+    stage.accelerator.print(f"Report: {stage.output / 'report.html'}\nProbe: {stage.output / 'probe'}")
     stage.accelerator.end_training()

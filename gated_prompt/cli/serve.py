@@ -144,7 +144,8 @@ def check(settings: Settings) -> None:
             socket.create_server((settings.host, settings.port), family=family).close()
         except OSError as error:
             raise GatedPromptError(
-                f"cannot listen on --host {settings.host} --port {settings.port} ({error.strerror}); give another port"
+                f"cannot listen on --host {settings.host} --port {settings.port} ({error.strerror}). Give another "
+                "port."
             ) from error
 
 

@@ -113,11 +113,13 @@ def convert_backbone(
         (staging / "conversion.json").write_text(json.dumps(record, indent=2) + "\n")
     notes = [*encoder.notes, f"layer_norm_eps {LAYER_NORM_EPS}, pixel mean {list(image_mean)}, std {list(image_std)}"]
     if num_attention_heads is None:
-        notes.append("the number of heads is the usual one for this width; it cannot be inferred from the shapes")
+        notes.append(
+            "the number of heads is the usual one for this width, since it cannot be inferred from the shapes."
+        )
     if encoder.kind == "timm" and tuple(image_mean) == tuple(IMAGENET_DEFAULT_MEAN):
         notes.append(
-            "this mean is that of MAE, MoCo v3 and DINO; some of timm's own weights need another (AugReg: 0.5), given "
-            "in their config.json"
+            "this mean is that of MAE, MoCo v3 and DINO. Some of timm's own weights need another (AugReg: 0.5), given "
+            "in their config.json."
         )
     return Report(source, Path(folder), encoder.kind, f"{type(model).__name__}, {found}", encoder.reasons, notes)
 
@@ -175,7 +177,7 @@ def _check_channels(channels: int, *values: Sequence[float]) -> None:
         if len(value) != channels:
             raise ConversionError(
                 f"pixel mean and std have {len(value)} value(s), expected {channels}, one per channel of the "
-                "checkpoint's patches; give image_mean and image_std"
+                "checkpoint's patches. Give image_mean and image_std."
             )
 
 

@@ -58,16 +58,16 @@ def check_output_folder(folder: str | os.PathLike[str], overwrite: bool) -> Path
     """
     target = Path(folder).resolve()
     if target.exists() and not target.is_dir():
-        raise ConversionError(f"{target} is a file, expected a folder; give another path")
+        raise ConversionError(f"{target} is a file, expected a folder. Give another path.")
     held = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     if held and not overwrite:
         raise ConversionError(
-            f"{target} is not empty (it contains {', '.join(held[:5])}); give another path, or set overwrite"
+            f"{target} is not empty (it contains {', '.join(held[:5])}). Give another path, or set overwrite."
         )
     foreign = [name for name in held if name not in OUTPUT_FILES]
     if foreign:
         raise ConversionError(
-            f"{target} contains {', '.join(foreign[:5])}, which no conversion wrote, so the folder is not replaced; "
-            "give another path, or delete it yourself"
+            f"{target} contains {', '.join(foreign[:5])}, which no conversion wrote, so the folder is not replaced. "
+            "Give another path, or delete it yourself."
         )
     return target

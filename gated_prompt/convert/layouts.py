@@ -79,7 +79,8 @@ def split_state_dict(state: StateDict, asked: str | None = None) -> Encoder:
     if set(tensors) <= DINO_LINEAR:
         raise ConversionError(
             "the file contains only DINO's linear classifier, which reads tokens of several blocks, or CLS and the "
-            "mean patch together. The head of ViTForImageClassification cannot do so; convert the backbone's file"
+            "mean patch together. The head of ViTForImageClassification cannot read these. Convert the backbone's "
+            "file."
         )
     layout = _recognise(tensors, state, wrapper, asked)
     encoder: dict[str, torch.Tensor] = {}
@@ -108,7 +109,7 @@ def _recognise(tensors: dict[str, torch.Tensor], state: StateDict, wrapper: str,
             if asked not in (None, layout.kind):
                 raise ConversionError(
                     f"the checkpoint has keys that start with {wrapper + layout.prefix!r}, so it is of kind "
-                    f"{layout.kind!r}, not {asked!r}; leave the kind out"
+                    f"{layout.kind!r}, not {asked!r}. Leave the kind out."
                 )
             return layout
     if asked == "official":

@@ -40,7 +40,7 @@ def official_adapter(
     """
     missing = [name for name in (PROMPTS, HEAD_WEIGHT, HEAD_BIAS) if name not in run]
     if missing:
-        raise ConversionError(f"the run checkpoint lacks {', '.join(missing)}; expected a complete `last_model.pth`")
+        raise ConversionError(f"the run checkpoint lacks {', '.join(missing)}. Expected a complete `last_model.pth`.")
     deep, dropped = DEEP_PROMPTS in run, {}
     count = run[PROMPTS].shape[1] if run[PROMPTS].ndim == 3 else 0
     labels = run[HEAD_WEIGHT].shape[0] if run[HEAD_WEIGHT].ndim == 2 else 0

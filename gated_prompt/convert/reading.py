@@ -51,8 +51,8 @@ def read_state_dict(path: Path) -> StateDict:
     others = [str(name) for name in content if name != container] if container else []
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(
-            f"{path} has no state dict; its entries are {_some(state)}, expected tensors, or one of "
-            f"{', '.join(CONTAINERS)} that contains them"
+            f"{path} has no state dict. Its entries are {_some(state)}, expected tensors, or one of "
+            f"{', '.join(CONTAINERS)} that contains them."
         )
     for name, value in state.items():
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
@@ -60,7 +60,7 @@ def read_state_dict(path: Path) -> StateDict:
                 f"{name!r} in {path} is a {type(value).__name__}, expected only tensors in a state dict"
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConversionError(f"{name} in {path} contains NaN or infinite values; download it again")
+            raise ConversionError(f"{name} in {path} contains NaN or infinite values. Download it again.")
     arch = content.get("arch")
     return StateDict(dict(state), container, others, arch if isinstance(arch, str) else None)
 
@@ -69,7 +69,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a type that torch does not have
-        raise ConversionError(f"{path} is not a readable safetensors file ({error}); download it again") from error
+        raise ConversionError(f"{path} is not a readable safetensors file ({error}). Download it again.") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -84,7 +84,7 @@ def _read_torch(path: Path) -> Any:
                 "you trust its source, load it yourself and save only its state dict with safetensors.torch.save_file"
             ) from error
         raise ConversionError(
-            f"{path} is not a readable PyTorch file ({type(error).__name__}); download it again"
+            f"{path} is not a readable PyTorch file ({type(error).__name__}). Download it again."
         ) from error
 
 

@@ -64,14 +64,15 @@ def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
         raise ConversionError(
             f"the checkpoint has {prefix}fc_norm and no {prefix}norm: a model fine-tuned with mean pooling (MAE's "
             "fine-tuned files). ViT normalises each token and reads CLS, which would require a norm that was never "
-            "trained; use the pre-trained file (mae_pretrain_vit_base.pth)"
+            "trained. Use the pre-trained file (mae_pretrain_vit_base.pth)."
         )
     anchors = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2}
     missing = [name for name in anchors if name not in tensors]
     if missing:
         raise ConversionError(
-            f"missing key(s): {', '.join(prefix + name for name in missing)}; expected the names of timm's "
-            f"VisionTransformer. The checkpoint has {_listed(prefix + name for name in sorted(tensors)) or 'no other'}"
+            f"missing key(s): {', '.join(prefix + name for name in missing)}. Expected the names of timm's "
+            "VisionTransformer. The checkpoint has "
+            f"{_listed(prefix + name for name in sorted(tensors)) or 'no other'}."
         )
     for name, rank in (anchors | {"head.weight": 2}).items():
         if name in tensors and tensors[name].ndim != rank:
@@ -130,15 +131,15 @@ def _heads(width: int, kind: str, asked: int | None) -> int:
         return 12
     if width == 384 and kind == "timm":
         raise ConversionError(
-            "a ViT-S (width 384) has 6 heads in timm and DINO but 12 in MoCo v3, and this checkpoint fits both; give "
-            "num_attention_heads, or the kind ('dino', 'moco')"
+            "a ViT-S (width 384) has 6 heads in timm and DINO but 12 in MoCo v3, and this checkpoint fits both. Give "
+            "num_attention_heads, or the kind ('dino', 'moco')."
         )
     if width in WIDE:
         return WIDE[width]
     if width % 64 or width > 1024:
         raise ConversionError(
             f"the number of attention heads of a model of width {width} is unknown and cannot be inferred from the "
-            "shapes; give num_attention_heads"
+            "shapes. Give num_attention_heads."
         )
     return width // 64
 
@@ -149,7 +150,7 @@ def _side(pos_embed: torch.Tensor, prefix: str) -> int:
     if side == 0 or side * side != positions:
         raise ConversionError(
             f"{prefix}pos_embed has shape {_shape(pos_embed)}, expected (1, 1 + n * n, width): one position for CLS "
-            "and those of a square image; ViT supports no other prefix tokens or image shapes"
+            "and those of a square image. ViT supports no other prefix tokens or image shapes."
         )
     return side
 
@@ -227,7 +228,7 @@ def _pick(names: set[str], choices: Iterable[str], ending: str, start: str = "")
     for choice in choices:
         if f"{start}{choice}{ending}" in names:
             return choice
-    raise ConversionError("this version of transformers uses unknown names for the modules of ViT; try another one")
+    raise ConversionError("this version of transformers uses unknown names for the modules of ViT. Try another one.")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -126,11 +126,11 @@ def load_folder(root: str | Path, split: str, spec: SegmentationSpec = ADE20K) -
     images = {path.stem: path for path in sorted((folder / "images" / split).glob("*.jpg"))}
     masks = {path.stem: path for path in sorted((folder / "annotations" / split).glob("*.png"))}
     if not images:
-        raise DataError(f"{folder / 'images' / split} has no JPEGs; expected the images of {spec.name} there.")
+        raise DataError(f"{folder / 'images' / split} has no JPEGs. Expected the images of {spec.name} there.")
     unpaired = sorted(images.keys() ^ masks.keys())
     if unpaired:
         raise DataError(
-            f"{len(unpaired)} file(s) of images/{split} and annotations/{split} in {folder} have no counterpart; the"
+            f"{len(unpaired)} file(s) of images/{split} and annotations/{split} in {folder} have no counterpart. The"
             f" first is {unpaired[0]}."
         )
     provenance = _provenance(spec, split, str(folder), None, len(images))

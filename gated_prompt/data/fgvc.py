@@ -170,7 +170,7 @@ def load_hub(
     """
     spec = _find(name, split)
     if spec.repo is None:
-        raise DataError(f"{name} has no Hub data set that `datasets` can read; download it and use load_folder.")
+        raise DataError(f"{name} has no Hub data set that `datasets` can read. Download it and use load_folder.")
     official = "train" if split not in spec.sizes else split
     table = open_table(spec.repo, spec.hub_splits[official], revision=revision, path=path)
     table.require(["image", "label"])
@@ -205,6 +205,6 @@ def _provenance(
 ) -> Provenance:
     note = _OFFICIAL
     if chosen is not None:
-        note = f"A random tenth of the official training images (seed {seed}) is the validation split; VPT's differs."
+        note = f"A random tenth of the official training images (seed {seed}) is the validation split. VPT's differs."
     size = spec.size_of(split)
     return Provenance(spec.name, split, source, revision, chosen is None, note, size, size)

@@ -22,7 +22,7 @@ Entries = dict[str, list[tuple[Path, int]]]
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise DataError(f"{file} is missing; it is distributed with the data set.")
+        raise DataError(f"{file} is missing. It is distributed with the data set.")
     return file
 
 

@@ -46,7 +46,7 @@ class HubTable:
         missing = [column for column in columns if column not in self.rows.column_names]
         if missing:
             raise DataError(
-                f"{self.source} has no column {missing[0]!r}; expected {', '.join(columns)}, found"
+                f"{self.source} has no column {missing[0]!r}. Expected {', '.join(columns)}, found"
                 f" {', '.join(self.rows.column_names)}. Another revision of the repository may have it."
             )
 
@@ -93,7 +93,7 @@ def open_table(
 
     source = repo if path is None else str(path)
     if path is not None and not Path(path).is_dir():
-        raise DataError(f"{path} is not a folder; expected a local copy of the Hub data set {repo}.")
+        raise DataError(f"{path} is not a folder. Expected a local copy of the Hub data set {repo}.")
     try:
         builder = datasets.load_dataset_builder(source, config, revision=revision if path is None else None)
         if path is None and revision and _COMMIT.fullmatch(revision) and not builder.hash.startswith(revision):

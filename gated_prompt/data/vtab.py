@@ -68,12 +68,12 @@ def load_folder(root: str | Path, task: str, split: str, *, expected_count: int 
     paths = [folder / name for name in names]
     absent = [path for path in paths if not path.is_file()]
     if absent:
-        raise DataError(f"{list_file} lists {len(absent)} missing image(s); the first is {absent[0]}.")
+        raise DataError(f"{list_file} lists {len(absent)} missing image(s). The first is {absent[0]}.")
     vtab_count = spec.size_of(split)
     complete = len(paths) == vtab_count and expected_count in (None, vtab_count)
     lossy = complete and any(path.suffix.lower() in (".jpg", ".jpeg") for path in paths)
     if lossy:
-        note = "VTAB's own images, encoded again as JPEG of quality 75; results differ from those of the originals."
+        note = "VTAB's own images, encoded again as JPEG of quality 75. Results differ from those of the originals."
     elif complete:
         note = "VTAB's own images by the folder's lists, not encoded with loss."
     else:
@@ -99,7 +99,7 @@ def _task_folder(root: Path, task: str) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    raise DataError(f"Neither {candidates[0]} nor {candidates[1]} is a folder; expected the 'vtab-1k' layout there.")
+    raise DataError(f"Neither {candidates[0]} nor {candidates[1]} is a folder. Expected the 'vtab-1k' layout there.")
 
 
 def _read_list(list_file: Path) -> tuple[list[str], list[int]]:

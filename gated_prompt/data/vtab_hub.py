@@ -127,7 +127,7 @@ def _choose(
             return _Chosen(picked, True, "VTAB's own images, identified by their original keys.")
     picked = [row for _, part in _parts_of(spec, split) for row in _slice(part, rows)]
     if split == "test" and spec.test.start == 0 and not source.key and not source.in_original_order:
-        return _Chosen(picked, True, "VTAB tests on the whole original test split; only the row order differs.")
+        return _Chosen(picked, True, "VTAB tests on the whole original test split. Only the row order differs.")
     return _Chosen(picked, False, f"VTAB-like: the slices were taken in row order, since {reason}.")
 
 

@@ -39,7 +39,7 @@ def clevr_distance(depths: Iterable[float]) -> int:
     """Return class 0 to 5 of the nearest object, given the depths (third pixel coordinate) of all objects."""
     nearest = min(depths, default=math.nan)
     if math.isnan(nearest) or nearest > _CLEVR_EDGES[-1]:
-        raise DataError(f"A CLEVR scene needs the depth of at least one object, up to 100; got {nearest}.")
+        raise DataError(f"A CLEVR scene needs the depth of at least one object, up to 100. Got {nearest}.")
     return _last_edge_below(_CLEVR_EDGES, nearest)
 
 

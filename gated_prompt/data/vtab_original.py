@@ -48,7 +48,7 @@ def load_original(root: str | Path, task: str, split: str, *, subset: bool = Fal
     check_split(split)
     folder = Path(root)
     if subset and task != "dtd":
-        raise DataError(f"subset=True is for 'dtd' only, not for {task!r}; leave it out.")
+        raise DataError(f"subset=True is for 'dtd' only, not for {task!r}. Leave it out.")
     if task in FILES:
         return _files(folder, task, split)
     if task in ARRAYS:
@@ -125,12 +125,12 @@ def _dtd(folder: Path, split: str, subset: bool) -> LabelledImages:
         note = _EXACT
     elif subset:
         if len(found) <= 1000:
-            raise DataError(f"{folder / 'images'} has {len(found)} JPEGs; train800 and val200 need more than 1000.")
+            raise DataError(f"{folder / 'images'} has {len(found)} JPEGs. train800 and val200 need more than 1000.")
         order = tfds_order(found, "train")
         splits = {"train800": order[:800], "val200": order[800:1000], "test": order[1000:]}
         note = f"{len(found)} images of {len(classes)} classes, split in hash order, without DTD's split-1 lists."
     else:
-        raise DataError(f"{lists['train']}, val1.txt or test1.txt is missing; DTD is distributed with them.")
+        raise DataError(f"{lists['train']}, val1.txt or test1.txt is missing. DTD is distributed with them.")
     names = _pick(splits, split)
     absent = set(names) - set(found)
     if absent:
@@ -149,7 +149,7 @@ def kitti_label(folder: Path, image_name: str) -> int:
     """Return the class of one KITTI training image, such as "000123.png", from its label file."""
     file = folder / "training" / "label_2" / Path(image_name).with_suffix(".txt").name
     if not file.is_file():
-        raise DataError(f"{file} is missing; KITTI's label archive has one file per training image.")
+        raise DataError(f"{file} is missing. KITTI's label archive has one file per training image.")
     try:
         return kitti_distance_of_text(file.read_text(encoding="utf-8"))
     except DataError as error:

@@ -51,7 +51,7 @@ def split_keys(task: str, keys: Mapping[str, Iterable[Key]]) -> dict[str, list[K
     missing = [name for name in spec.sizes if name not in keys]
     if unknown or missing:
         fault = f"unknown split {unknown[0]!r}" if unknown else f"split {missing[0]!r} is missing"
-        raise DataError(f"{task}: {fault}; expected {_expected_splits(spec)}.{_caltech_advice(spec)}")
+        raise DataError(f"{task}: {fault}. Expected {_expected_splits(spec)}.{_caltech_advice(spec)}")
     lists = {name: list(keys[name]) for name in spec.sizes}
     for name, split in lists.items():
         _check_keys(spec, name, split)
@@ -88,7 +88,7 @@ def _check_keys(spec: VtabTask, split: str, keys: list[Key]) -> None:
     names = [str(key) for key in keys]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise DataError(f"{spec.name}: split {split!r} contains {repeated[0]!r} twice; keys must be unique.")
+        raise DataError(f"{spec.name}: split {split!r} contains {repeated[0]!r} twice. Keys must be unique.")
     if spec.key_of_row is not None:
         form = spec.key_of_row[split]
         wrong = next(iter(set(names) - {form.format(row) for row in range(size)}), None)
@@ -111,7 +111,7 @@ def _check_disjoint(spec: VtabTask, lists: Mapping[str, list[Key]]) -> None:
     for split, keys in lists.items():
         for name in map(str, keys):
             if name in seen:
-                raise DataError(f"{spec.name}: {name!r} is in {seen[name]!r} and {split!r}; splits must be disjoint.")
+                raise DataError(f"{spec.name}: {name!r} is in {seen[name]!r} and {split!r}. Splits must be disjoint.")
             seen[name] = split
     if spec.name == "caltech101":
         folder, count = Counter(str(key).split("/")[0] for key in lists["train"]).most_common(1)[0]

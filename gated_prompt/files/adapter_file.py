@@ -96,7 +96,7 @@ class AdapterFile:
         for start in starts:
             if not any(key.startswith(start) for key in self.entries):
                 raise DamagedAdapterError(
-                    f"{self.path} lacks the tensors of the head {start!r}; save or download it again"
+                    f"{self.path} lacks the tensors of the head {start!r}. Save or download it again."
                 )
         own = {key: entry for key, entry in self.entries.items() if key in expected or key.startswith(starts)}
         self._check_others({key: entry for key, entry in self.entries.items() if key not in own}, expected, starts)
@@ -114,7 +114,7 @@ class AdapterFile:
             for key, entry in self.entries.items():
                 if entry.is_float and not _is_finite(file.get_tensor(key)):
                     raise DamagedAdapterError(
-                        f"{key} in {self.path} holds NaN or infinite values; train or download it again"
+                        f"{key} in {self.path} holds NaN or infinite values. Train or download it again."
                     )
         # Last, since the checks above explain more. Equal shapes do not prove a match: pooling does not affect them.
         found = self.sha256 and fingerprint(self.path)
@@ -123,8 +123,8 @@ class AdapterFile:
                 time.sleep(SETTLING)
             raise DamagedAdapterError(
                 f"{self.path} was not saved with its {CONFIG_NAME}: its SHA-256 is {found}, "
-                f"expected {self.sha256}; a save was interrupted or files were mixed: save or download the adapter "
-                f'again. If you changed the weights yourself, set "{FINGERPRINT}" to null in {CONFIG_NAME}'
+                f"expected {self.sha256}. A save was interrupted or files were mixed. Save or download the adapter "
+                f'again. If you changed the weights yourself, set "{FINGERPRINT}" to null in {CONFIG_NAME}.'
             )
 
     def copy_to(self, folder: Path) -> Self:
@@ -138,17 +138,17 @@ class AdapterFile:
         found = self.entries.get(key)
         if found is None:
             raise DamagedAdapterError(
-                f"{self.path} lacks {key}, expected with shape {shape}; save or download it again"
+                f"{self.path} lacks {key}, expected with shape {shape}. Save or download it again."
             )
         if found.shape != shape:
             raise DamagedAdapterError(
-                f"{key} in {self.path} has shape {found.shape}, but its {CONFIG_NAME} requires {shape}; config "
-                "and weights must come from the same save"
+                f"{key} in {self.path} has shape {found.shape}, but its {CONFIG_NAME} requires {shape}. Config "
+                "and weights must come from the same save."
             )
         if found.dtype not in FLOATS:
             raise DamagedAdapterError(
-                f"{key} in {self.path} has type {found.dtype}, expected one of {', '.join(FLOATS)}; save or download "
-                "the adapter again"
+                f"{key} in {self.path} has type {found.dtype}, expected one of {', '.join(FLOATS)}. Save or download "
+                "the adapter again."
             )
 
     def _check_others(
@@ -160,15 +160,15 @@ class AdapterFile:
         if surplus:
             raise DamagedAdapterError(
                 f"{self.path} has tensors that do not belong to this adapter: "
-                f"{', '.join(key[:200] for key in surplus[:5])}; expected are "
-                f"{', '.join(sorted(expected))}" + (f" and those of {', '.join(heads)}" if heads else "")
+                f"{', '.join(key[:200] for key in surplus[:5])}. Expected only "
+                f"{', '.join(sorted(expected))}" + (f" and those of {', '.join(heads)}." if heads else ".")
             )
         nbytes = sum(entry.nbytes for entry in others.values())
         if len(others) > MOST_IGNORED or nbytes > SMALL:
             raise DamagedAdapterError(
                 f"{self.path} has {len(others)} tensors of other adapters with {nbytes} bytes, which no reader "
-                f"uses; at most {MOST_IGNORED} with {SMALL} bytes are skipped: save the adapter again with PEFT 0.21 "
-                "or later"
+                f"uses. At most {MOST_IGNORED} with {SMALL} bytes are skipped. Save the adapter again with PEFT 0.21 "
+                "or later."
             )
 
 

@@ -44,17 +44,19 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
     file, values = _current(path)
     found = values.get("peft_type")
     if found is None:
-        raise DamagedAdapterError(f"{file} lacks 'peft_type', expected {method!r}; save or download the adapter again")
+        raise DamagedAdapterError(
+            f"{file} lacks 'peft_type', expected {method!r}. Save or download the adapter again."
+        )
     if found != method:
         raise AdapterMismatchError(
-            f"{file} has peft_type {shown(found)}, expected {method!r}; it belongs to another PEFT method: load it "
-            "with peft.PeftModel.from_pretrained"
+            f"{file} has peft_type {shown(found)}, expected {method!r}. It belongs to another PEFT method. Load it "
+            "with peft.PeftModel.from_pretrained."
         )
     tolerance = values.pop("gate_tolerance", 0.0)  # a field of version 0.1.0
     if tolerance != 0.0:
         warnings.warn(
             f"{file} has gate_tolerance={shown(tolerance)}, which is no longer a setting of an adapter and is "
-            "ignored; after loading, call gated_prompt.prune(model, gate_tolerance)",
+            "ignored. After loading, call gated_prompt.prune(model, gate_tolerance).",
             stacklevel=2,
         )
     unknown, missing = sorted(values.keys() - known), sorted(own - values.keys())
@@ -62,8 +64,8 @@ def read_settings(path: Path, method: str, own: set[str], known: set[str]) -> di
     # apply. Both together mean that a field was renamed, and the default would silently replace its value.
     if unknown and missing:
         raise DamagedAdapterError(
-            f"{file} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}; "
-            "a field is misspelt or damaged: correct it, or save or download the adapter again"
+            f"{file} has the unknown field(s) {', '.join(map(shown, unknown[:5]))} and lacks {', '.join(missing)}. "
+            "A field is misspelt or damaged. Correct it, or save or download the adapter again."
         )
     return values
 
@@ -92,8 +94,8 @@ def write_settings(folder: Path, values: dict[str, Any], of_weights: bool) -> No
         if of_weights and pickle.is_file() and _saved_at(pickle) >= _saved_at(weights):
             # Nothing reads it: PEFT would load older safetensors beside it instead.
             raise UnsupportedOperationError(
-                f"{pickle} is a pickle, which can run code when it is opened and is never read; save again without "
-                "safe_serialization=False"
+                f"{pickle} is a pickle, which can run code when it is opened and is never read. Save again without "
+                "safe_serialization=False."
             )
         sha256 = fingerprint(weights) if of_weights and weights.is_file() else None
         replace_text(path, json.dumps(values | {FINGERPRINT: sha256}, indent=2, sort_keys=True))
@@ -134,7 +136,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise GatedPromptError(
-            f"another process has been saving into {folder} for {WAIT:.0f} s; wait for it, or give another folder"
+            f"another process has been saving into {folder} for {WAIT:.0f} s. Wait for it, or give another folder."
         ) from error
     try:
         yield
@@ -165,8 +167,8 @@ def read_undisturbed(folder: Path, read: Callable[[], T]) -> T:
             return found
         if time.monotonic() > deadline:
             raise DamagedAdapterError(
-                f"the adapter in {folder} was replaced repeatedly for {PATIENCE:.0f} s while it was being read; load "
-                "it after others have finished saving"
+                f"the adapter in {folder} was replaced repeatedly for {PATIENCE:.0f} s while it was being read. Load "
+                "it after others have finished saving."
             ) from fault
         time.sleep(0.005)
 

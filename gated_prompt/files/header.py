@@ -62,7 +62,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             return entries
     except UNREADABLE as error:
         raise DamagedAdapterError(
-            f"{path} is not a readable safetensors file ({_short(error)}); save or download the adapter again"
+            f"{path} is not a readable safetensors file ({_short(error)}). Save or download the adapter again."
         ) from error
 
 
@@ -93,10 +93,10 @@ def read_config(path: Path, longest: int = LONGEST_CONFIG) -> dict[str, Any]:
             raise ValueError(f"it is longer than {longest} bytes")
         return parse_object(data)
     except TypeError as error:
-        raise DamagedAdapterError(f"{path} contains {error}; save or download the adapter again") from error
+        raise DamagedAdapterError(f"{path} contains {error}. Save or download the adapter again.") from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError: invalid JSON, UTF-8 or number length
         raise DamagedAdapterError(
-            f"{path} is not valid JSON ({_short(error)}); save or download the adapter again"
+            f"{path} is not valid JSON ({_short(error)}). Save or download the adapter again."
         ) from error
 
 

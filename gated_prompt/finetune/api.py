@@ -106,7 +106,9 @@ def probe_blocks(
     loaded = None if isinstance(backbone, str | os.PathLike) else backbone
     name = getattr(loaded, "name_or_path", None) if loaded is not None else os.fspath(backbone)  # type: ignore[arg-type]
     if not name:
-        raise GatedPromptError("the model has no name_or_path, which says how images are prepared for it; give a path")
+        raise GatedPromptError(
+            "the model has no name_or_path, which says how images are prepared for it. Give a path."
+        )
     given = {"backbone": name} | ({} if images is None else {"train_dir": os.fspath(images)}) | options
     arguments = parse(words(given))
     from . import pipeline

@@ -64,7 +64,7 @@ class Backbone:
         block = last if asked == "last" else int(asked)
         if block < last and not self.can_end:
             raise GatedPromptError(
-                f"{type(self.model).__name__} cannot end after block {block}; give --read_block last"
+                f"{type(self.model).__name__} cannot end after block {block}. Give --read_block last."
             )
         return [block]
 

@@ -41,14 +41,14 @@ def hold_back(data: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageS
         DataError: the share is not between 0 and 1, or nothing is left to hold back.
     """
     if not 0 < share < 1:
-        raise DataError(f"--validation_share is {share}; a part between 0 and 1 is needed")
+        raise DataError(f"--validation_share is {share}. Expected a number between 0 and 1.")
     rng = np.random.default_rng(seed)
     held: list[int] = []
     for members in _strata(data):
         count = min(max(1, round(share * len(members))), len(members) - 1)
         held += rng.permutation(members)[:count].tolist()
     if not held:
-        raise DataError(f"every class of {data.source} has a single image; none can be held back for validation")
+        raise DataError(f"every class of {data.source} has a single image. None can be held back for validation.")
     kept = sorted(set(range(len(data))) - set(held))
     return data.take(kept), data.take(sorted(held))
 

@@ -65,8 +65,8 @@ def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
     if different:
         name = different[0]
         raise GatedPromptError(
-            f"{output} holds a run with other settings ({', '.join(different)}; {name} was {old.get(name)}, now "
-            f"{new[name]}); give another --output_dir, or remove the folder"
+            f"{output} holds a run with other settings ({', '.join(different)}): {name} was {old.get(name)}, now "
+            f"{new[name]}. Give another --output_dir, or remove the folder."
         )
 
 
@@ -110,8 +110,9 @@ def _card(model: PeftModel, best: "Run", experiment: ImageExperiment) -> Any:
         predictor=True,
         notes=f"""## Training
 
-{len(experiment.parts.train)} images to train on; the {len(experiment.parts.validation)} of the validation part chose
-rates and epoch ({best.record["best_epoch"]}), so the number above is slightly optimistic.{_again(experiment)}""",
+Trained on {len(experiment.parts.train)} images. The {len(experiment.parts.validation)} of the validation part chose
+the learning rates and the epoch ({best.record["best_epoch"]}), so the number above is slightly
+optimistic.{_again(experiment)}""",
     )
 
 

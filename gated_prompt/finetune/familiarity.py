@@ -71,13 +71,13 @@ def read_familiar(folder: Path) -> Familiar:
     file = folder / FILE
     if not file.is_file():
         raise GatedPromptError(
-            f"{folder} has no {FILE}, which --unlike needs; gated-prompt train leaves one beside the probe: give "
-            "the folder probe/ of a run"
+            f"{folder} has no {FILE}, which --unlike needs. gated-prompt train leaves one beside the probe. Give "
+            "the folder probe/ of a run."
         )
     try:
         return Familiar(**load_file(file))
     except Exception as error:  # safetensors has its own errors, and other tensors are a TypeError
-        raise GatedPromptError(f"{file} cannot be read ({error}); run gated-prompt train again") from error
+        raise GatedPromptError(f"{file} cannot be read ({error}). Run gated-prompt train again.") from error
 
 
 def distances(asked: Tensor, bank: Tensor, itself: bool = False) -> Tensor:

@@ -62,8 +62,8 @@ def _run(backbone: nn.Module, reader: BlockTokens, pixels: Tensor) -> list[Tenso
         return reader.read(backbone, pixels)[1]
     except (ValueError, RuntimeError) as error:
         raise GatedPromptError(
-            f"{type(backbone).__name__} refuses images of {pixels.shape[-1]} pixels ({error}); give another "
-            "--image_size"
+            f"{type(backbone).__name__} refuses images of {pixels.shape[-1]} pixels ({error}). Give another "
+            "--image_size."
         ) from error
 
 

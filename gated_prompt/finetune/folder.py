@@ -24,7 +24,7 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
         DataError: there is no such folder, it has fewer than two classes with images, or one that is unknown.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {shown_path(folder)}; give one that holds a subfolder for each class")
+        raise DataError(f"there is no folder {shown_path(folder)}. Give one that holds a subfolder for each class.")
     loose = sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
     skipped = {shown_path(path.name): "lies in no class folder" for path in loose}
     files: dict[str, list[Path]] = {}
@@ -40,14 +40,14 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
     source = shown_path(folder)
     if not names and len(filled) < 2:
         raise DataError(
-            f"{source} has {len(filled)} subfolders with images; at least two are needed, one for each class: "
+            f"{source} has {len(filled)} subfolders with images. Expected at least two, one for each class: "
             f"{source}/cat/001.jpg, {source}/dog/001.jpg, ..."
         )
     names = names or tuple(filled)
     strangers = [name for name in filled if name not in names]
     if strangers:
         raise DataError(
-            f"{source} has the class {strangers[0]!r}, which the training part lacks; it has: {', '.join(names)}"
+            f"{source} has the class {strangers[0]!r}, which the training part lacks. It has: {', '.join(names)}."
         )
     found = [(file, name) for name in filled for file in files[name]]
     if not found:
@@ -107,34 +107,34 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
         if len(named) > 1 and None not in named:
             raise DataError(
                 f"{place} holds {', '.join(f'{part}/' for part in named)}, but their images lie in no folder of a "
-                "class; sort them into folders, or list their labels in a file and give --train_file"
+                "class. Sort them into folders, or list their labels in a file and give --train_file."
             )
         folds = [f"{shown_path(path.name)}/" for path in inside if FOLD.fullmatch(path.name) and _divided(path)]
         if len(folds) > 1:
             raise DataError(
-                f"{place} holds {', '.join(folds)}, which look like folds of one data set rather than classes; name "
-                "two of them with --train_dir and --validation_dir, or rename them if they are classes"
+                f"{place} holds {', '.join(folds)}, which look like folds of one data set rather than classes. Name "
+                "two of them with --train_dir and --validation_dir, or rename them if they are classes."
             )
         return {TRAIN: folder}, {}
     for part, paths in by_part.items():
         if len(paths) > 1:
             names = " and ".join(f"{shown_path(path.name)}/" for path in paths)
             raise DataError(
-                f"{place} has {names}, which both look like the {part} part; name the folders with --train_dir, "
-                "--validation_dir and --test_dir"
+                f"{place} has {names}, which both look like the {part} part. Name the folders with --train_dir, "
+                "--validation_dir and --test_dir."
             )
     found = {part: paths[0] for part, paths in by_part.items()}
     if len(found) == 1:
         (part, path) = next(iter(found.items()))
         raise DataError(
-            f"{place} holds {shown_path(path.name)}/, which looks like the {part} part, and no other part; give "
+            f"{place} holds {shown_path(path.name)}/, which looks like the {part} part, and no other part. Give "
             f"--train_dir {shown_path(path)} to train on it and hold back a part for validation, or add "
-            f"{'validation/' if part == TRAIN else 'train/'}"
+            f"{'validation/' if part == TRAIN else 'train/'}."
         )
     if TRAIN not in found:
         raise DataError(
-            f"{place} holds {' and '.join(sorted(f'{shown_path(p.name)}/' for p in found.values()))}, but no train/; "
-            "name the folders with --train_dir, --validation_dir and --test_dir"
+            f"{place} holds {' and '.join(sorted(f'{shown_path(p.name)}/' for p in found.values()))}, but no train/. "
+            "Name the folders with --train_dir, --validation_dir and --test_dir."
         )
     others = [path for path in inside if path not in found.values()]
     return found, {f"{shown_path(path.name)}/": "lies beside the parts and is none of them" for path in others}

@@ -127,14 +127,14 @@ def labelled(column: Column, missing: str, problem: str, known: Sequence[str] = 
     first = min(gone)
     if len(gone) == len(column.values):
         raise DataError(
-            f"none of the {len(gone)} images of {column.source} has a label ({column.at(first)}); name the "
-            "column of the labels with --label_column, or leave out a part whose labels are hidden"
+            f"none of the {len(gone)} images of {column.source} has a label ({column.at(first)}). Name the "
+            "column of the labels with --label_column, or leave out a part whose labels are hidden."
         )
     if missing != "skip":
         keep = "" if first in empty else ", or --missing_labels keep if that is the name of a class"
         raise DataError(
-            f"{len(gone)} of {len(column.values)} labels of {column.source} are missing: {column.at(first)}; give "
-            f"--missing_labels skip to leave such images out{keep}"
+            f"{len(gone)} of {len(column.values)} labels of {column.source} are missing: {column.at(first)}. Give "
+            f"--missing_labels skip to leave such images out{keep}."
         )
     return [index for index in range(len(column.values)) if index not in gone]
 
@@ -170,12 +170,12 @@ def class_names(column: Column, values: Sequence[Sequence[str]]) -> tuple[str, .
     for index, own in enumerate(values):
         if any(len(name) > LONGEST for name in own):
             raise DataError(
-                f"{column.full(index)} with {max(map(len, own))} characters; names of classes have {LONGEST} at most. "
-                "Name the column of the labels with --label_column"
+                f"{column.full(index)} with {max(map(len, own))} characters. A class name has at most {LONGEST}. "
+                "Name the column of the labels with --label_column."
             )
     names = tuple(sorted({name for own in values for name in own}, key=in_order))
     if len(names) < 2:
-        raise DataError(f"{column.source} has {len(names)} classes in column {column.name!r}; at least two are needed")
+        raise DataError(f"{column.source} has {len(names)} classes in column {column.name!r}. Expected at least two.")
     return names
 
 
@@ -219,7 +219,7 @@ def number_targets(column: Column) -> Tensor:
         number = float(value) if isinstance(value, str) and is_number(value) else math.nan
         if not abs(number) <= torch.finfo(torch.float32).max:
             raise DataError(
-                f"{column.full(index)}; a number up to 3.4e38 is needed, with a point before its decimals, as in 1.5"
+                f"{column.full(index)}. Expected a number up to 3.4e38, with a point before its decimals, as in 1.5."
             )
         numbers.append(number)
     return torch.tensor(numbers, dtype=torch.float64).float()

@@ -45,7 +45,7 @@ def backbone_kind(backbone: str, asked: str = "auto") -> str:
         GatedPromptError: no such kind is known, or the shipped backbone is called something else than 'mae'.
     """
     if asked not in BACKBONE_KINDS:
-        raise GatedPromptError(f"unknown --backbone_kind {asked!r}; known kinds: {', '.join(BACKBONE_KINDS)}")
+        raise GatedPromptError(f"unknown --backbone_kind {asked!r}. Choose from: {', '.join(BACKBONE_KINDS)}.")
     name = Path(backbone).name.lower()
     hits = [kind for kind, form in (("mae", r"(?<![a-z])mae(?![a-z])"), ("moco", r"moco")) if re.search(form, name)]
     kind = hits[0] if len(hits) == 1 else "other"
@@ -97,13 +97,13 @@ def build_model(
         )
     except OSError as error:
         raise GatedPromptError(
-            f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached "
-            f"({str(error).splitlines()[0]})"
+            f"cannot load --backbone {backbone!r}. Give a folder with a model or a Hub id that can be reached "
+            f"({str(error).splitlines()[0]})."
         ) from error
     except ValueError as error:  # of a model without such a class, DINOv3 for one
         raise GatedPromptError(
-            f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}); take "
-            "another backbone, or gated-prompt train, which brings a head of its own"
+            f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}). Give "
+            "another backbone, or use gated-prompt train, which adds a head of its own."
         ) from error
     initialize_heads(model, head_init)
     if config is None and resolve_pooling(prompts.pooling, is_mae) is not None:
@@ -138,7 +138,7 @@ def initialize_heads(model: nn.Module, how: str) -> None:
         GatedPromptError: there is no such initialisation.
     """
     if how not in HEAD_INITS:
-        raise GatedPromptError(f"unknown --head_init {how!r}; known: {', '.join(HEAD_INITS)}")
+        raise GatedPromptError(f"unknown --head_init {how!r}. Choose from: {', '.join(HEAD_INITS)}.")
     if how == "kaiming":
         for head in map(model.get_submodule, find_head_names(model)):
             for linear in (m for m in head.modules() if isinstance(m, nn.Linear)):
@@ -154,7 +154,7 @@ def add_lora(model: nn.Module, rank: int) -> nn.Module:
         GatedPromptError: the rank is below 1, or the model has no value projections by the names that are known.
     """
     if rank < 1:
-        raise GatedPromptError(f"--lora_r is {rank}; at least 1 is needed")
+        raise GatedPromptError(f"--lora_r is {rank}. Expected at least 1.")
     inside = {id(m) for block in find_vision_transformer(model).blocks for m in block.modules()}
     modules = dict(model.named_modules())
     queries = [n for n, m in modules.items() if id(m) in inside and n.rpartition(".")[2] in VALUE_NAMES]

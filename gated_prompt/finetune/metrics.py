@@ -60,7 +60,7 @@ def main_measure(problem: Problem, asked: str, num_classes: int) -> Measure:
     known = MAIN[problem]
     if asked not in ("auto", *known):
         raise GatedPromptError(
-            f"--measure {asked!r} is not for {LABEL_NOUNS[problem]}; known: auto, {', '.join(known)}"
+            f"--measure {asked!r} is not for {LABEL_NOUNS[problem]}. Choose from: auto, {', '.join(known)}."
         )
     return Measure(known[0] if asked == "auto" else asked, num_classes)
 
@@ -145,7 +145,7 @@ def balanced_weights(data: ImageSet) -> list[float]:
         GatedPromptError: the images have numbers.
     """
     if data.problem == REGRESSION:
-        raise GatedPromptError("--class_weights balanced is for classes and labels; these images have numbers")
+        raise GatedPromptError("--class_weights balanced is for classes and labels. These images have numbers.")
     if data.problem == SINGLE_LABEL:
         counts = data.targets.bincount(minlength=len(data.names)).tolist()
         return [len(data) / (len(counts) * count) if count else 1.0 for count in counts]

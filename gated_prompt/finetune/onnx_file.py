@@ -70,7 +70,7 @@ def export_map(group: Group[MaskPredictor], size: tuple[int, int], file: Path) -
     if max(height, width) > window:
         raise GatedPromptError(
             f"--export: images of {size[1]} x {size[0]} pixels are cut into windows of {window}, which one ONNX "
-            "file cannot do; give an image that is less oblong"
+            "file cannot do. Give an image that is closer to a square."
         )
     return _write(group, (height, width), file)
 
@@ -107,13 +107,13 @@ def _write(group: Group[Predictor] | Group[MaskPredictor], size: tuple[int, int]
         found = torch.from_numpy(onnxruntime.InferenceSession(partial).run(None, {"pixel_values": pixels.numpy()})[0])
         worst = float((found - wanted).abs().max())
         if not worst <= TOLERANCE:
-            raise GatedPromptError(f"the ONNX file's logits differ from the model's by {worst:.2g}; it was not kept")
+            raise GatedPromptError(f"the ONNX file's logits differ from the model's by {worst:.2g}. It was not kept.")
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
     return (
-        f"{file}: pixels of {size[1]} x {size[0]}; logits differ from the model's by {worst:.1e} at most, on "
-        f"{CHECKED} random inputs"
+        f"{file}: pixels of {size[1]} x {size[0]}. Logits differ from the model's by {worst:.1e} at most, on "
+        f"{CHECKED} random inputs."
     )
 
 

@@ -118,7 +118,7 @@ def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[st
     parts, measure = experiment.parts, experiment.measure
     for line in table(stage):
         accelerator.print(line)
-    accelerator.print(f"first report: {stage.output / 'report.html'}; training goes on")
+    accelerator.print(f"first report, before training: {stage.output / 'report.html'}")
     runs: list[Run] = []
     for method in args.methods or [experiment.backbone.best_method]:
         for done in run_seeds(experiment, method, stage.output / "runs"):
@@ -140,7 +140,7 @@ def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[st
         left = None if best is None or kept is None or model is None else (best, kept, model)
         results = _write(stage, runs, choice, left, tested, complete=True)
         report, use = stage.output / "report.html", stage.output / results["use"]
-        print(f"{results['sentence']}\nReport: {report}; what to use: {use}")
+        print(f"{results['sentence']}\nReport: {report}\nUse: {use}")
     accelerator.end_training()
     return results
 

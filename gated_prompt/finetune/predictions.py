@@ -196,7 +196,7 @@ class PredictionFile:
                 if content.count(b"\n", end) > len(self.columns):  # more than the lines of one row
                     break
         raise GatedPromptError(
-            f"{self.path} holds something else than predictions with these options; give another --output"
+            f"{self.path} holds something else than predictions with these options. Give another --output."
         )
 
     def _parse(self, text: str) -> list[dict[str, Any]]:

@@ -49,15 +49,15 @@ def recognize(column: Column, asked: str, separator: str | None) -> Kind:
 
 def _of_lists(column: Column, asked: str, lists: Sequence[bool]) -> Kind:
     if not all(lists):
-        raise DataError(f"{column.full(lists.index(False))}, where others have lists; give a list for every image")
+        raise DataError(f"{column.full(lists.index(False))}, where others have lists. Give a list for every image.")
     if asked not in ("auto", MULTI_LABEL):
         raise DataError(f"{column.source} has lists in column {column.name!r}, which fit no --problem {asked}")
     texts = {text for value in column.values for text in value}
     vectors = len({len(value) for value in column.values}) == 1 and len(column.values[0]) > 1
     if any(_has_fraction(text) for text in texts) or (vectors and texts <= {"0", "1"}):
         raise DataError(
-            f"{column.full(0)}, a vector; a list holds the names of an image's labels. Give a column for each label, "
-            "with 0 and 1, and name them all: --label_column a b c"
+            f"{column.full(0)}, a vector. A list holds the names of an image's labels. Give a column for each label, "
+            "with 0 and 1, and name them all: --label_column a b c."
         )
     return Kind(MULTI_LABEL, "the column holds lists")
 
@@ -72,8 +72,8 @@ def _of_numbers(column: Column) -> Kind | None:
     if other is not None:
         if share >= 0.5 and (fraction is not None or len(numbers) > FEW):
             raise DataError(
-                f"most values of column {column.name!r} of {column.source} are numbers, but {column.at(other)}; "
-                f"correct it, or give --problem {SINGLE_LABEL} if these are the names of classes"
+                f"most values of column {column.name!r} of {column.source} are numbers, but {column.at(other)}. "
+                f"Correct it, or give --problem {SINGLE_LABEL} if these are the names of classes."
             )
         return None
     if fraction is not None:
@@ -96,23 +96,23 @@ def _of_words(column: Column) -> Kind:
     listed = next((index for index, text in enumerate(texts) if text[:1] == "[" and text[-1:] == "]"), None)
     if listed is not None:
         raise DataError(
-            f"{column.full(listed)}, which looks like a list; write several labels with ';' between them, or as lists "
-            f"in a JSONL file, or give --problem {SINGLE_LABEL} if it is the name of a class"
+            f"{column.full(listed)}, which looks like a list. Write several labels with ';' between them, or as lists "
+            f"in a JSONL file, or give --problem {SINGLE_LABEL} if it is the name of a class."
         )
     for sign in SEPARATORS:
         first = next((index for index, text in enumerate(texts) if sign in text), None)
         if first is not None and (sign == SEPARATORS[0] or _share_parts(different, sign)):
             decimals = sign == "," and all(is_number(text.replace(",", ".", 1)) for text in different)
             raise DataError(
-                f"{column.full(first)}, which can be one class or several labels; give --problem {MULTI_LABEL} to "
+                f"{column.full(first)}, which can be one class or several labels. Give --problem {MULTI_LABEL} to "
                 f"split at {sign!r}, or --problem {SINGLE_LABEL} if it is the name of a class"
-                + (", or write numbers with a point, as in 1.5" if decimals else "")
+                + (", or write numbers with a point, as in 1.5." if decimals else ".")
             )
     if len(different) > max(FEW, len(texts) / 2):
         raise DataError(
             f"column {column.name!r} of {column.source} has {len(different)} different texts for {len(texts)} images, "
-            f"such as {column.at(0)}; give --problem {SINGLE_LABEL} if each is a class, or name the column of the "
-            "labels with --label_column"
+            f"such as {column.at(0)}. Give --problem {SINGLE_LABEL} if each is a class, or name the column of the "
+            "labels with --label_column."
         )
     return Kind(SINGLE_LABEL, f"it holds {len(different)} different texts")
 
@@ -124,8 +124,8 @@ def _separator(column: Column) -> str | None:
     if len(used) > 1 or (not used and _share_parts(cells, " ")):
         signs = " and ".join(map(repr, used or [" "]))
         raise DataError(
-            f"cells of column {column.name!r} of {column.source} have {signs} in them; say what separates "
-            f"labels, such as --label_separator {used[0] if used else repr(' ')}"
+            f"cells of column {column.name!r} of {column.source} have {signs} in them. Say what separates "
+            f"labels, such as --label_separator {used[0] if used else repr(' ')}."
         )
     return used[0] if used else None
 

@@ -69,7 +69,7 @@ def check_method(method: str) -> None:
     GatedPromptError: there is no such method. The known ones are listed.
     """
     if method not in METHODS:
-        raise GatedPromptError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
+        raise GatedPromptError(f"unknown method {method!r}. Choose from: {', '.join(METHODS)}.")
 
 
 def check_read_block(asked: str, blocks: int | None = None) -> None:
@@ -81,4 +81,4 @@ def check_read_block(asked: str, blocks: int | None = None) -> None:
     is_block = asked.isdecimal() and (blocks is None or int(asked) < blocks)
     if asked not in ("best", "last") and not is_block:
         most = "" if blocks is None else f" to {blocks - 1}"
-        raise GatedPromptError(f"--read_block is {asked!r}; known: best, last, numbers from 0{most}")
+        raise GatedPromptError(f"--read_block is {asked!r}. Choose from: best, last, numbers from 0{most}.")

@@ -52,7 +52,7 @@ def choose(blocks: Sequence[int], probe: Tensor, runs: Sequence[Run], targets: T
     value, own = _said(measure(probe, targets), measure), measure.score_to_maximize(probe, targets)
     use_probe = f"Use the linear probe on {place(blocks)}: {value} on validation"
     if not by_method:
-        return Choice(None, None, f"{use_probe}; nothing else was tried.")
+        return Choice(None, None, f"{use_probe}. Nothing else was tried.")
     gains = {method: mean(one.score_to_maximize for one in seeds) for method, seeds in by_method.items()}
     method = max(gains, key=lambda name: gains[name])
     best = max(by_method[method], key=lambda one: one.score_to_maximize)

@@ -41,13 +41,13 @@ def hub_splits(args: PartArguments) -> dict[str, tuple[Any, str]]:
     except Exception as error:  # datasets raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot load --dataset {args.dataset!r}: {reason}; "
-            "give a Hub id that can be reached, or a folder of parquet files"
+            f"cannot load --dataset {args.dataset!r}: {reason}. "
+            "Give a Hub id that can be reached, or a folder of parquet files."
         ) from error
     asked = {"train": args.train_split, "validation": args.validation_split, "test": args.test_split}
     missing = [split for split in asked.values() if split is not None and split not in data]
     if missing:
-        raise DataError(f"{args.dataset} has no split {missing[0]!r}; it has: {', '.join(data)}")
+        raise DataError(f"{args.dataset} has no split {missing[0]!r}. It has: {', '.join(data)}.")
     return {part: (data[split], f"{args.dataset} {split}") for part, split in asked.items() if split is not None}
 
 
@@ -62,9 +62,11 @@ def read_split(rows: Any, image_column: str, label_columns: Sequence[str], readi
     asked = [("--image_column", image_column), *(("--label_column", name) for name in label_columns)]
     for option, column in asked:
         if column not in rows.column_names:
-            raise DataError(f"{source} has no column {column!r}; it has {', '.join(rows.column_names)}. Give {option}")
+            raise DataError(
+                f"{source} has no column {column!r}. It has {', '.join(rows.column_names)}. Give {option}."
+            )
     if not isinstance(rows.features[image_column], Image):
-        raise DataError(f"the column {image_column!r} of {source} holds no images; give another --image_column")
+        raise DataError(f"the column {image_column!r} of {source} holds no images. Give another --image_column.")
     stored = rows.cast_column(image_column, Image(decode=False))
     pictures = [Picture(f"{source} {i}", partial(read_stored, stored, i, image_column)) for i in range(len(rows))]
     if len(label_columns) == 1 and not reading.names:
@@ -155,7 +157,7 @@ def read_parts(args: DataArguments, show: bool) -> Parts:
 def _summary(data: ImageSet) -> str:
     """What the labels were taken for, and the names."""
     shown = ", ".join(data.names[:10]) + (f", ... ({len(data.names)} in all)" if len(data.names) > 10 else "")
-    what = f"{data.read_as}; {len(data)} images, {LABEL_NOUNS[data.problem]}: {shown}"
+    what = f"{data.read_as}, {len(data)} images, {LABEL_NOUNS[data.problem]}: {shown}"
     if data.problem == REGRESSION:
         what += f", from {float(data.targets.min()):g} to {float(data.targets.max()):g}"
     folded: dict[str, str] = {}
@@ -196,5 +198,5 @@ def _read_split(rows: Any, columns: tuple[str, list[str]], source: str, reading:
 
 def _existing(folder: str, option: str) -> Path:
     if not Path(folder).is_dir():
-        raise DataError(f"{option} {folder!r} is no folder; give one that holds a subfolder for each class")
+        raise DataError(f"{option} {folder!r} is no folder. Give one that holds a subfolder for each class.")
     return Path(folder)

@@ -45,11 +45,11 @@ def read_table(file: Path, image_column: str, label_columns: Sequence[str], read
         missing = [name for name in (image_column, *label_columns) if name not in row.values]
         if missing:
             raise DataError(
-                f"{file}, line {row.line}, has no {missing[0]!r}; its columns are {', '.join(map(str, row.values))}. "
-                "Name yours with --image_column and --label_column"
+                f"{file}, line {row.line}, has no {missing[0]!r}. Its columns are {', '.join(map(str, row.values))}. "
+                "Name yours with --image_column and --label_column."
             )
         if not isinstance(row.values[image_column], str) or not row.values[image_column]:
-            raise DataError(f"{file}, line {row.line}, column {image_column!r}, is empty; name an image there")
+            raise DataError(f"{file}, line {row.line}, column {image_column!r}, is empty. Name an image there.")
     files = [row.values[image_column] for row in rows]
     pictures = [Picture(name, partial(_find, file.parent, name)) for name in files]
     columns = [
@@ -124,8 +124,8 @@ def _binary(column: Column) -> Tensor:
     if found is None:
         odd = next(i for i in range(len(column.values)) if zeros_and_ones(column.take([i])) is None)
         raise DataError(
-            f"{column.full(odd)}; with several --label_column each cell is 0 or 1. Give --problem {REGRESSION} to "
-            "predict values"
+            f"{column.full(odd)}. With several --label_column each cell must be 0 or 1. Give --problem {REGRESSION} "
+            "to predict values."
         )
     return found
 
@@ -141,9 +141,9 @@ def _one_or_several(targets: Tensor, column: Column, asked: str) -> Kind:
     row = int((~single).nonzero()[0, 0])
     where = f"{column.source}, {column.place(row)}, has {int(targets[row].sum())} columns with 1"
     if asked == SINGLE_LABEL:
-        raise DataError(f"{where}; one of them is needed where an image has one class")
+        raise DataError(f"{where}. Expected exactly one, since an image has one class.")
     if share >= MOSTLY:
-        raise DataError(f"{where}, nearly all others have one; correct it, or give --problem {MULTI_LABEL}")
+        raise DataError(f"{where}, but nearly all others have one. Correct it, or give --problem {MULTI_LABEL}.")
     return Kind(MULTI_LABEL, where)
 
 

@@ -32,7 +32,7 @@ def read_rows(file: Path) -> list[Row]:
     """
     suffix = file.suffix.lower()
     if suffix not in (*DELIMITERS, *JSON_LINES):
-        raise DataError(f"{file} does not end in .csv, .tsv or .jsonl; export the table as CSV in UTF-8")
+        raise DataError(f"{file} does not end in .csv, .tsv or .jsonl. Export the table as CSV in UTF-8.")
     text = _text_of(file)
     return list(_json_rows(file, text) if suffix in JSON_LINES else _csv_rows(file, text, DELIMITERS[suffix]))
 
@@ -47,8 +47,8 @@ def _text_of(file: Path) -> TextIO:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{file}, line {line}, is not UTF-8: it has the byte {content[error.start]:#04x}; save the table "
-            "as CSV in UTF-8"
+            f"{file}, line {line}, is not UTF-8: it has the byte {content[error.start]:#04x}. Save the table "
+            "as CSV in UTF-8."
         ) from None
 
 
@@ -60,21 +60,21 @@ def _csv_rows(file: Path, text: TextIO, delimiters: str) -> Iterator[Row]:
         header = [clean(cell) for cell in next(reader, [])]
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{file} has {header.count(twice)} columns named {twice!r}; give each its own name")
+            raise DataError(f"{file} has {header.count(twice)} columns named {twice!r}. Give each its own name.")
         line = reader.line_num + 1
         for cells in reader:
             values = [clean(cell) for cell in cells]
             if any(values):
                 if len(values) != len(header):
                     raise DataError(
-                        f"{file}, line {line}, has {len(values)} cells where the header has {len(header)}; put a cell "
-                        'with a comma or a quote in it into quotes: "red, big"'
+                        f"{file}, line {line}, has {len(values)} cells where the header has {len(header)}. Put a cell "
+                        'with a comma or a quote in it into quotes: "red, big".'
                     )
                 yield Row(line, dict(zip(header, values, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{file}, line {reader.line_num}, is no CSV: {error}; perhaps a quote before it was never closed"
+            f"{file}, line {reader.line_num}, is no CSV: {error}. Perhaps a quote before it was never closed."
         ) from None
 
 

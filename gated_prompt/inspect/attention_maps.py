@@ -72,19 +72,21 @@ def prompt_attention(
     inputs = dict(inputs or {})
     if adapter.config.zero_start:
         raise UnsupportedOperationError(
-            "zero-start prompts have keys and values but no queries, so there is no attention of prompts to show; "
+            "zero-start prompts have keys and values but no queries, so there is no attention of prompts to show. "
             "gated_prompt.head_gates(model) shows how much each head reads from them"
         )
     if model.training:
-        raise GatedPromptError("the model is in training mode, which drops prompt values at random; call model.eval()")
+        raise GatedPromptError(
+            "the model is in training mode, which drops prompt values at random. Call model.eval()."
+        )
     if not any(isinstance(module, PreTrainedModel) for module in root.modules()):
         raise UnsupportedOperationError(
             f"{type(root).__name__} is not a transformers model: it returns no attention weights"
         )
     if getattr(root.config, "mask_ratio", None) is not None:
         raise GatedPromptError(
-            f"{type(root).__name__} drops and shuffles patches, so they form no grid; load the weights with "
-            "ViTForImageClassification or ViTModel"
+            f"{type(root).__name__} drops and shuffles patches, so they form no grid. Load the weights with "
+            "ViTForImageClassification or ViTModel."
         )
     height, width = _grid(root, adapter.config.target_modules, pixel_values, inputs)
     with _eager(root), requested(Request(bank, adapters=(adapter,))):
@@ -93,7 +95,7 @@ def prompt_attention(
     blocks = list(adapter.blocks)
     if maps is None or len(maps) <= adapter.last or any(m is None for m in maps[: adapter.last + 1]):
         raise UnsupportedOperationError(
-            f"{type(root).__name__} returns no attention weights; load it with attn_implementation='eager'"
+            f"{type(root).__name__} returns no attention weights. Load it with attn_implementation='eager'."
         )
     found = maps[adapter.config.insert_at].shape[-1] - adapter.prompts.stop
     if found != height * width and "spatial_shapes" not in inputs:  # SigLIP 2 pads after the patches
@@ -116,7 +118,7 @@ def _chosen(prompts: Sequence[int] | None, count: int) -> list[int]:
     chosen = list(range(count)) if prompts is None else list(prompts)
     wrong = [index for index in chosen if not 0 <= index < count]
     if wrong or not chosen:
-        raise GatedPromptError(f"prompts is {chosen}; expected one or more indices from 0 to {count - 1}")
+        raise GatedPromptError(f"prompts is {chosen}. Expected one or more indices from 0 to {count - 1}.")
     return chosen
 
 
@@ -146,12 +148,12 @@ def _grid(
     if (shapes := inputs.get("spatial_shapes")) is not None:
         grids = {(int(height), int(width)) for height, width in shapes}
         if len(grids) != 1:
-            raise GatedPromptError(f"the grids of patches differ: {sorted(grids)}; give images of one size")
+            raise GatedPromptError(f"the grids of patches differ: {sorted(grids)}. Give images of one size.")
         return grids.pop()
     if pixel_values.ndim != 4:
         raise GatedPromptError(
-            f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, channels, height, width); for a "
-            "sequence of patches, also give spatial_shapes in inputs"
+            f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, channels, height, width). For a "
+            "sequence of patches, also give spatial_shapes in inputs."
         )
     channels, height, width = pixel_values.shape[1:]
     side = math.isqrt(find_vision_transformer(root, blocks_path).patch_values // channels)

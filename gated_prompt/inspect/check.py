@@ -68,7 +68,7 @@ def check(model: nn.Module, *args: Any, **inputs: Any) -> None:
     if not args and not inputs:
         raise GatedPromptError("check needs inputs of the model, such as check(model, pixel_values=images)")
     if model.training:
-        raise GatedPromptError("the model is in training mode, where dropout makes outputs random; call model.eval()")
+        raise GatedPromptError("the model is in training mode, where dropout makes outputs random. Call model.eval().")
     root = next(module for module in model.modules() if bank in module.children())
     faults = list(_faults(root, bank, adapter, (args, inputs)))
     if faults:
@@ -100,7 +100,7 @@ def _faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs)
             wanted = _run(root, base, inputs)
         in_sequence = _run(root, own._replace(in_sequence=True), inputs)
     if not _values(wanted):
-        yield "the output has no tensors that the checks can compare; return a tensor, or a container of tensors"
+        yield "the output has no tensors that the checks can compare. Return a tensor, or a container of tensors."
         return
     values, others = _values(found), _values(plain)
     for name, value in _values(wanted).items():
@@ -130,7 +130,7 @@ def _attention_faults(vit: VisionTransformer, bank: PromptBank, adapter: Adapter
     for name, alone, together in zip(("queries", "keys"), without.seen, beside.seen, strict=False):
         others = torch.cat((together[:, :, :start], together[:, :, adapter.prompts.stop :]), dim=2)
         if not _close(others, alone):
-            yield f"prompts change the {name} of other tokens in block {adapter.first}; do they shift positions?"
+            yield f"prompts change the {name} of other tokens in block {adapter.first}. Do they shift positions?"
 
 
 def _gradient_faults(root: nn.Module, bank: PromptBank, adapter: Adapter, inputs: Inputs) -> Iterator[str]:

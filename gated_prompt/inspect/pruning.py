@@ -70,14 +70,14 @@ def pruning(
     """
     bank, adapter = find_adapter(model, adapter_name)
     if model.training:
-        raise GatedPromptError("pruning acts in eval mode only; call model.eval() first")
+        raise GatedPromptError("pruning acts in eval mode only. Call model.eval() first.")
     pruned, results = _pruned(bank, adapter, gate_tolerance), []
     for each in (_pruned(bank, adapter, None), pruned):
         with requested(Request(bank, adapters=(each,))):
             results.append(getattr(model(pixel_values=pixel_values), "logits", None))
     exact, cheaper = results
     if exact is None or cheaper is None:
-        raise GatedPromptError(f"{type(model).__name__} returned no logits; give a model with a head")
+        raise GatedPromptError(f"{type(model).__name__} returned no logits. Give a model with a head.")
     change = float((cheaper - exact).abs().max())
     return Pruning(pruned.passive_blocks, change, float(exact.abs().max()))
 
@@ -86,7 +86,7 @@ def _pruned(bank: PromptBank, adapter: Adapter, gate_tolerance: float | None) ->
     if gate_tolerance is None:
         return adapter.pruned(())
     if not 0 <= gate_tolerance < 1:
-        raise GatedPromptError(f"gate_tolerance is {gate_tolerance}; expected a gate value in [0, 1)")
+        raise GatedPromptError(f"gate_tolerance is {gate_tolerance}. Expected a gate value in [0, 1).")
     if not adapter.gate_rows:
         return adapter.pruned(())
     logits = bank.gated_prompt_gate_logits[adapter.name].detach().cpu()

@@ -99,12 +99,10 @@ def find_adapter(model: nn.Module, adapter_name: str | None) -> tuple[PromptBank
     bank = find_bank(model)
     if bank is None:
         raise GatedPromptError(
-            f"this {type(model).__name__} carries no gated prompts; wrap it with "
-            "get_peft_model(model, GatedPromptConfig(...)) or load an adapter first"
+            f"this {type(model).__name__} carries no gated prompts. Wrap it with "
+            "get_peft_model(model, GatedPromptConfig(...)) or load an adapter first."
         )
     name = adapter_name if adapter_name is not None else next(iter(bank.active_names), None)
     if name not in bank.adapters:
-        raise GatedPromptError(
-            f"no adapter {name!r} here; there are: {', '.join(bank.adapters) or 'none'}; give one of these"
-        )
+        raise GatedPromptError(f"no adapter {name!r} here. Choose from: {', '.join(bank.adapters) or 'none'}.")
     return bank, bank.adapters[name]

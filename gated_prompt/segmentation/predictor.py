@@ -56,20 +56,23 @@ class MaskPredictor:
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, list) or not self.names or not all(isinstance(n, str) for n in self.names):
-            raise DataError(f"names is {shown(self.names)}; a list of names, one for each class, is needed")
+            raise DataError(f"names is {shown(self.names)}. Expected a list of names, one for each class.")
         if not _are_counts(self.blocks) or self.head not in get_args(SegmentationHead):
-            raise DataError(f"blocks is {shown(self.blocks)}, head is {shown(self.head)}; indices, and linear or conv")
+            raise DataError(
+                f"blocks is {shown(self.blocks)}, head is {shown(self.head)}. Expected indices for the first, linear "
+                "or conv for the second."
+            )
         if not isinstance(self.backbone, str | None) or not _is_base(self.base):
             raise DataError(
-                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}; text, and a number of blocks as "
-                "num_hidden_layers or nothing, are needed"
+                f"backbone is {shown(self.backbone)}, base is {shown(self.base)}. Expected text for the first, and "
+                f"{{}} or a number of blocks as num_hidden_layers for the second."
             )
         if self.colours is not None and not (
             isinstance(self.colours, list | tuple)
             and len(self.colours) == len(self.names)
             and all(_are_counts(one) and len(one) == 3 and max(one) <= 255 for one in self.colours)
         ):
-            raise DataError(f"colours is {shown(self.colours)}; red, green and blue of each class are needed")
+            raise DataError(f"colours is {shown(self.colours)}. Expected red, green and blue of each class.")
         self._check_preparation()
 
     def load_base(self, backbone: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
@@ -84,7 +87,7 @@ class MaskPredictor:
         """
         source = os.fspath(backbone or self.backbone or "")
         if not source:
-            raise GatedPromptError(f"{FILE} does not name the backbone; give it: load_base('folder or Hub id')")
+            raise GatedPromptError(f"{FILE} does not name the backbone. Name it: load_base('folder or Hub id').")
         return self.with_head(load_backbone(source, trust_remote_code, **self.base))
 
     def with_head(self, backbone: Any) -> TokenSegmenter:
@@ -130,7 +133,7 @@ class MaskPredictor:
                 or len(values) != 3
                 or not all(isinstance(v, int | float) for v in values)
             ):
-                raise DataError(f"preparation has {name}={shown(values)}; three numbers are needed")
+                raise DataError(f"preparation has {name}={shown(values)}. Expected three numbers.")
         sides = [given["short_side"], given["window"]]
         if 0 in given["std"] or not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
             raise DataError(f"preparation {shown(given)} has a std of 0, or sides beyond 1 to {MOST_PIXELS} pixels")
@@ -157,13 +160,17 @@ def read_mask_predictor(folder: str | os.PathLike[str]) -> MaskPredictor:
     """
     path = Path(folder, FILE)
     if not is_mask_predictor(folder):
-        raise DamagedAdapterError(f"{path} is missing or not about label maps; give what a segmentation run left")
+        raise DamagedAdapterError(
+            f"{path} is missing or not about label maps. Give the output folder of a segmentation run."
+        )
     values = read_config(path)
     known = {one.name for one in fields(MaskPredictor)}
     try:
         return MaskPredictor(**{name: value for name, value in values.items() if name in known})
     except (DataError, TypeError) as error:
-        raise DamagedAdapterError(f"{path}: {error}; correct it, or train or download the adapter again") from error
+        raise DamagedAdapterError(
+            f"{path}: {str(error).removesuffix('.')}. Correct it, or train or download the adapter again."
+        ) from error
 
 
 def _are_counts(values: object) -> bool:

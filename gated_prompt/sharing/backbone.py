@@ -61,8 +61,8 @@ def check_code(backbone: str, trust_remote_code: bool) -> None:
         raise _refusal(backbone, str(error).splitlines()[0]) from error
     if "auto_map" in values and values.get("model_type") not in CONFIG_MAPPING and not trust_remote_code:
         raise GatedPromptError(
-            f"the backbone {backbone!r} brings Python code of its own, which is not run; read it, and give "
-            "--trust_remote_code true if you trust it, or take another backbone"
+            f"the backbone {backbone!r} brings Python code of its own, which is not run. Read it, and give "
+            "--trust_remote_code true if you trust it, or take another backbone."
         )
 
 
@@ -79,7 +79,7 @@ def load_backbone(backbone: str, trust_remote_code: bool = False, **settings: An
 
 def _refusal(backbone: str, why: str) -> GatedPromptError:
     return GatedPromptError(
-        f"cannot load --backbone {backbone!r}; give a folder with a model or a Hub id that can be reached ({why})"
+        f"cannot load --backbone {backbone!r}. Give a folder with a model or a Hub id that can be reached ({why})."
     )
 
 
@@ -109,7 +109,8 @@ def image_settings(backbone: str) -> ImageSettings:
     except (OSError, KeyError) as error:
         raise GatedPromptError(
             f"cannot read size, image_mean and image_std from the preprocessor_config.json of {backbone!r} "
-            f"({str(error).splitlines()[0]}); put one beside the model, as ViTImageProcessor.save_pretrained writes it"
+            f"({str(error).splitlines()[0]}). Put one beside the model, as ViTImageProcessor.save_pretrained writes "
+            "it."
         ) from error
 
 

@@ -103,7 +103,7 @@ def model_card(
         + (f" at each block from {config.insert_at}" if config.deep else f", inserted at block {config.insert_at}")
         + f" of {config.num_layers}"
         + (f", read from block {config.read_from}" if config.read_from is not None else "")
-        + f"; pooling: {config.pooling or 'as in the base'}",
+        + f", pooling {config.pooling or 'as in the base'}",
     ]
     if dataset:
         about.append(f"- Data: {_link(hub_id(dataset), 'datasets/') or markdown(dataset)}")
@@ -145,7 +145,7 @@ def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
     """
     path = Path(folder, CARD_NAME)
     if not path.parent.is_dir():
-        raise GatedPromptError(f"{path.parent} is no folder; save the adapter there first")
+        raise GatedPromptError(f"{path.parent} is no folder. Save the adapter there first.")
     with locked(path.parent):
         replace_text(path, str(card))
     return path
@@ -202,20 +202,21 @@ def _results(
     if metrics and not (dataset and split):
         missing = " and ".join(what for what, value in (("dataset", dataset), ("split", split)) if not value)
         raise GatedPromptError(
-            f"metrics {', '.join(metrics)} were given without {missing}; say what they were measured on, "
-            "for example dataset='me/birds', split='test'"
+            f"metrics {', '.join(metrics)} were given without {missing}. Say what they were measured on, "
+            "for example dataset='me/birds', split='test'."
         )
     wrong = [f"{metric}={value}" for metric, value in metrics.items() if not _is_number(value)]
     if wrong:
         raise GatedPromptError(
-            f"metrics must be finite numbers, not {', '.join(wrong)}; leave out what was not measured"
+            f"metrics must be finite numbers, not {', '.join(wrong)}. Leave out what was not measured."
         )
     percent = [
         f"{metric}={value}" for metric, value in metrics.items() if SHARE.search(metric) and not 0 <= value <= 1
     ]
     if percent:
         raise GatedPromptError(
-            f"metrics {', '.join(percent)} are shares on the Hub and lie between 0 and 1; divide percentages by 100"
+            f"metrics {', '.join(percent)} are shares on the Hub and must lie between 0 and 1. Divide percentages "
+            "by 100."
         )
     return [
         EvalResult(

@@ -102,14 +102,14 @@ def used_folder(folder: Path) -> Path:
     if not results.is_file():
         if (folder / "settings.json").is_file():
             raise GatedPromptError(
-                f"the run in {shown_path(folder)!r} has not finished; repeat its gated-prompt train command to resume "
-                "it"
+                f"the run in {shown_path(folder)!r} has not finished. Repeat its gated-prompt train command to resume "
+                "it."
             )
         return folder
     try:
         return folder / str(json.loads(results.read_text())["use"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedAdapterError(f"{results} is not what gated-prompt train writes; train again") from error
+        raise DamagedAdapterError(f"{results} is not what gated-prompt train writes. Train again.") from error
 
 
 def holds_prompts(folder: Path) -> bool:
@@ -135,7 +135,7 @@ def load_trained(
         tensors = load_file(folder / TENSORS)
         missing = [name for name in base.state_dict() if name.startswith("classifier.") and name not in tensors]
         if missing:
-            raise GatedPromptError(f"{folder / TENSORS} lacks {missing[0]}; train again")
+            raise GatedPromptError(f"{folder / TENSORS} lacks {missing[0]}. Train again.")
         base.load_state_dict({**base.state_dict(), **tensors})
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()

@@ -65,8 +65,8 @@ def push_to_hub(
         card = card or model_card(model, adapter_name=adapter_name, repo_id=repo)
         if not isinstance(card.data.get("base_model"), str):
             warnings.warn(
-                "the card names no base on the Hub, so nobody else can load this adapter; pass a card made with "
-                "model_card(..., base_model='user/name')",
+                "the card names no base on the Hub, so nobody else can load this adapter. Pass a card made with "
+                "model_card(..., base_model='user/name').",
                 stacklevel=2,
             )
         write_card(folder, card)

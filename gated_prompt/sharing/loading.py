@@ -52,8 +52,8 @@ def load(
     """
     if isinstance(base, PeftModel) and adapter_name in base.peft_config:
         raise AdapterNameError(
-            f"the model has an adapter named {adapter_name!r} already (it has: {', '.join(base.peft_config)}); give "
-            "another adapter_name, or remove the old one with delete_adapter"
+            f"the model has an adapter named {adapter_name!r} already (it has: {', '.join(base.peft_config)}). Give "
+            "another adapter_name, or remove the old one with delete_adapter."
         )
     with checked(os.fspath(adapter), subfolder, revision, token) as (config, folder):
         config.inference_mode = not is_trainable
@@ -100,8 +100,8 @@ def read_adapter(
     if os.path.isdir(place) and not os.path.isfile(os.path.join(place, CONFIG_NAME)):
         found = ", ".join(sorted(os.listdir(place))[:10]) or "nothing"
         raise DamagedAdapterError(
-            f"{place} lacks {CONFIG_NAME}, expected beside {SAFETENSORS_WEIGHTS_NAME} (the folder holds: {found}); "
-            "give the folder that save_pretrained wrote"
+            f"{place} lacks {CONFIG_NAME}, expected beside {SAFETENSORS_WEIGHTS_NAME} (the folder holds: {found}). "
+            "Give the folder that save_pretrained wrote."
         )
     try:
         config = GatedPromptConfig.from_pretrained(source, subfolder=subfolder, revision=revision, token=token)
@@ -110,7 +110,7 @@ def read_adapter(
     except (OSError, ValueError) as error:  # PEFT turns every failure of the Hub into a ValueError
         raise DamagedAdapterError(
             f"no adapter at {place!r}: there is no such folder, and the Hub gave no {CONFIG_NAME} "
-            f"({error.__cause__ or error}); check the path, or the repository id and the connection"
+            f"({error.__cause__ or error}). Check the path, or the repository id and the connection."
         ) from error
     config.check_weights_were_there()
     return config

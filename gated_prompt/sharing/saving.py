@@ -39,12 +39,12 @@ def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     """
     if not isinstance(model, PeftModel):
         raise UnsupportedOperationError(
-            f"save() got a {type(model).__name__}, expected a PeftModel; adapters that transformers added are saved "
-            "by the model's own save_pretrained"
+            f"save() got a {type(model).__name__}, expected a PeftModel. Adapters that transformers added are saved "
+            "by the model's own save_pretrained."
         )
     target = Path(folder)
     if target.exists() and not target.is_dir():
-        raise UnsupportedOperationError(f"{target} is a file, expected a folder; give another place")
+        raise UnsupportedOperationError(f"{target} is a file, expected a folder. Give another path.")
     target.mkdir(parents=True, exist_ok=True)
     with locked(target):
         staging = target / STAGING

@@ -89,7 +89,7 @@ def initialize_head(
     def finish(parts: list[tuple[dict[str, Tensor], Tensor] | None]) -> dict[str, Fit]:
         found = [part for part in parts if part is not None]
         if not found:
-            raise GatedPromptError("initialize_head: there are no batches; give labelled images")
+            raise GatedPromptError("initialize_head: there are no batches. Give labelled images.")
         labels = torch.cat([part[1] for part in found])
         fits = {}
         for name, head in heads.items():
@@ -139,7 +139,7 @@ def _write(name: str, linear: nn.Linear, fit: Fit) -> None:
 def _computed(name: str, part: str) -> GatedPromptError:
     return GatedPromptError(
         f"initialize_head: the {part} of {name} is computed from other parameters (a parametrization, pruning, weight "
-        "norm), which cannot express the fitted one; call initialize_head first and reparametrize the head afterwards"
+        "norm), which cannot express the fitted one. Call initialize_head first and reparametrize the head afterwards."
     )
 
 
@@ -154,8 +154,8 @@ def _trained_heads(root: nn.Module) -> dict[str, nn.Module]:
     heads = {n: m for n, m in kept.items() if HEAD.search(n.rpartition(".")[2])} or kept
     if not heads:
         raise GatedPromptError(
-            f"initialize_head: this {type(root).__name__} trains no head; name it in modules_to_save of the adapter's "
-            "config, and switch the adapter on"
+            f"initialize_head: this {type(root).__name__} trains no head. Name it in modules_to_save of the adapter's "
+            "config, and switch the adapter on."
         )
     for name, head in heads.items():
         linear = last_linear(head, name)
@@ -180,7 +180,8 @@ def last_linear(head: nn.Module, name: str = "head") -> nn.Linear:
 
 def _not_a_linear(name: str, head: nn.Module) -> GatedPromptError:
     return GatedPromptError(
-        f"initialize_head: {name} ({type(head).__name__}) does not end in a Linear; it starts from random numbers"
+        f"initialize_head: {name} ({type(head).__name__}) does not end in a Linear, so it cannot be fitted and keeps "
+        "its random start."
     )
 
 
@@ -224,13 +225,13 @@ class _LastLinear:
         features = args[0].detach()
         if features.ndim != 2:
             raise GatedPromptError(
-                f"initialize_head: {self.name} reads features of shape {tuple(features.shape)}; one row for each "
-                "image (images, width) is needed"
+                f"initialize_head: {self.name} reads features of shape {tuple(features.shape)}. Expected one row "
+                "per image, (images, width)."
             )
         if not bool(torch.isfinite(features).all()):
             raise GatedPromptError(
-                "initialize_head: the features hold NaN or infinite values; look at the images and, in float16, at "
-                "the precision of the base"
+                "initialize_head: the features hold NaN or infinite values. Look at the images and, in float16, at "
+                "the precision of the base."
             )
         self.seen.append(features.double().cpu())
         self._output, self.precision = output, output.dtype
@@ -248,8 +249,8 @@ def _labels(batch: Batch) -> Tensor:
         labels = batch[1]
     if not isinstance(labels, Tensor) or labels.ndim not in (1, 2):
         raise GatedPromptError(
-            "initialize_head: a batch has no labels; a pair (pixels, labels) or a dict with 'pixel_values' and "
-            "'labels' is needed, the labels as a tensor (images,) or (images, classes)"
+            "initialize_head: a batch has no labels. Expected a pair (pixels, labels) or a dict with 'pixel_values' "
+            "and 'labels', where the labels are a tensor (images,) or (images, classes)."
         )
     return labels.detach().cpu()
 
@@ -265,14 +266,14 @@ def _check_options(
 ) -> None:
     faults = []
     if problem_type not in (None, *PROBLEMS):
-        faults.append(f"problem_type is {problem_type!r}; known are {', '.join(map(repr, PROBLEMS))}")
+        faults.append(f"problem_type is {problem_type!r}. Choose from: {', '.join(map(repr, PROBLEMS))}.")
     if not (math.isfinite(l2) and l2 > 0):
-        faults.append(f"l2 is {l2}; a finite number above 0 is needed")
+        faults.append(f"l2 is {l2}. Expected a finite number above 0.")
     if class_weights is not None:
         outputs = [last_linear(head).out_features for head in heads.values()]
         if any(len(class_weights) != count for count in outputs):
-            faults.append(f"{len(class_weights)} class weights for a head of {outputs[0]} outputs")
+            faults.append(f"{len(class_weights)} class weights for a head of {outputs[0]} outputs. Give one for each.")
         if not all(math.isfinite(weight) and weight >= 0 for weight in class_weights):
-            faults.append("class weights are finite numbers of at least 0")
+            faults.append("class_weights has a negative or infinite value. Expected finite numbers of at least 0.")
     if faults:
-        raise GatedPromptError(f"initialize_head: {'; '.join(faults)}")
+        raise GatedPromptError(f"initialize_head: {' '.join(faults)}")

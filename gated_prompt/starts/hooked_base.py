@@ -56,8 +56,8 @@ class HookedBase:
             tokens = tokens if before_positions else tokens[:, self.prefix :]
             if not bool(torch.isfinite(tokens).all()):
                 raise GatedPromptError(
-                    f"the tokens at block {block} hold NaN or infinite values; look at the images and, in float16, at "
-                    "the precision of the base"
+                    f"the tokens at block {block} hold NaN or infinite values. Look at the images and, in float16, at "
+                    "the precision of the base."
                 )
             take(tokens, self._visible)
 
@@ -186,14 +186,14 @@ def model_inputs(batch: Batch) -> dict[str, Any]:
     if isinstance(batch, Mapping):
         if not isinstance(batch.get("pixel_values"), torch.Tensor):
             raise GatedPromptError(
-                f"a batch has the keys {', '.join(map(repr, batch)) or 'none'}; a tensor 'pixel_values' is needed"
+                f"a batch has the keys {', '.join(map(repr, batch)) or 'none'}. Expected a tensor 'pixel_values'."
             )
         return {key: value for key, value in batch.items() if key != "labels"}
     pixels = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4:
         found = f"of shape {tuple(pixels.shape)}" if isinstance(pixels, torch.Tensor) else f"a {type(pixels).__name__}"
         raise GatedPromptError(
-            f"a batch holds pixels {found}; pixel values (images, channels, height, width) are needed: a tensor, a "
-            "dict with 'pixel_values' or a pair (pixels, labels)"
+            f"a batch holds pixels {found}. Expected pixel values (images, channels, height, width): a tensor, a "
+            "dict with 'pixel_values' or a pair (pixels, labels)."
         )
     return {"pixel_values": pixels}

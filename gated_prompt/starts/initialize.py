@@ -80,7 +80,7 @@ def initialize_prompts(
     if bank.is_trained(adapter) and not overwrite:
         raise UnsupportedOperationError(
             f"the prompts of adapter {adapter.name!r} differ from their initial values: they were trained, loaded or "
-            "set; pass overwrite=True to replace them"
+            "set. Pass overwrite=True to replace them."
         )
     root = next(module for module in model.modules() if getattr(module, BANK, None) is bank)
     vit = find_vision_transformer(root, adapter.config.target_modules)
@@ -115,19 +115,19 @@ def _check_options(
 ) -> None:
     faults = []
     if method not in METHODS:
-        faults.append(f"method is {method!r}; known are {', '.join(map(repr, METHODS))}")
+        faults.append(f"method is {method!r}. Choose from: {', '.join(map(repr, METHODS))}.")
     if not 0 <= seed < 2**32:
-        faults.append(f"seed is {seed}; it must lie between 0 and 2^32 - 1")
+        faults.append(f"seed is {seed}. Expected an integer from 0 to 2^32 - 1.")
     if before_positions and (adapter.config.insert_at > 0 or method == "match"):
         faults.append("before_positions is about prompts at block 0, and not for 'match', which needs its keys")
     if neighbours < 1:
-        faults.append(f"neighbours is {neighbours}; at least 1 is needed")
+        faults.append(f"neighbours is {neighbours}. Expected at least 1.")
     if not (math.isfinite(orthogonal) and 0 <= orthogonal <= 1):
-        faults.append(f"orthogonal is {orthogonal}; a weight in [0, 1] is needed")
+        faults.append(f"orthogonal is {orthogonal}. Expected a weight in [0, 1].")
     if method != "match" and (neighbours, orthogonal) != (8, 0.0):
         faults.append(f"neighbours and orthogonal are for method='match', not {method!r}")
     if faults:
-        raise GatedPromptError(f"initialize_prompts: {'; '.join(faults)}")
+        raise GatedPromptError(f"initialize_prompts: {' '.join(faults)}")
     if method == "kmeans":
         mini_batch_kmeans()  # before any work
 

@@ -84,7 +84,7 @@ def fit_path(
     """
     labels = _checked(labels.to(features.device), outputs, problem, features.dtype)
     if problem == PROBLEMS[2] and class_weights is not None:
-        raise GatedPromptError("class weights are for classes; these labels are numbers")
+        raise GatedPromptError("class weights are for classes. These labels are numbers.")
     if used is None:
         used = torch.ones(1, len(features), dtype=torch.bool)
     used, axes = used.to(features.device), Axes.of(features, bias)
@@ -103,19 +103,20 @@ def _checked(labels: Tensor, outputs: int, problem: str, dtype: torch.dtype) -> 
     if problem == PROBLEMS[0]:
         if labels.ndim != 1 or labels.is_floating_point() or not 0 <= labels.min() <= labels.max() < outputs:
             raise GatedPromptError(
-                f"labels of shape {tuple(labels.shape)} and type {labels.dtype} from {labels.min()} to {labels.max()}"
-                f"; a head of {outputs} outputs needs classes 0 to {outputs - 1}, one integer for each image"
+                f"the labels have shape {tuple(labels.shape)}, type {labels.dtype} and values from {labels.min()} to "
+                f"{labels.max()}. A head of {outputs} outputs needs classes 0 to {outputs - 1}, one integer per image."
             )
         if bool((labels == labels[0]).all()):
-            raise GatedPromptError(f"all {len(labels)} images are of class {int(labels[0])}; two classes are needed")
+            raise GatedPromptError(f"all {len(labels)} images are of class {int(labels[0])}. Expected two classes.")
         return labels.long()
     labels = labels.to(dtype).reshape(len(labels), -1)
     if labels.shape[1] != outputs or not bool(torch.isfinite(labels).all()):
         raise GatedPromptError(
-            f"labels of shape {tuple(labels.shape)}; a head of {outputs} outputs needs as many finite numbers an image"
+            f"the labels have shape {tuple(labels.shape)}. A head of {outputs} outputs needs as many finite numbers "
+            "per image."
         )
     if problem == PROBLEMS[1] and not bool(((labels >= 0) & (labels <= 1)).all()):
-        raise GatedPromptError("several labels an image are given as numbers between 0 and 1, one for each class")
+        raise GatedPromptError("several labels per image must be given as numbers between 0 and 1, one for each class")
     return labels
 
 

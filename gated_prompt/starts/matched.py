@@ -53,7 +53,7 @@ class Mean:
     def _check(self, part: torch.Tensor) -> None:
         if self.images and part.shape != self.sum.shape:
             raise GatedPromptError(
-                f"images gave {len(self.sum)} and {len(part)} tokens; method='match' takes means over the images at "
+                f"images gave {len(self.sum)} and {len(part)} tokens. method='match' takes means over the images at "
                 "each place, so all must have one size"
             )
 
@@ -86,7 +86,7 @@ def find_attention_parts(block: nn.Module) -> AttentionParts:
     if key is None or weight is None:
         raise ArchitectureError(
             f"no key and value projections ({', '.join(KEY_NAMES + VALUE_NAMES)}, {FUSED}) in "
-            f"{type(block).__name__}; use another method than 'match'"
+            f"{type(block).__name__}. Use another method than 'match'."
         )
     width = weight.shape[1]
     inside = {id(part) for name in ("q_proj", "query", *KEY_NAMES, *VALUE_NAMES) if name in named
@@ -99,7 +99,7 @@ def find_attention_parts(block: nn.Module) -> AttentionParts:
     if len(square) != 1:
         raise ArchitectureError(
             f"{len(square)} square Linears beside q, k and v in {type(block).__name__}, expected one, the output "
-            "projection of the attention; use another method than 'match'"
+            "projection of the attention. Use another method than 'match'."
         )
     last_third = _weight_of(value, weight, width)[-width:]
     return AttentionParts(key, slice(width, 2 * width) if fused else slice(None), last_third, square[0])
@@ -153,7 +153,7 @@ class MatchedTokens:
                 no direction free.
         """
         if not self.tokens.images:
-            raise GatedPromptError("there were no images to start prompts from; give at least one batch")
+            raise GatedPromptError("there were no images to start prompts from. Give at least one batch.")
         tokens = self.tokens.value()
         if self.neighbours > len(tokens):
             raise GatedPromptError(f"neighbours is {self.neighbours}, and an image has {len(tokens)} patch tokens")
@@ -181,7 +181,7 @@ def expand(random: torch.Tensor, value_weight: torch.Tensor, outputs: torch.Tens
     if basis.shape[1] == outputs.shape[1]:
         raise GatedPromptError(
             f"{len(outputs)} tokens of width {outputs.shape[1]}: the attention outputs span all directions and leave "
-            "none for orthogonal prompts; use orthogonal=0"
+            "none for orthogonal prompts. Use orthogonal=0."
         )
     values = random @ value_weight.T
     rest = values - values @ basis @ basis.T

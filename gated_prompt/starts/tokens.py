@@ -129,7 +129,7 @@ def mini_batch_kmeans() -> Callable[..., Any]:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError as error:
         raise GatedPromptError(
-            "method='kmeans' needs scikit-learn: pip install 'gated-prompt[init]'; or use another method"
+            "method='kmeans' needs scikit-learn. Run pip install 'gated-prompt[init]', or use another method."
         ) from error
     return MiniBatchKMeans
 
@@ -138,7 +138,7 @@ def refuse_too_few(found: int, needed: int) -> None:
     """Raise GatedPromptError where images gave `found` tokens and `needed` are needed."""
     if found < needed:
         raise GatedPromptError(
-            f"the images gave {found} tokens to start from, and num_virtual_tokens is {needed}; give more images"
+            f"the images gave {found} tokens to start from, but num_virtual_tokens is {needed}. Give more images."
         )
 
 
@@ -146,6 +146,6 @@ def refuse_padding(visible: torch.Tensor | None) -> None:
     """Raise GatedPromptError where some of the tokens are padding, and windows or places in the image are needed."""
     if visible is not None and not bool(visible.all()):
         raise GatedPromptError(
-            "some patch tokens are padding (pixel_attention_mask), which this method would mix with the image; use "
-            "method='sample' or 'kmeans', or images of one shape"
+            "some patch tokens are padding (pixel_attention_mask), which this method would mix with the image. Use "
+            "method='sample' or 'kmeans', or images of one shape."
         )

@@ -40,7 +40,7 @@ class AveragedAdapter:
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise GatedPromptError(f"decay is {decay}; it must lie in [0, 1)")
+            raise GatedPromptError(f"decay is {decay}. Expected a number in [0, 1).")
         self._model = model
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not self._names:
@@ -123,7 +123,7 @@ class AveragingCallback(TrainerCallback):
         """Start the average from the current parameters."""
         if args.load_best_model_at_end:
             raise UnsupportedOperationError(
-                "AveragingCallback and load_best_model_at_end would end training with different models; use only one"
+                "AveragingCallback and load_best_model_at_end would end training with different models. Use only one."
             )
         self.average = AveragedAdapter(model, self.decay)
 

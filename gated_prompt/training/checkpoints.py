@@ -49,7 +49,7 @@ def prepare_output_dir(folder: str) -> Path:
             pass
     except OSError as error:
         raise GatedPromptError(
-            f"cannot write into --output_dir {folder!r} ({error.strerror}); give a folder that you may write to"
+            f"cannot write into --output_dir {folder!r} ({error.strerror}). Give a folder that you may write to."
         ) from error
     return path
 
@@ -70,8 +70,8 @@ def keep_only_trainable(accelerator: Accelerator) -> list[RemovableHandle]:
         if own != other:
             name = next(name for name in {**own, **other} if own.get(name) != other.get(name))
             raise GatedPromptError(
-                f"the checkpoint {folder} is that of another model: {name} has the shape {other.get(name)} there and "
-                f"{own.get(name)} here (None: it is not trained); give the options of the run that wrote it"
+                f"the checkpoint {folder} belongs to another model: {name} has the shape {other.get(name)} there and "
+                f"{own.get(name)} here (None means that it is not trained). Give the options of the run that wrote it."
             )
         with torch.no_grad():
             for name, value in saved.items():
@@ -128,7 +128,7 @@ def check_interval(every: str) -> None:
     GatedPromptError: `--checkpointing_steps` is neither 'epoch' nor a number of steps.
     """
     if every != "epoch" and not (every.isdecimal() and int(every) > 0):
-        raise GatedPromptError(f"--checkpointing_steps is {every!r}; give 'epoch' or a number of steps, 1 or more")
+        raise GatedPromptError(f"--checkpointing_steps is {every!r}. Give 'epoch' or a number of steps, 1 or more.")
 
 
 def is_due(every: str, step: int, epoch_length: int) -> bool:
@@ -161,18 +161,18 @@ def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
     """
     candidates = checkpoints(folder)[::-1] if asked == "latest" else [Path(asked)]
     if not candidates:
-        return None, f"no checkpoint in {folder} yet; starting anew"
+        return None, f"no checkpoint in {folder} yet, so training starts from step 0"
     if not (NAME.fullmatch(candidates[0].name) and candidates[0].is_dir()):
         raise GatedPromptError(
-            f"no checkpoint to resume from: {asked!r}; give 'latest' or the path of a folder such as step_00000120"
+            f"no checkpoint to resume from: {asked!r}. Give 'latest' or the path of a folder such as step_00000120."
         )
     faults: list[str] = []
     for path in candidates:
         why = damage(path)
         if why is None:
-            return path, "; ".join([*faults, f"resuming from {path}"]) if faults else ""
-        faults.append(f"the checkpoint {path} is damaged: {why}")
-    raise GatedPromptError(f"{'; '.join(faults)}; give the path of a whole one, or delete it to start anew")
+            return path, " ".join([*faults, f"Resuming from {path}."]) if faults else ""
+        faults.append(f"The checkpoint {path} is damaged: {why}.")
+    raise GatedPromptError(f"{' '.join(faults)} Give the path of a whole one, or delete it to start from step 0.")
 
 
 def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with: Mapping[str, Fact] = {}) -> int:
@@ -203,8 +203,8 @@ def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with:
     for name, here in {"processes": accelerator.num_processes, **made_with}.items():
         if written.get(name) != here:
             raise GatedPromptError(
-                f"the checkpoint {checkpoint} is that of another run: {name} is {written.get(name)} there and {here} "
-                "here; give the options of the run that wrote it"
+                f"the checkpoint {checkpoint} belongs to another run: {name} is {written.get(name)} there and {here} "
+                "here. Give the options of the run that wrote it."
             )
     try:
         accelerator.load_state(str(checkpoint))
@@ -212,8 +212,8 @@ def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise GatedPromptError(
-            f"the checkpoint {checkpoint} cannot be restored here ({str(error).splitlines()[0]}); give the options of "
-            "the run that wrote it"
+            f"the checkpoint {checkpoint} cannot be restored here ({str(error).splitlines()[0]}). Give the options of "
+            "the run that wrote it."
         ) from error
     _check_random_states(checkpoint / f"random_states_{accelerator.process_index}.pkl")
     step = int(checkpoint.name.removeprefix("step_"))
@@ -229,8 +229,8 @@ def _check_random_states(file: Path) -> None:
     )
     if not same or (torch.cuda.is_available() and "torch_cuda_manual_seed" not in saved):
         warnings.warn(
-            f"the random states in {file} could not be restored, perhaps those of another device; the run continues, "
-            "but not as one that was never stopped",
+            f"the random states in {file} could not be restored, perhaps those of another device. The run continues, "
+            "but its results will differ from those of an uninterrupted run.",
             stacklevel=3,
         )
 

@@ -77,22 +77,24 @@ def parameter_groups(
 
 
 def _check(members: Mapping[str, list[nn.Parameter]], asked: Mapping[str, Settings | None], general: Settings) -> None:
-    faults = [] if any(members.values()) else ["no parameter of the model is trainable; load with is_trainable=True"]
+    faults = [] if any(members.values()) else ["no parameter of the model is trainable. Load with is_trainable=True."]
     for name, settings in {"": general, **asked}.items():
         faults += [
-            f"{name} has the setting {key!r}; expected {' or '.join(SETTINGS)}"
+            f"{name} has the setting {key!r}. Expected {' or '.join(SETTINGS)}."
             for key in settings or {}
             if key not in SETTINGS
         ]
         faults += [
-            f"{name} {key}={value!r}; expected a finite number of at least 0".lstrip()
+            f"{name} {key}={value!r}. Expected a finite number of at least 0.".lstrip()
             for key, value in (settings or {}).items()
             if key in SETTINGS and not _is_rate(value)
         ]
         if settings and name and not members[name]:
-            faults.append(f"{name}={dict(settings)} is given, but the group has no trainable parameters; leave it out")
+            faults.append(
+                f"{name}={dict(settings)} is given, but the group has no trainable parameters. Leave it out."
+            )
     if faults:
-        raise GatedPromptError(f"parameter_groups: {'; '.join(faults)}")
+        raise GatedPromptError(f"parameter_groups: {' '.join(faults)}")
 
 
 def _is_rate(value: object) -> bool:

@@ -34,7 +34,7 @@ class GateRecorder(TrainerCallback):
 
     def __init__(self, every: int = 10) -> None:
         if every < 1:
-            raise GatedPromptError(f"every is {every}; expected at least 1")
+            raise GatedPromptError(f"every is {every}. Expected at least 1.")
         self.every = every
         self.gated_blocks: list[int] = []
         self.blocks: list[int] = []
@@ -57,7 +57,7 @@ class GateRecorder(TrainerCallback):
         if kept and (gated, blocks) != (self.gated_blocks, self.blocks):
             raise GatedPromptError(
                 f"this adapter has gates at blocks {gated} and prompts at {blocks}, but those recorded so far at "
-                f"{self.gated_blocks} and {self.blocks}; use one GateRecorder per adapter"
+                f"{self.gated_blocks} and {self.blocks}. Use one GateRecorder per adapter."
             )
         self.gated_blocks, self.blocks = gated, blocks
         values = (gates(model), temperatures(model), selection_ratios(model))
@@ -107,6 +107,6 @@ class GateRecorder(TrainerCallback):
                     raise ValueError(f"{name} must have one row of {width} values per step")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise GatedPromptError(
-                f"{path} is not a recording of gates ({error!r}); give a file that save() wrote"
+                f"{path} is not a recording of gates ({error!r}). Give a file that save() wrote."
             ) from error
         return recorder

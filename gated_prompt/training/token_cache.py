@@ -90,7 +90,10 @@ def cache_prefix(
     """
     start = StartAtBlock(model)
     if start.first == 0:
-        raise GatedPromptError("nothing to keep: the prompts enter at block 0; --cache_prefix needs --insert_at > 0")
+        raise GatedPromptError(
+            "the prompts enter at block 0, so there are no tokens before them to keep. --cache_prefix needs "
+            "--insert_at > 0."
+        )
     mode = model.training
     model.eval()
     try:
@@ -108,7 +111,7 @@ def _write(
     if size > MOST_BYTES:
         raise GatedPromptError(
             f"the tokens of {len(data)} images take {size / 2**30:.1f} GiB, "  # type: ignore[arg-type]
-            f"and at most {MOST_BYTES / 2**30:g} GiB are kept; train from pixels instead"
+            f"and at most {MOST_BYTES / 2**30:g} GiB are kept. Train from pixels instead."
         )
     _check(model, start, data[0][0][None].to(accelerator.device), first.to(accelerator.device))
     if accelerator.is_main_process:
@@ -148,7 +151,7 @@ def _check(model: nn.Module, start: StartAtBlock, pixels: torch.Tensor, tokens: 
     if found is None or not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4):
         raise GatedPromptError(
             f"{type(_root(model)).__name__} cannot start at block {start.first} from kept tokens (it computes "
-            "something beside them from the pixels, such as rotations); train from pixels instead"
+            "something beside them from the pixels, such as rotations). Train from pixels instead."
         )
 
 

@@ -98,8 +98,8 @@ def _passive_prompts(forward: Forward, role: Role, index: int, query: torch.Tens
         if forward.held is None:
             raise UnsupportedOperationError(
                 f"block {index} runs without what the adapter adds around it, since its `forward` was replaced after "
-                "the adapter was added or only its inside is recomputed; add the adapter last, and checkpoint with "
-                "model.gradient_checkpointing_enable()"
+                "the adapter was added or only its inside is recomputed. Add the adapter last, and checkpoint with "
+                "model.gradient_checkpointing_enable()."
             )
         prompts = forward.held
     else:

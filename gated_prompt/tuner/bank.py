@@ -102,7 +102,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if len(names) > 1:
             raise UnsupportedOperationError(
-                f"gated prompts can have one active adapter, got {names}; activate one of them with set_adapter(name)"
+                f"gated prompts can have one active adapter, got {names}. Activate one of them with set_adapter(name)."
             )
         before = self._evaluates_backbone
         super().set_adapter(names, inference_mode=inference_mode)
@@ -215,7 +215,7 @@ class PromptBank(PromptTensors, BaseTunerLayer):
         Raises:
             UnsupportedOperationError: always.
         """
-        raise UnsupportedOperationError("the prompt bank is not a layer; call the model that holds it")
+        raise UnsupportedOperationError("the prompt bank is not a layer. Call the model that holds it.")
 
 
 def find_banks(model: nn.Module) -> dict[str, PromptBank]:
@@ -234,6 +234,6 @@ def find_bank(model: nn.Module) -> PromptBank | None:
     if len(found) > 1:
         raise GatedPromptError(
             f"this {type(model).__name__} contains {len(found)} models with gated prompts, at "
-            f"{', '.join(map(repr, found))}; call this with one of them"
+            f"{', '.join(map(repr, found))}. Call this with one of them."
         )
     return next(iter(found.values()), None)

@@ -99,8 +99,8 @@ class PromptBlock(Replacement):
         if leaks or (images is not None and len(images.groups) > 1):
             raise UnsupportedOperationError(
                 f"{type(self.module).__name__} {self.index} is called outside of the forward of the module that holds "
-                "the blocks, so nothing would remove the prompts from what is read between them; call the model, "
-                "or use disable_adapter() or deep prompts (GatedPromptConfig(deep=True))"
+                "the blocks, so nothing would remove the prompts from what is read between them. Call the model, "
+                "or use disable_adapter() or deep prompts (GatedPromptConfig(deep=True))."
             )
         return forward
 
@@ -111,7 +111,7 @@ class PromptBlock(Replacement):
             found = f"of shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else type(hidden).__name__
             raise ArchitectureError(
                 f"{name} gets hidden states {found}, expected (batch, tokens, width) as the first argument or as "
-                f"{self.name}; prompts can only be inserted into a sequence of tokens"
+                f"{self.name}. Prompts can only be inserted into a sequence of tokens."
             )
         if forward.level < self.scope or forward.again:  # called alone or recomputed: there is no order to check
             return hidden
@@ -136,8 +136,8 @@ class PromptBlock(Replacement):
         if forward.rows is not None:
             if forward.rows.shape[0] != hidden.shape[0]:  # not len(), which fixes the batch size in an export
                 raise UnsupportedOperationError(
-                    f"{name} gets a batch of {len(hidden)}, but adapter_names names {len(forward.rows)} images; this "
-                    "model splits or merges images, so call it with one adapter at a time"
+                    f"{name} gets a batch of {len(hidden)}, but adapter_names names {len(forward.rows)} images. This "
+                    "model splits or merges images, so call it with one adapter at a time."
                 )
             forward.rows = forward.rows.to(hidden.device)
         return hidden
@@ -155,7 +155,7 @@ class PromptBlock(Replacement):
         if length <= adapter.prompts.start:
             raise ArchitectureError(
                 f"{type(self.module).__name__} gets {length} tokens, and num_prefix_tokens={adapter.prompts.start} "
-                "leaves no patch among them; leave num_prefix_tokens out, so that it is detected"
+                "leaves no patch among them. Leave num_prefix_tokens out, so that it is detected."
             )
         if role.passive and not role.arrive:
             return hidden, rest, named  # the attention reads the prompts from the bank
@@ -180,10 +180,11 @@ class PromptBlock(Replacement):
         ):
             raise ArchitectureError(
                 f"{type(self.module).__name__} {self.index} did not compute its attention through AttentionInterface, "
-                "where prompts and temperatures are applied; load the model with attn_implementation='sdpa' or 'eager'"
+                "where prompts and temperatures are applied. Load the model with attn_implementation='sdpa' or "
+                "'eager'."
                 if self.uses_interface
                 else f"{type(self.module).__name__} {self.index} did not call its query projection, after which the "
-                "temperature is applied; use prompts without one: GatedPromptConfig(temperature=False)"
+                "temperature is applied. Use prompts without one: GatedPromptConfig(temperature=False)."
             )
         role = forward.roles[self.index - forward.adapters[0].first]
         tokens: torch.Tensor = output[0] if isinstance(output, tuple) else output
@@ -253,7 +254,7 @@ class CheckCalls:
         if forward.adapters and forward.next_block != len(self.bank.blocks):
             raise UnsupportedOperationError(
                 f"{type(block).__name__} ran without its adapter, since the `forward` of blocks was replaced after "
-                "the adapter was added; add the adapter last"
+                "the adapter was added. Add the adapter last."
             )
 
 

@@ -63,13 +63,13 @@ def again(bank: PromptTensors, forward: Forward) -> Forward:
         if now is None or now.gate_rows is not adapter.gate_rows:
             raise UnsupportedOperationError(
                 f"activation checkpointing recomputes a forward of adapter {adapter.name!r}, which was deleted or "
-                "replaced meanwhile; call backward() before that"
+                "replaced meanwhile. Call backward() before that."
             )
     if forward.trains and not _train(bank, forward.adapters):
         raise UnsupportedOperationError(
             f"activation checkpointing recomputes a forward of adapter {forward.adapters[0].name!r}, whose parameters "
-            "no longer want gradients, since another adapter was activated; call backward() before set_adapter, or "
-            "requires_grad_(True) on them"
+            "no longer want gradients, since another adapter was activated. Call backward() before set_adapter, or "
+            "requires_grad_(True) on them."
         )
     new = Forward(bank, forward.adapters, request_for(bank))
     new.rows, new.roles, new.training, new.again = forward.rows, forward.roles, forward.training, True
@@ -87,8 +87,8 @@ def recomputed(bank: PromptTensors, hidden: Any) -> Forward:
         return again(bank, found[0])
     raise UnsupportedOperationError(
         f"a block is recomputed in a backward pass, but {len(found)} forwards with different adapters used its input, "
-        "so it is not known which is meant; checkpoint the blocks with model.gradient_checkpointing_enable(), and "
-        "give each forward its own input"
+        "so it is not known which is meant. Checkpoint the blocks with model.gradient_checkpointing_enable(), and "
+        "give each forward its own input."
     )
 
 
@@ -102,7 +102,7 @@ def check_begun_in_backward(forward: Forward, *inputs: Any) -> None:
         if other.uses != forward.uses:
             raise UnsupportedOperationError(
                 "a forward is recomputed in a backward pass (activation checkpointing around the model?), but "
-                "adapters were switched since; call backward() before, or use model.gradient_checkpointing_enable()"
+                "adapters were switched since. Call backward() before, or use model.gradient_checkpointing_enable()."
             )
         again(forward.bank, other)
 

@@ -212,7 +212,7 @@ def current(bank: PromptTensors) -> Forward:
     if forward.in_the_middle:
         raise UnsupportedOperationError(
             f"adapters were switched, deleted or disabled between two blocks of one forward, before block "
-            f"{forward.next_block}; do so before or after the forward of the whole model"
+            f"{forward.next_block}. Do so before or after the forward of the whole model."
         )
     return begin(bank)
 

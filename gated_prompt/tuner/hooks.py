@@ -61,7 +61,7 @@ class RefuseIntermediates(Replacement):
         if not self.removed and running(self.bank) is not None:
             raise UnsupportedOperationError(
                 f"forward_intermediates of {type(self.module).__name__} (in transformers: output_hidden_states=True) "
-                "would return maps that contain prompts; read the blocks with forward hooks, or use disable_adapter()"
+                "would return maps that contain prompts. Read the blocks with forward hooks, or use disable_adapter()."
             )
         return self.original(*args, **kwargs)
 

@@ -38,15 +38,16 @@ def mixed_batch(bank: PromptTensors, adapter_names: Sequence[str]) -> Iterator[N
             from the batch size, or inputs or outputs hold values that do not belong to single images.
     """
     if bank.training:
-        raise UnsupportedOperationError("adapter_names is for inference; call model.eval() first")
+        raise UnsupportedOperationError("adapter_names is for inference. Call model.eval() first.")
     if isinstance(adapter_names, str):
-        raise UnsupportedOperationError(f"adapter_names is {adapter_names!r}; expected a list with one name per image")
+        raise UnsupportedOperationError(
+            f"adapter_names is {adapter_names!r}. Expected a list with one name per image."
+        )
     adapters = dict(bank.adapters)  # a snapshot: other threads may load or delete adapters meanwhile
     unknown = [name for name in dict.fromkeys(adapter_names) if name not in adapters and name != BASE]
     if unknown:
-        raise AdapterNameError(
-            f"no adapter is named {', '.join(map(repr, unknown))}. Name one of these: {', '.join([*adapters, BASE])}"
-        )
+        known = ", ".join([*adapters, BASE])
+        raise AdapterNameError(f"no adapter is named {', '.join(map(repr, unknown))}. Choose from: {known}.")
     with requested(Request(bank, images=MixedImages(bank, [adapters.get(name) for name in adapter_names]))):
         yield
 
@@ -81,7 +82,7 @@ class MixedImages:
         if len(self.adapters) != size or not size:
             raise UnsupportedOperationError(
                 f"adapter_names holds {len(self.adapters)} names for a batch of {size} images in "
-                f"{type(module).__name__}; expected one per image; give a list of that length"
+                f"{type(module).__name__}. Give one name per image."
             )
 
     def apart(self, run: Callable[..., Any], inputs: Inputs) -> Any:
@@ -107,7 +108,7 @@ class MixedImages:
         elif len(groups) > 1:
             raise UnsupportedOperationError(
                 f"the adapters in adapter_names have trained copies of {path}, which takes texts, and it is not known "
-                "which text belongs to which image; call the model with one adapter at a time"
+                "which text belongs to which image. Call the model with one adapter at a time."
             )
         if len(groups) == 1:
             return heads[0](*inputs[0], **inputs[1])

@@ -60,8 +60,8 @@ class GatedPromptModel(BaseTuner):
         # get_peft_model passes a dict; inject_adapter_in_model passes a config, also to add a second adapter.
         if bank is not None and (isinstance(peft_config, dict) or adapter_name in bank.adapters):
             raise UnsupportedOperationError(
-                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.adapters)}); call "
-                "add_adapter(name, config) on the PeftModel to add another adapter, or unload() it first"
+                f"this {type(model).__name__} already carries gated prompts ({', '.join(bank.adapters)}). Call "
+                "add_adapter(name, config) on the PeftModel to add another adapter, or unload() it first."
             )
         if not isinstance(peft_config, dict):
             check_can_be_loaded(peft_config)
@@ -84,7 +84,7 @@ class GatedPromptModel(BaseTuner):
         if asked.target_modules not in (None, vit.tower.path):
             raise UnsupportedOperationError(
                 f"target_modules is {asked.target_modules!r}, but the adapters of {type(model).__name__} are in the "
-                f"blocks {vit.tower.path!r}; all adapters of a model must use the same blocks"
+                f"blocks {vit.tower.path!r}. All adapters of a model must use the same blocks."
             )
         config, own = copy.copy(asked), vars(asked).copy()
         if asked.filled_in:  # the caller passes one object to several bases, and these values belong to another

@@ -148,8 +148,8 @@ class Scope(Replacement):
         adapter = forward.adapters[0]
         if self.level >= self.innermost and forward.in_the_middle:
             raise ArchitectureError(
-                f"{type(self.module).__name__} ran {forward.next_block} of its {adapter.num_layers} blocks; prompts "
-                f"are removed after block {adapter.last}, so all blocks must run"
+                f"{type(self.module).__name__} ran {forward.next_block} of its {adapter.num_layers} blocks. Prompts "
+                f"are removed after block {adapter.last}, so all blocks must run."
             )
         if forward.training:
             self._check_gradients(forward)
@@ -163,8 +163,8 @@ class Scope(Replacement):
         if lost and any(parameter.requires_grad for parameter in self.bank.parameters()):
             raise UnsupportedOperationError(
                 f"{type(self.module).__name__} runs its vision tower with gradients off (torch.no_grad()), so "
-                "prompts, gates and temperatures would never be trained; use another class, the tower by itself, or "
-                "freeze the adapter's parameters to train something else"
+                "prompts, gates and temperatures would never be trained. Use another class, the tower alone, or "
+                "freeze the adapter's parameters to train something else."
             )
 
 
@@ -172,9 +172,9 @@ def refuse_replicas(module: nn.Module, args: tuple[Any, ...]) -> None:
     """Before the root: refuse copies by nn.DataParallel, whose replaced methods are those of the first device."""
     if getattr(module, "_is_replica", False):
         raise UnsupportedOperationError(
-            "nn.DataParallel is not supported: its replicas would use the prompts on the first device; "
-            "use DistributedDataParallel (accelerate launch or torchrun), or limit the process to one GPU "
-            "(CUDA_VISIBLE_DEVICES=0)"
+            "nn.DataParallel is not supported: its replicas would use the prompts on the first device. "
+            "Use DistributedDataParallel (accelerate launch or torchrun), or limit the process to one GPU "
+            "(CUDA_VISIBLE_DEVICES=0)."
         )
 
 

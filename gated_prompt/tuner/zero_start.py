@@ -36,7 +36,7 @@ def add_prompts(
     if not query.shape[1] == keys.shape[1] == gates.shape[-1] == output.shape[2]:
         raise ArchitectureError(
             f"block {index} attends with {query.shape[1]} heads to keys with {keys.shape[1]}, but the adapter has "
-            f"zero-start gates for {gates.shape[-1]}; use deep=True without zero_start"
+            f"zero-start gates for {gates.shape[-1]}. Use deep=True without zero_start."
         )
     values = values * gates[:, :, None, None].to(values)  # rather than what is read, which is larger
     keys, values = (part.to(query.dtype).expand(query.shape[0], -1, -1, -1) for part in (keys, values))

@@ -18,17 +18,17 @@ def instead(name: str, make) -> Change:
 
 ATTACKS = {
     **{
-        f"task-{task}": Attack(settings(task_type=task), ConfigError, f"task_type is '{task}'; use None")
+        f"task-{task}": Attack(settings(task_type=task), ConfigError, f"task_type is '{task}'. Use None")
         for task in ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
     },
-    "task-list": Attack(settings(task_type=["CAUSAL_LM"]), ConfigError, "task_type is .*; use None"),
+    "task-list": Attack(settings(task_type=["CAUSAL_LM"]), ConfigError, "task_type is .*. Use None"),
     "head-is-the-bank": Attack(settings(modules_to_save=["gated_prompt"]), ConfigError, "modules_to_save is"),
     "head-is-the-root": Attack(settings(modules_to_save=[""]), ConfigError, "modules_to_save is"),
     "head-twice": Attack(settings(modules_to_save=["classifier"] * 2), ConfigError, "modules_to_save is"),
     "dict-for-string": Attack(settings(target_modules={"a": 1}), ConfigError, "target_modules is {'a': 1}"),
     "dict-for-mapping": Attack(settings(auto_mapping=[1]), ConfigError, r"auto_mapping is \[1\]"),
     "string-for-flag": Attack(
-        settings(inference_mode="yes"), ConfigError, "inference_mode is 'yes'; expected True or False"
+        settings(inference_mode="yes"), ConfigError, "inference_mode is 'yes'. Expected True or False"
     ),
     "nan": Attack(settings(gate_init=float("nan")), ConfigError, "gate_init is nan"),
     "object-for-hash": Attack(settings(weights_sha256={}), ConfigError, "weights_sha256 is {}"),

@@ -67,7 +67,7 @@ ATTACKS = {
     "many-blocks": Attack(
         settings(gated_blocks=list(range(1001))),
         ConfigError,
-        r"gated_blocks is \[0, .*\.\.\.; expected None or a list of at",
+        r"gated_blocks is \[0, .*\.\.\.\. Expected None or a list of at",
     ),
     "many-heads": Attack(settings(modules_to_save=["classifier"] * 1001), ConfigError, "modules_to_save is"),
     "a-million-blocks": Attack(

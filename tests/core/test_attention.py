@@ -63,7 +63,7 @@ def test_padded_patches_of_siglip_2_are_left_out() -> None:
     case = next(c for c in HERE if c.name == "Siglip2VisionModel")
     model = prompted(case)
     pixels, inputs = call(case)
-    words = r"grids of patches differ: \[\(3, 3\), \(4, 4\)\]; give images of one size"
+    words = r"grids of patches differ: \[\(3, 3\), \(4, 4\)\]. Give images of one size"
     with pytest.raises(GatedPromptError, match=words):
         prompt_attention(model, pixels, inputs=inputs)
     small = {name: value[1:] for name, value in inputs.items()}
@@ -120,7 +120,7 @@ def test_refusals() -> None:
     model = get_peft_model(vit(), GatedPromptConfig())
     with pytest.raises(GatedPromptError, match=r"training mode.*model\.eval\(\)"):
         prompt_attention(model.train(), images())
-    with pytest.raises(GatedPromptError, match="no adapter 'other' here; there are: default"):
+    with pytest.raises(GatedPromptError, match=r"no adapter 'other' here. Choose from: default"):
         prompt_attention(model.eval(), images(), adapter_name="other")
     with pytest.raises(GatedPromptError, match="carries no gated prompts"):
         prompt_attention(vit(), images())

@@ -108,7 +108,7 @@ def test_a_resumed_average_is_an_uninterrupted_one(tmp_path) -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(GatedPromptError, match=r"decay is 1.0; it must lie in \[0, 1\)"):
+    with pytest.raises(GatedPromptError, match=r"decay is 1.0. Expected a number in \[0, 1\)"):
         AveragedAdapter(make(), 1.0)
     with pytest.raises(GatedPromptError, match="no parameter of the model is trainable"):
         AveragedAdapter(make().requires_grad_(False))

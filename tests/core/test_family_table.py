@@ -15,7 +15,7 @@ from helpers.refused import REFUSED
 def test_the_page_shows_the_cases_that_are_tested(path: Path, new: Callable[[str], str]) -> None:
     if new is new_refusals and not all(case.here for case in REFUSED):
         pytest.skip(
-            "docs/families.md holds the messages of the newest transformers; this one lacks some of the classes"
+            "docs/families.md holds the messages of the newest transformers. This one lacks some of the classes"
         )
     page = path.read_text()
     wanted = new(page)

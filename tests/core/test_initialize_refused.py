@@ -89,26 +89,26 @@ def test_half_precision_and_copies_are_still_fresh() -> None:
 @pytest.mark.parametrize(
     ("batches", "settings", "words"),
     [
-        ([], {}, "gave 0 tokens to start from, and num_virtual_tokens is 6; give more images"),
+        ([], {}, "gave 0 tokens to start from, but num_virtual_tokens is 6. Give more images"),
         ([], {"method": "match"}, "no images to start prompts from"),
         ([images(1)[:, :, :8, :8]], {"batch": {"interpolate_pos_encoding": True}}, "gave 1 tokens"),
         ([images(1)], {"method": "kmeans", "count": 17}, "gave 16 tokens to start from, and num_virtual_tokens is 17"),
-        (BATCHES, {"method": "median"}, "method is 'median'; known are 'sample', 'mean', 'max', 'kmeans', 'match'"),
-        (BATCHES, {"seed": -1}, "seed is -1; it must lie between 0"),
+        (BATCHES, {"method": "median"}, "method is 'median'. Choose from: 'sample', 'mean', 'max', 'kmeans', 'match'"),
+        (BATCHES, {"seed": -1}, "seed is -1. Expected an integer from 0"),
         (BATCHES, {"before_positions": True, "insert_at": 1}, "before_positions is about prompts at block 0"),
         (BATCHES, {"before_positions": True, "method": "match"}, "before_positions is about .* not for 'match'"),
         (BATCHES, {"neighbours": 0, "method": "match"}, "neighbours is 0"),
         (BATCHES, {"neighbours": 17, "method": "match"}, "neighbours is 17, and an image has 16 patch tokens"),
-        (BATCHES, {"orthogonal": 1.5, "method": "match"}, r"orthogonal is 1.5; a weight in \[0, 1\]"),
+        (BATCHES, {"orthogonal": 1.5, "method": "match"}, r"orthogonal is 1.5. Expected a weight in \[0, 1\]"),
         (BATCHES, {"orthogonal": 0.5}, "neighbours and orthogonal are for method='match', not 'sample'"),
         ([torch.full((2, 3, 32, 32), float("nan"))], {}, "tokens at block 0 hold NaN"),
-        (images(2), {}, r"pixels of shape \(3, 32, 32\); pixel values \(images, channels"),
-        ([{"images": images(1)}], {}, "keys 'images'; a tensor 'pixel_values' is needed"),
+        (images(2), {}, r"pixels of shape \(3, 32, 32\). Expected pixel values \(images, channels"),
+        ([{"images": images(1)}], {}, "keys 'images'. Expected a tensor 'pixel_values'"),
         ([([1, 2], None)], {}, "pixels a list"),
         (
             [{"pixel_values": images(1, size=s), "interpolate_pos_encoding": True} for s in (32, 48)],
             {"method": "match"},
-            "gave 16 and 36 tokens; method='match'",
+            "gave 16 and 36 tokens. method='match'",
         ),
     ],
 )
@@ -131,5 +131,5 @@ def test_a_model_without_an_adapter() -> None:
 
 def test_without_scikit_learn(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.cluster", None)
-    with pytest.raises(GatedPromptError, match=r"needs scikit-learn: pip install 'gated-prompt\[init\]'"):
+    with pytest.raises(GatedPromptError, match=r"needs scikit-learn. Run pip install 'gated-prompt\[init\]'"):
         initialize_prompts(make(), broken(0), method="kmeans")  # said before any image is asked for

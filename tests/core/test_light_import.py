@@ -25,10 +25,10 @@ def cpu_seconds(command: list[str]) -> tuple[float, subprocess.CompletedProcess[
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--train_dri", "photos"], "error: unknown option '--train_dri'; did you mean --train_dir?"),
+        (["train", "--train_dri", "photos"], "error: unknown option '--train_dri'. Did you mean --train_dir?"),
         (["train", "--train_dir", "x", "--problem", "nouns"], "error: argument --problem: invalid choice: 'nouns'"),
-        (["predict", "--adaptors", "x"], "error: unknown option '--adaptors'; did you mean --adapters?"),
-        (["serve", "--prot", "80"], "error: unknown option '--prot'; did you mean --port?"),
+        (["predict", "--adaptors", "x"], "error: unknown option '--adaptors'. Did you mean --adapters?"),
+        (["serve", "--prot", "80"], "error: unknown option '--prot'. Did you mean --port?"),
         (["convert", "backbone", "a", "b", "--kind", "c"], "error: argument --kind: invalid choice: 'c'"),
         (["trian"], "error: unknown command 'trian'"),
     ],

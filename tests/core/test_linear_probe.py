@@ -121,5 +121,5 @@ def test_a_label_of_all_or_no_images_gets_a_bias_alone() -> None:
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(GatedPromptError, match="all 5 images are of class 1; two classes are needed"):
+    with pytest.raises(GatedPromptError, match=r"all 5 images are of class 1. Expected two classes"):
         fit_linear(torch.randn(5, 3), torch.ones(5, dtype=torch.int64), 2, PROBLEMS[0], 1.0)

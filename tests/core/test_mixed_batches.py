@@ -135,7 +135,7 @@ def test_a_forward_put_there_by_others_is_used_and_kept() -> None:
 @pytest.mark.parametrize(
     ("names", "error", "text"),
     [
-        (["a", "nobody", "b"], AdapterNameError, "'nobody'. Name one of these: a, b, c, __base__"),
+        (["a", "nobody", "b"], AdapterNameError, "'nobody'. Choose from: a, b, c, __base__"),
         (["a", "b"], UnsupportedOperationError, "2 names for a batch of 3"),
         ([], UnsupportedOperationError, "0 names for a batch of 3"),
         ("abc", UnsupportedOperationError, "list with one name"),

@@ -109,10 +109,10 @@ def test_an_optimizer_steps_each_group_by_its_own_rate() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"head": {"learning_rate": 0.1}}, "head has the setting 'learning_rate'; expected lr or weight_decay"),
-        ({"head": {"lr": -0.1}}, "head lr=-0.1; expected a finite number of at least 0"),
-        ({"lr": float("nan")}, "parameter_groups: lr=nan; expected a finite number"),
-        ({"weight_decay": "0.1"}, "weight_decay='0.1'; expected a finite number"),
+        ({"head": {"learning_rate": 0.1}}, "head has the setting 'learning_rate'. Expected lr or weight_decay"),
+        ({"head": {"lr": -0.1}}, "head lr=-0.1. Expected a finite number of at least 0"),
+        ({"lr": float("nan")}, "parameter_groups: lr=nan. Expected a finite number"),
+        ({"weight_decay": "0.1"}, "weight_decay='0.1'. Expected a finite number"),
         (
             {"deep": True, "gates": {"lr": 0.1}},
             "gates={'lr': 0.1} is given, but the group has no trainable parameters",

@@ -198,7 +198,7 @@ def test_prune_refusals_and_hard_gates() -> None:
     for wrong in (1.5, -0.1, float("nan")):
         with pytest.raises(GatedPromptError, match="gate_tolerance is"):
             gated_prompt.prune(model, wrong)
-    with pytest.raises(GatedPromptError, match="no adapter 'b' here; there are: default"):
+    with pytest.raises(GatedPromptError, match=r"no adapter 'b' here. Choose from: default"):
         gated_prompt.prune(model, 0.1, "b")
     with pytest.raises(GatedPromptError, match="eval mode only"):
         gated_prompt.pruning(model.train(), images(), 0.1)

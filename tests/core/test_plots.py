@@ -216,7 +216,7 @@ def test_recordings_that_do_not_fit_together(change: dict[str, Any], message: st
 
 def test_unknown_measure() -> None:
     with pytest.raises(
-        GatedPromptError, match="what is 'loss'; expected one of gates, temperatures, selection_ratios"
+        GatedPromptError, match=r"what is 'loss'. Expected one of gates, temperatures, selection_ratios"
     ):
         plots.plot_training(RECORD, "loss")
 
@@ -265,10 +265,10 @@ def test_which_attention_is_shown(attention) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"token": 0}, "token is 0; expected one of 'prompts', 'cls', 4, 7"),
+        ({"token": 0}, "token is 0. Expected one of 'prompts', 'cls', 4, 7"),
         ({"token": "CLS"}, "token is 'CLS'"),
-        ({"block": 0}, r"block is 0; the prompts are in blocks \[2, 3\]"),
-        ({"index": 2}, "index is 2; there are 2 images"),
+        ({"block": 0}, r"block is 0. The prompts are in blocks \[2, 3\]"),
+        ({"index": 2}, "index is 2. There are 2 images"),
         ({"image": np.zeros((4, 4))}, r"image has shape \(4, 4\), expected \(height, width, 3\)"),
     ],
 )
@@ -279,7 +279,7 @@ def test_attention_that_is_not_there(attention, arguments: dict[str, Any], messa
 
 def test_a_model_without_cls(attention) -> None:
     no_cls = plots.PromptAttention(attention.blocks, attention.chosen, attention.prompts, cls=None)
-    with pytest.raises(GatedPromptError, match="token is 'cls'; expected one of 'prompts', 4, 7"):
+    with pytest.raises(GatedPromptError, match=r"token is 'cls'. Expected one of 'prompts', 4, 7"):
         plots.plot_prompt_attention(no_cls, WHITE, "cls")
 
 

@@ -91,6 +91,6 @@ def test_a_quantized_head_is_refused_with_the_option_that_keeps_it(kind: Any, fo
     if type(base.classifier.weight) is nn.Parameter:
         pytest.skip("this transformers keeps classifiers as they are")
     with pytest.raises(
-        ConfigError, match=r"classifier is to be trained but is quantized; load .*skip_modules=\['classif"
+        ConfigError, match=r"classifier is to be trained but is quantized. Load .*skip_modules=\['classif"
     ):
         get_peft_model(base, GatedPromptConfig(num_virtual_tokens=3))

@@ -69,7 +69,7 @@ def test_who_cannot_be_read_is_told() -> None:
     with pytest.raises(GatedPromptError, match="carries no gated prompts"):
         gates(vit())
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2), adapter_name="birds")
-    with pytest.raises(GatedPromptError, match="no adapter 'cars' here; there are: birds"):
+    with pytest.raises(GatedPromptError, match=r"no adapter 'cars' here. Choose from: birds"):
         temperatures(model, "cars")
 
 

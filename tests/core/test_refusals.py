@@ -51,7 +51,7 @@ def test_models_without_vit_blocks(make, words) -> None:
 
 def test_target_modules_must_name_blocks() -> None:
     path = next(n for n, m in vit().named_modules() if isinstance(m, torch.nn.ModuleList))
-    with pytest.raises(ArchitectureError, match=rf"target_modules='vit.nothing' names no list .*; found: {path}"):
+    with pytest.raises(ArchitectureError, match=rf"target_modules='vit.nothing' names no list .*. Found: {path}"):
         get_peft_model(vit(), GatedPromptConfig(target_modules="vit.nothing"))
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2, target_modules=path))
     assert model.peft_config["default"].num_layers == 4

@@ -15,7 +15,7 @@ try:
     import timm
 except ImportError as error:
     pytest.skip(
-        f"timm cannot be imported here ({error}); install timm and the torchvision that fits this torch to run these",
+        f"timm cannot be imported here ({error}). Install timm and the torchvision that fits this torch to run these",
         allow_module_level=True,
     )
 

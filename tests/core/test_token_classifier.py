@@ -130,7 +130,7 @@ def test_pooling_of_the_config_is_measured_on_the_head() -> None:
 
 
 def test_what_cannot_be_read_is_refused() -> None:
-    with pytest.raises(ArchitectureError, match="SiglipVisionModel has no CLS token to read; use reads='mean'"):
+    with pytest.raises(ArchitectureError, match=r"SiglipVisionModel has no CLS token to read. Use reads='mean'"):
         build(BACKBONES["SiglipVisionModel"], "both")
-    with pytest.raises(ConfigError, match="reads is 'max'; it has to be one of cls, mean, both"):
+    with pytest.raises(ConfigError, match=r"reads is 'max'. Expected one of cls, mean, both"):
         build(BACKBONES["Dinov2Model"], "max")

@@ -23,7 +23,7 @@ from helpers.models import bank_of, vit
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ENOUGH, SECONDS = 3, 60.0
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="saves in forked processes; this system has no fork")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="saves in forked processes. This system has no fork")
 
 
 def make(value: float, **settings: object) -> PeftModel:

@@ -10,7 +10,7 @@ from helpers.pages import ROOT
 
 pytest.importorskip("proselint", reason="proselint is not installed; the extra [dev] has it")
 sys.path.append(str(ROOT / "docs"))
-from prose import PAGES, comments, docstrings, findings, semicolons, too_many_semicolons
+from prose import PAGES, comments, docstrings, findings, messages, semicolons, too_many_semicolons
 
 
 def found(tmp_path: Path, text: str) -> list[str]:
@@ -43,9 +43,13 @@ def test_the_pages_pass() -> None:
 
 
 def test_semicolons_are_counted_in_prose_alone() -> None:
-    source = 'def f():\n    """One; two; three `a; b` words."""\n    return "not; read"  # four; five six seven\n'
+    source = (
+        'def f():\n    """One; two; three `a; b` words."""\n    a = "not; read"  # four; five six seven\n'
+        '    raise ValueError(f"x is {x}; give 1, 2 or 3; {a}")\n'
+    )
     assert semicolons(docstrings(source)) == 1000 * 2 / 6
     assert semicolons(comments(source)) == 1000 * 1 / 5
+    assert semicolons(messages(source)) == 1000 * 2 / 9
 
 
 def test_there_are_few_semicolons() -> None:

@@ -60,7 +60,7 @@ def test_transformers_load_adapter_to_train_on(tmp_path: Path, modules_to_save) 
     base = vit()
     before = state(base)
     if LOSES_ADAPTERS:
-        with pytest.raises(Unsupported, match=rf"{HERE} loses tensors .* is_trainable=True; use gated_prompt.load"):
+        with pytest.raises(Unsupported, match=rf"{HERE} loses tensors .* is_trainable=True. Use gated_prompt.load"):
             base.load_adapter(tmp_path, is_trainable=True)
         assert_state(base, before)
     else:
@@ -101,7 +101,7 @@ def test_a_new_adapter_with_the_settings_of_a_saved_one_starts_anew(saved: Path)
 IN_USE = {  # what of the attacks is in the tensors, with the error and words that a name in use gives
     "no-tokens": (
         DamagedAdapterError,
-        r"lack base_model.model.gated_prompt.gated_prompt_tokens.default; the adapter",
+        r"lack base_model.model.gated_prompt.gated_prompt_tokens.default. The adapter",
     ),
     "prompts": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 4, 32\)"),
     "width": (AdapterMismatchError, r"has shape \(1, 3, 32\), .* shape \(1, 3, 16\)"),

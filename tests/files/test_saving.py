@@ -19,7 +19,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENS = "base_model.model.gated_prompt.gated_prompt_tokens"
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}  # Python's names; os.replace is a rename too
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process; this system has no fork")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process. This system has no fork")
 
 
 def make(value: float, **settings: object) -> PeftModel:

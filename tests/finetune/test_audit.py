@@ -122,7 +122,7 @@ def test_strangers_are_unlike_and_unseen_images_of_a_class_are_not(tmp_path: Pat
 
 
 def test_a_folder_without_training_images(tmp_path: Path) -> None:
-    with pytest.raises(GatedPromptError, match=r"--unlike needs; .* probe/ of a run"):
+    with pytest.raises(GatedPromptError, match=r"--unlike needs. .* probe/ of a run"):
         read_familiar(tmp_path)
     (tmp_path / "familiar.safetensors").write_bytes(b"nothing")
     with pytest.raises(GatedPromptError, match="cannot be read"):

@@ -111,7 +111,7 @@ def test_where_all_are_damaged_each_is_named(saved) -> None:
     folder, _ = saved
     cut(folder / "step_00000004" / "optimizer.bin")
     (folder / "step_00000002" / "whole.json").write_text("{}")
-    with pytest.raises(GatedPromptError, match=r"0004 is damaged: optimizer.*; .*0002 is damaged: whole.json is "):
+    with pytest.raises(GatedPromptError, match=r"0004 is damaged: optimizer.*. .*0002 is damaged: whole.json is "):
         resume(Run().accelerator, "latest", folder)
 
 

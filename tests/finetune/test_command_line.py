@@ -52,9 +52,9 @@ def test_switches_and_defaults_in_the_help() -> None:
     words = " ".join(CommandLine(KINDS["train_images"]).format_help().split())
     assert "--no_" not in words and "--with-" not in words
     assert "--augment [true|false] crop and flip at random while training (default: True)" in words
-    assert "--seeds INT [INT ...] random seeds; each method is trained once with each (default: 0)" in words
+    assert "--seeds INT [INT ...] random seeds. Each method is trained once with each seed (default: 0)" in words
     assert (
-        "--backbone TEXT Hub id or folder of a ViT; default: the small ViT that the package ships --trust_remote_code"
+        "--backbone TEXT Hub id or folder of a ViT (default: the small ViT that the package ships) --trust_remote_code"
         in words
     )
 
@@ -80,14 +80,14 @@ def test_the_options_of_prompts_are_those_of_the_config() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--bakbone", "y"], "unknown option '--bakbone'; did you mean --backbone?"),
+        (["--bakbone", "y"], "unknown option '--bakbone'. Did you mean --backbone?"),
         (["--augmnt"], "did you mean --augment?"),
         (["--problem", "nouns"], "argument --problem: invalid choice: 'nouns' (choose from"),
         (["--methods", "lora", "magic"], "argument --methods: invalid choice: 'magic' (choose from"),
-        (["--num_virt", "3"], "unknown option '--num_virt'; did you mean --num_virtual_tokens?"),
-        (["--zzz=1"], "unknown option '--zzz=1'; --help lists all options"),
-        (["--num_train_epochs", "ten"], "argument --num_train_epochs: invalid int value: 'ten'; --help lists"),
-        (["--augment", "perhaps"], "argument --augment: 'perhaps' is neither true nor false; --help"),
+        (["--num_virt", "3"], "unknown option '--num_virt'. Did you mean --num_virtual_tokens?"),
+        (["--zzz=1"], "unknown option '--zzz=1'. See --help for all options."),
+        (["--num_train_epochs", "ten"], "argument --num_train_epochs: invalid int value: 'ten'. See --help"),
+        (["--augment", "perhaps"], "argument --augment: 'perhaps' is neither true nor false. See --help"),
     ],
 )
 def test_mistakes(argv: list[str], message: str) -> None:
@@ -123,7 +123,7 @@ def test_adapters_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(GatedPromptError, match=r"there is no folder .*missing"):
         predict.main(["--images", "x", "--adapters", str(tmp_path / "missing")])
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(GatedPromptError, match=r"has not finished; repeat its"):
+    with pytest.raises(GatedPromptError, match=r"has not finished. Repeat its"):
         predict.main(["--images", "x", "--adapters", str(tmp_path)])
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_sentence(by: str, count: int) -> None:
     with pytest.raises(SystemExit) as stopped, mistakes_in_one_line():
         write()
     assert str(stopped.value).startswith("error: the disk is full")
-    assert "free some space, then repeat the command: it continues from" in str(stopped.value)
+    assert "Free some space, then repeat the command, which continues from" in str(stopped.value)
 
 
 def test_other_errors_keep_their_traceback() -> None:

@@ -100,8 +100,8 @@ def test_numbers(photos: Path) -> None:
     ("content", "words"),
     [
         ("image,label\ngul/01.png,\n", "line 2, column 'label', is empty"),
-        ("picture,label\ngul/01.png,a\n", "line 2, has no 'image'; its columns are picture, label"),
-        ("image,label\ngul/01.png,a\n", "has 1 classes in column 'label'; at least two"),
+        ("picture,label\ngul/01.png,a\n", "line 2, has no 'image'. Its columns are picture, label"),
+        ("image,label\ngul/01.png,a\n", "has 1 classes in column 'label'. Expected at least two"),
         ("image,label\n", "lists no images"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
     assert (len(found.train), len(found.validation)) == (9, 3)
     assert found.train.pictures[0].decode().size == (40, 36)
     args = DataArguments(dataset=str(tmp_path / "set"), image_column="image")
-    with pytest.raises(DataError, match=r"has no column 'image'; it has img, kind. Give --image_column"):
+    with pytest.raises(DataError, match=r"has no column 'image'. It has img, kind. Give --image_column"):
         read_parts(args, show=False)
 
 
@@ -211,7 +211,7 @@ def test_what_lies_beside_parts_is_named_and_left_out(tmp_path: Path, capsys) ->
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
-        (["train"], r"holds train/, which looks like the train part, and no other part; give --train_dir .*/train to"),
+        (["train"], r"holds train/, which looks like the train part, and no other part. Give --train_dir .*/train to"),
         (["train", "cat"], "holds train/, which looks like the train part, and no other"),
         (["train", "val", "valid"], "has val/ and valid/, which both look like the validation part"),
         (["val", "test"], "holds test/ and val/, but no train/"),
@@ -282,5 +282,5 @@ def test_folders_that_hold_nothing_to_train_on(tmp_path: Path) -> None:
         read_parts(DataArguments(train_dir="nowhere"), show=False)
     (tmp_path / "one").mkdir()
     paint((0, 0, 0), 0).save(tmp_path / "one" / "1.png")
-    with pytest.raises(DataError, match="has 1 subfolders with images; at least two"):
+    with pytest.raises(DataError, match=r"has 1 subfolders with images. Expected at least two"):
         read_parts(DataArguments(train_dir=str(tmp_path)), show=False)

@@ -58,12 +58,12 @@ def test_whatever_a_spreadsheet_puts_between_cells(tmp_path: Path, sign: str) ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("image,label\n1.png,red, big\n2.png,blue\n", r"line 2, has 3 cells where the header has 2; put a cell with"),
-        ('image,label\n1.png,"red\n2.png,blue\n', "is no CSV: unexpected end of data; perhaps a quote"),
+        ("image,label\n1.png,red, big\n2.png,blue\n", r"line 2, has 3 cells where the header has 2. Put a cell with"),
+        ('image,label\n1.png,"red\n2.png,blue\n', "is no CSV: unexpected end of data. Perhaps a quote"),
         ('image,label\n1.png,"' + "x" * 140_000 + '"\n2.png,b\n', "field larger than field limit.*never closed"),
         ("image,label,label\n1.png,a,b\n", "has 2 columns named 'label'"),
         ("image,label\n1.png,a\n,b\n", "line 3, column 'image', is empty"),
-        ("image,label\n1.png,a\n2.png,\n", r"1 of 2 labels of .* line 3, column 'label', is empty; give --missing"),
+        ("image,label\n1.png,a\n2.png,\n", r"1 of 2 labels of .* line 3, column 'label', is empty. Give --missing"),
         ("image,label\n1.png,a\n2.png," + "9" * 5000 + "\n", r"line 3, column 'label', has '9+\.\.\. with 5000 char"),
         ("image,label\n\n", "lists no images"),
         ("", "lists no images"),
@@ -76,9 +76,9 @@ def test_faults_name_their_line(tmp_path: Path, text: str, words: str) -> None:
 
 def test_bytes_that_are_not_utf8_name_their_line(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"image,label\n1.png,a\n2.png,caf\xe9\n")
-    with pytest.raises(DataError, match="line 3, is not UTF-8: it has the byte 0xe9; save the table as CSV in UTF-8"):
+    with pytest.raises(DataError, match=r"line 3, is not UTF-8: it has the byte 0xe9. Save the table as CSV in UTF-8"):
         read_rows(tmp_path / "list.csv")
-    with pytest.raises(DataError, match=r"list\.xlsx does not end in \.csv, \.tsv or \.jsonl; export"):
+    with pytest.raises(DataError, match=r"list\.xlsx does not end in \.csv, \.tsv or \.jsonl. Export"):
         read_rows(table(tmp_path, "", "list.xlsx"))
 
 
@@ -183,8 +183,8 @@ def test_what_is_clear_is_recognized(tmp_path: Path, labels: list[str], problem:
             [*AGES, "unknown"],
             "most values of column 'label' .* are numbers, but line 32, column 'label', has 'unknown'",
         ),
-        (["farm;green", "farm", "green"] * 3, r"line 2.*'farm;green', which can be one class or several labels; give"),
-        (['["farm", "green"]', '["farm"]'] * 3, r"line 2.*which looks like a list; write several labels with ';'"),
+        (["farm;green", "farm", "green"] * 3, r"line 2.*'farm;green', which can be one class or several labels. Give"),
+        (['["farm", "green"]', '["farm"]'] * 3, r"line 2.*which looks like a list. Write several labels with ';'"),
         (["farm,green", "farm", "green"] * 3, r"'farm,green', which can be one class or several"),
         (["a|b", "b|c", "d"] * 3, r"'a|b', which can be"),
         ([f"a photo of {i} cats" for i in range(30)], "30 different texts for 30 images, such as line 2"),
@@ -206,7 +206,7 @@ def test_several_labels_in_a_cell(tmp_path: Path, sign: str) -> None:
 
 
 def test_separators_that_are_not_clear_are_asked(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="have ';' and ',' in them; say what separates labels, such as --label_separ"):
+    with pytest.raises(DataError, match=r"have ';' and ',' in them. Say what separates labels, such as --label_separ"):
         column(tmp_path, ["a;b", "a,c", "b"], problem=MULTI_LABEL)
     with pytest.raises(DataError, match="have ' ' in them"):
         column(tmp_path, ["haze primary", "clear primary"], problem=MULTI_LABEL)
@@ -233,9 +233,13 @@ def test_columns_of_zeros_and_ones(tmp_path: Path) -> None:
     ("rows", "problem", "words"),
     [
         (["1;0;0", "0;;1"], "auto", "line 3, column 'scab', is empty"),
-        (["1;0;0", "0;0.5;1"], "auto", "line 3, column 'scab', has '0.5'; with several --label_column each cell is 0"),
+        (
+            ["1;0;0", "0;0.5;1"],
+            "auto",
+            "line 3, column 'scab', has '0.5'. With several --label_column each cell must be 0",
+        ),
         (["1;0;0"] * 30 + ["0;1;1"], "auto", "line 32, has 2 columns with 1, nearly all others have one"),
-        (["1;0;0", "0;0;0"], SINGLE_LABEL, "line 3, has 0 columns with 1; one of them is needed"),
+        (["1;0;0", "0;0;0"], SINGLE_LABEL, "line 3, has 0 columns with 1. Expected exactly one"),
     ],
 )
 def test_faults_of_columns(tmp_path: Path, rows: list[str], problem: str, words: str) -> None:
@@ -246,7 +250,7 @@ def test_faults_of_columns(tmp_path: Path, rows: list[str], problem: str, words:
 @pytest.mark.parametrize("value", [[0, 1], [1, 0], [0.2, 0.8]])
 def test_vectors_are_no_lists_of_names(tmp_path: Path, value: list[float]) -> None:
     lines = [json.dumps({"image": "1.png", "label": value}), json.dumps({"image": "2.png", "label": value[::-1]})]
-    with pytest.raises(DataError, match="a vector; a list holds the names of an image's labels"):
+    with pytest.raises(DataError, match=r"a vector. A list holds the names of an image's labels"):
         read_table(table(tmp_path, "\n".join(lines), "list.jsonl"), "image", ["label"])
 
 

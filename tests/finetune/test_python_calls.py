@@ -33,7 +33,7 @@ def test_a_training_loads_the_backbone_once(backbone: Path, photos: Path, tmp_pa
     assert (
         not first["complete"]
         and first["use"] == "probe"
-        and "Training goes on" in (tmp_path / "out" / "report.html").read_text()
+        and "Training continues" in (tmp_path / "out" / "report.html").read_text()
     )
     assert len(loads) == 1 and len(probes.blocks) == 4 and probes.read_blocks == first["read_blocks"]
     fresh()
@@ -80,7 +80,7 @@ def test_several_blocks_are_predicted_with(backbone: Path, photos: Path, tmp_pat
 
 
 def test_mistakes_are_those_of_the_command_line(backbone: Path) -> None:
-    with pytest.raises(GatedPromptError, match=r"unknown option '--train_dri=x'; did you mean --train_dir\?"):
+    with pytest.raises(GatedPromptError, match=r"unknown option '--train_dri=x'. Did you mean --train_dir\?"):
         finetune.train(train_dri="x")
     with pytest.raises(GatedPromptError, match="invalid choice: 'nouns'"):
         finetune.train(train_dir="x", problem="nouns")

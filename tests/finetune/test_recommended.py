@@ -82,7 +82,7 @@ def test_a_block_by_number(backbone, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--read_block", "4"], "--read_block is '4'; known: best, last, numbers from 0 to 3"),
+        (["--read_block", "4"], "--read_block is '4'. Choose from: best, last, numbers from 0 to 3"),
         (["--read_block", "1", "--method", "lora"], "--read_block 1 is for prompts, and --method lora has none"),
         (["--read_block", "1", "--read_from", "1"], "--read_block 1 and --read_from 1: leave one of them out"),
     ],

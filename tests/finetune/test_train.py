@@ -297,7 +297,7 @@ def test_stopped_in_race_and_training_it_ends_with_the_same_bytes(backbone, phot
         run(backbone, photos, tmp_path / "killed", *more)
     fresh()
     with pytest.raises(
-        GatedPromptError, match=r"holds a run with other settings \(seeds; seeds was \[0\], now \[3\]\)"
+        GatedPromptError, match=r"holds a run with other settings \(seeds\): seeds was \[0\], now \[3\]"
     ):
         run(backbone, photos, tmp_path / "killed", *more, "--seeds", "3")
 

@@ -54,7 +54,7 @@ def test_cub_folder_keeps_the_official_test_and_draws_a_tenth_to_validate(tmp_pa
         test = fgvc.load_folder(tmp_path, "cub", "test")
     assert sorted(images_of(test)) == list(range(5994, 11788))
     assert test.provenance.exact
-    with pytest.warns(InexactDataWarning, match=r"\(seed 0\) is the validation split; VPT's differs"):
+    with pytest.warns(InexactDataWarning, match=r"\(seed 0\) is the validation split. VPT's differs"):
         train, val = (fgvc.load_folder(tmp_path, "cub", split) for split in ("train", "val"))
     assert (len(train), len(val)) == (5394, 600)
     assert sorted(images_of(train) + images_of(val)) == list(range(5994))

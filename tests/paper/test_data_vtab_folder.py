@@ -108,7 +108,7 @@ def test_missing_folder_list_and_image_are_named(copy):
     with pytest.raises(DataError, match="kitti is a folder; expected the 'vtab-1k' layout"):
         load_folder(copy, "kitti", "test")
     (copy / "dtd" / "images" / "test" / "000007.jpg").unlink()
-    with pytest.raises(DataError, match=r"lists 1 missing image\(s\); the first is .*test/000007.jpg"):
+    with pytest.raises(DataError, match=r"lists 1 missing image\(s\). The first is .*test/000007.jpg"):
         load_folder(copy, "dtd", "test")
     (copy / "dtd" / "val200.txt").unlink()
     with pytest.raises(DataError, match=r"val200.txt is missing"):

@@ -77,7 +77,7 @@ def test_images_that_are_not_square() -> None:
     model = build(DINOV2, [1])
     pixels = torch.randn(1, 3, 2 * model.patch_size, 5 * model.patch_size)
     assert model(pixels).logits.shape == (1, 3, 2, 5)
-    with pytest.raises(GatedPromptError, match="the sides have to be multiples of the patch"):
+    with pytest.raises(GatedPromptError, match="Both sides must be multiples of the patch size"):
         model(pixels[..., :-1])
 
 

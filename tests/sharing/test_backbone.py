@@ -34,7 +34,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 )
 def test_without_a_network_it_fails_within_seconds(no_network, load) -> None:
     begin = time.perf_counter()
-    with pytest.raises(GatedPromptError, match=r"cannot load --backbone 'no/such-model'; .*no such folder.*the Hub: "):
+    with pytest.raises(GatedPromptError, match=r"cannot load --backbone 'no/such-model'. .*no such folder.*the Hub: "):
         load("no/such-model")
     assert time.perf_counter() - begin < 5  # transformers alone: 23 to 46
 

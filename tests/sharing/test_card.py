@@ -65,7 +65,7 @@ def test_card_in_the_form_of_the_hub(tmp_path) -> None:
         "Classes: wren, owl: barn, a | b",
         "](gates.png)",
         "## Training\n\nOne run.",
-        "3 tokens, inserted at block 1 of 4; pooling: patches",
+        "3 tokens, inserted at block 1 of 4, pooling patches",
         "@inproceedings{yoo2023improving",
         'ViTForImageClassification.from_pretrained("someone/tiny-vit", num_labels=5, ignore_mismatched_sizes=True)',
         'PeftModel.from_pretrained(base, "path/or/hub-id/of/this/adapter")',
@@ -128,7 +128,7 @@ def test_the_adapter_that_was_asked_for() -> None:
     second = model_card(model, adapter_name="second").text
     assert "7 tokens, inserted at block 2" in second
     assert "\n| 1 |" not in second
-    with pytest.raises(GatedPromptError, match="no adapter 'third' here; there are: first, second"):
+    with pytest.raises(GatedPromptError, match=r"no adapter 'third' here. Choose from: first, second"):
         model_card(model, adapter_name="third")
 
 
@@ -173,10 +173,10 @@ def test_refusals(tmp_path) -> None:
         with pytest.raises(GatedPromptError, match=f"finite numbers, not accuracy={value}"):
             model_card(model, dataset="birds", split="test", metrics={"accuracy": value})
     for metrics in ({"accuracy": 91}, {"mean_iou": 45.1}, {"f1": -0.1}):
-        with pytest.raises(GatedPromptError, match=f"{next(iter(metrics))}=.*lie between 0 and 1; divide percentages"):
+        with pytest.raises(GatedPromptError, match=f"{next(iter(metrics))}=.*lie between 0 and 1. Divide percentages"):
             model_card(model, dataset="birds", split="test", metrics=metrics)
     assert model_card(model, dataset="birds", split="test", metrics={"mean_absolute_error": 4.2}).data.metrics
-    with pytest.raises(GatedPromptError, match="no folder; save the adapter there first"):
+    with pytest.raises(GatedPromptError, match=r"no folder. Save the adapter there first"):
         write_card(tmp_path / "missing", model_card(model))
 
 

@@ -68,7 +68,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(DamagedAdapterError, match=r"lacks predictor\.json"):
         load_classifier(tmp_path)
     (tmp_path / "settings.json").write_text("{}")
-    with pytest.raises(GatedPromptError, match="has not finished; repeat its gated-prompt train command"):
+    with pytest.raises(GatedPromptError, match=r"has not finished. Repeat its gated-prompt train command"):
         load_classifier(tmp_path)
     for text in ("[]", "{", '{"used": 1}'):
         (tmp_path / "results.json").write_text(text)

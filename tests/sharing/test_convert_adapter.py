@@ -155,7 +155,7 @@ def test_a_backbone_is_no_run(tmp_path) -> None:
 
 def test_an_unknown_pooling(tmp_path) -> None:
     path = save(Case("mae_gated_temp", torch.float32).state, tmp_path)
-    with pytest.raises(ConfigError, match="pooling is 'img_pool'; expected None, 'prompts', 'patches'"):
+    with pytest.raises(ConfigError, match=r"pooling is 'img_pool'. Expected None or one of 'prompts', 'patches'"):
         convert_adapter(path, tmp_path / "adapter", "img_pool")
     assert os.listdir(tmp_path) == ["last_model.pth"]
 

@@ -125,7 +125,7 @@ def test_push_and_load_in_a_fresh_process(tmp_path: Path) -> None:
         hub.add("someone/tiny-vit", local)
         oid, card, refusal = json.loads(run(PUSH, hub, tmp_path / "home", local, tmp_path).splitlines()[-1])
         run(LOAD, hub, tmp_path / "elsewhere", tmp_path, Path(oid))
-    assert "no adapter 'fish' here; there are: birds" in refusal
+    assert "no adapter 'fish' here. Choose from: birds" in refusal
     pushed = {"user/birds", "user/no-metrics", "user/peft", "user/run", "user/full", "user/lora"}
     assert set(hub.repos) == {"someone/tiny-vit", *pushed}
 

@@ -49,7 +49,7 @@ def test_thousands_of_long_names_are_read_as_they_were_written(tmp_path: Path, m
     Predictor(names, CROP).write(tmp_path)
     assert (tmp_path / FILE).stat().st_size > 2**18 and read_predictor(tmp_path).names == names
     monkeypatch.setattr("gated_prompt.predictor.LONGEST", 2**18)
-    with pytest.raises(GatedPromptError, match=r"with 4000 names would have \d+ bytes, more than 262144; shorten"):
+    with pytest.raises(GatedPromptError, match=r"with 4000 names would have \d+ bytes, more than 262144. Shorten"):
         Predictor(names, CROP).write(tmp_path)
     monkeypatch.undo()
     with pytest.raises(GatedPromptError, match="is no valid Unicode"):
@@ -113,7 +113,7 @@ def test_the_base_is_made_again(backbone: Path, reads: str | None) -> None:
 
 
 def test_a_base_that_cannot_be_made() -> None:
-    with pytest.raises(GatedPromptError, match="does not name the backbone; give it"):
+    with pytest.raises(GatedPromptError, match=r"does not name the backbone. Name it"):
         Predictor(NAMES, CROP, reads="both").load_base()
     for reads in (None, "both"):
         with pytest.raises(GatedPromptError, match="cannot load the backbone 'no/such'"):

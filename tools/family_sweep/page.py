@@ -18,7 +18,7 @@ REASONS = {  # a part of the message, and what it is about
     "has stages of blocks": "stages or windows (hierarchical)",
     "no list of two or more identical": "no list of equal blocks with a query projection",
     "but none read patches": "blocks read no patches (text, speech, features of a convolutional network)",
-    "several lists of transformer blocks": "several vision towers; works with `target_modules`",
+    "several lists of transformer blocks": "several vision towers, works with `target_modules`",
     "outside of the attention": "convolutions between tokens",
     "earlier ones only": "causal attention",
     "relative position bias": "a table of position biases in the attention",

@@ -27,17 +27,17 @@ class MaskArguments(PartArguments):
     train_file: str | None = option("JSON of COCO with polygons or run lengths, instead of masks in --train_dir", None)
     label_column: str = option("column of the label maps", "label")
     classes: str | None = option(
-        "file with the name of a class on each line; default: classes.txt in --train_dir", None
+        "file with the name of a class on each line (default: classes.txt in --train_dir)", None
     )
     palette: str | None = option(
         "CSV file with name, red, green and blue of each class, for masks that are colours", None
     )
     ignore_label: list[str] = field(
-        default_factory=list, metadata={"help": "values or names of classes that are not to count; 255 never does"}
+        default_factory=list, metadata={"help": "values or names of classes that do not count. 255 never counts"}
     )
-    problem: str = option("segmentation; or auto, where images/ and masks/ lie side by side", "auto")
+    problem: str = option("segmentation, or auto if images/ and masks/ lie side by side", "auto")
     image_size: int | None = option(
-        "short side in pixels, rounded to patches; default: 8/7 of the side of the backbone's processor", None
+        "short side in pixels, rounded to patches (default: 8/7 of the side of the backbone's processor)", None
     )
 
 
@@ -47,22 +47,25 @@ class SegmentationArguments(TrainingArguments):
 
     blocks: list[int] = field(
         default_factory=list,
-        metadata={"help": "blocks that the head reads, from 0; default: the set whose linear map is the best"},
+        metadata={"help": "blocks that the head reads, from 0 (default: the set whose linear map is the best)"},
     )
     methods: list[str] = field(
         default_factory=lambda: [BEST_METHOD],
-        metadata={"help": f"any of: {', '.join(METHODS)}; none: the frozen backbone alone"},
+        metadata={"help": f"any of: {', '.join(METHODS)}, or none for the frozen backbone alone"},
     )
     output_dir: str = option(
-        "where everything is written; repeat the command to resume a run that was stopped", "runs/segmentation"
+        "folder for everything that is written. Repeat the command to resume a run that was stopped",
+        "runs/segmentation",
     )
-    loss: str = option("ce: cross entropy; ce_dice: plus Dice, which counts every class alike", "ce")
-    class_weights: str = option("balanced: rare classes count more (square root of their share); or none", "none")
+    loss: str = option("ce (cross entropy), or ce_dice, which adds Dice and so counts every class alike", "ce")
+    class_weights: str = option(
+        "none, or balanced, with which rare classes count more (square root of their share)", "none"
+    )
     num_train_epochs: int = option("passes over the training images", 8)
     per_device_train_batch_size: int = option("crops per process and step", 4)
     per_device_eval_batch_size: int = option("windows per process and pass", 4)
-    learning_rate: float | None = option("peak rate of prompts, LoRA, backbone; default: by method", None)
-    head_learning_rate: float | None = option("peak rate of the head; default: by method", None)
+    learning_rate: float | None = option("peak rate of prompts, LoRA, backbone (default: by method)", None)
+    head_learning_rate: float | None = option("peak rate of the head (default: by method)", None)
     augment: bool = option("flip, scale, crop and change colours at random while training", True)
     refit: bool = option("train once more on training and validation images, with what was chosen", True)
 
@@ -73,10 +76,10 @@ class MaskPredictArguments:
 
     images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
     adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})
-    output: str = option("folder to write; a folder in it for each adapter", "masks")
+    output: str = option("folder to write, with a subfolder for each adapter", "masks")
     trust_remote_code: bool = option("run Python code that the backbone brings", False)
     overlays: bool = option("write each label map over its image as well", True)
-    backbone: str | None = option("Hub id or folder of the backbone; default: the one used in training", None)
+    backbone: str | None = option("Hub id or folder of the backbone (default: the one used in training)", None)
     export: str | None = option("write this ONNX file instead, for images of the size of the first of --images", None)
 
 
@@ -91,26 +94,26 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[MaskA
     data, run, prompts = parser.parse(argv)
     faults = []
     if data.train_file is None and (data.train_dir is None) == (data.dataset is None):
-        faults.append("give one of --train_dir, --train_file and --dataset")
+        faults.append("give one of --train_dir, --train_file and --dataset.")
     if data.classes is not None and data.palette is not None:
-        faults.append("--palette names the classes; leave out --classes")
+        faults.append("--palette names the classes. Leave out --classes.")
     if prompts.read_from is not None:
-        faults.append("--read_from follows from --blocks; leave it out")
+        faults.append("--read_from follows from --blocks. Leave it out.")
     strangers = [method for method in run.methods if method not in (*METHODS, "none")]
     if strangers:
-        faults.append(f"--methods {strangers[0]!r} is unknown; known: {', '.join(METHODS)}, none")
+        faults.append(f"--methods {strangers[0]!r} is unknown. Choose from: {', '.join(METHODS)}, none.")
     if run.loss not in LOSSES:
-        faults.append(f"--loss is {run.loss!r}; known: {', '.join(LOSSES)}")
+        faults.append(f"--loss is {run.loss!r}. Choose from: {', '.join(LOSSES)}.")
     if run.class_weights not in ("none", "balanced"):
-        faults.append(f"--class_weights is {run.class_weights!r}; known: none, balanced")
+        faults.append(f"--class_weights is {run.class_weights!r}. Choose from: none, balanced.")
     faults += run.faults()
     rates = {"learning_rate": run.learning_rate, "head_learning_rate": run.head_learning_rate}
     faults += [
-        f"--{n} is {rate}; a number above 0 is needed" for n, rate in rates.items() if rate is not None and rate <= 0
+        f"--{n} is {rate}. Expected a number above 0." for n, rate in rates.items() if rate is not None and rate <= 0
     ]
     if data.problem not in ("auto", "segmentation"):
-        faults.append(f"--problem is {data.problem!r}; these are label maps: segmentation")
+        faults.append(f"--problem is {data.problem!r}. For label maps, give segmentation.")
     if faults:
-        raise GatedPromptError("; ".join(faults))
+        raise GatedPromptError(" ".join(faults))
     run.methods = [method for method in run.methods if method != "none"]
     return data, run, prompts

@@ -54,9 +54,10 @@ class ClassTable:
             shown = ", ".join(map(self.show, strangers[:5]))
             known = ", ".join(f"{self.show(v)} {n}" for v, n in list(zip(self.values, self.names, strict=True))[:8])
             raise DataError(
-                f"the mask {mask} has {shown}{', ...' if len(strangers) > 5 else ''}, which is no class; known are "
+                f"the mask {mask} has {shown}{', ...' if len(strangers) > 5 else ''}, which is not a class. The "
+                "classes are "
                 f"{known}{', ...' if len(self.values) > 8 else ''}. Correct the mask or the list of classes, or give "
-                f"--ignore_label. A mask that was saved as JPEG has such values along its edges: save masks as PNG"
+                "--ignore_label. A mask that was saved as JPEG has such values along its edges, so save masks as PNG."
             )
 
     def show(self, value: int) -> str:
@@ -75,7 +76,7 @@ class ClassTable:
             elif one.isdecimal() and table.colours is None:
                 value = int(one)
             else:
-                raise DataError(f"--ignore_label {one!r} is no class; known are {', '.join(self.names)}")
+                raise DataError(f"--ignore_label {one!r} is not a class. Choose from: {', '.join(self.names)}.")
             keep = [place for place, known in enumerate(table.values) if known != value]
             table = replace(
                 table,
@@ -85,7 +86,7 @@ class ClassTable:
                 colours=table.colours and tuple(table.colours[place] for place in keep),
             )
         if not 2 <= len(table.names) <= MOST_CLASSES:
-            raise DataError(f"the masks have {len(table.names)} classes; 2 to {MOST_CLASSES} are needed")
+            raise DataError(f"the masks have {len(table.names)} classes. Expected 2 to {MOST_CLASSES}.")
         return table
 
 
@@ -121,7 +122,8 @@ def from_palette(file: Path) -> ClassTable:
         cells = [cell.strip() for cell in row]
         if len(cells) != 4 or not all(cell.isdecimal() and int(cell) <= 255 for cell in cells[1:]):
             raise DataError(
-                f"--palette {file} has the line {','.join(row)!r}; 'name,red,green,blue' is needed, 0 to 255"
+                f"--palette {file} has the line {','.join(row)!r}. Expected 'name,red,green,blue', with colours from "
+                "0 to 255."
             )
         names.append(cells[0])
         colours.append((int(cells[1]), int(cells[2]), int(cells[3])))

@@ -43,15 +43,15 @@ def values_of(mask: Image.Image, name: str, by_colour: bool) -> np.ndarray:
         channels = np.asarray(mask)[..., :3]
         if (channels != channels[..., :1]).any():
             raise DataError(
-                f"the mask {name} stores colours; say which colour is which class with --palette classes.csv, lines "
-                "of 'name,red,green,blue'"
+                f"the mask {name} stores colours. Say which colour is which class with --palette classes.csv, lines "
+                "of 'name,red,green,blue'."
             )
         return channels[..., 0].astype(np.int64)
     if mask.mode == "LA":
         mask = mask.getchannel(0)
     values = np.asarray(mask)
     if values.ndim != 2 or values.dtype.kind not in "bui":
-        raise DataError(f"the mask {name} has {mask.mode} pixels; whole numbers, one for each pixel, are needed")
+        raise DataError(f"the mask {name} has {mask.mode} pixels. Expected whole numbers, one for each pixel.")
     return values.astype(np.int64)
 
 
@@ -103,8 +103,8 @@ def read_coco(file: Path, folder: Path | None) -> Unchecked:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file} is no file of COCO annotations ({type(error).__name__}: {error}); it needs images, annotations "
-            "and categories"
+            f"{file} is not a file of COCO annotations ({type(error).__name__}: {error}). It needs images, "
+            "annotations and categories."
         ) from error
     background = table.names.index(BACKGROUND)
     masks = [
@@ -113,7 +113,7 @@ def read_coco(file: Path, folder: Path | None) -> Unchecked:
     ]
     found = [place for place, picture in enumerate(files) if picture is not None]
     if not found:
-        raise DataError(f"none of the {len(files)} images of {file} lie beside it or in images/; give --train_dir")
+        raise DataError(f"none of the {len(files)} images of {file} lie beside it or in images/. Give --train_dir.")
     missing = {str(images[p]["file_name"]): "is missing" for p, picture in enumerate(files) if picture is None}
     pictures = [Picture(str(images[place]["file_name"]), partial(Path, files[place] or "")) for place in found]
     return Unchecked(pictures, [masks[place] for place in found], table, str(file), missing)

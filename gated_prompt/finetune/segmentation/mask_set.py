@@ -117,7 +117,7 @@ def picture_like(picture: Picture, size: tuple[int, int]) -> Image.Image:
     if (image.height, image.width) != size:
         raise SizeError(
             f"the image {picture.name} has {image.width} x {image.height} pixels and its mask {size[1]} x {size[0]} "
-            "(width x height); a label for each pixel is needed"
+            "(width x height). Expected a label for each pixel."
         )
     return image
 
@@ -188,8 +188,8 @@ def refuse_empty_classes(data: MaskSet) -> None:
     empty = [name for name, pixels in zip(data.names, data.counts.sum(0).tolist(), strict=True) if not pixels]
     if empty:
         raise DataError(
-            f"no pixel of {data.source} is labelled as {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}; "
-            f"label some, or leave the class out with --ignore_label {' '.join(empty)}"
+            f"no pixel of {data.source} is labelled as {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}. "
+            f"Label some, or leave the class out with --ignore_label {' '.join(empty)}."
         )
 
 
@@ -211,6 +211,6 @@ def _refuse_lossy(masks: Sequence[LabelMap]) -> None:
     lossy = next((mask.name for mask in masks if mask.lossy()), None)
     if lossy is not None:
         raise DataError(
-            f"the mask {lossy} is a JPEG, which changes values along edges, so its classes cannot be told from them; "
-            "save masks as PNG"
+            f"the mask {lossy} is a JPEG, which changes values along edges, so they no longer name its classes. "
+            "Save masks as PNG."
         )

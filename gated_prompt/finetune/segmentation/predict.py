@@ -124,7 +124,7 @@ def prepare(folder: Path, predictor: MaskPredictor, weights: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not about.is_file():
             raise GatedPromptError(
-                f"{folder} holds something else than label maps of an adapter; give another --output"
+                f"{folder} holds something else than label maps of an adapter. Give another --output."
             )
         if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("weights") != weights:
             for kind in ("*.png", "*.overlay.jpg"):
@@ -141,10 +141,12 @@ def prepare(folder: Path, predictor: MaskPredictor, weights: str) -> Path:
 def find_mask_predictor(name: str, backbone: str | None) -> tuple[Path, MaskPredictor]:
     """The folder that an output folder's run said to use, or the folder itself, and its predictor.json."""
     if not Path(name).is_dir():
-        raise GatedPromptError(f"--adapters: there is no folder {name!r}; give an output folder of gated-prompt train")
+        raise GatedPromptError(
+            f"--adapters: there is no folder {name!r}. Give an output folder of gated-prompt train."
+        )
     folder = used_folder(Path(name))
     if not is_mask_predictor(folder):
-        raise GatedPromptError(f"--adapters: {name!r} classifies images; predict with it in a call of its own")
+        raise GatedPromptError(f"--adapters: {name!r} classifies images. Predict with it in a separate call.")
     found = read_mask_predictor(folder)
     return folder, found if backbone is None else replace(found, backbone=backbone)
 
@@ -178,7 +180,7 @@ def find_images(names: list[str]) -> list[tuple[Path, str]]:
             name = str(below.with_suffix(""))
             if found.setdefault(name, file) != file:
                 raise GatedPromptError(
-                    f"{found[name]} and {file} would both be written as {name}.png; predict them apart"
+                    f"{found[name]} and {file} would both be written as {name}.png. Predict them in separate calls."
                 )
     if not found:
         raise GatedPromptError(f"there are no images in {', '.join(names)}")

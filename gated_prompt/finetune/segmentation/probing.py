@@ -162,7 +162,7 @@ def mask_predictor(
     """
     depth, wanted = backbone.depth, image_settings(args.backbone)
     if args.blocks and not all(0 <= block < depth for block in args.blocks):
-        raise GatedPromptError(f"--blocks {args.blocks}; the backbone has blocks 0 to {depth - 1}")
+        raise GatedPromptError(f"--blocks {args.blocks}. The backbone has blocks 0 to {depth - 1}.")
     side = data.image_size or wanted.side * 256 / 224  # as for classes, whose crop is 7/8 of the short side
     patch = backbone.patch_size
     short = patch * max(1, round(side / patch))

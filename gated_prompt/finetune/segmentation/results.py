@@ -23,8 +23,8 @@ def choose(blocks: Sequence[int], frozen: Tensor, runs: Sequence[Run], pending: 
     """
     value, where = float(mean_ious(frozen.sum(0))), place(blocks)
     if not runs:
-        rest = "training goes on." if pending else "nothing was trained."
-        return Choice(None, None, f"The frozen backbone, read at {where}: {_text(value)} mIoU on validation; {rest}")
+        rest = "Training continues." if pending else "Nothing was trained."
+        return Choice(None, None, f"The frozen backbone, read at {where}: {_text(value)} mIoU on validation. {rest}")
     by_method: dict[str, list[Run]] = {}
     for one in runs:
         by_method.setdefault(one.record["method"], []).append(one)
@@ -42,7 +42,7 @@ def choose(blocks: Sequence[int], frozen: Tensor, runs: Sequence[Run], pending: 
     low, high = interval(frozen, best.scores)
     doubt = "" if low > 0 else (
         f" The lead is within chance: 95 % of redrawn validation parts put it between {100 * low:+.1f} and "
-        f"{100 * high:+.1f} points; the frozen backbone is simpler."
+        f"{100 * high:+.1f} points. The frozen backbone is simpler."
     )  # fmt: skip
     return Choice(
         method,

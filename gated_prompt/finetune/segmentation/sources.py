@@ -31,14 +31,14 @@ def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unc
     """
     for folder in (images, masks):
         if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}; images and masks lie in two folders side by side")
+            raise DataError(f"there is no folder {folder}. Images and masks lie in two folders side by side.")
     pictures, maps = _files(images), _files(masks)
     names = sorted(pictures.keys() & maps.keys())
     skipped = {str(pictures[name]): f"has no mask in {masks}" for name in sorted(pictures.keys() - maps.keys())}
     skipped |= {str(maps[name]): f"has no image in {images}" for name in sorted(maps.keys() - pictures.keys())}
     if not names:
         raise DataError(
-            f"no image of {images} has a mask of its name in {masks} ({len(pictures)} images, {len(maps)} masks); "
+            f"no image of {images} has a mask of its name in {masks} ({len(pictures)} images, {len(maps)} masks). "
             "images/001.jpg goes with masks/001.png"
         )
     by_colour = table is not None and table.colours is not None
@@ -81,7 +81,9 @@ def _files(folder: Path) -> dict[str, Path]:
             continue
         key = str(file.relative_to(folder).with_suffix(""))
         if key in found:
-            raise DataError(f"{found[key]} and {file} have the same name; which of them is meant cannot be told")
+            raise DataError(
+                f"{found[key]} and {file} have the same name, so their masks cannot be distinguished. Rename one."
+            )
         found[key] = file
     return found
 
@@ -98,9 +100,11 @@ def read_mask_split(
 
     for option, column in (("--image_column", image_column), ("--label_column", label_column)):
         if column not in rows.column_names:
-            raise DataError(f"{source} has no column {column!r}; it has {', '.join(rows.column_names)}. Give {option}")
+            raise DataError(
+                f"{source} has no column {column!r}. It has {', '.join(rows.column_names)}. Give {option}."
+            )
         if not isinstance(rows.features[column], Image):
-            raise DataError(f"the column {column!r} of {source} holds no images; give another {option}")
+            raise DataError(f"the column {column!r} of {source} holds no images. Give another {option}.")
     stored = rows.cast_column(image_column, Image(decode=False)).cast_column(label_column, Image(decode=False))
     by_colour = table is not None and table.colours is not None
     names = [f"{source} {index}" for index in range(len(rows))]
@@ -198,7 +202,7 @@ def hold_back_masks(data: MaskSet, share: float, seed: int) -> tuple[list[int], 
         DataError: the share is not between 0 and 1, or nothing can be held back.
     """
     if not 0 < share < 1:
-        raise DataError(f"--validation_share is {share}; a part between 0 and 1 is needed")
+        raise DataError(f"--validation_share is {share}. Expected a number between 0 and 1.")
     wanted = max(1, round(share * len(data)))
     left = (data.counts > 0).sum(0)
     held: list[int] = []
@@ -210,7 +214,7 @@ def hold_back_masks(data: MaskSet, share: float, seed: int) -> tuple[list[int], 
     if not held or len(held) == len(data):
         raise DataError(
             f"none of the {len(data)} images of {data.source} can be held back for validation: each is the only one "
-            "of a class; label more images, or give --validation_dir"
+            "of a class. Label more images, or give --validation_dir."
         )
     return sorted(set(range(len(data))) - set(held)), sorted(held)
 
@@ -230,8 +234,8 @@ def _found(args: MaskArguments) -> dict[str, Unchecked]:
     folders = find_mask_folders(root)
     if not folders:
         raise DataError(
-            f"--train_dir {str(root)!r} has no images/ with masks/ or annotations/ beside it; --problem segmentation "
-            "needs both, with a mask of the same name for each image"
+            f"--train_dir {str(root)!r} has no images/ with masks/ or annotations/ beside it. --problem segmentation "
+            "needs both, with a mask of the same name for each image."
         )
     for part, own in (("validation", args.validation_dir), ("test", args.test_dir)):
         if own is not None:
