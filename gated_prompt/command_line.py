@@ -65,7 +65,7 @@ def _is_full_disk(error: BaseException) -> bool:
 
 
 def program() -> str | None:
-    """The command's name in messages, such as "gated-prompt train". None: argparse's own choice, the script's name."""
+    """Return the command's name for messages, such as "gated-prompt train". None leaves it to argparse."""
     name = sys.argv[0] if sys.argv else ""
     own = os.path.basename(name) == "gated-prompt" or name.endswith(os.path.join("gated_prompt", "__main__.py"))
     return " ".join(["gated-prompt", *sys.argv[1:2]]) if own else None
@@ -106,7 +106,7 @@ class CommandLine(argparse.ArgumentParser):
                 _add(group, one, hints[one.name])
 
     def parse(self, argv: list[str] | None) -> tuple[Any, ...]:
-        """One object for each of the dataclasses. None: the arguments of the command line."""
+        """Return one object for each of the dataclasses. `argv` None means the arguments of the command line."""
         found = vars(self.parse_args(argv))
         return tuple(kind(**{one.name: found[one.name] for one in fields(kind)}) for kind in self.kinds)
 

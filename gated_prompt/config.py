@@ -30,14 +30,24 @@ class GatedPromptConfig(ConfigWithFile):
     The constructor checks all fields together. `get_peft_model` checks those that depend on the depth of the base
     model, before it changes the base.
 
-    `gate_init` is the initial gate *logit*: the default -5.0 means g = sigmoid(-5) = 0.0067, an almost closed gate.
+    `gate_init` is the initial gate *logit*. The default -5.0 means g = sigmoid(-5) = 0.0067, an almost closed gate.
     Mind the sign: where the paper's Table 5 lists a gate prior of 5, the official code starts at -5.
 
     Attributes:
-        filled_in: names of the fields that were None until a base model was adapted. Not a field, so never saved.
+        filled_in: names of the fields that were None until a base model was adapted. This is not a field, so it is
+            never saved.
 
     Raises:
-        ConfigError: a field has a wrong type or value, or two fields contradict each other. Lists all faults.
+        ConfigError: a field has a wrong type or value, or two fields contradict each other. The message lists all
+            faults.
+        UnknownSettingError: a setting has no name, or a name that the config does not know.
+
+    Example:
+        ```python
+        config = GatedPromptConfig(num_virtual_tokens=10, deep=True, zero_start=True, temperature=False)
+        model = get_peft_model(vit, config)
+        model.print_trainable_parameters()
+        ```
     """
 
     num_virtual_tokens: int = field(
@@ -197,7 +207,7 @@ class GatedPromptConfig(ConfigWithFile):
         )
 
     def recorded(self) -> dict[str, int | None]:
-        """What saving records of the base model, and reading needs. None: not recorded."""
+        """What saving records of the base model, and reading needs. None if it was not recorded."""
         names = ["num_layers", "hidden_size", *(["num_heads"] if self.zero_start else [])]
         return {name: getattr(self, name) for name in names}
 

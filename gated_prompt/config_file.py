@@ -27,7 +27,7 @@ class ConfigWithFile(PeftConfig):
     weights_file: AdapterFile
 
     def recorded(self) -> Mapping[str, int | None]:
-        """What saving records of the base model, and reading needs. None: not recorded."""
+        """What saving records of the base model, and reading needs. None if it was not recorded."""
         raise NotImplementedError
 
     def recorded_shapes(self) -> dict[str, tuple[int, ...]]:

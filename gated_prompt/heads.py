@@ -28,18 +28,29 @@ class TokenClassifier(nn.Module):
     """A Vision Transformer with a linear layer on its last tokens, as DINOv2's linear evaluation reads them.
 
     `get_peft_model` trains `classifier` with the prompts, and the adapter's file holds it. transformers' Trainer takes
-    it like any class for image classification.
+    the model like any class for image classification.
 
     Args:
-        backbone: returns tokens (B, N, D), or an output with `last_hidden_state`, of `pixel_values`.
+        backbone: a model that takes `pixel_values` and returns tokens (B, N, D), or an output with
+            `last_hidden_state`.
         num_labels: C, the number of classes, or the names of the classes.
         reads: "cls" (the first token), "mean" (of the patches) or "both", one after the other (2 D values).
-        blocks: indices of the blocks after which the tokens are read, from 0, in ascending order: their values stand
-            one after the other, each after the final norm and without prompts. None: the output of the backbone.
+        blocks: indices of the blocks after which the tokens are read, from 0, in ascending order. The values of the
+            blocks are concatenated, each after the final norm and without prompts. None means the output of the
+            backbone.
 
     Raises:
-        ConfigError: another `reads`, or `blocks` that the backbone does not have.
-        ArchitectureError: `backbone` is no Vision Transformer, or has no CLS token to read.
+        ConfigError: `reads` is unknown, or the backbone does not have one of `blocks`.
+        ArchitectureError: `backbone` is not a Vision Transformer, or has no CLS token to read.
+
+    Example:
+        ```python
+        from gated_prompt.heads import TokenClassifier
+
+        base = TokenClassifier(backbone, ["cat", "dog"], reads="both", blocks=[1, 3])
+        model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=10))
+        logits = model(pixel_values=pixel_values).logits  # (B, 2)
+        ```
     """
 
     base_model_prefix = "backbone"  # PEFT reads this name if there is a model of transformers inside
@@ -86,12 +97,16 @@ class TokenClassifier(nn.Module):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
-        """Class scores (B, C), with a loss where `labels` are given.
+        """Return class scores (B, C), with a loss if `labels` are given.
 
-        `labels` are indices (B,), zeros and ones (B, C) as floats, or, with one class, values (B,): cross entropy,
-        binary cross entropy or squared error, averaged over the labels. Trainer passes `num_items_in_batch`, the
-        number of labels in all batches of an optimizer step. The loss is then this batch's part of the average over
-        those. `kwargs` go to the backbone.
+        `labels` are indices (B,), zeros and ones (B, C) as floats, or, with one class, values (B,). The loss is then
+        the cross entropy, the binary cross entropy or the squared error, averaged over the labels. Trainer passes
+        `num_items_in_batch`, the number of labels in all batches of an optimizer step. The loss is then this batch's
+        part of the average over those. `kwargs` go to the backbone.
+
+        Returns:
+            An `ImageClassifierOutput` with `logits` (B, C), `loss`, and the backbone's `hidden_states` and
+            `attentions`.
         """
         if self._block_tokens is None:
             output = self.backbone(pixel_values, **kwargs)

@@ -117,10 +117,11 @@ def decode(
 
     Args:
         source: Path or content of a file.
-        name: Name for error messages. None: the path.
-        formats: Pillow's names of the accepted formats. None: all. Restrict them for untrusted images.
-        most_pixels: Reject larger images before decoding a pixel. None: Pillow's own limit.
-        least_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where both sides keep this many pixels. None: never.
+        name: Name for error messages. None means the path.
+        formats: Pillow's names of the accepted formats. None means all. Restrict them for untrusted images.
+        most_pixels: Reject larger images before decoding a pixel. None means Pillow's own limit.
+        least_side: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where both sides keep this many pixels. None means
+            never.
         as_stored: Neither convert nor rotate, for label maps.
         upright: See `to_rgb`.
 

@@ -54,11 +54,21 @@ def plot_gates(model: Models, adapter_names: Sequence[str] | None = None, *, ax:
 
     Args:
         model: a model with gated prompts, or several models by their names in the legend.
-        adapter_names: adapters of one model to compare. None: the active one.
-        ax: Axes to draw on. None: a new figure.
+        adapter_names: adapters of one model to compare. None means the active one.
+        ax: Axes to draw on. None means a new figure.
+
+    Returns:
+        The Axes.
 
     Raises:
         GatedPromptError: an adapter does not exist, names are given for several models, or there is nothing to draw.
+
+    Example:
+        ```python
+        from gated_prompt.plots import plot_gates
+
+        plot_gates(model).figure.savefig("gates.png")
+        ```
     """
     ax = ax or _new_axes()
     starts = set()
@@ -82,6 +92,13 @@ def plot_temperatures(
     """Plot the attention temperature of each block with prompts. A dashed grey line marks the initial value.
 
     Arguments and errors are those of `plot_gates`.
+
+    Example:
+        ```python
+        from gated_prompt.plots import plot_temperatures
+
+        plot_temperatures(model).figure.savefig("temperatures.png")
+        ```
     """
     ax = ax or _new_axes()
     starts = set()
@@ -101,6 +118,13 @@ def plot_selection_ratios(
     """Plot the share of each gated block's output in the last prompts, as bars that sum to 1 for each adapter.
 
     Arguments and errors are those of `plot_gates`.
+
+    Example:
+        ```python
+        from gated_prompt.plots import plot_selection_ratios
+
+        plot_selection_ratios({"birds": model}).set_title("Where the prompts come from")
+        ```
     """
     ax = ax or _new_axes()
     shown = _adapters(model, adapter_names)
@@ -131,13 +155,25 @@ def plot_training(
     """Plot gates, temperatures or selection ratios over training steps, with one line per block.
 
     Args:
-        recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`: `steps` (T,). `gates` and
-            `selection_ratios` (T, G) of the `gated_blocks` (G,). `temperatures` (T, K) of the `blocks` (K,).
+        recording: a `gated_prompt.GateRecorder`, or the result of its `to_dict()`, with `steps` (T,), `gates` and
+            `selection_ratios` (T, G) of the `gated_blocks` (G,), and `temperatures` (T, K) of the `blocks` (K,).
         what: "gates", "temperatures" or "selection_ratios".
-        ax: Axes to draw on. None: a new figure.
+        ax: Axes to draw on. None means a new figure.
+
+    Returns:
+        The Axes.
 
     Raises:
         GatedPromptError: `what` is unknown, or the recording is incomplete or inconsistent.
+
+    Example:
+        ```python
+        from gated_prompt.plots import plot_training
+
+        recorder = gated_prompt.GateRecorder()
+        recorder.record(model, step=0)
+        plot_training(recorder, "gates").set_yscale("log")
+        ```
     """
     known = {"gates": "gate", "temperatures": "temperature", "selection_ratios": "selection ratio"}
     if what not in known:
@@ -183,12 +219,23 @@ def plot_prompt_attention(
         image: the image that the model saw, cropped like by its image processor: a PIL image or an array (H, W, 3), of
             any size.
         token: the index of a chosen prompt, "prompts" for the mean of all chosen ones, or "cls".
-        block: index of the block. None: the last.
+        block: index of the block. None means the last.
         index: index of the image in the batch.
-        ax: Axes to draw on. None: a new figure.
+        ax: Axes to draw on. None means a new figure.
+
+    Returns:
+        The Axes.
 
     Raises:
         GatedPromptError: the token, block or image does not exist, or `image` is not a colour image.
+
+    Example:
+        ```python
+        from gated_prompt.plots import plot_prompt_attention, prompt_attention
+
+        attention = prompt_attention(model.eval(), pixel_values)
+        plot_prompt_attention(attention, image, "cls").figure.savefig("cls.png")
+        ```
     """
     block = attention.blocks[-1] if block is None else block
     if block not in attention.blocks:

@@ -39,23 +39,34 @@ OLD_SQUARE = {"mean", "std", "size", "antialias"}  # of files written before `sa
 
 @dataclass(frozen=True)
 class Predictor:
-    """What `predictor.json` says. Fields of other programs in the file are ignored.
+    """The content of `predictor.json`, which tells how to classify with an adapter. Unknown fields in the file are
+    ignored.
 
     Attributes:
         names: of the classes, labels or numbers, in the order of the logits.
         preparation: of images, the settings of a transform: mean, std, and either resize and crop
-            (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`). Sides in pixels. Older files
-            have antialias instead of the last two.
+            (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`). Sides are in pixels. Older
+            files have antialias instead of the last two.
         problem: "single_label" (one class is right), "multi_label" (any number of them) or "regression" (numbers).
         backbone: Hub id or name of the model that the adapter was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
-        reads: what the head reads, as `heads.TokenClassifier` calls it. None: what the head of the backbone's own
+        reads: what the head reads, as `heads.TokenClassifier` calls it. None means what the head of the backbone's own
             class for image classification reads.
-        blocks: after which the head reads, as `heads.TokenClassifier` calls them. None: the output of the backbone.
+        blocks: after which the head reads, as `heads.TokenClassifier` calls them. None means the output of the
+            backbone.
         temperature: divides the logits before they become probabilities, fitted to images that were not trained on.
 
     Raises:
         DataError: a value is not what it should be.
+
+    Example:
+        ```python
+        from gated_prompt.predictor import Predictor
+
+        preparation = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": 256, "crop": 224}
+        predictor = Predictor(["cat", "dog"], preparation)
+        predictor.answer(torch.tensor([2.0, 1.0]), top=1)  # [("cat", 0.73)]
+        ```
     """
 
     names: list[str]
@@ -93,7 +104,7 @@ class Predictor:
         """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
-            backbone: Hub id or folder to load it from. None: the one used in training.
+            backbone: Hub id or folder to load it from. None means the one used in training.
             trust_remote_code: run Python code that the backbone brings.
 
         Raises:
@@ -131,7 +142,7 @@ class Predictor:
         return model.eval()
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """RGB image -> float (3, height, width), as in evaluation."""
+        """Return the function that turns an RGB image into float (3, height, width), as in evaluation."""
         if set(self.preparation) == CROP:
             return ResizeCenterCrop(**self.preparation, train=False)
         if set(self.preparation) == OLD_SQUARE:
@@ -141,7 +152,9 @@ class Predictor:
         return ResizeSquare(**self.preparation)
 
     def answer(self, logits: Tensor, top: int) -> list[tuple[str, float]]:
-        """Names and scores of one image's logits (K,), at most `top` of them, the best first, or all of numbers."""
+        """Return names and scores of one image's logits (K,), at most `top` of them, the best first. Of numbers,
+        all.
+        """
         if self.problem == "regression":
             return list(zip(self.names, logits.tolist(), strict=True))
         logits = logits / self.temperature
@@ -150,10 +163,10 @@ class Predictor:
         return [(self.names[place], score) for place, score in zip(places.tolist(), scores.tolist(), strict=True)]
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Put it into an adapter's folder, atomically.
+        """Write `predictor.json` into an adapter's folder, atomically.
 
         Raises:
-            GatedPromptError: the file would be longer than `read_predictor` reads, or a name is no valid Unicode.
+            GatedPromptError: the file would be longer than `read_predictor` reads, or a name is not valid Unicode.
         """
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         try:
@@ -171,7 +184,14 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
     """Read what `Predictor.write` or `gated-prompt train` wrote beside an adapter.
 
     Raises:
-        DamagedAdapterError: there is no such file, or it says what cannot be.
+        DamagedAdapterError: there is no such file, or its content is invalid.
+
+    Example:
+        ```python
+        from gated_prompt.predictor import read_predictor
+
+        print(read_predictor("runs/photos").names)  # ["cat", "dog"]
+        ```
     """
     path = Path(folder, FILE)
     if not path.is_file():

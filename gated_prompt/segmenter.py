@@ -43,23 +43,32 @@ class ConvHead(nn.Module):
 class TokenSegmenter(nn.Module):
     """A Vision Transformer with a head on the patch tokens of some of its blocks.
 
-    The tokens of each block, after the final norm, are concatenated. The head, `classifier`, is a
-    linear map for each patch, or two convolutions. `get_peft_model` trains it with the prompts, which are never among
-    the tokens that it reads, and the adapter's file holds it. transformers' Trainer takes it like any class for
-    semantic segmentation.
+    The tokens of each block, after the final norm, are concatenated. The head, `classifier`, is a linear map for each
+    patch, or two convolutions. `get_peft_model` trains it with the prompts, which are never among the tokens that it
+    reads, and the adapter's file holds it. transformers' Trainer takes the model like any class for semantic
+    segmentation.
 
-    Blocks above the highest one that is read run for nothing: load the backbone with `num_hidden_layers`, or give the
+    Blocks above the highest one that is read run for nothing. Load the backbone with `num_hidden_layers`, or give the
     adapter `read_from`.
 
     Args:
         backbone: a Vision Transformer whose patch projection is a convolution over square patches.
         num_labels: K, the number of classes, or the names of the classes.
-        blocks: indices of the blocks that are read, ascending from 0. None: the last.
+        blocks: indices of the blocks that are read, ascending from 0. None means the last.
         head: "linear" or "conv".
 
     Raises:
-        ConfigError: another `head`, or blocks that the backbone does not have.
-        ArchitectureError: `backbone` is no Vision Transformer, or does not cut images into squares.
+        ConfigError: `head` is unknown, or the backbone does not have one of `blocks`.
+        ArchitectureError: `backbone` is not a Vision Transformer, or does not cut images into squares.
+
+    Example:
+        ```python
+        from gated_prompt.heads import TokenSegmenter
+
+        base = TokenSegmenter(backbone, ["road", "car"], blocks=[1, 3])
+        model = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=10))
+        logits = model(pixel_values=pixel_values).logits  # (B, 2, H / patch, W / patch)
+        ```
     """
 
     base_model_prefix = "backbone"  # PEFT reads this name if there is a model of transformers inside
@@ -117,7 +126,7 @@ class TokenSegmenter(nn.Module):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> SemanticSegmenterOutput:
-        """Images (B, 3, H, W), sides multiples of the patch -> logits (B, K, H / patch, W / patch).
+        """Return logits (B, K, H / patch, W / patch) of images (B, 3, H, W) whose sides are multiples of the patch.
 
         With `labels` (B, height, width) of any size, the loss is the mean cross entropy of the logits, bilinearly
         upsampled to that size, over the pixels whose label is not 255. Trainer passes `num_items_in_batch`, the number
@@ -125,7 +134,7 @@ class TokenSegmenter(nn.Module):
         `kwargs` go to the backbone.
 
         Raises:
-            GatedPromptError: a side is no multiple of the patch.
+            GatedPromptError: a side is not a multiple of the patch.
         """
         logits = self.scores(self.read(pixel_values, **kwargs))
         loss = None
@@ -137,7 +146,7 @@ class TokenSegmenter(nn.Module):
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
     def read(self, pixel_values: Tensor, **kwargs: Any) -> Tensor:
-        """What the head reads of images (B, 3, H, W): (B, H / patch, W / patch, blocks x D)."""
+        """Return what the head reads of images (B, 3, H, W): (B, H / patch, W / patch, blocks x D)."""
         height, width = pixel_values.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise GatedPromptError(
@@ -150,7 +159,7 @@ class TokenSegmenter(nn.Module):
         return torch.cat([tokens[:, -count:].unflatten(1, grid) for tokens in states], dim=-1)
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of what `read` returned, in the precision of the head under autocast too."""
+        """Return logits (B, K, h, w) of what `read` returned, in the precision of the head even under autocast."""
         if not torch.is_autocast_enabled(tokens.device.type):
             return self.classifier(tokens).permute(0, 3, 1, 2)
         precise = next(self.classifier.parameters()).dtype
@@ -160,7 +169,7 @@ class TokenSegmenter(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """As the backbone's. Without reentrance, under which no gradient would come from the tokens that are read."""
+        """Enable the backbone's, without reentrance, under which the tokens that are read would pass no gradient."""
         backbone: Any = self.backbone
         settings = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings, **kwargs)

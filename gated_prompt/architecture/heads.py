@@ -26,6 +26,18 @@ def find_head_names(root: nn.Module, vit: VisionTransformer | None = None) -> li
     A transformers class without a task in its name is a body, and so is the module that runs the blocks. Beside text
     modules, and in bodies of other libraries, other pretrained modules may follow. There, a head counts only by its
     name or `get_classifier`. Attention pools, output embeddings and loaded necks belong to the pretrained body.
+
+    Args:
+        root: any model.
+        vit: what `find_vision_transformer` returned for it. None means that it is found here.
+
+    Raises:
+        ArchitectureError: `vit` is None, and `root` holds no Vision Transformer.
+
+    Example:
+        ```python
+        gated_prompt.find_head_names(vit)  # ["classifier"]
+        ```
     """
     vit = vit or find_vision_transformer(root)
     paths = {id(module): path for path, module in root.named_modules()}

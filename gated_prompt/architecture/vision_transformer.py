@@ -22,7 +22,7 @@ OWN_POSITIONS = ("get_bias", "get_position_ids")  # methods of timm's relative p
 
 @dataclass(frozen=True)
 class PositionBias:
-    """A module that computes a bias (1, H, N, N) on the attention logits of one block. None: of all blocks."""
+    """A module that computes a bias (1, H, N, N) on the attention logits of one block. None means of all blocks."""
 
     module: nn.Module
     block: int | None
@@ -66,7 +66,7 @@ class VisionTransformer:
 
     @property
     def unfit_for_zero_start(self) -> nn.Module | None:
-        """The first attention in which prompts cannot be read on their own (`zero_start`). None: all fit."""
+        """The first attention in which prompts cannot be read on their own (`zero_start`). None if all fit."""
         fit = self.can_be_passive
         unfit = (p.attention for i, p in enumerate(self.attentions) if i not in fit or p.num_heads is None)
         return next(unfit, None)
@@ -75,11 +75,19 @@ class VisionTransformer:
 def find_vision_transformer(root: nn.Module, blocks_path: str | None = None) -> VisionTransformer:
     """Describe the Vision Transformer inside `root`.
 
-    `blocks_path` is the dotted path of the list of blocks, for models with several lists.
+    Args:
+        root: any model.
+        blocks_path: dotted path of the list of blocks, for models with several lists.
 
     Raises:
         ArchitectureError: there is no such list, there are several, there is no patch projection before it, or a
             backbone class reads the output of each block.
+
+    Example:
+        ```python
+        found = gated_prompt.find_vision_transformer(vit)
+        print(found.tower.path, len(found.blocks), found.hidden_size)
+        ```
     """
     # One block is what a probe of the first block leaves of a backbone. Beside longer lists it is something else.
     paths = [*_block_lists(root, least=2)] or [*_block_lists(root, least=1)]

@@ -24,7 +24,7 @@ MASKS = {  # what does the same for label maps
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; `argv` None: the arguments of the process."""
+    """Run one command. `argv` None means the arguments of the process."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {name:10}{text}" for name, text in COMMANDS.items()]

@@ -41,7 +41,7 @@ LEFT_BY_TRAIN = ("probe", "adapter")  # in the output folder of each run, so the
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments. None: those of the command line."""
+    """Run with these arguments. None means those of the command line."""
     (args,) = CommandLine([ExportArguments], __doc__).parse(argv)
     if not args.engine or bool(args.adapters) == bool(args.add):
         raise GatedPromptError("give --engine, and --adapters or --add")

@@ -34,7 +34,7 @@ from ..sharing.classifier import used_folder
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments. None: those of the command line."""
+    """Run with these arguments. None means those of the command line."""
     (args,) = CommandLine([PredictArguments], __doc__).parse(argv)
     if not args.adapters or (not args.images and args.export is None):
         raise GatedPromptError("give --adapters, and --images or --export")

@@ -11,7 +11,7 @@ from ..finetune.arguments import parse
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run with these arguments. None: those of the command line."""
+    """Run with these arguments. None means those of the command line."""
     arguments = parse(argv, __doc__)
     from ..finetune import pipeline
 

@@ -25,7 +25,7 @@ from ..finetune.arguments import parse
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run with these arguments (None: those of the command line) and return the content of results.json."""
+    """Run with these arguments (None means those of the command line) and return the content of results.json."""
     arguments = parse(argv, __doc__)
     from ..finetune import pipeline
 

@@ -68,22 +68,32 @@ def convert_backbone(
 ) -> Report:
     """Convert a pre-trained encoder to a `ViTModel`, or to a `ViTForImageClassification` if it has a linear head.
 
-    Writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint, and
-    `conversion.json` with the hashes of both files and what was left out. The architecture is inferred from the
+    This writes `config.json`, `model.safetensors` and `preprocessor_config.json`, in the precision of the checkpoint,
+    and `conversion.json` with the hashes of both files and what was left out. The architecture is inferred from the
     shapes. `layer_norm_eps` is 1e-6, as in MAE, MoCo v3, DINO and timm.
 
     Args:
         checkpoint: a file written by `torch.save` (loaded without running code from it), or `.safetensors`.
         folder: output folder, written atomically.
-        kind: one of `KINDS`. None: detect it.
-        num_attention_heads: None: 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
-        image_mean: mean per channel of pixels in [0, 1]. ImageNet's for MAE, MoCo v3 and DINO.
+        kind: one of `KINDS`. None means that it is detected.
+        num_attention_heads: None means 12 for MoCo v3's ViT-S, 16 for widths 1152 to 1664, else width / 64.
+        image_mean: mean per channel of pixels in [0, 1]. The default is ImageNet's, as in MAE, MoCo v3 and DINO.
         image_std: standard deviation per channel.
         overwrite: replace an earlier conversion in `folder`.
+
+    Returns:
+        What was found, what was left out and why. Print it.
 
     Raises:
         ConversionError: the checkpoint cannot be read, its keys or shapes are not those of a ViT, or the folder cannot
             be written to. Nothing is written in these cases.
+
+    Example:
+        ```python
+        from gated_prompt.convert import convert_backbone
+
+        print(convert_backbone("mae_pretrain_vit_base.pth", "mae-vit-b"))
+        ```
     """
     check_output_folder(folder, overwrite)  # fail before the work
     source = Path(checkpoint)
@@ -140,16 +150,26 @@ def convert_adapter(
     | any, prompt_pool | "prompts" |
 
     Args:
-        checkpoint: the official code's `last_model.pth`: its `SSLViT.state_dict()`, in `model` or plain.
+        checkpoint: the official code's `last_model.pth`, which is its `SSLViT.state_dict()`, in `model` or plain.
         folder: output folder, written atomically.
         pooling: see the table.
         base_model: folder or Hub id of the base, recorded in the adapter.
         overwrite: replace an earlier conversion in `folder`.
 
+    Returns:
+        What was found, what was left out and why. Print it.
+
     Raises:
         ConversionError: the checkpoint is not such a run, a key or shape does not match its encoder, or the folder
             cannot be written to. Nothing is written in these cases.
         ConfigError: `pooling` is unknown.
+
+    Example:
+        ```python
+        from gated_prompt.convert import convert_adapter
+
+        print(convert_adapter("last_model.pth", "cub", pooling=None, base_model="moco-vit-b"))
+        ```
     """
     check_output_folder(folder, overwrite)
     source = Path(checkpoint)

@@ -20,7 +20,7 @@ CONTAINERS = ("teacher", "student", "state_dict", "model")  # the first present.
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of one file by name. `container` is the entry that held them, None: the top level.
+    """The tensors of one file by name. `container` is the entry that held them, None if they were at the top level.
 
     `others` are the file's other entries (optimizer, epoch, ...), `arch` the architecture that MoCo v3 records.
     """

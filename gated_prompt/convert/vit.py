@@ -54,7 +54,7 @@ class Architecture:
 def infer_architecture(encoder: Encoder, num_heads: int | None) -> Architecture:
     """Infer the sizes from the shapes, and check that exactly the expected tensors are there, with the right shapes.
 
-    The shapes do not reveal `num_heads`. None: the usual number for the width.
+    The shapes do not reveal `num_heads`. None means the usual number for the width.
 
     Raises:
         ConversionError: a key is missing or unexpected, a shape is wrong, or the number of heads is unknown.

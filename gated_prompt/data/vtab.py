@@ -49,8 +49,8 @@ def load_folder(root: str | Path, task: str, split: str, *, expected_count: int 
         root: The folder that contains the task folders, or the one that contains `vtab-1k`.
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
-        expected_count: Number of lines that the list should have. None: VTAB's. Since reduced copies are useful too,
-            any other number only causes a warning, and the provenance is marked as inexact.
+        expected_count: Number of lines that the list should have. None means VTAB's. Since reduced copies are useful
+            too, any other number only causes a warning, and the provenance is marked as inexact.
 
     Warns:
         InexactDataWarning: The list has another number of images, or they are JPEGs, which are lossy.

@@ -29,7 +29,7 @@ def load_hub(task: str, split: str, *, path: str | Path | None = None, revision:
         task: Task name.
         split: "train800", "val200", "train800val200" or "test".
         path: Local copy of the repository to read instead of the Hub.
-        revision: Commit of the repository. None: the pinned one, or the newest if none is pinned.
+        revision: Commit of the repository. None means the pinned one, or the newest if none is pinned.
 
     Raises:
         DataError: The repository cannot be read, or has unexpected columns, row counts or classes.

@@ -30,7 +30,7 @@ class HubSource:
         to_label: Computes the class from the values of the label columns.
         splits: Original split -> the Hub splits that it consists of. A split that VTAB uses but this mapping lacks
             is not on the Hub.
-        revision: Commit that this entry describes. None: not pinned.
+        revision: Commit that this entry describes. None if it is not pinned.
         key: Columns that determine the original key.
         to_key: Computes the key from their values.
         in_original_order: Checks a table of the named original split for the original row order, in which the row

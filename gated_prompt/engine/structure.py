@@ -32,8 +32,9 @@ class Structure:
     """The operations of a forward, and how images become its pixels.
 
     Attributes:
-        prompts: settings of `GatedPromptConfig`. None: probes alone.
-        reads, blocks: as `heads.TokenClassifier` has them. `reads` None: the features of the backbone's own class.
+        prompts: settings of `GatedPromptConfig`. None if there are only probes.
+        reads, blocks: as `heads.TokenClassifier` has them. `reads` None means the features of the backbone's own
+            class.
         preparation: as `Predictor` has it.
     """
 

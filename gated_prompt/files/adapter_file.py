@@ -38,10 +38,10 @@ class AdapterFile:
 
     Attributes:
         place: the folder or repository, for messages.
-        path: `adapter_model.safetensors`. None: there is only a config.
+        path: `adapter_model.safetensors`. None if there is only a config.
         entries: the header, without the tensors of other adapters, which no reader uses.
         stamp: distinguishes this file from one that replaces it later.
-        sha256: the hash recorded in the config. None: not recorded.
+        sha256: the hash recorded in the config. None if it was not recorded.
     """
 
     place: str

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training has found.
+    """What `train` found.
 
     Attributes:
         sentence: what to use, how good it is on images that it has not seen, and how many it was fitted to.
-        output: the folder with everything. `use`: what to use, a folder in it. `report`: a page to look at.
+        output: the folder with everything.
+        use: the folder in it that holds what to use.
+        report: a page to look at.
         table: a row for each method and seed, the probe first, as in results.json.
         results: the content of results.json.
     """
@@ -36,7 +38,7 @@ class TrainResult:
     def predict(
         self, images: Sequence["str | os.PathLike[str] | Image.Image"], top: int = 3
     ) -> list[list[tuple[str, float]]]:
-        """For each image the names of the best `top` classes and their scores. Of numbers, all.
+        """Return the names of the best `top` classes of each image and their scores. Of numbers, all.
 
         Raises:
             DataError: an image cannot be read.
@@ -49,13 +51,14 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class BlockProbes:
-    """What the frozen backbone can do.
+    """What `probe_blocks` found: what the frozen backbone can do.
 
     Attributes:
         sentence: the blocks to read, how good their probe is, and how many images it was fitted to.
-        blocks: of each block from 0: `nearest_neighbours` and `linear_probe` on images that they have not seen.
+        blocks: for each block from 0, `nearest_neighbours` and `linear_probe` on images that they have not seen.
         block_sets: probes of several blocks together.
-        read_blocks: those that are chosen. Their probe lies in the folder `probe`, which `predict` takes.
+        read_blocks: indices of the blocks that were chosen.
+        probe: the folder of their probe, which `predict` takes.
     """
 
     sentence: str
@@ -68,17 +71,21 @@ class BlockProbes:
 def train(**options: Any) -> TrainResult:
     """Fine-tune on images, as `gated-prompt train` does, with the same options and defaults.
 
-    ```python
-    result = gated_prompt.finetune.train(train_dir="photos", backbone="facebook/dinov2-small")
-    print(result.sentence)
-    result.predict(["new.jpg"])
-    ```
-
     Args:
         options: those that `gated-prompt train --help` lists.
 
+    Returns:
+        What to use, how good it is, and where everything lies.
+
     Raises:
         GatedPromptError: an option is unknown or wrong, or images or backbone cannot be used.
+
+    Example:
+        ```python
+        result = gated_prompt.finetune.train(train_dir="photos", backbone="facebook/dinov2-small")
+        print(result.sentence)
+        result.predict(["new.jpg"])
+        ```
     """
     arguments = parse(words(options))
     from . import pipeline
@@ -93,15 +100,24 @@ def train(**options: Any) -> TrainResult:
 def probe_blocks(
     backbone: "str | os.PathLike[str] | nn.Module", images: str | os.PathLike[str] | None = None, **options: Any
 ) -> BlockProbes:
-    """Nearest neighbours and linear probes of every block of a frozen backbone, as `gated-prompt probe` finds them.
+    """Fit nearest neighbours and linear probes on every block of a frozen backbone, as `gated-prompt probe` does.
 
     Args:
         backbone: Hub id, folder, or a loaded model without a head whose `name_or_path` says where it is from.
-        images: a folder with a subfolder for each class. None: `options` name a table or a data set.
+        images: a folder with a subfolder for each class. None if `options` name a table or a data set.
         options: those that `gated-prompt probe --help` lists.
+
+    Returns:
+        The scores of each block, and the blocks to read.
 
     Raises:
         GatedPromptError: an option is unknown or wrong, or images or backbone cannot be used.
+
+    Example:
+        ```python
+        probes = gated_prompt.finetune.probe_blocks("facebook/dinov2-small", "photos")
+        print(probes.read_blocks, probes.sentence)
+        ```
     """
     loaded = None if isinstance(backbone, str | os.PathLike) else backbone
     name = getattr(loaded, "name_or_path", None) if loaded is not None else os.fspath(backbone)  # type: ignore[arg-type]

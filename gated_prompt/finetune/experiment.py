@@ -93,10 +93,10 @@ class Experiment(ABC):
 
     @abstractmethod
     def rates(self, method: str) -> LearningRates | None:
-        """The learning rates that were given or belong to a method; None: they are searched for."""
+        """The learning rates that were given or belong to a method. None if they are searched for."""
 
     def keep_tokens(self, method: str, folder: Path) -> KeptTokens | None:
-        """What reaches the first block with prompts, once per image, in `folder`; None: nothing is kept."""
+        """What reaches the first block with prompts, once per image, in `folder`. None if nothing is kept."""
         return None
 
     def model(self, method: str, seed: int, output: Path) -> nn.Module:

@@ -52,8 +52,8 @@ def fit(
 ) -> tuple[Fitted, BestEpoch]:
     """Train on the training part for at most `batches` batches, then restore the best epoch.
 
-    `output`: folder for checkpoints, from the last of which the run resumes. None: no checkpoints, and validation at
-    the end only. `label`: of the progress bar.
+    `output`: folder for checkpoints, from the last of which the run resumes. None means no checkpoints, and
+    validation at the end only. `label`: of the progress bar.
     """
     args = experiment.args
     model = restored(experiment, begin, output or Path(args.output_dir))

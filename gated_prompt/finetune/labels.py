@@ -29,7 +29,7 @@ class Reading:
 
     Attributes:
         problem: a problem, or "auto".
-        separator: what separates several labels of an image in a cell. None: found out.
+        separator: what separates several labels of an image in a cell. None means that it is inferred.
         missing: what to do with missing labels. See `labels.labelled`.
         names: of the classes where they are known. Empty: those that occur.
     """
@@ -226,7 +226,7 @@ def number_targets(column: Column) -> Tensor:
 
 
 def zeros_and_ones(column: Column) -> Tensor | None:
-    """A column of zeros and ones as float32 (N,). None: it has other values."""
+    """A column of zeros and ones as float32 (N,). None if it has other values."""
     texts = [value.casefold() if isinstance(value, str) else "" for value in column.values]
     if not all(text in ZERO or text in ONE for text in texts):
         return None

@@ -36,7 +36,7 @@ def part_of(name: str) -> str | None:
 
 
 def asks_for_masks(argv: Sequence[str] | None) -> bool:
-    """Whether these arguments of `gated-prompt train` are about label maps. None: those of the process."""
+    """Whether these arguments of `gated-prompt train` are about label maps. None means those of the process."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("problem", "train_dir", "dataset", "train_file"):
         parser.add_argument(f"--{name}")
@@ -57,7 +57,7 @@ def gives_masks(argv: Sequence[str] | None) -> bool:
 
 
 def problem_of(folder: Path) -> str | None:
-    """What an output folder, or a folder in it, says it is about. None: nothing."""
+    """What an output folder, or a folder in it, says it is about. None if it says nothing."""
     for name in ("results.json", "predictor.json"):
         try:
             return str(json.loads((folder / name).read_text(encoding="utf-8"))["problem"])

@@ -29,7 +29,7 @@ def recognize(column: Column, asked: str, separator: str | None) -> Kind:
     Args:
         column: the labels, without those that are missing.
         asked: a problem, or "auto".
-        separator: what was asked to separate several labels. None: found out.
+        separator: what was asked to separate several labels. None means that it is inferred.
 
     Raises:
         DataError: it could be more than one thing. The message says which options decide.
@@ -118,7 +118,7 @@ def _of_words(column: Column) -> Kind:
 
 
 def _separator(column: Column) -> str | None:
-    """What separates several labels in the cells of a column. None: no cell has several."""
+    """What separates several labels in the cells of a column. None if no cell has several."""
     cells = {text for text in column.values if text}
     used = [sign for sign in SEPARATORS if any(sign in text for text in cells)]
     if len(used) > 1 or (not used and _share_parts(cells, " ")):

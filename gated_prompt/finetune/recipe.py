@@ -73,7 +73,8 @@ def check_method(method: str) -> None:
 
 
 def check_read_block(asked: str, blocks: int | None = None) -> None:
-    """Refuse a `--read_block` that is neither best nor last nor one of `blocks` blocks (None: number unknown).
+    """Refuse a `--read_block` that is neither best nor last nor one of `blocks` blocks (None if the number is
+    unknown).
 
     Raises:
         GatedPromptError: it is none of them.

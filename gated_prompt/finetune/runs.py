@@ -193,7 +193,7 @@ def refit(experiment: Experiment, chosen: Run) -> Path:
 
 
 def finished(folder: Path) -> Run | None:
-    """What an earlier call trained and left in this folder; None: it was not finished."""
+    """What an earlier call trained and left in this folder. None if it was not finished."""
     return _read(folder) if (folder / RECORD).is_file() and (folder / SCORES).is_file() else None
 
 

@@ -55,16 +55,24 @@ def prompt_attention(
         model: a model with gated prompts, in eval mode.
         pixel_values: (B, 3, H, W), as the image processor returns them, on the model's device. For SigLIP 2
             (B, N, 3 p p).
-        prompts: indices of the prompts, counted from 0. None: all P.
-        adapter_name: None: the active one.
+        prompts: indices of the prompts, counted from 0. None means all P.
+        adapter_name: None means the active adapter.
         inputs: other arguments of the model's forward, such as `input_ids` of a model with two towers, SigLIP 2's
             `spatial_shapes`, or `interpolate_pos_encoding=True`.
 
     Raises:
-        GatedPromptError: there is no such adapter or prompt. The model is in training mode. Its blocks do not get all
+        GatedPromptError: there is no such adapter or prompt, the model is in training mode, its blocks do not get all
             patches in order (ViT-MAE), or the grids in the batch differ (SigLIP 2).
         UnsupportedOperationError: the model returns no attention weights (timm), or cannot be switched to eager, or
             the prompts have zero start, so nothing attends from them.
+
+    Example:
+        ```python
+        from gated_prompt.plots import prompt_attention
+
+        attention = prompt_attention(model.eval(), pixel_values)
+        attention.prompts.shape  # (images, blocks, prompts, rows, columns)
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     root = next(module for module in model.modules() if bank in module.children())

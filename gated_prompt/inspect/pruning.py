@@ -18,10 +18,12 @@ from .readouts import find_adapter
 
 
 class Pruning(NamedTuple):
-    """The effect of pruning.
+    """The effect of pruning, as `pruning` returns it.
 
-    `blocks`: the blocks that would be passive. `change`: the largest change of a logit. `scale`: the largest logit
-    without pruning. Both are absolute values over all images and classes.
+    Attributes:
+        blocks: the blocks that would be passive.
+        change: the largest change of a logit, absolute, over all images and classes.
+        scale: the largest logit without pruning, absolute, over all images and classes.
     """
 
     blocks: list[int]
@@ -32,13 +34,13 @@ class Pruning(NamedTuple):
 def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | None = None) -> list[int]:
     """Make blocks with closed gates passive in eval mode. Training still uses every gate.
 
-    The gates are read once, now: call this again after training them or loading others.
+    The gates are read once, at this call. Call it again after you train them or load others.
 
     Args:
         model: a model with gated prompts.
         gate_tolerance: gates up to this value count as closed (with `hard_gates`, those that are 0 in eval mode).
             None undoes the pruning.
-        adapter_name: None: the active adapter.
+        adapter_name: None means the active adapter.
 
     Returns:
         The blocks that are passive in eval mode, including the last block, pruned or not, if no pooling reads the
@@ -46,6 +48,12 @@ def prune(model: nn.Module, gate_tolerance: float | None, adapter_name: str | No
 
     Raises:
         GatedPromptError: the model has no gated prompts or no adapter of that name, or the tolerance is not in [0, 1).
+
+    Example:
+        ```python
+        gated_prompt.prune(model.eval(), gate_tolerance=0.01)  # [0, 1, 2, 3]
+        gated_prompt.prune(model, None)  # undo
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     pruned = _pruned(bank, adapter, gate_tolerance)
@@ -63,10 +71,16 @@ def pruning(
         model: a model with gated prompts, in eval mode, that returns `logits`.
         pixel_values: (B, 3, H, W), as the image processor returns them.
         gate_tolerance: gates up to this value count as closed.
-        adapter_name: None: the active adapter.
+        adapter_name: None means the active adapter.
 
     Raises:
         GatedPromptError: as for `prune`, or the model is in training mode or returns no logits.
+
+    Example:
+        ```python
+        effect = gated_prompt.pruning(model.eval(), pixel_values, gate_tolerance=0.01)
+        print(f"blocks {effect.blocks} would be passive, and logits would change by at most {effect.change:.1e}")
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     if model.training:

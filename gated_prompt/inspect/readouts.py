@@ -13,7 +13,14 @@ from ..tuner.bank import PromptBank, find_bank, find_banks
 
 
 def has_prompts(model: nn.Module) -> bool:
-    """Whether `model`, or a model that it wraps, has gated prompts, active or not."""
+    """Return whether `model`, or a model that it wraps, has gated prompts, active or not.
+
+    Example:
+        ```python
+        gated_prompt.has_prompts(model)  # True
+        gated_prompt.has_prompts(model.unload())  # False
+        ```
+    """
     return bool(find_banks(model))
 
 
@@ -23,23 +30,47 @@ def prompts_are_active(model: nn.Module) -> bool:
 
 
 def gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Return the gate values g = sigmoid(logit), shape (G,), in the order of the gated blocks; (0,) without gates.
+    """Return the gate values g = sigmoid(logit) in the order of the gated blocks (paper, Section 4).
 
     With `hard_gates`, g is the probability of an open gate in training. In eval mode, gates above 0.5 are open.
-    `adapter_name=None` means the active adapter, here and below (paper, Section 4).
+
+    Args:
+        model: a model with gated prompts, or a model that contains one.
+        adapter_name: None means the active adapter.
+
+    Returns:
+        Shape (G,), or (0,) for an adapter without gates.
 
     Raises:
         GatedPromptError: the model has no gated prompts, or no adapter of that name, or it contains several models
             with gated prompts.
+
+    Example:
+        ```python
+        gated_prompt.gates(model)  # tensor([0.0067, 0.0067, 0.0067]) before training
+        ```
     """
     return torch.sigmoid(_gate_logits(*find_adapter(model, adapter_name)))
 
 
 def head_gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Return the gates tanh(a) of zero start, shape (K, H), by block and attention head; (0, 0) without zero start.
+    """Return the gates tanh(a) of zero start by block and attention head.
+
+    Args:
+        model: a model with gated prompts, or a model that contains one.
+        adapter_name: None means the active adapter.
+
+    Returns:
+        Shape (K, H) for K blocks with prompts and H heads, or (0, 0) without zero start.
 
     Raises:
         GatedPromptError: as for `gates`.
+
+    Example:
+        ```python
+        model = get_peft_model(vit, GatedPromptConfig(deep=True, zero_start=True))
+        gated_prompt.head_gates(model)  # zeros (4, 4) before training: the adapted model begins as the base
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     if not adapter.config.zero_start:
@@ -48,12 +79,24 @@ def head_gates(model: nn.Module, adapter_name: str | None = None) -> torch.Tenso
 
 
 def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Return the attention temperatures, shape (K,), of the K blocks with prompts. Constants if fixed.
+    """Return the attention temperatures of the K blocks with prompts.
 
-    These are the values that a forward uses, clamped to `temperature_range`.
+    These are the values that a forward uses, clamped to `temperature_range`. They are constants if they are fixed.
+
+    Args:
+        model: a model with gated prompts, or a model that contains one.
+        adapter_name: None means the active adapter.
+
+    Returns:
+        Shape (K,).
 
     Raises:
         GatedPromptError: as for `gates`.
+
+    Example:
+        ```python
+        gated_prompt.temperatures(model)  # tensor([1., 1., 1., 1.]) before training
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     config = adapter.config
@@ -63,15 +106,28 @@ def temperatures(model: nn.Module, adapter_name: str | None = None) -> torch.Ten
 
 
 def selection_ratios(model: nn.Module, adapter_name: str | None = None) -> torch.Tensor:
-    """Return each gated block's share in the final prompt tokens, shape (G,), summing to 1; (0,) without gates.
+    """Return each gated block's share in the final prompt tokens.
 
     The weight of block l in the unrolled recurrence is g_l * prod_{j>l} (1 - g_j) (paper, Equations 8, 10, 11),
     normalized over the gated blocks. A block without a gate replaces the prompts (g = 1), so all blocks before it have
-    a share of 0. If that includes every gated block, all shares are 0. Computed from logarithms, so that closed gates
-    give ratios rather than 0 / 0.
+    a share of 0. If that includes every gated block, all shares are 0. The shares are computed from logarithms, so
+    that closed gates give ratios rather than 0 / 0.
+
+    Args:
+        model: a model with gated prompts, or a model that contains one.
+        adapter_name: None means the active adapter.
+
+    Returns:
+        Shape (G,), with sum 1, or (0,) for an adapter without gates.
 
     Raises:
         GatedPromptError: as for `gates`.
+
+    Example:
+        ```python
+        ratios = gated_prompt.selection_ratios(model)
+        print(f"block {int(ratios.argmax())} of the gated ones has the largest share")
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     logits = _gate_logits(bank, adapter).double()

@@ -39,7 +39,7 @@ class MaskPredictor:
         head: "linear" or "conv".
         backbone: Hub id or name of the model that it was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
-        colours: of the classes, red, green and blue. None: those of `segmentation.colours`.
+        colours: of the classes, red, green and blue. None means those of `segmentation.colours`.
 
     Raises:
         DataError: a value is not what it should be.
@@ -79,7 +79,7 @@ class MaskPredictor:
         """The model that it was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
-            backbone: Hub id or folder to load it from; None: the one used in training.
+            backbone: Hub id or folder to load it from. None means the one used in training.
             trust_remote_code: run Python code that the backbone brings.
 
         Raises:

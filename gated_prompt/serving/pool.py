@@ -37,7 +37,8 @@ class AdapterPool(AdapterCache[Resident]):
         backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
             which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
-        backbone_name: Hub id or folder. Adapters trained on another one are refused. None: not compared.
+        backbone_name: Hub id or folder. Adapters trained on another one are refused. None means that nothing is
+            compared.
         image_side: the largest side of images that an adapter may ask for, in pixels.
 
     Attributes:

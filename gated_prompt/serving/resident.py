@@ -24,7 +24,7 @@ class Resident(Loaded):
     Attributes:
         key: its name on the model, that of the base for a probe, which has no prompts.
         weight, bias: of its head, (K, F) and (K,). Without a weight, logits are what the head would read, (F,).
-        blocks: after which the head reads. None: the output of the backbone.
+        blocks: after which the head reads. None means the output of the backbone.
     """
 
     key: str
@@ -41,7 +41,7 @@ def stamp_of_folder(folder: Path) -> Stamp:
 
 
 class Limits(NamedTuple):
-    """The backbone's name (None: not compared) and number of blocks, and the largest side of images."""
+    """The backbone's name (None if it is not compared) and number of blocks, and the largest side of images."""
 
     backbone_name: str | None
     blocks: int
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
 
 
 def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] | None:
-    """The blocks of this backbone after which the head reads. None: its output.
+    """The blocks of this backbone after which the head reads. None means its output.
 
     Raises:
         GatedPromptError: the adapter was trained on another backbone, or asks for more than the limits.

@@ -120,7 +120,7 @@ def token_in_file(settings: Settings) -> Iterator[Settings]:
 
 
 def read_token(path: str | None) -> bytes | None:
-    """The token in this file, or, without one, that of the environment, as on a cluster. None: none is required.
+    """The token in this file, or, without one, that of the environment, as on a cluster. None if none is required.
 
     Raises:
         GatedPromptError: the file is missing or empty, or others may read it.

@@ -97,7 +97,7 @@ def number_of_pixels(data: bytes) -> int:
 
 
 def least_side(predictor: Predictor) -> int | None:
-    """The side that an image must keep when it is decoded at a fraction of its size. None: each pixel counts.
+    """The side that an image must keep when it is decoded at a fraction of its size. None if each pixel counts.
 
     Sampling without averaging reads single pixels, which a fraction would have averaged.
     """

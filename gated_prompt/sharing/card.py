@@ -55,29 +55,35 @@ def model_card(
     notes: str | None = None,
     predictor: bool = False,
 ) -> ModelCard:
-    """Describe one adapter in the form that the Hub reads. Nothing is written and nothing is asked of the Hub.
+    """Describe one adapter in the form that the Hub reads. Nothing is written, and the Hub is not contacted.
 
     Args:
         model: the model with the adapter.
-        adapter_name: which adapter. None: the active one.
-        repo_id: where the adapter will live, `user/name`, for the lines that load it. None: a placeholder.
-        base_model: Hub id of the base. None: what the base was loaded from. Only a Hub id `user/name` enters the
-            metadata: of a local folder the card gives the name, never the path.
+        adapter_name: which adapter. None means the active one.
+        repo_id: where the adapter will live, `user/name`, for the lines that load it. None means a placeholder.
+        base_model: Hub id of the base. None means what the base was loaded from. Only a Hub id `user/name` enters the
+            metadata. Of a local folder the card gives the name, never the path.
         dataset: Hub id or plain name of the data that the metrics were measured on. Only a Hub id `user/name` is
             listed under `datasets`.
         split: part of `dataset` that was scored, such as `test` or `validation`.
         metrics: the Hub's name of each metric, such as `accuracy` or `mean_iou`, and its value, as a share of 1.
-        task: the Hub's name of the task. None: found from the class of the base.
-        labels: class names in the order of the logits. None: those of the base's config, if it names any.
+        task: the Hub's name of the task. None means that the class of the base decides.
+        labels: class names in the order of the logits. None means those of the base's config, if it names any.
         license: the Hub's name of the adapter's licence, such as `apache-2.0`.
         picture: name of an image file that will stand beside the card.
         notes: Markdown for the end of the card.
         predictor: whether `predictor.json` will stand beside the card (`gated_prompt.predictor`). The lines that load
-            the adapter then go by it.
+            the adapter then use it.
 
     Raises:
         GatedPromptError: the model has no such adapter, a metric comes without `dataset` or `split`, is not finite,
             or is a percentage where the Hub wants a share.
+
+    Example:
+        ```python
+        card = gated_prompt.model_card(model, dataset="me/birds", split="test", metrics={"accuracy": 0.93})
+        print(card.data.metrics, card.text[:40])
+        ```
     """
     table = _gate_table(model, adapter_name)  # first: refuses an unknown adapter
     config: GatedPromptConfig = model.peft_config[adapter_name or model.active_adapter]
@@ -140,8 +146,21 @@ def model_card(
 def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
     """Put `card` into `folder` as README.md, atomically, in place of the template that PEFT writes there.
 
+    Args:
+        folder: an adapter's folder.
+        card: what `model_card` returned.
+
+    Returns:
+        The path of the README.md.
+
     Raises:
         GatedPromptError: there is no such folder.
+
+    Example:
+        ```python
+        gated_prompt.save(model, "birds")
+        gated_prompt.write_card("birds", gated_prompt.model_card(model, license="apache-2.0"))
+        ```
     """
     path = Path(folder, CARD_NAME)
     if not path.parent.is_dir():

@@ -35,7 +35,13 @@ HEAD = ("classifier.weight", "classifier.bias")  # of a linear one
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model and what it takes to ask it: `model.config` has id2label, label2id and the problem type."""
+    """A trained model with its preprocessing and class names, as `load_classifier` returns it.
+
+    Attributes:
+        model: the model in eval mode. Its config has id2label, label2id and the problem type.
+        predictor: what `predictor.json` says.
+        transform: turns an RGB image into float (3, height, width).
+    """
 
     model: nn.Module
     predictor: Predictor
@@ -43,7 +49,7 @@ class Classifier:
 
     @torch.inference_mode()
     def __call__(self, image: str | os.PathLike[str] | bytes | Image.Image, top: int = 3) -> list[tuple[str, float]]:
-        """Names and scores of one image, at most `top` of them, the best first. Of numbers, all.
+        """Return the names of the best `top` classes of one image and their scores, the best first. Of numbers, all.
 
         Raises:
             DataError: the image cannot be read.
@@ -68,13 +74,19 @@ def load_classifier(
 
     Args:
         folder: a folder with `predictor.json`, the output folder of a run, or the id of a Hub repository.
-        backbone: where the backbone lies. None: where it lay in training.
+        backbone: folder or Hub id of the backbone. None means the one that was used in training.
         revision: branch, tag or commit of the repository.
-        token: access token of the Hub. None: the one of `hf auth login`.
+        token: access token of the Hub. None means the one of `hf auth login`.
         trust_remote_code: run Python code that the backbone brings.
 
     Raises:
         GatedPromptError: the folder or the backbone cannot be loaded, or they do not fit.
+
+    Example:
+        ```python
+        classifier = gated_prompt.load_classifier("runs/photos")
+        classifier("new.jpg", top=1)  # [("cat", 0.93)]
+        ```
     """
     place = Path(folder)
     if not place.is_dir():

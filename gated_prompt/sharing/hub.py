@@ -38,12 +38,12 @@ def push_to_hub(
 
     Args:
         model: the model with the adapter.
-        repo_id: `user/name`, or `name` under the user who is logged in. Made if it does not exist.
-        card: the card. None: `model_card(model)` without metrics.
-        adapter_name: which adapter. None: the active one.
+        repo_id: `user/name`, or `name` under the user who is logged in. It is created if it does not exist.
+        card: the card. None means `model_card(model)` without metrics.
+        adapter_name: which adapter. None means the active one.
         files: more files to put beside the adapter, such as the card's picture.
-        private: whether a new repository is private. None: the account's default.
-        token: access token. None: the one of `hf auth login`.
+        private: whether a new repository is private. None means the account's default.
+        token: access token. None means the one of `hf auth login`.
         commit_message: first line of the commit.
 
     Returns:
@@ -52,6 +52,12 @@ def push_to_hub(
     Raises:
         GatedPromptError: the model has no such adapter. Nothing has been uploaded then.
         HfHubHTTPError: the Hub refused.
+
+    Example:
+        ```python
+        card = gated_prompt.model_card(model, repo_id="me/birds", labels=["wren", "robin"])
+        gated_prompt.push_to_hub(model, "me/birds", card=card)
+        ```
     """
     gates(model, adapter_name)  # refuses an unknown adapter, before anything is made
     api = HfApi(token=token)

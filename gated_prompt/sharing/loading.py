@@ -28,9 +28,9 @@ def load(
 ) -> PeftModel:
     """Put a saved adapter on a model.
 
-    The same as `PeftModel.from_pretrained`, or `load_adapter` on a model that has adapters. But PEFT opens the config
-    before it knows the method, asks the Hub for weights that a folder lacks, and opens the files again after they
-    were checked. Here they are validated and loaded from one snapshot, even while others save.
+    This does the same as `PeftModel.from_pretrained`, or as `load_adapter` on a model that has adapters. But PEFT
+    opens the config before it knows the method, asks the Hub for weights that a folder lacks, and opens the files
+    again after they were checked. Here they are validated and loaded from one snapshot, even while others save.
 
     Args:
         base: the base model, changed in place, or a `PeftModel`, which gets one more adapter, not yet active.
@@ -39,16 +39,22 @@ def load(
         is_trainable: continue training it. Otherwise its parameters need no gradient.
         subfolder: folder inside `adapter` that holds it.
         revision: branch, tag or commit of the repository.
-        token: access token of the Hub. None: the one of `hf auth login`.
+        token: access token of the Hub. None means the one of `hf auth login`.
 
     Returns:
-        The `PeftModel`. Where `base` was one, itself.
+        The `PeftModel`, which is `base` itself if that was one.
 
     Raises:
         DamagedAdapterError: a file is missing, unreadable, incomplete, holds what it should not hold, or is a pickle.
         AdapterMismatchError: the adapter is of another PEFT method or made for another base.
         AdapterNameError: the name cannot be used, or the model has an adapter of this name.
         ConfigError: the config holds wrong values, or values that do not fit this base.
+
+    Example:
+        ```python
+        model = gated_prompt.load(vit, "me/birds").eval()
+        logits = model(pixel_values=pixel_values).logits
+        ```
     """
     if isinstance(base, PeftModel) and adapter_name in base.peft_config:
         raise AdapterNameError(

@@ -30,12 +30,21 @@ STAGING = ".gated_prompt_saving"  # inside the target, hence on the same file sy
 def save(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     """Save all adapters of `model`, in the files and places of `model.save_pretrained(folder)`, atomically.
 
-    Each adapter on its own is old or new after a kill. An adapter that has no model card beside it gets that of
-    `model_card`, in the place of PEFT's template. A card that is there stays as it is.
+    After a kill, each adapter is either the old or the new one. An adapter that has no model card beside it gets the
+    one that `model_card` makes, in place of PEFT's template. An existing card stays as it is.
+
+    Args:
+        model: a `PeftModel` with gated prompts.
+        folder: where to save. Adapters that are not named "default" go into subfolders, as in PEFT.
 
     Raises:
-        UnsupportedOperationError: `model` is no `PeftModel`, or `folder` is a file.
-        GatedPromptError: other processes went on saving into this folder for a minute.
+        UnsupportedOperationError: `model` is not a `PeftModel`, or `folder` is a file.
+        GatedPromptError: other processes kept saving into this folder for a minute.
+
+    Example:
+        ```python
+        gated_prompt.save(model, "birds")
+        ```
     """
     if not isinstance(model, PeftModel):
         raise UnsupportedOperationError(

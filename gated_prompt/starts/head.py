@@ -41,10 +41,10 @@ def initialize_head(
     Labelled images pass through the model in eval mode, with everything in place that the active adapter brings:
     prompts, gates, temperatures and pooling. What enters the head's last Linear is standardised and fitted by logistic
     regression (L-BFGS, to the optimum), by one logistic regression for each of several labels, or by ridge regression
-    for numbers. The answer replaces weight and bias of this Linear. Nothing else changes. A linear probe of the bare
-    backbone would not do: the prompts shift the features, and the head would have to unlearn the difference.
+    for numbers. The result replaces weight and bias of this Linear. Nothing else changes. A linear probe of the bare
+    backbone would not do, because the prompts shift the features, and the head would have to unlearn the difference.
 
-    With torch.distributed give each process its own share of the images: the head is fitted to all of them, and all
+    With torch.distributed, give each process its own share of the images. The head is fitted to all of them, and all
     processes get the same. Features are kept in memory, 8 bytes for each of an image's values.
 
     Args:
@@ -52,8 +52,8 @@ def initialize_head(
         batches: pairs (pixels (B, 3, H, W), labels) or dicts with `pixel_values` and `labels`, for example a
             DataLoader of training images without augmentation. Labels are classes (B,), zeros and ones (B, K) or
             numbers (B,) or (B, K). One pass is made over all of it.
-        problem_type: transformers' name of the problem. None: what the labels look like.
-        l2: strength of the L2 penalty: 1 / C of scikit-learn's LogisticRegression, alpha of its Ridge.
+        problem_type: transformers' name of the problem. None means that the labels decide.
+        l2: strength of the L2 penalty, which is 1 / C of scikit-learn's LogisticRegression, and alpha of its Ridge.
         class_weights: (K,), factors on the losses of the images of each class.
         seed: of the random numbers while `batches` is read. The same images in the same order give the same head.
 
@@ -61,9 +61,15 @@ def initialize_head(
         UserWarning: the head's precision, such as bfloat16 under autocast, rounds away what was fitted.
 
     Raises:
-        GatedPromptError: no trained head, one that does not end in a Linear, wrong options, batches without pixels or
-            labels, labels that do not fit the head, a head whose weight is computed from parameters that cannot
-            express the fitted one, or features that are not finite. The model is then as before.
+        GatedPromptError: no head is trained, the head does not end in a Linear, an option is wrong, a batch lacks
+            pixels or labels, the labels do not fit the head, the head's weight is computed from parameters that cannot
+            express the fitted one, or features are not finite. The model is then as before.
+
+    Example:
+        ```python
+        model = get_peft_model(vit, GatedPromptConfig(num_virtual_tokens=10))
+        gated_prompt.initialize_head(model, train_loader)
+        ```
     """
     root = model.module if isinstance(model, DistributedDataParallel) else model
     heads = _trained_heads(root)

@@ -46,34 +46,41 @@ def initialize_prompts(
 ) -> None:
     """Start the prompts of an adapter from images of its task. Call it after `get_peft_model`, before training.
 
-    The images pass through the frozen base, without prompts and in eval mode, and prompts are made from the patch
-    tokens that enter the block they will be inserted at. When `deep`, those of every block from the tokens that
-    enter this block. Nothing but the prompts is changed. `docs/settings.md` tells the methods apart.
+    The images pass through the frozen base, without prompts and in eval mode. The prompts are made from the patch
+    tokens that enter the block they will be inserted at. With `deep`, the prompts of each block are made from the
+    tokens that enter this block. Nothing but the prompts is changed. `docs/settings.md` compares the methods.
 
-    With torch.distributed give each process its own share of the images: what they see is put together, and all get
+    With torch.distributed, give each process its own share of the images. What they see is put together, and all get
     the prompts of process 0. Call it before the model is wrapped or sharded.
 
     Args:
         model: what `get_peft_model` returned, or anything that holds it.
         batches: pixel values (B, 3, H, W), dicts with `pixel_values`, or pairs (pixels, labels), for example a
             DataLoader of training images. One pass is made over all of them, in memory that does not grow.
-        method: "sample": random tokens (SPT, arXiv 2402.02382). "mean", "max": random windows of the row of tokens,
-            pooled (SPT). "kmeans": centres of token clusters (needs scikit-learn). "match": means of the tokens whose
-            keys are nearest to those of random prompts (VIPAMIN, arXiv 2510.16446).
+        method: "sample" takes random tokens (SPT, arXiv 2402.02382). "mean" and "max" pool random windows of the row
+            of tokens (SPT). "kmeans" takes centres of token clusters (needs scikit-learn). "match" takes means of the
+            tokens whose keys are nearest to those of random prompts (VIPAMIN, arXiv 2510.16446).
         seed: of all random choices, 0 to 2^32 - 1. The same images in the same order give the same prompts.
         before_positions: for block 0, take the output of the patch projection, as SPT does, rather than the input of
             the block, which has position embeddings added. Not with "match".
-        neighbours: for "match": tokens averaged into one prompt.
-        orthogonal: for "match": weight in [0, 1] of a part whose values lie outside the span of the block's mean
+        neighbours: for "match", the number of tokens averaged into one prompt.
+        orthogonal: for "match", the weight in [0, 1] of a part whose values lie outside the span of the block's mean
             attention outputs. The matched part has the rest.
         overwrite: also replace prompts that are no longer what they started from.
         adapter_name: None means the active adapter.
 
     Raises:
-        GatedPromptError: no adapter, wrong options, a batch without pixels, images that are too few, tokens that are
-            not finite, or scikit-learn missing. The adapter and the modes of the model are then as before.
+        GatedPromptError: there is no adapter, an option is wrong, a batch has no pixels, there are too few images,
+            tokens are not finite, or scikit-learn is missing. The adapter and the modes of the model are then as
+            before.
         UnsupportedOperationError: the adapter is trained or loaded, and `overwrite` is off.
         ArchitectureError: "match" cannot find the projections of the attention.
+
+    Example:
+        ```python
+        model = get_peft_model(vit, GatedPromptConfig(num_virtual_tokens=10))
+        gated_prompt.initialize_prompts(model, train_loader, method="sample")
+        ```
     """
     bank, adapter = find_adapter(model, adapter_name)
     _check_options(adapter, method, seed, before_positions, neighbours, orthogonal)

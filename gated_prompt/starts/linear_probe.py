@@ -76,8 +76,8 @@ def fit_path(
 
     Args:
         features: (N, F). The fits are computed in their precision and on their device.
-        used: bool (T, N), the images that each of T fits sees. None: all, once. The features are standardised by the
-            mean and spread of all N, which no label enters.
+        used: bool (T, N), the images that each of T fits sees. None means one fit to all. The features are
+            standardised by the mean and spread of all N, which no label enters.
         tolerance: of `lbfgs.minimise`.
 
     The others are those of `fit_linear`, as are the errors.

@@ -60,7 +60,7 @@ class SampledTokens:
         self.pool, self.reservoir = pool, Reservoir(count, rng)
 
     def add(self, tokens: torch.Tensor, visible: torch.Tensor | None) -> None:
-        """Offer patch tokens (B, N, D), of which those are images where `visible` (B, N) is True. None: all."""
+        """Offer patch tokens (B, N, D), of which those are images where `visible` (B, N) is True. None means all."""
         if self.pool is not None:
             refuse_padding(visible)
             tokens, visible = self.pool(tokens), None

@@ -16,26 +16,26 @@ from ..errors import GatedPromptError, UnsupportedOperationError
 class AveragedAdapter:
     """Exponential moving average of a model's trainable parameters. The frozen base is neither copied nor read.
 
-    ```python
-    average = AveragedAdapter(model, decay=0.999)
-    for batch in loader:
-        ...
-        optimizer.step()
-        average.update()
-    with average.applied():  # evaluate and save the averaged parameters
-        gated_prompt.save(model, folder)
-    ```
-
     If p_t are the parameters at update t, the average is a_1 = p_1, a_t = decay a_{t-1} + (1 - decay) p_t (SPT, arXiv
-    2402.02382, trains prompts with decay 0.9999). It is kept at least in float32. Works with accelerate's
+    2402.02382, trains prompts with decay 0.9999). It is kept in float32 or better. It works with accelerate's
     `register_for_checkpointing`.
 
     Args:
-        model: has at least one trainable parameter. Read at each update.
-        decay: in [0, 1); the average spans about 1 / (1 - decay) updates.
+        model: a model with at least one trainable parameter. It is read at each update.
+        decay: in [0, 1). The average spans about 1 / (1 - decay) updates.
 
     Raises:
         GatedPromptError: nothing is trainable, or the decay is outside its range.
+
+    Example:
+        ```python
+        average = gated_prompt.AveragedAdapter(model, decay=0.999)
+        for batch in train_loader:
+            ...  # an optimizer step
+            average.update()
+        with average.applied():  # evaluate and save the averaged parameters
+            gated_prompt.save(model, "averaged")
+        ```
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999) -> None:
@@ -67,7 +67,7 @@ class AveragedAdapter:
         self._fill(list(self._average.module.parameters()))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the averaged parameters by name, at least in float32, and the number of updates as "n_averaged"."""
+        """Return the averaged parameters by name, in float32 or better, and the number of updates as "n_averaged"."""
         values = (parameter.detach() for parameter in self._average.module.parameters())
         return {"n_averaged": self._average.n_averaged, **dict(zip(self._names, values, strict=True))}
 
@@ -104,7 +104,7 @@ class AveragedAdapter:
 
 
 class AveragingCallback(TrainerCallback):
-    """Callback for transformers' Trainer: averages after each step, and copies the average to the model at the end.
+    """Callback for transformers' Trainer that averages after each step, and ends with the average in the model.
 
     Evaluations and checkpoints during training use the original parameters. A resumed run starts a new average.
 
@@ -113,6 +113,13 @@ class AveragingCallback(TrainerCallback):
 
     Raises:
         UnsupportedOperationError: training starts with `load_best_model_at_end`, which would end with another model.
+
+    Example:
+        ```python
+        from transformers import Trainer
+
+        trainer = Trainer(model, callbacks=[gated_prompt.AveragingCallback(decay=0.99)])
+        ```
     """
 
     def __init__(self, decay: float = 0.999) -> None:

@@ -64,7 +64,7 @@ class BestEpoch(AverageWeights):
         model: the model, unwrapped.
         validate: scores a model, which is wrapped as the accelerator prepared it, on all processes.
         patience: epochs without a better validation before `done`.
-        decay: of the average; None: no average.
+        decay: of the average. None means that nothing is averaged.
     """
 
     def __init__(

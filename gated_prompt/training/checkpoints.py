@@ -137,7 +137,7 @@ def is_due(every: str, step: int, epoch_length: int) -> bool:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that differs from what was written, and how. None: all are intact."""
+    """The first file of a checkpoint that differs from what was written, and how. None if all are intact."""
     try:
         files = dict(json.loads((checkpoint / WHOLE).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):

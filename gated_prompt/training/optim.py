@@ -36,8 +36,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for a torch optimizer that contain each trainable parameter of `model` once.
 
-    Prompts often use their own learning rate, and heads a far larger weight decay (SPT: 1e-2 for prompts, 0.5 for the
-    head). Example: `SGD(parameter_groups(model, lr=0.1, head={"weight_decay": 0.5}), momentum=0.9)`.
+    Prompts often use their own learning rate, and heads a far larger weight decay (SPT uses 1e-2 for prompts and 0.5
+    for the head).
 
     Args:
         model: the result of `get_peft_model`, or a module that contains one or several.
@@ -55,6 +55,12 @@ def parameter_groups(
     Raises:
         GatedPromptError: the model has no adapter or no trainable parameters, a setting is unknown, negative or not
             finite, or an empty group has settings.
+
+    Example:
+        ```python
+        groups = gated_prompt.parameter_groups(model, lr=0.1, head={"weight_decay": 0.5})
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        ```
     """
     banks = find_banks(model).values()
     if not banks:

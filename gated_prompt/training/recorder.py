@@ -22,14 +22,28 @@ class GateRecorder(TrainerCallback):
     `every` steps. In your own loop, call `recorder.record(model, step)` as often as you like. The model may be wrapped
     (DDP, accelerate).
 
-    Lists with the results: `steps` (T,). Values `gates` (T, G), `selection_ratios` (T, G) and `temperatures`
-    (T, K). Block indices `gated_blocks` (G,) and `blocks` (K,).
-
     Args:
         every: steps between two records with the Trainer. On a GPU, each record waits for the step to finish.
 
+    Attributes:
+        steps: list (T,) of the steps recorded.
+        gates: list (T, G).
+        selection_ratios: list (T, G).
+        temperatures: list (T, K).
+        gated_blocks: indices (G,) of the gated blocks.
+        blocks: indices (K,) of the blocks with prompts.
+
     Raises:
         GatedPromptError: `every` is below 1.
+
+    Example:
+        ```python
+        recorder = gated_prompt.GateRecorder()
+        for step in range(2):
+            ...  # train
+            recorder.record(model, step)
+        recorder.save("gates.json")
+        ```
     """
 
     def __init__(self, every: int = 10) -> None:
@@ -46,7 +60,7 @@ class GateRecorder(TrainerCallback):
     def record(self, model: nn.Module, step: int) -> None:
         """Record the values of this step.
 
-        First drops records of this and later steps, since a resumed run repeats them.
+        Records of this and later steps are dropped first, since a resumed run repeats them.
 
         Raises:
             GatedPromptError: the model has no adapter, or its blocks differ from those recorded so far.

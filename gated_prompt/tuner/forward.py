@@ -95,9 +95,9 @@ class PromptTensors(nn.Module):
 class Forward:
     """The state of one forward.
 
-    `adapters`: those in use, with equal structure. Empty: the base alone. None: the active one. `rows`: the index of
-    each image's adapter, (B,). None: the first for all. `stacked`: the tensors of the only one of `adapters` hold
-    those of several, along their second axis. `request`: what it computes, if not the active adapter.
+    `adapters`: those in use, with equal structure. Empty means the base alone, None the active one. `rows`: the index
+    of each image's adapter, (B,). None means the first for all. `stacked`: the tensors of the only one of `adapters`
+    hold those of several, along their second axis. `request`: what it computes, if not the active adapter.
     `in_sequence`: prompts are part of the token sequence in every block. `roles`: the role of the prompts in each
     block, from the first block that has them.
     """

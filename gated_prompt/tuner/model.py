@@ -28,20 +28,26 @@ from .scope import SwitchHead, first_by_position, forward_context
 
 
 class GatedPromptModel(BaseTuner):
-    """Gated prompt tuning of a frozen Vision Transformer. Created by `peft.get_peft_model`.
+    """Gated prompt tuning of a frozen Vision Transformer. `peft.get_peft_model` creates it.
 
     Args:
         model: the base model, changed in place: it gets a child `gated_prompt` and forward hooks.
         peft_config: the config, or a dict of configs by adapter name.
         adapter_name: name of the first adapter.
         low_cpu_mem_usage: create the parameters on the meta device, to be filled from a file.
-        state_dict: keys of an adapter, from PEFT. Only passed on to `BaseTuner`.
+        state_dict: keys of an adapter, from PEFT. They are only passed on to `BaseTuner`.
 
     Raises:
         UnsupportedOperationError: the base already carries gated prompts, or transformers would lose the tensors of
             this adapter (see `load_adapter.py`).
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not match.
         AdapterNameError: PEFT could not save or load an adapter of this name.
+
+    Example:
+        ```python
+        model = get_peft_model(vit, GatedPromptConfig(num_virtual_tokens=10))
+        type(model.base_model)  # GatedPromptModel
+        ```
     """
 
     prefix: str = "gated_prompt_"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Request(NamedTuple):
     """Overrides of the defaults for forwards of `bank`.
 
-    `adapters`: the adapter to use, empty for the base. None: the active one. `images`: those of a mixed batch.
+    `adapters`: the adapter to use, empty for the base. None means the active one. `images`: those of a mixed batch.
     `in_sequence`: see `Forward`. `own_heads`: use the heads of the active adapter all the same. `requested` fills in
     the rest: the request around this one, the active adapter, and how often this thread had switched adapters.
     """

@@ -45,7 +45,7 @@ from .sources import read_mask_parts
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run with these arguments (None: those of the command line) and return the content of results.json."""
+    """Run with these arguments (None means those of the command line) and return the content of results.json."""
     data_args, args, prompts = parse(argv, __doc__)
     quiet_loading()
     output = prepare_output_dir(args.output_dir)

@@ -57,7 +57,7 @@ def read_mask_folder(images: Path, masks: Path, table: ClassTable | None) -> Unc
 
 
 def table_for(folder: Path | None, classes: str | None, palette: str | None) -> ClassTable | None:
-    """The classes as --palette, --classes or a file in the folder or above it names them; None: nothing does."""
+    """The classes as --palette, --classes or a file in the folder or above it names them. None if nothing does."""
     if palette is not None:
         return from_palette(Path(palette))
     if classes is not None:
