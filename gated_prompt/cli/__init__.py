@@ -17,7 +17,7 @@ COMMANDS = {
     "convert": "convert checkpoints of MAE, MoCo v3, DINO, timm and the paper's official code",
 }
 
-MASKS = {  # what does the same for label maps
+MASKS = {  # the counterparts for label maps
     "train": "gated_prompt.finetune.segmentation.command",
     "predict": "gated_prompt.finetune.segmentation.predict",
 }
@@ -80,7 +80,7 @@ def check_options(command: str, words: list[str]) -> None:
     elif command == "serve":
         from .serve import parser as parser_of_serve
 
-        parser_of_serve().parse(words)  # shows the help too, which needs none of the extra [serve]
+        parser_of_serve().parse(words)  # also shows the help, which needs nothing of the extra [serve]
     elif command == "convert":
         from .convert import parser
 

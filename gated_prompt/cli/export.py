@@ -18,7 +18,7 @@ from ..shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 
 @dataclass
 class ExportArguments:
-    """What to export."""
+    """Which backbone and adapters to export, and where."""
 
     engine: str = field(default="", metadata={"help": "folder to write (required)"})
     backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
@@ -37,7 +37,7 @@ class ExportArguments:
     )
 
 
-LEFT_BY_TRAIN = ("probe", "adapter")  # in the output folder of each run, so they would name no task
+LEFT_BY_TRAIN = ("probe", "adapter")  # every run has these folders, so they would not name a task
 
 
 def main(argv: list[str] | None = None) -> None:

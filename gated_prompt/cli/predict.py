@@ -101,7 +101,9 @@ def predict(
                 row["error"] = errors[name]
             else:
                 best = one.answer(logits[places[name], column], top)
-                digits = 6 if one.problem == "regression" else 5  # more of a share changes with the size of the batch
+                digits = (
+                    6 if one.problem == "regression" else 5
+                )  # further digits of a share change with the batch size
                 row |= {"classes": [name for name, _ in best], "scores": [round(score, digits) for _, score in best]}
                 if group.familiar is not None:
                     row["unlike"] = round(float(unlike[places[name]]), 4)

@@ -24,7 +24,7 @@ from ..errors import GatedPromptError
 from ..serving.settings import Settings, read_token, token_in_file
 
 APPLICATION = "gated_prompt"
-STOP_STEP = 0.2  # seconds between looks at whether a replica that stops has answered everything
+STOP_STEP = 0.2  # seconds between checks whether a stopping replica has answered everything
 
 
 def parser() -> CommandLine:
@@ -73,9 +73,9 @@ def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, l
 
     stop = threading.Event()
     connect(ray, settings.address)
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose own handler aborts 3 s after a signal
+    for number in (signal.SIGINT, signal.SIGTERM):  # set after Ray's own handler, which aborts 3 s after a signal
         signal.signal(number, lambda *_: stop.set())
-    started = descendants()  # now: children of a process that has ended cannot be found any more
+    started = descendants()  # now, since the children of a process that has ended cannot be found
     try:
         serve.start(
             proxy_location="HeadOnly" if settings.address is None else "EveryNode",
@@ -91,7 +91,7 @@ def serve_until_stopped(ray: Any, serve: Any, settings: Settings, server: Any, l
         serve.run(server.bind(dataclasses.asdict(settings), *([load] if load else [])), name=APPLICATION)
         print(f"serving on http://{settings.host}:{settings.port}", flush=True)
         stop.wait()
-        serve.delete(APPLICATION)  # the replicas answer what they have. `shutdown` alone would end the proxy at once
+        serve.delete(APPLICATION)  # lets replicas finish. `shutdown` alone would end the proxy at once
     finally:
         started |= descendants()
         serve.shutdown()
@@ -153,6 +153,6 @@ def environment() -> dict[str, str]:
     """Environment variables for the replicas. Ray logs them, so no secret may be among them."""
     kept = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "PYTHONPATH") if name in os.environ}
     home = Path(__file__).parents[2]
-    if home.name not in ("site-packages", "dist-packages"):  # a checkout, which replicas would not find otherwise
+    if home.name not in ("site-packages", "dist-packages"):  # a checkout, which replicas would not find
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(home), kept.get("PYTHONPATH")]))
     return kept

@@ -141,7 +141,7 @@ def probe_blocks(
 
 
 def words(options: Mapping[str, Any]) -> list[str]:
-    """Options as a command line has them, so that both are checked alike."""
+    """Write options as a command line, so that both go through the same checks."""
     found = []
     for name, value in options.items():
         if isinstance(value, list | tuple):

@@ -10,12 +10,12 @@ from .recipe import BEST_METHOD, METHODS, PROMPT_STARTS
 from .shared_arguments import RECOMMENDED, PartArguments, PromptArguments, TrainingArguments, option
 
 PROBLEMS = ("auto", "single_label", "multi_label", "regression")
-OLD_PROBLEMS = dict(zip(("classes", "labels", "numbers"), PROBLEMS[1:], strict=True))  # are understood in silence
+OLD_PROBLEMS = dict(zip(("classes", "labels", "numbers"), PROBLEMS[1:], strict=True))  # former names, still accepted
 
 
 @dataclass
 class DataArguments(PartArguments):
-    """Images and labels in a folder, a table or a data set, and how they are divided."""
+    """Where images and labels are, in a folder, a table or a data set, and how to divide them."""
 
     _argument_group_name = "images"
 
@@ -50,7 +50,7 @@ class DataArguments(PartArguments):
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """What is trained on them, and how."""
+    """Which methods to train, and how."""
 
     read_block: str = option(
         "block whose output the head reads, counted from 0, or last, or best for the blocks with the best probe",
@@ -90,7 +90,7 @@ class RunArguments(TrainingArguments):
 
 
 def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataArguments, RunArguments, Any]:
-    """Arguments of the data, the run and the prompts. `description` is that of the help.
+    """Parse the arguments of the data, the run and the prompts. The help begins with `description`.
 
     Raises:
         GatedPromptError: something is unknown, outside its range or contradicts something else. All of it is listed.
@@ -99,8 +99,8 @@ def parse(argv: list[str] | None, description: str | None = None) -> tuple[DataA
     parser.set_defaults(
         num_virtual_tokens=RECOMMENDED.num_virtual_tokens,
         gate_init=RECOMMENDED.gate_init,
-        insert_at=None,  # by method and the block that is read
-        prompt_dropout=None,  # by method
+        insert_at=None,  # depends on the method and the block that is read
+        prompt_dropout=None,  # depends on the method
     )
     data, run, prompts = parser.parse(argv)
     sources = [name for name in ("train_dir", "train_file", "dataset") if getattr(data, name) is not None]
@@ -132,7 +132,7 @@ def _is_rate(text: str) -> bool:
 
 @dataclass
 class PredictArguments:
-    """What to predict with what."""
+    """Which images to classify with which adapters."""
 
     images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
     adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})

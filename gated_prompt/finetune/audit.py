@@ -22,10 +22,10 @@ from .image_set import SINGLE_LABEL, ImageSet
 
 SUSPECTS = 20
 NEIGHBOURS = 3
-ALIKE = 0.25  # share of the usual distance to the nearest image, below which two are near-duplicates
+ALIKE = 0.25  # two images nearer than this share of the usual nearest distance are near-duplicates
 SUSPECT = ("image", "label", "suggested", "label_probability", "suggested_probability", "neighbours")
 TWICE = ("image", "labelled_image", "label", "labelled_label", "relative_distance")
-ROWS = 500  # images that are compared with all others at once
+ROWS = 500  # images compared with all others at a time
 Row = dict[str, Any]
 
 
@@ -105,8 +105,10 @@ def _standard(features: Tensor, of: Tensor) -> Tensor:
 
 
 def _nearest(asked: Tensor, bank: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
-    """Distance (M,) to the nearest row of the bank, and which it is; `itself`: both are the same and a row is no
-    neighbour of its own."""
+    """Return the distance (M,) to the nearest row of the bank, and the index of that row.
+
+    With `itself`, `asked` is the bank, and no row counts as its own neighbour.
+    """
     distances, places = [], []
     for rows in torch.arange(len(asked)).split(ROWS):
         found = torch.cdist(asked[rows], bank)
@@ -119,7 +121,7 @@ def _nearest(asked: Tensor, bank: Tensor, itself: bool = False) -> tuple[Tensor,
 
 
 def write_rows(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write a CSV atomically, with its header even where there is no row; neighbours get two columns each."""
+    """Write a CSV atomically, with its header even if there are no rows. Each neighbour gets two columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     beside = [f"neighbour_{i}{end}" for i in range(1, NEIGHBOURS + 1) for end in ("", "_label")]

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The frozen backbone: loaded once in a process. The model of every run is a twin of it."""
+"""The frozen backbone, which a process loads once. The model of every run is a copy of it."""
 
 import copy
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Backbone:
         self.num_prefix_tokens = vit.num_prefix_tokens
         self.best_method = BEST_METHOD if vit.unfit_for_zero_start is None else "gated"
         self.patch_size = int(vit.projection.get_parameter("weight").shape[-1])
-        # Whether it can be loaded with fewer blocks.
+        # whether it can be loaded with fewer blocks
         self.can_end = getattr(self.model.config, "num_hidden_layers", None) == self.depth
 
     @cached_property

@@ -15,7 +15,7 @@ HALVINGS = 50
 
 
 def fit_temperature(scores: Tensor, targets: Tensor, problem: str) -> float:
-    """The temperature at which the likelihood of the targets is largest, within `LEAST` and `MOST`; 1 for numbers.
+    """The temperature at which the likelihood of the targets is largest, within `LEAST` and `MOST`. Numbers have 1.
 
     Args:
         scores: logits (N, K) of images that the model was not fitted to.

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import DataError
 from .image_set import REGRESSION, SINGLE_LABEL, ImageSet
 
-BINS = 10  # of numbers, to hold back some of every size
+BINS = 10  # bins of numbers, so that numbers of every size are held back
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Division:
 
     @classmethod
     def of(cls, parts: Parts, share: float, seed: int, refit: bool) -> "Division":
-        """As many folds as the held-back share goes into 1, where the user gave no validation part."""
+        """Return as many folds as the held-back share goes into 1, if the user gave no validation part."""
         images = parts.train.joined(parts.validation)
         fold = torch.zeros(len(images), dtype=torch.int64)
         fold[: len(parts.train)] = -1

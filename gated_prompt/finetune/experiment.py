@@ -89,7 +89,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def initialize(self, model: nn.Module, method: str, seed: int, images: Any) -> None:
-        """Set what images decide before the first step: prompts that are tokens, and a head that is fitted."""
+        """Initialize what depends on images: prompts made of tokens, and a fitted head."""
 
     @abstractmethod
     def rates(self, method: str) -> LearningRates | None:
@@ -100,10 +100,10 @@ class Experiment(ABC):
         return None
 
     def model(self, method: str, seed: int, output: Path) -> nn.Module:
-        """The model of a method as it is before any image was seen. Everything is seeded."""
-        # Fine-tuning in full: backbones have parameters that no head needs, such as mask tokens.
+        """Return the model of a method before it has seen an image. Everything is seeded."""
+        # Under full fine-tuning, backbones have parameters that no head needs, such as mask tokens.
         new_training(self.accelerator, seed, output, unused_parameters=method == "full")
-        # The head reads the patches beside CLS: there is no need to pool them into its place.
+        # The head reads the patches beside CLS, so they need not be pooled into its place.
         known = self.trained_as(method)
         config = prompt_config(known, self.prompts_of(method), mae_backbone=False)
         return adapt(self.twin(method), known, config, self.args.lora_r).to(self.accelerator.device)

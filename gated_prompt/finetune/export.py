@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""The usable output of a run: the probe and the best trained model, each with its predictor.json."""
+"""What a run leaves to use: the probe and the best trained model, each with its predictor.json."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def refuse_other_settings(output: Path, new: dict[str, Any]) -> None:
 
 
 def write_probe(folder: Path, probe: Study, features: Tensor, experiment: ImageExperiment) -> None:
-    """Write the probe as the head that it is, and what it reads of the labelled images, (N, F), in few numbers."""
+    """Write the probe as a head, and a summary of the features (N, F) that it reads of the labelled images."""
     save_tensors(dict(zip(HEAD, (probe.weight, probe.bias), strict=True)), folder)
     unseen = experiment.division.scored
     temperature = fit_temperature(probe.chosen.scores, unseen.targets, unseen.problem)

@@ -19,13 +19,13 @@ from ..errors import GatedPromptError
 from ..starts.linear_probe import Axes
 
 FILE = "familiar.safetensors"
-AXES = 128  # principal axes of the features, at most: with all of them the file is several times as large
+AXES = 128  # most principal axes of the features. With all of them the file is several times as large
 MOST = 2000  # images in the file
 
 
 @dataclass(frozen=True)
 class Familiar:
-    """The labelled images in few numbers.
+    """A summary of the labelled images.
 
     Attributes:
         center: (F,), of the features.
@@ -41,7 +41,7 @@ class Familiar:
 
     @classmethod
     def of(cls, features: Tensor) -> "Familiar":
-        """Of features (N, F), N at least 2; of many images, `MOST` at regular places."""
+        """Summarize features (N, F), N at least 2. Of many images, `MOST` at regular intervals are used."""
         x = features.float()
         if len(x) > MOST:
             x = x[torch.linspace(0, len(x) - 1, MOST).long()]
@@ -56,7 +56,7 @@ class Familiar:
         return torch.searchsorted(self.known, distances(asked, self.bank)) / len(self.known)
 
     def write(self, folder: Path) -> None:
-        """Put it into a folder, atomically."""
+        """Write the summary into a folder, atomically."""
         partial = folder / f"{FILE}.partial"
         save_file(asdict(self), partial)
         os.replace(partial, folder / FILE)
@@ -81,7 +81,7 @@ def read_familiar(folder: Path) -> Familiar:
 
 
 def distances(asked: Tensor, bank: Tensor, itself: bool = False) -> Tensor:
-    """Distance (B,) to the nearest row of the bank; `itself`: of the bank, in which no row is its own neighbour."""
+    """Return the distance (B,) to the nearest row of the bank. With `itself`, no row is its own neighbour."""
     found = torch.cdist(asked, bank)
     if itself:
         found.fill_diagonal_(torch.inf)

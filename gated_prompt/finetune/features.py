@@ -68,7 +68,7 @@ def _run(backbone: nn.Module, reader: BlockTokens, pixels: Tensor) -> list[Tenso
 
 
 def reads_of(prefix: int) -> Reads:
-    """What probes and heads read of a backbone with so many tokens before the patches."""
+    """Return what probes and heads read of a backbone with `prefix` tokens before the patches."""
     return "both" if prefix else "mean"
 
 
@@ -77,7 +77,7 @@ BLOCK = "block_{:03d}"
 
 
 class BlockFeatures:
-    """Features (N, F) by block, read from their file on demand."""
+    """Features (N, F) of each block, read from their file on demand."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -20,11 +20,11 @@ from .report import read_out
 from .svg import Line, line_chart, percent, plain
 
 BESIDE = ("balanced_accuracy", "macro_f1", "calibration_error", "r2")  # further columns of the comparison
-FLAT = 1e-6  # values that moved less from their start have learned nothing
+FLAT = 1e-6  # values that moved less than this from their start have learned nothing
 
 
 def draw_all(results: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Every chart of the report by its name, empty where there is nothing. `model`: what training has left, or None.
+    """Return every chart of the report by name, empty without content. `model` is the trained one, or None.
 
     Without a kept training there are neither curves nor gates: a page that says to use the probe shows the probe.
     """
@@ -50,7 +50,7 @@ def by_block(results: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> M
 
 
 def learned(model: Any) -> list[Markup]:
-    """Gates and temperatures by block; none of those that stand where they started."""
+    """Draw gates and temperatures by block, except those that have not moved."""
     adapter, found = find_adapter(model, None)[1], read_out(model)
     if adapter.config.zero_start:
         heads = [sum(map(abs, row)) / len(row) for row in found["head_gates"]]
@@ -67,7 +67,7 @@ def learned(model: Any) -> list[Markup]:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], name: str) -> list[Markup]:
-    """Measure and loss on validation over the epochs; epoch 0 is the start."""
+    """Draw measure and loss on validation over the epochs. Epoch 0 is the start."""
 
     def lines(key: str) -> list[Line]:
         points = [(row["name"], row["curve"]) for row in rows]
@@ -98,7 +98,7 @@ class Sample:
 
 
 def samples(data: ImageSet) -> list[Sample]:
-    """The first classes or labels with their first, middle and last image; none for numbers."""
+    """Return the first classes or labels with their first, middle and last image. Numbers have none."""
     if data.problem not in (SINGLE_LABEL, MULTI_LABEL):
         return []
     found = []
@@ -124,7 +124,7 @@ class Mistake:
 
 
 def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
-    """Wrong answers in the order of their confidence; for numbers the largest errors."""
+    """Return wrong answers, the most confident first. For numbers, the largest errors."""
     if data.problem == SINGLE_LABEL:
         sure, said = scores.softmax(-1).max(-1)
         amount = torch.where(said == data.targets, -1.0, sure)
@@ -156,7 +156,7 @@ def worst_mistakes(data: ImageSet, scores: Tensor) -> list[Mistake]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images of the report: samples, mistakes of what is used, and labels that probes out of fold contradict.
+    """Return the images of the report: samples, mistakes, and labels that out-of-fold probes contradict.
 
     `out_of_fold`: the mistakes come from fits that have not seen their image, so `suspects` would repeat them.
     """
@@ -174,7 +174,7 @@ def write_report(
     pictures: Pictures,
     use: Path,
 ) -> None:
-    """Write the page atomically; `results` is the content of results.json, `use` the folder that it says to use."""
+    """Write the page atomically. `results` is the content of results.json, `use` the folder that it says to use."""
     measured = {name for row in results["comparison"] for name in row["measures"]} - {results["measure"]}
     backbone = results["settings"]["backbone"]
     write_page(

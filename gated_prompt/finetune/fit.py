@@ -30,7 +30,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class InitialState:
-    """Where the runs of a method and seed begin, whatever their rates.
+    """The common start of all runs of a method and seed, whatever their rates.
 
     `tensors`: what `Experiment.beginning` found. `kept`: tokens at the prompts' first block, where training starts.
     """
@@ -87,7 +87,7 @@ def time_batches(experiment: Experiment, begin: InitialState, rates: LearningRat
 
 
 def restored(experiment: Experiment, begin: InitialState, output: Path) -> nn.Module:
-    """The model of a method with the trained tensors that it begins with."""
+    """Return the model of a method with the tensors that its training starts from."""
     model = experiment.model(begin.method, begin.seed, output)
     with torch.no_grad():
         parameters = dict(model.named_parameters())
@@ -157,14 +157,14 @@ def descend(
 
 
 class _StepsAlone(TrainerCallback):
-    """For short runs: updates the average after each step, but does not score epochs."""
+    """A callback for short runs, which updates the average after each step but does not score epochs."""
 
     def __init__(self, watch: AverageWeights) -> None:
         self.after_step = watch.after_step  # type: ignore[method-assign]
 
 
 def _own_rates(model: nn.Module, rates: LearningRates) -> dict[str, dict[str, float]]:
-    """The groups that a model has and that have rates of their own."""
+    """Return the groups of a model that have their own rates."""
     names = {group["name"] for group in optimizer_groups(model, rates.main, 0.0, {})}
     own = {"gates": rates.gates, "temperatures": rates.gates, "head": rates.head}
     return {name: {"lr": rate} for name, rate in own.items() if name in names}

@@ -87,7 +87,7 @@ def _same(file: Path) -> Path:
 
 
 def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The parts that a folder is divided into, itself as "train" where it is not, and what lies beside them -> why.
+    """Return the parts of a folder (itself as "train" if it has none), and what lies beside them, with the reason.
 
     Subfolders are parts if their names say so and the images lie in folders of classes inside. A class may be called
     "train" too.

@@ -77,7 +77,7 @@ class ImageExperiment(Experiment):
         return validate
 
     def initialize(self, model: nn.Module, method: str, seed: int, images: ImageSet) -> None:
-        """Prompts become tokens of the images, and the head a probe of what it sees with them in place."""
+        """Make the prompts from tokens of the images, and fit the head to what it sees with them in place."""
         count, own = self.accelerator.num_processes, self.accelerator.process_index
         mine = Subset(self.pixels(images), range(own, len(images), count))
         loader = DataLoader(mine, self.args.per_device_eval_batch_size, num_workers=self.args.dataloader_num_workers)

@@ -28,7 +28,7 @@ LABEL_NOUNS: Mapping[Problem, str] = {SINGLE_LABEL: "classes", MULTI_LABEL: "lab
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that is read on demand. `name` can be printed and stored, whatever the file is called."""
+    """One image, read on demand. `name` can be printed and stored, whatever the file is called."""
 
     name: str
     read: Callable[[], Path | bytes]
@@ -173,5 +173,5 @@ class Pixels(Dataset[tuple[Tensor, Tensor]]):
             return self.transform(image), target
         drawn = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0]
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(drawn))  # torch.manual_seed would reach the GPU's dropout as well
+            torch.default_generator.manual_seed(int(drawn))  # torch.manual_seed would also seed the GPU's dropout
             return self.transform(image), target

@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Labels as folders, tables and data sets have them, and what they turn into: one spelling, one order, targets."""
+"""From labels in folders, tables and data sets to one spelling, one order and targets."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ImageSet
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 NO_LABEL = {"nan", "na", "n/a", "#n/a", "<na>", "none", "null"}  # what programs write for a missing value
-UNKNOWN = "-1"  # of a whole number, in data sets that hide their labels
+UNKNOWN = "-1"  # the label of images whose class a data set hides
 LONGEST = 1000  # characters of a name
 EDGES = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")  # spaces, those without a width included
 ZERO, ONE = {"0", "0.0", "false"}, {"1", "1.0", "true"}  # in a column of zeros and ones
@@ -25,7 +25,7 @@ ZERO, ONE = {"0", "0.0", "false"}, {"1", "1.0", "true"}  # in a column of zeros 
 
 @dataclass(frozen=True)
 class Reading:
-    """How labels are read: what was asked, and for later parts what the training part turned out to hold.
+    """How to read labels: what the user asked for, and for later parts what the training part held.
 
     Attributes:
         problem: a problem, or "auto".
@@ -78,7 +78,7 @@ class Column:
 
 
 def clean(value: Any) -> Any:
-    """A label as everything here compares it: text in NFC without spaces around it. None, or a list of such."""
+    """Return a label in the form that is compared: NFC text without surrounding spaces, None, or a list of these."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
@@ -87,7 +87,7 @@ def clean(value: Any) -> Any:
 
 
 def in_order(name: str) -> tuple[bool, int, str, str]:
-    """Key of the order of classes: whole numbers by size and before words. Total, whatever the names are."""
+    """Return the sort key of a class name. Whole numbers come first, by size. The order is total for any names."""
     if not (name.isascii() and name.isdigit()):
         return True, 0, "", name
     digits = name.lstrip("0")  # compared as text: int() takes no more than 4300 digits
@@ -144,7 +144,7 @@ def _reads_missing(value: Any) -> bool:
 
 
 def _hidden(values: Sequence[Any], problem: str, known: Sequence[str]) -> set[int]:
-    """Where -1 stands in place of a class, which is how data sets hide a label; 1 and -1 alone are classes."""
+    """Return where -1 hides a class, as in unlabelled parts of data sets. Labels 1 and -1 alone are classes."""
     found = {index for index, value in enumerate(values) if value == UNKNOWN}
     if not found or problem == REGRESSION or known:
         return found if known and problem != REGRESSION and UNKNOWN not in known else set()

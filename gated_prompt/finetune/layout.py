@@ -22,7 +22,7 @@ WORDS = {
 }
 IMAGES, MASKS = "images", ("masks", "annotations")
 Pair = tuple[Path, Path]  # a folder of images, and that of their masks
-# Also train2017, 01_train, test_set, "Validation Data".
+# also matches train2017, 01_train, test_set and "Validation Data"
 NAMES = {
     part: re.compile(rf"(\d+[-_ .]+)?({words})[-_ .]*(set|data|dataset|images?|imgs|pictures|photos|split)?[-_ .]*\d*")
     for part, words in WORDS.items()
@@ -67,7 +67,7 @@ def problem_of(folder: Path) -> str | None:
 
 
 def find_mask_folders(folder: Path) -> dict[str, Pair]:
-    """The folders of images and masks by part ("train", "validation", "test"); empty where it has another layout."""
+    """The folders of images and masks by part ("train", "validation", "test"), empty for another layout."""
     pair = _pair(folder)
     if pair is not None:
         parts = _parts(pair[0])

@@ -34,7 +34,7 @@ def prompt_config(method: str, arguments: Any, mae_backbone: bool) -> GatedPromp
     settings = {**vars(arguments), **PROMPT_METHODS[method]}
     pooling = resolve_pooling(settings["pooling"], mae_backbone)
     if settings["pooling"] == "auto" and pooling is not None and settings["zero_start"]:
-        pooling = "patches"  # no prompt leaves a block
+        pooling = "patches"  # these prompts never leave a block
     return GatedPromptConfig(**{**settings, "pooling": pooling})
 
 
@@ -92,7 +92,7 @@ def build_model(
             num_labels=len(labels),
             id2label=names,
             label2id={name: index for index, name in names.items()},
-            ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
+            ignore_mismatched_sizes=True,  # a new head replaces one for other classes
             dtype="float32",
         )
     except OSError as error:
@@ -100,7 +100,7 @@ def build_model(
             f"cannot load --backbone {backbone!r}. Give a folder with a model or a Hub id that can be reached "
             f"({str(error).splitlines()[0]})."
         ) from error
-    except ValueError as error:  # of a model without such a class, DINOv3 for one
+    except ValueError as error:  # raised for a model without such a class, such as DINOv3
         raise GatedPromptError(
             f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}). Give "
             "another backbone, or use gated-prompt train, which adds a head of its own."

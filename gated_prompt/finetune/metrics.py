@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measures of scores by torchmetrics: a main one for each kind of label, and others. Weights of rare classes."""
+"""Measures by torchmetrics, one main measure for each kind of label and others, and class weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ def main_measure(problem: Problem, asked: str, num_classes: int) -> Measure:
 def all_measures(
     problem: Problem, scores: Tensor, targets: Tensor, measure: Measure, names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Everything that is reported of scores (N, K): logits, or numbers."""
+    """Return every measure that is reported for scores (N, K), which are logits or numbers."""
     count = len(names)
     interval = interval_of(measure, scores, targets)
     found: dict[str, Any] = {measure.name: measure(scores, targets), "interval": interval}
@@ -83,7 +83,9 @@ def all_measures(
         found["confusion"] = multiclass_confusion_matrix(scores, targets, count).tolist()
     elif problem == MULTI_LABEL:
         precision = multilabel_average_precision(scores.sigmoid(), targets.long(), count, average=None)
-        shares = [None if math.isnan(one) else one for one in precision.tolist()]  # nan: not on any image
+        shares = [
+            None if math.isnan(one) else one for one in precision.tolist()
+        ]  # nan means that the label is on no image
         found["per_class"] = {n: {"average_precision": p} for n, p in zip(names, shares, strict=True)}
         found["macro_f1"] = float(multilabel_f1_score(scores.sigmoid(), targets.long(), count))
     else:
@@ -92,7 +94,7 @@ def all_measures(
 
 
 def calibration_error(shares: Tensor, targets: Tensor) -> float:
-    """Expected difference between confidence and accuracy, in 15 bins; shares: probabilities (N, K)."""
+    """Expected difference between confidence and accuracy, in 15 bins, of probabilities (N, K)."""
     return float(multiclass_calibration_error(shares, targets, shares.shape[1], n_bins=15))
 
 

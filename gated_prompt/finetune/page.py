@@ -17,7 +17,7 @@ THUMBNAIL = 128  # pixels
 
 
 def write_page(template: str, file: Path, results: Mapping[str, Any], **values: Any) -> None:
-    """Write the page atomically; `template` lies beside this module, `results` is the content of results.json."""
+    """Write the page atomically. `template` lies beside this module, `results` is the content of results.json."""
     pages = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),

@@ -62,14 +62,14 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
         args.seeds[0], args.report_to, output, accumulation=args.gradient_accumulation_steps
     )
     main_process = accelerator.is_main_process
-    if model is None:  # before thousands of images are decoded
+    if model is None:  # fails early, before thousands of images are decoded
         check_backbone(args.backbone)
         check_code(args.backbone, args.trust_remote_code)
     prepared = preparation(args.backbone, data_args.image_size)
     parts = read_parts(data_args, main_process)
     measure = main_measure(parts.train.problem, args.measure, len(parts.train.names))
     class_weights = balanced_weights(parts.train) if args.class_weights == "balanced" else None
-    # With few shots the validation part stands for images to come.
+    # with few shots, the validation part stands for images to come
     division = Division.of(
         parts, data_args.validation_share, data_args.split_seed, args.refit and data_args.shots is None
     )
@@ -80,7 +80,7 @@ def probe(data_args: DataArguments, args: RunArguments, prompts: Any, model: nn.
     reads = reads_of(backbone.num_prefix_tokens)
     predictor = Predictor(list(parts.train.names), prepared, parts.train.problem, args.backbone, reads=reads)
     accelerator.wait_for_everyone()
-    if main_process:  # only now: the folder stays free where a backbone's name was mistyped
+    if main_process:  # not earlier, so that a mistyped backbone leaves no folder behind
         write_json(output / SETTINGS, recorded)
     file = output / "probes.safetensors"
     known = study_backbone(backbone, predictor, parts, division, measure, class_weights, args, file, accelerator)
@@ -133,7 +133,7 @@ def train(data_args: DataArguments, args: RunArguments, prompts: Any) -> dict[st
         kept = refit(experiment, best) if experiment.refits and choice.run is not None else best.kept
         model = load_trained(kept, read_predictor(kept), base=experiment.twin(best.record["method"]))
         model = model.to(accelerator.device)
-    # These images were used for no choice.
+    # no choice has used these images
     tested = None if parts.test is None else _test(stage, parts.test, model if choice.run is not None else None)
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
@@ -171,7 +171,7 @@ def _only_the_probe(stage: Stage) -> Choice:
 
 
 def _read(experiment: ImageExperiment, data: ImageSet, part: str) -> Tensor:
-    """What the probe reads of the images of a part, (N, F); all processes have to call this."""
+    """Return what the probe reads of the images of a part, (N, F). All processes must call this."""
     features = image_features(
         experiment.backbone,
         experiment.predictor,

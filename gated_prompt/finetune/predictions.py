@@ -69,7 +69,7 @@ def make_groups(
         folders = [folder for folder, _ in members.values()]
         predictors = {label: one for label, (_, one) in members.items()}
         model = load_trained(folders[0], next(iter(predictors.values())), trust_remote_code)
-        familiar = known.get(next(iter(members)))  # a probe is a group of its own
+        familiar = known.get(next(iter(members)))  # each probe is in its own group
         groups.append(Group(predictors, Scorer(model, folders).eval(), familiar))
     return groups
 
@@ -103,11 +103,11 @@ class Scorer(nn.Module):
             handle.remove()
 
 
-DIGITS = 12  # hexadecimal, of contents and weights
+DIGITS = 12  # hexadecimal digits of the hashes of contents and weights
 
 
 def fingerprint(folder: Path) -> str:
-    """Digits that change with the weights and the predictor in this folder."""
+    """Return a short hash of the weights and the predictor in this folder."""
     sha = hashlib.sha256()
     for file in (*sorted(folder.glob("*.safetensors")), folder / "predictor.json"):
         sha.update(file.read_bytes())
@@ -115,7 +115,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def content_of(path: Path) -> str:
-    """Digits that change with a file. None where it cannot be read."""
+    """Return a short hash of a file. None if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGITS]
     except OSError:
@@ -158,7 +158,7 @@ class PredictionFile:
         return {image for image, _ in (*self._contents, *self._errors)}
 
     def has(self, image: str, adapter: str, content: str) -> bool:
-        """Whether there is an answer for this content by these weights. An error is none."""
+        """Return whether the file has an answer for this content by these weights. An error is not an answer."""
         return content in self._contents.get((image, adapter), ())
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -193,7 +193,7 @@ class PredictionFile:
                 return end, self._parse(content[:end].decode("utf-8"))
             except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
                 end -= 1
-                if content.count(b"\n", end) > len(self.columns):  # more than the lines of one row
+                if content.count(b"\n", end) > len(self.columns):  # longer than one row can be
                     break
         raise GatedPromptError(
             f"{self.path} holds something else than predictions with these options. Give another --output."
@@ -226,6 +226,6 @@ class PredictionFile:
 
     def _line(self, cells: Sequence[Any]) -> str:
         text = io.StringIO()
-        odd = any("\r" in str(cell) for cell in cells)  # which Python 3.11 does not quote
+        odd = any("\r" in str(cell) for cell in cells)  # Python 3.11 does not quote these
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL).writerow(cells)
         return text.getvalue()

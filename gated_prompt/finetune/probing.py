@@ -110,7 +110,7 @@ def fit_candidate(
 
 
 def _best(found: Iterable[Candidate]) -> Candidate:
-    """Of equals the first."""
+    """Return the best. Of equals, the first."""
     return max(found, key=lambda one: one.score_to_maximize)
 
 
@@ -140,7 +140,7 @@ def neighbour_scores(x: Tensor, division: Division) -> Tensor:
 
 
 def save_study(file: Path, done: Study) -> None:
-    """Write it atomically."""
+    """Write the study atomically."""
     tensors = {f"{index}.scores": one.scores.contiguous() for index, one in enumerate(done.candidates)}
     facts = [[one.blocks, one.l2, one.score_to_maximize, one.value] for one in done.candidates]
     text = json.dumps([done.neighbours, facts, done.candidates.index(done.chosen)])

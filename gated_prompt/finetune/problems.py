@@ -1,5 +1,5 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""What kind of labels a column holds: found out where that is clear, asked where it is not."""
+"""What kind of labels a column holds. If that is not clear, an error asks the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from .image_set import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .labels import Column, counts_up, is_number
 
 SEPARATORS = (";", ",", "|")  # between the labels of one image
-FEW = 10  # different whole numbers that are classes without a doubt
-EACH = 4  # images of a class, on average, below which whole numbers rather count something
+FEW = 10  # up to so many different whole numbers are surely classes
+EACH = 4  # with fewer images per class on average, whole numbers are more likely counts
 
 
 @dataclass(frozen=True)

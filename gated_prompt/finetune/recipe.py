@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ..errors import GatedPromptError
 
-PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # what each fixes in the configuration
+PROMPT_METHODS: Mapping[str, Mapping[str, bool]] = {  # the settings that each method fixes
     "gated": {},
     "gate_only": {"deep": False, "gates": True, "temperature": False},
     "temperature_only": {"deep": False, "gates": False, "temperature": True},

@@ -38,7 +38,7 @@ def read_out(model: torch.nn.Module) -> dict[str, list[Any]]:
     """Gates, temperatures and selection ratios of the active adapter as plain lists. Empty without prompts."""
     if not prompts_are_active(model):
         return {}
-    heads = gated_prompt.head_gates(model).tolist()  # with zero start, by block
+    heads = gated_prompt.head_gates(model).tolist()  # with zero start, for each block
     return {
         **({"head_gates": heads} if heads else {}),
         "gates": gated_prompt.gates(model).tolist(),

@@ -85,7 +85,7 @@ def choose(blocks: Sequence[int], probe: Tensor, runs: Sequence[Run], targets: T
 
 
 def _said(value: float, measure: Measure) -> str:
-    """A value with the name of its measure, and a word where lower is better."""
+    """Return a value with the name of its measure, and a word if lower is better."""
     name = measure.name.replace("_", " ")
     lower = " (lower is better)" if measure.name in SMALLER_IS_BETTER else ""
     text = measure.text(value)

@@ -19,7 +19,7 @@ from .report import read_out, write_json
 
 RECORD, SCORES = "run.json", "scores.safetensors"
 TIMED_BATCHES = 3  # the first one is slower than the others, about as much as validation adds later
-# (rates of what is trained, factors of gates and temperatures and of the head); the first pair is for short trainings.
+# (rates of what is trained, factors of gates and temperatures and of the head). Short trainings use the first pair.
 Grid = tuple[tuple[float, ...], tuple[tuple[float, float], ...]]
 PROMPT_RATES = (0.001, 0.003, 0.01, 0.03)
 GRIDS: dict[str, Grid] = {
@@ -42,7 +42,7 @@ def _prompt_grid(method: str) -> Grid:
 
 
 def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
-    """Rounds as (runs, steps of each): halves of twice the length, all together no longer than one full run.
+    """Return rounds as (runs, steps of each). Each has half the runs at twice the length. Together they cost one run.
 
     Empty where that is less than one step.
     """
@@ -167,7 +167,7 @@ def run(experiment: Experiment, begin: InitialState, rates: LearningRates, batch
         write_json(folder / RECORD, record)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:  # end_training would take the other processes away as well
+    for tracker in accelerator.trackers:  # end_training would also end the other processes' group
         tracker.finish()
     accelerator.trackers = []
     return _read(folder)

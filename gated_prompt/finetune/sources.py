@@ -38,7 +38,7 @@ def hub_splits(args: PartArguments) -> dict[str, tuple[Any, str]]:
 
     try:
         data: Any = load_dataset(args.dataset, revision=args.dataset_revision)
-    except Exception as error:  # datasets raises a dozen kinds
+    except Exception as error:  # datasets raises a dozen kinds of error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"cannot load --dataset {args.dataset!r}: {reason}. "
@@ -169,7 +169,7 @@ def _summary(data: ImageSet) -> str:
 
 
 def _readers(args: DataArguments) -> tuple[dict[str, Callable[[Reading], ImageSet]], dict[str, str]]:
-    """By part, what reads it, and what lies beside the parts of a folder -> why it is left out."""
+    """Return the reader of each part, and what lies beside the parts of a folder, with the reason to leave it out."""
     if args.train_dir is not None:
         folders, beside = find_parts(_existing(args.train_dir, "--train_dir"))
         for part, folder in (("validation", args.validation_dir), ("test", args.test_dir)):

@@ -10,18 +10,18 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 420, 250  # close to the width of a phone, so that text keeps its size there
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 38  # margins for the labels of the axes
 COLOURS = 7  # .s0 to .s6 in the style sheet
-MARKS = (  # paths around 0, 0: a chart can be read without its colours
+MARKS = (  # paths around 0, 0, so that a chart can be read without its colours
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
     "M-3.5 -3.5h7v7h-7z",
     "M0 -4.5L4.5 3.5H-4.5z",
     "M0 -5L5 0L0 5L-5 0z",
 )
-MANY = 60  # points of a line from which on it has no markers
+MANY = 60  # lines with more points have no markers
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; values that are not finite leave it out there."""
+    """A named line, with gaps at values that are not finite."""
 
     name: str
     xs: Sequence[float]
@@ -42,7 +42,7 @@ def plain(value: float) -> str:
 
 
 def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
-    """Round values that enclose `low` and `high`, about `most` of them; `whole`: none between integers."""
+    """Return about `most` round values that enclose `low` and `high`, only integers with `whole`."""
     if high - low < 1e-12:
         gap = max(abs(low) * 0.1, 1e-3)
         low, high = low - gap, high + gap

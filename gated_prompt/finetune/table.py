@@ -27,8 +27,8 @@ from .problems import Kind, recognize
 from .table_file import read_rows
 
 AS_IT_IS = Reading()
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")  # that ids lack
-MOSTLY = 0.95  # rows with exactly one 1, above which others look like mistakes
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")  # which ids may lack
+MOSTLY = 0.95  # if this share of rows has exactly one 1, the others look like mistakes
 
 
 def read_table(file: Path, image_column: str, label_columns: Sequence[str], reading: Reading = AS_IT_IS) -> ImageSet:

@@ -12,13 +12,13 @@ from typing import Any, TextIO
 from ..errors import DataError
 from .labels import clean
 
-DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}  # the one that the header has most of
+DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}  # the most frequent one in the header
 JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line; a value is text, None, or a list of these."""
+    """One line. A value is text, None, or a list of these."""
 
     line: int
     values: dict[str, Any]
@@ -38,7 +38,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def _text_of(file: Path) -> TextIO:
-    """The file as text that breaks at line ends alone: U+2028 and form feeds are characters like others."""
+    """Return the file as text whose lines end only at line ends. U+2028 and form feeds are ordinary characters."""
     try:
         content = file.read_bytes()
         return io.StringIO(content.decode("utf-8-sig"), newline="")
@@ -84,7 +84,7 @@ def _json_rows(file: Path, text: TextIO) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            # Numbers stay as they are written: 1.50 is a name too, and one of 5000 digits is no int.
+            # Numbers stay as written, since 1.50 can be a name and int() refuses 5000 digits.
             values = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file}, line {number}, is not JSON: {error}") from None

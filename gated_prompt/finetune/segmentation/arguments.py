@@ -43,7 +43,7 @@ class MaskArguments(PartArguments):
 
 @dataclass
 class SegmentationArguments(TrainingArguments):
-    """What is trained on them, and how."""
+    """Which methods to train, and how."""
 
     blocks: list[int] = field(
         default_factory=list,
@@ -72,7 +72,7 @@ class SegmentationArguments(TrainingArguments):
 
 @dataclass
 class MaskPredictArguments:
-    """What to segment with what."""
+    """Which images to segment with which adapters."""
 
     images: list[str] = field(default_factory=list, metadata={"help": "images, and folders of images"})
     adapters: list[str] = field(default_factory=list, metadata={"help": "output folders of gated-prompt train"})

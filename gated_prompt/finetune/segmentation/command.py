@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 
 def write_frozen(experiment: MaskExperiment, folder: Path) -> None:
-    """Write the linear map as the head that it is."""
+    """Write the linear map as a head."""
     kept = experiment.final if experiment.refits else experiment.choice
     if experiment.accelerator.is_main_process:
         save_tensors(dict(zip(HEAD, (kept.weight, kept.bias), strict=True)), folder)
@@ -175,6 +175,6 @@ class _Stage:
         return {**trained, "frozen": scores["text"]}
 
     def _load(self, folder: Path, choice: Choice) -> nn.Module:
-        """What a method left, on a twin of the backbone."""
+        """Return what a method left, on a copy of the backbone."""
         base = self.experiment.twin(choice.method)
         return load_trained(folder, read_mask_predictor(folder), base=base).to(self.experiment.accelerator.device)

@@ -17,7 +17,7 @@ from ...transforms import normalize, to_pixels
 from .mask_set import MaskSet
 
 SCALES = (0.75, 1.5)
-COLOUR = 0.3  # brightness, contrast and saturation change by at most this share
+COLOUR = 0.3  # largest relative change of brightness, contrast and saturation
 Size = tuple[int, int]
 
 

@@ -62,7 +62,9 @@ class MaskExperiment(Experiment):
 
     def validation(self, kept: KeptTokens | None) -> Callable[[nn.Module], Validation]:
         def validate(model: nn.Module) -> Validation:
-            alone = self.accelerator.unwrap_model(model)  # processes score different numbers of windows
+            alone = self.accelerator.unwrap_model(
+                model
+            )  # unwrapped, since processes score different numbers of windows
             confusions = self.confusions(alone, self.parts.validation)
             found = score(confusions.sum(0))
             measures = {"mean_iou": found.mean_iou, "pixel_accuracy": found.pixel_accuracy}

@@ -27,7 +27,7 @@ def class_shares(labels: Tensor, grid: tuple[int, int], num_classes: int) -> Ten
 
 RATE, BATCH, EPOCHS = 0.002, 512, 10
 LEAST_STEPS = 200
-MOST_PATCHES = 150_000  # that one fit sees; 1.2 GB of features of five blocks of width 384
+MOST_PATCHES = 150_000  # most patches of one fit. Five blocks of width 384 take 1.2 GB of features
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def fit_linear_map(
             optimizer.step()
     found = weight.detach() / scale
     offset = bias.detach() - found @ center
-    offset[~present] = float(offset.min()) - 1e4  # no logit of a class that was seen is that low
+    offset[~present] = float(offset.min()) - 1e4  # lower than any logit of a class that was seen
     return LinearMap(blocks, found, offset)
 
 

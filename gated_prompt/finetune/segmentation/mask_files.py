@@ -36,7 +36,7 @@ def read_mask(source: Path | bytes, name: str, by_colour: bool) -> np.ndarray:
 
 
 def values_of(mask: Image.Image, name: str, by_colour: bool) -> np.ndarray:
-    """The same of a label map that is decoded."""
+    """Return the same for a decoded label map."""
     if by_colour:
         return pack(np.asarray(mask.convert("RGB")))
     if mask.mode in ("RGB", "RGBA"):
@@ -152,7 +152,7 @@ def decode_object(one: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         else:
             encoded = shape
         decoded: np.ndarray = coco.decode(encoded)
-    except Exception as error:  # pycocotools raises what its C code does
+    except Exception as error:  # pycocotools passes on the errors of its C code
         raise DataError(f"annotation {one.get('id')} has no polygons and no run lengths ({error})") from error
     if decoded.shape != size:
         raise DataError(f"annotation {one.get('id')} has run lengths for {decoded.shape}, but its image is {size}")

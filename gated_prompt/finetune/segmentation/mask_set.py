@@ -30,8 +30,12 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """Pairs as they were found. `table`: the classes, None where masks have to be looked at. `skipped`: what has no
-    partner -> why."""
+    """Pairs as they were found.
+
+    Attributes:
+        table: the classes. None if the masks have to be read to find them.
+        skipped: files without a partner, with the reason.
+    """
 
     pictures: Sequence[Picture]
     masks: Sequence[LabelMap]
@@ -42,7 +46,7 @@ class Unchecked:
 
 @dataclass(frozen=True)
 class MaskSet:
-    """Images with their label maps, all of which were looked at.
+    """Images with their label maps, all of which have been checked.
 
     Attributes:
         pictures: the images, read on demand.

@@ -102,7 +102,7 @@ def label_maps(group: Group[MaskPredictor], image: Image.Image) -> list[np.ndarr
 def write(
     folder: Path, name: str, image: Image.Image, labels: np.ndarray, predictor: MaskPredictor, overlays: bool
 ) -> None:
-    """Write a label map, after the overlay, each atomically: where there is a label map, both are whole."""
+    """Write the overlay, then the label map, each atomically. If there is a label map, both are complete."""
     target = folder / f"{name}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial"
@@ -152,7 +152,7 @@ def find_mask_predictor(name: str, backbone: str | None) -> tuple[Path, MaskPred
 
 
 def labels_of(folders: Sequence[str]) -> dict[str, str]:
-    """A name for each folder that can be one of a folder itself: its last part, or all of it where two are alike."""
+    """Return a file name for each folder: its last part, or its whole path if two have the same last part."""
     last = [Path(folder).resolve().name for folder in folders]
     return {
         folder: name if last.count(name) == 1 else "_".join(Path(folder).resolve().parts[1:])

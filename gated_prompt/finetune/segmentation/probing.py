@@ -32,7 +32,7 @@ from .scores import confusion_of, mean_ious
 from .sources import MaskParts, Split
 from .token_features import TokenFeatures, kept_tokens
 
-CHOICE_PATCHES = 20_000  # that a candidate is fitted to
+CHOICE_PATCHES = 20_000  # patches that a candidate is fitted to
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def candidates(depth: int, singles: Sequence[Candidate] = ()) -> list[tuple[int,
 
 
 def best_of(found: Sequence[Candidate]) -> Candidate:
-    """The best mIoU. Of equals fewer and lower blocks."""
+    """Return the candidate with the best mIoU. Of equals, that with fewer and lower blocks."""
     return max(found, key=lambda one: (one.mean_iou, -len(one.blocks), [-block for block in one.blocks]))
 
 
@@ -126,12 +126,12 @@ def confusion_map(made: LinearMap, scored: Labelled, index: int, labels: Tensor)
 
 
 def _apart(depth: int, first: float, count: int) -> tuple[int, ...]:
-    """`count` blocks evenly apart, the last one among them. `first`: the depth of the first, as a share of all."""
+    """Return `count` evenly spaced blocks that end with the last. `first` is the depth of the first, as a share."""
     places = np.linspace(first * depth, depth, count)
     return tuple(sorted({max(0, round(float(place)) - 1) for place in places}))
 
 
-WINDOW = 2  # short sides; a longer image is cut into windows
+WINDOW = 2  # short sides. Longer images are cut into windows
 CHOICE, ALL = "choice", "all"  # the map fitted to the first split, and that fitted to all labelled images
 
 

@@ -66,7 +66,7 @@ def image_rows(
 
 
 def draw_all(results: Mapping[str, Any]) -> dict[str, Markup | None]:
-    """Both charts of the report. No curves where nothing that was trained is kept."""
+    """Return both charts of the report. There are no curves if nothing that was trained is kept."""
     kept = [row for row in results["comparison"] if row["chosen"] and row.get("curve")]
     method = [row for row in results["comparison"] if kept and row.get("method") == kept[0]["method"]]
     return {
@@ -103,7 +103,7 @@ def write_report(
     use: Path,
     last: bool,
 ) -> None:
-    """Write the page atomically. `results` is the content of results.json, `last`: training has ended."""
+    """Write the page atomically. `results` is the content of results.json. `last` means that training has ended."""
     paint = ["#" + bytes(int(part) for part in colour).hex() for colour in colours[: len(results["names"])]]
     write_page(
         "segmentation/report.html",

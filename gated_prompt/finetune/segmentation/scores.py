@@ -71,7 +71,7 @@ def confusion_of(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def mean_ious(confusions: Tensor) -> Tensor:
-    """mIoU (...) of confusion matrices (..., K, K). Classes neither there nor predicted count in no mean."""
+    """mIoU (...) of confusion matrices (..., K, K). Classes that are neither present nor predicted are left out."""
     confusions = confusions.double()
     right = confusions.diagonal(dim1=-2, dim2=-1)
     return (right / (confusions.sum(-1) + confusions.sum(-2) - right)).nanmean(-1)
