@@ -130,7 +130,7 @@ def unknown_option(given: str, known: list[str], more: str = "See --help for all
 
 
 def _add(group: Any, one: Field[Any], hint: Any) -> None:
-    """Add a field's option. `--with-hyphens`, and `--no_it` of what is on by default, are understood in silence."""
+    """Add a field's option. `--with-hyphens`, and `--no_it` of what is on by default, are accepted but not listed."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     kind: Any = kinds[0]
     more: dict[str, Any] = {}

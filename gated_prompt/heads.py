@@ -121,7 +121,7 @@ class TokenClassifier(nn.Module):
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states, attentions=attentions)
 
     def _scores(self, read: torch.Tensor) -> torch.Tensor:
-        """The head's output, in the precision of its weight under autocast too.
+        """Return the head's output, in the precision of its weight even under autocast.
 
         A fitted head undoes mean and scale of its features. On features that hardly vary, such as MAE's, bfloat16
         rounds away what is left.
@@ -145,13 +145,13 @@ class TokenClassifier(nn.Module):
         return loss * labels.ne(IGNORED).sum().to(loss.device) / num_items_in_batch
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """The method of this name of the backbone, with whatever its version of transformers takes."""
+        """Call the backbone's method, with whatever its version of transformers takes."""
         backbone: Any = self.backbone
         backbone.gradient_checkpointing_enable(*args, **kwargs)
 
 
 def read_tokens(tokens: torch.Tensor, prefix: int, reads: Reads, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Features (B, D) or, for "both", (B, 2 D) of tokens (B, N, D), the first `prefix` of which are no patches.
+    """Return features (B, D) or, for "both", (B, 2 D) of tokens (B, N, D), of which the first `prefix` are no patches.
 
     `mask` (B, N - prefix) is 0 at patches that are padding.
     """

@@ -197,7 +197,7 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
 
 
 class ImageFiles:
-    """Images in files; for `upright`, see `to_rgb`."""
+    """Images in files. `to_rgb` explains `upright`."""
 
     def __init__(self, paths: Sequence[Path], *, upright: bool = True) -> None:
         self.paths = paths

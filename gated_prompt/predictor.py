@@ -101,7 +101,7 @@ class Predictor:
             raise DataError(f"preparation {shown(self.preparation)} {fault}")
 
     def load_base(self, backbone: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
-        """The model that the adapter was trained on, in float32 and eval mode, with an untrained head.
+        """Load the model that the adapter was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
             backbone: Hub id or folder to load it from. None means the one used in training.
@@ -212,7 +212,7 @@ def read_predictor(folder: str | os.PathLike[str]) -> Predictor:
 
 
 def preparation_of(transform: Any) -> dict[str, Any]:
-    """The settings of a `ResizeCenterCrop` or `ResizeSquare`, as a `Predictor` has them."""
+    """Return the settings of a `ResizeCenterCrop` or `ResizeSquare`, as a `Predictor` has them."""
     return {name: value for name, value in asdict(transform).items() if name != "train"}
 
 

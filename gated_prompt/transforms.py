@@ -149,7 +149,7 @@ class ResizeCenterCrop:
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """(pixels, class) pairs; the transform runs on every access."""
+    """Pairs (pixels, class). The transform runs on every access."""
 
     def __init__(self, data: LabelledImages, transform: Callable[[Image.Image], Tensor]) -> None:
         self.data = data

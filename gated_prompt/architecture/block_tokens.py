@@ -99,7 +99,7 @@ class _CountTokens:
 
 
 class _Note:
-    """After a block."""
+    """Hook after a block: note its output."""
 
     def __init__(self, index: int) -> None:
         self.index = index

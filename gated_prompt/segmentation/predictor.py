@@ -29,7 +29,7 @@ BATCH = 4  # windows at once
 
 @dataclass(frozen=True)
 class MaskPredictor:
-    """What `predictor.json` says beside a segmenter's weights. Fields of other programs in the file are ignored.
+    """The content of `predictor.json` beside a segmenter's weights. Unknown fields in the file are ignored.
 
     Attributes:
         names: of the classes, in the order of the logits.
@@ -76,7 +76,7 @@ class MaskPredictor:
         self._check_preparation()
 
     def load_base(self, backbone: str | os.PathLike[str] | None = None, trust_remote_code: bool = False) -> Any:
-        """The model that it was trained on, in float32 and eval mode, with an untrained head.
+        """Load the model that it was trained on, in float32 and eval mode, with an untrained head.
 
         Args:
             backbone: Hub id or folder to load it from. None means the one used in training.
@@ -95,7 +95,7 @@ class MaskPredictor:
         return TokenSegmenter(backbone, self.names, self.blocks, self.head).eval()
 
     def pixels(self, image: Image.Image, multiple: int) -> Tensor:
-        """RGB image -> float (3, height, width), the short side as in training. Sides are multiples of `multiple`."""
+        """Turn an RGB image into float (3, height, width), scaled as in training. `multiple` divides its sides."""
         height, width = scaled_size((image.height, image.width), self.preparation["short_side"], multiple)
         small = image.resize((width, height), Image.Resampling.BILINEAR)
         return normalize(to_pixels(small), self.preparation["mean"], self.preparation["std"])
@@ -118,7 +118,7 @@ class MaskPredictor:
         return palette(len(self.names), self.colours)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Put it into an adapter's folder, atomically."""
+        """Write `predictor.json` into an adapter's folder, atomically."""
         values = {"problem": self.problem, **asdict(self)}
         replace_text(Path(folder, FILE), json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 

@@ -85,7 +85,7 @@ def _refusal(backbone: str, why: str) -> GatedPromptError:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How a backbone wants its images: `side` pixels, normalised by `mean` and `std`."""
+    """How a backbone's images are prepared: `side` pixels, normalised by `mean` and `std`."""
 
     side: int
     mean: list[float]

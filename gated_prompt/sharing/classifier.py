@@ -105,7 +105,7 @@ def load_classifier(
 
 
 def used_folder(folder: Path) -> Path:
-    """The folder that a run said to use where `folder` is its output folder, else itself.
+    """Return the folder that a run said to use if `folder` is its output folder, else `folder` itself.
 
     Raises:
         GatedPromptError: the run has not finished.
@@ -133,7 +133,7 @@ def holds_prompts(folder: Path) -> bool:
 def load_trained(
     folder: Path, predictor: "Predictor | MaskPredictor", trust_remote_code: bool = False, base: Any = None
 ) -> nn.Module:
-    """The model of a folder's predictor with what was trained, in eval mode. `base`: what `load_base` would load.
+    """Load the model of a folder's predictor with what was trained, in eval mode. `base` is what `load_base` returned.
 
     Raises:
         GatedPromptError: the backbone cannot be loaded, or what was trained does not fit it.

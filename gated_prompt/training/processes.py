@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """Return the rank of this process and the world size; (0, 1) outside torch.distributed."""
+    """Return the rank of this process and the world size, (0, 1) outside torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

@@ -60,7 +60,7 @@ def attend(
     attention_mask: Any,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention function of blocks that use `AttentionInterface`; queries, keys and values are (B, H, N, d).
+    """Attention function of blocks that use `AttentionInterface`. Queries, keys and values are (B, H, N, d).
 
     Raises:
         UnsupportedOperationError: the block is recomputed without its hooks, so its prompts are lost.

@@ -81,7 +81,7 @@ class Scope(Replacement):
         self.level, self.body, self.innermost = level, body, innermost
 
     def __call__(self, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
-        """Call the module; `adapter_names`: see `mixed_batch.py`."""
+        """Call the module. `mixed_batch.py` explains `adapter_names`."""
         original = self.before
         if original is None:
             original = getattr(type(self.module), self.method).__get__(self.module)
