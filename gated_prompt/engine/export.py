@@ -67,6 +67,11 @@ def export_engine(
 
     Raises:
         GatedPromptError: an adapter does not fit, its structure is another one, or the outputs differ.
+
+    Example:
+        ```python
+        gated_prompt.export_engine("engine", "backbone", {"birds": "me/birds", "cars": "me/cars"})
+        ```
     """
     target = Path(folder)
     _check(target, adapters, images, int8)
@@ -109,6 +114,14 @@ def add_adapter(engine: str | os.PathLike[str], name: str, adapter: str | os.Pat
     Raises:
         GatedPromptError: the folder is no engine, or the adapter was trained on another backbone or is of another
             structure.
+
+    Example:
+        ```python
+        from gated_prompt.engine.export import add_adapter
+
+        gated_prompt.export_engine("engine", "backbone", {"birds": "me/birds"})
+        add_adapter("engine", "cars", "me/cars")
+        ```
     """
     _check_name(name)
     with runtime_errors():

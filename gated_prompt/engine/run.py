@@ -60,6 +60,15 @@ class Engine:
 
     Raises:
         EngineError: a file is missing, damaged or of another engine.
+
+    Example:
+        ```python
+        from gated_prompt.engine.run import Engine
+
+        gated_prompt.export_engine("engine", "backbone", {"birds": "me/birds", "cars": "me/cars"})
+        engine = Engine("engine")
+        engine.classify([image], engine.available(), top=1)  # [{"birds": [("wren", 0.9)], "cars": [("van", 0.7)]}]
+        ```
     """
 
     def __init__(self, folder: str | Path, graph: str = GRAPH, threads: int = 0) -> None:

@@ -46,6 +46,16 @@ class AdapterPool(AdapterCache[Resident]):
 
     Raises:
         ArchitectureError: the backbone is not a Vision Transformer.
+
+    Example:
+        ```python
+        from pathlib import Path
+        from gated_prompt.serving.pool import AdapterPool
+
+        pool = AdapterPool(backbone, memory=2**30)
+        with pool.hold(Path("me/birds")) as birds, pool.hold(Path("me/cars")) as cars:
+            logits = pool.logits(pixel_values, [birds, cars])  # one mixed batch of two images
+        ```
     """
 
     def __init__(

@@ -112,7 +112,7 @@ def test_patches_that_are_not_square() -> None:
 @pytest.mark.parametrize("prompts", [[], [2], [-1]])
 def test_prompts_that_are_not_there(prompts: list[int]) -> None:
     model = get_peft_model(vit(), GatedPromptConfig(num_virtual_tokens=2)).eval()
-    with pytest.raises(GatedPromptError, match="expected one or more indices from 0 to 1"):
+    with pytest.raises(GatedPromptError, match="Expected one or more indices from 0 to 1"):
         prompt_attention(model, images(), prompts=prompts)
 
 
@@ -135,7 +135,7 @@ def test_refusals() -> None:
 @pytest.mark.skipif(not FIXED, reason="transformers 4.57 computes the weights of Data2Vec-Vision in any case")
 def test_a_model_that_cannot_be_switched_has_to_be_loaded_in_eager_mode() -> None:
     for case in (c for c in HERE if c.family in FIXED):
-        with pytest.raises(UnsupportedOperationError, match="load it with attn_implementation='eager'"):
+        with pytest.raises(UnsupportedOperationError, match="Load it with attn_implementation='eager'"):
             prompt_attention(prompted(case), images())
 
 

@@ -113,7 +113,7 @@ def test_a_temperature_that_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_refusals() -> None:
-    with pytest.raises(GatedPromptError, match=r"call model\.eval\(\)"):
+    with pytest.raises(GatedPromptError, match=r"Call model\.eval\(\)"):
         gated_prompt.check(adapted().train(), pixel_values=images())
     with pytest.raises(GatedPromptError, match="carries no gated prompts"):
         gated_prompt.check(vit(), pixel_values=images())

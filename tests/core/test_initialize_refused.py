@@ -92,7 +92,7 @@ def test_half_precision_and_copies_are_still_fresh() -> None:
         ([], {}, "gave 0 tokens to start from, but num_virtual_tokens is 6. Give more images"),
         ([], {"method": "match"}, "no images to start prompts from"),
         ([images(1)[:, :, :8, :8]], {"batch": {"interpolate_pos_encoding": True}}, "gave 1 tokens"),
-        ([images(1)], {"method": "kmeans", "count": 17}, "gave 16 tokens to start from, and num_virtual_tokens is 17"),
+        ([images(1)], {"method": "kmeans", "count": 17}, "gave 16 tokens to start from, but num_virtual_tokens is 17"),
         (BATCHES, {"method": "median"}, "method is 'median'. Choose from: 'sample', 'mean', 'max', 'kmeans', 'match'"),
         (BATCHES, {"seed": -1}, "seed is -1. Expected an integer from 0"),
         (BATCHES, {"before_positions": True, "insert_at": 1}, "before_positions is about prompts at block 0"),

@@ -555,7 +555,7 @@ def test_blocks_that_were_replaced_after_the_adapter_was_added() -> None:
     model = get_peft_model(vit(), prompts()).eval()
     for block in blocks(model):
         block.forward = type(block).forward.__get__(block)
-    with pytest.raises(UnsupportedOperationError, match="add the adapter last"):
+    with pytest.raises(UnsupportedOperationError, match="Add the adapter last"):
         model(images())
     model = get_peft_model(vit(), prompts()).eval()
     block = blocks(model)[2]

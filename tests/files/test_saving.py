@@ -130,7 +130,7 @@ def test_between_weights_and_config(tmp_path, old, new) -> None:
     gated_prompt.save(old, tmp_path / "a")
     gated_prompt.save(new, tmp_path / "b")
     (tmp_path / "b" / WEIGHTS).replace(tmp_path / "a" / WEIGHTS)
-    with pytest.raises(DamagedAdapterError, match="a save was interrupted or files were mixed"):
+    with pytest.raises(DamagedAdapterError, match="A save was interrupted or files were mixed"):
         PeftModel.from_pretrained(vit(), tmp_path / "a")
     (tmp_path / "b" / CONFIG).replace(tmp_path / "a" / "adapter_config.pending.json")
     with torch.no_grad():

@@ -219,7 +219,7 @@ def test_a_class_without_pictures_is_never_predicted_by_a_probe() -> None:
 def test_balanced_weights() -> None:
     assert balanced_weights(some(SINGLE_LABEL, torch.tensor([0, 0, 0, 1]))) == [4 / 9, 4 / 3, 1.0]
     assert balanced_weights(some(MULTI_LABEL, torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))) == [0.5, 2.0, 1.0]
-    with pytest.raises(GatedPromptError, match="these images have numbers"):
+    with pytest.raises(GatedPromptError, match="These images have numbers"):
         balanced_weights(some(REGRESSION, torch.zeros(2, 1)))
 
 

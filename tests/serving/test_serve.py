@@ -294,5 +294,5 @@ def test_what_cannot_be_served_is_said_before_anything_starts(options: list[str]
 def test_a_port_that_is_taken() -> None:
     from gated_prompt.cli.serve import main
 
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="give another port"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="Give another port"):
         main(["--adapters", str(ADAPTERS), "--port", str(taken.getsockname()[1])])
