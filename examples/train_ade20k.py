@@ -95,7 +95,7 @@ class Arguments:
     )
     checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "checkpoint folder, or 'latest' (default: start anew)"}
+        default=None, metadata={"help": "checkpoint folder, or 'latest' (default: start from step 0)"}
     )
     report_to: str | None = field(
         default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ... (default: none)"}

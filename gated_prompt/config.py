@@ -67,8 +67,8 @@ class GatedPromptConfig(ConfigWithFile):
     zero_start: bool = field(
         default=False,
         metadata={
-            "help": "with deep: the other tokens read the prompts in a softmax of their own, times tanh(a), one a for "
-            "each head, 0 at the start: the adapted model begins as the base"
+            "help": "with deep, the other tokens read the prompts in a separate softmax, times tanh(a), one a for "
+            "each head, 0 at the start, so that the adapted model begins as the base"
         },
     )
     gates: bool = field(default=True, metadata={"help": "learn one gate per gated block (paper, Section 4)"})
@@ -255,7 +255,7 @@ def _zero_start_faults(config: GatedPromptConfig) -> list[str]:
         return []
     faults = []
     if not config.deep:
-        faults.append("zero_start=True needs deep=True: each block reads prompts of its own")
+        faults.append("zero_start=True needs deep=True, since each block reads its own prompts. Set both.")
     if config.pooling in ("prompts", "prompts_and_patches"):
         faults.append(
             f"zero_start=True contradicts pooling={config.pooling!r}: these prompts never become output tokens. Use "

@@ -172,7 +172,7 @@ class Predictor:
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
-            raise GatedPromptError(f"a name of {FILE} is no valid Unicode ({error.reason}). Rename it.") from None
+            raise GatedPromptError(f"a name of {FILE} is not valid Unicode ({error.reason}). Rename it.") from None
         if size > LONGEST:
             raise GatedPromptError(
                 f"{FILE} with {len(self.names)} names would have {size} bytes, more than {LONGEST}. Shorten the names."

@@ -141,7 +141,7 @@ def find_all_pictures(names: Sequence[str]) -> dict[str, Path]:
             found[shown_path(path)] = path
         else:
             raise GatedPromptError(f"there is no image or folder {shown_path(name)!r}")
-    say("left out", [f"{name}: is no image, by its name" for name in left_out])
+    say("left out", [f"{name}: the name is not that of an image" for name in left_out])
     if not found:
         raise GatedPromptError(f"--images: there are no images in {', '.join(map(shown_path, names))}")
     return found

@@ -26,7 +26,7 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
     if not folder.is_dir():
         raise DataError(f"there is no folder {shown_path(folder)}. Give one that holds a subfolder for each class.")
     loose = sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
-    skipped = {shown_path(path.name): "lies in no class folder" for path in loose}
+    skipped = {shown_path(path.name): "is not in a class folder" for path in loose}
     files: dict[str, list[Path]] = {}
     for path in subfolders(folder):
         own = files.setdefault(class_of(path), [])
@@ -34,7 +34,7 @@ def read_folder(folder: Path, names: tuple[str, ...] = ()) -> ImageSet:
             if file.suffix.lower() in EXTENSIONS:
                 own.append(file)
             else:
-                skipped[shown_path(file.relative_to(folder))] = "is no image, by its name"
+                skipped[shown_path(file.relative_to(folder))] = "the name is not that of an image"
     filled = sorted((name for name, own in files.items() if own), key=in_order)
     skipped |= {name: "is a folder without images" for name, own in files.items() if not own}
     source = shown_path(folder)
@@ -106,7 +106,7 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
         named = [part_of(path.name) for path in inside if _count_images(walk(path))]
         if len(named) > 1 and None not in named:
             raise DataError(
-                f"{place} holds {', '.join(f'{part}/' for part in named)}, but their images lie in no folder of a "
+                f"{place} holds {', '.join(f'{part}/' for part in named)}, but their images are not in folders of a "
                 "class. Sort them into folders, or list their labels in a file and give --train_file."
             )
         folds = [f"{shown_path(path.name)}/" for path in inside if FOLD.fullmatch(path.name) and _divided(path)]
@@ -137,7 +137,7 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
             "Name the folders with --train_dir, --validation_dir and --test_dir."
         )
     others = [path for path in inside if path not in found.values()]
-    return found, {f"{shown_path(path.name)}/": "lies beside the parts and is none of them" for path in others}
+    return found, {f"{shown_path(path.name)}/": "is not one of the parts that it lies beside" for path in others}
 
 
 def _divided(folder: Path) -> bool:

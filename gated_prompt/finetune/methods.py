@@ -103,7 +103,7 @@ def build_model(
     except ValueError as error:  # raised for a model without such a class, such as DINOv3
         raise GatedPromptError(
             f"transformers has no image classifier for --backbone {backbone!r} ({str(error).splitlines()[0]}). Give "
-            "another backbone, or use gated-prompt train, which adds a head of its own."
+            "another backbone, or use gated-prompt train, which adds its own head."
         ) from error
     initialize_heads(model, head_init)
     if config is None and resolve_pooling(prompts.pooling, is_mae) is not None:

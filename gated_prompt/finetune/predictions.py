@@ -196,7 +196,7 @@ class PredictionFile:
                 if content.count(b"\n", end) > len(self.columns):  # longer than one row can be
                     break
         raise GatedPromptError(
-            f"{self.path} holds something else than predictions with these options. Give another --output."
+            f"{self.path} holds something other than predictions with these options. Give another --output."
         )
 
     def _parse(self, text: str) -> list[dict[str, Any]]:

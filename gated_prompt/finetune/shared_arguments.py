@@ -34,8 +34,8 @@ class PromptArguments:
     )
     deep: bool = option("VPT-deep: fresh prompts at each block from --insert_at on, without gates", False)
     zero_start: bool = option(
-        "with deep: the other tokens read the prompts in a softmax of their own, times tanh(a), one a for each head, "
-        "0 at the start: the adapted model begins as the base",
+        "with deep, the other tokens read the prompts in a separate softmax, times tanh(a), one a for each head, "
+        "0 at the start, so that the adapted model begins as the base",
         False,
     )
     gates: bool = option("learn one gate per gated block (paper, Section 4)", True)

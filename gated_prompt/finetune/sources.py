@@ -198,5 +198,5 @@ def _read_split(rows: Any, columns: tuple[str, list[str]], source: str, reading:
 
 def _existing(folder: str, option: str) -> Path:
     if not Path(folder).is_dir():
-        raise DataError(f"{option} {folder!r} is no folder. Give one that holds a subfolder for each class.")
+        raise DataError(f"{option} {folder!r} is not a folder. Give one that holds a subfolder for each class.")
     return Path(folder)

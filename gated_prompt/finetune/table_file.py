@@ -74,7 +74,7 @@ def _csv_rows(file: Path, text: TextIO, delimiters: str) -> Iterator[Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{file}, line {reader.line_num}, is no CSV: {error}. Perhaps a quote before it was never closed."
+            f"{file}, line {reader.line_num}, is not valid CSV: {error}. Perhaps a quote before it was never closed."
         ) from None
 
 
@@ -89,7 +89,7 @@ def _json_rows(file: Path, text: TextIO) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{file}, line {number}, is not JSON: {error}") from None
         if not isinstance(values, dict):
-            raise DataError(f'{file}, line {number}, is no object like {{"image": ..., "label": ...}}')
+            raise DataError(f'{file}, line {number}, is not an object like {{"image": ..., "label": ...}}')
         yield Row(number, {clean(name): clean(value) for name, value in values.items()})
 
 

@@ -164,7 +164,7 @@ def write_card(folder: str | os.PathLike[str], card: ModelCard) -> Path:
     """
     path = Path(folder, CARD_NAME)
     if not path.parent.is_dir():
-        raise GatedPromptError(f"{path.parent} is no folder. Save the adapter there first.")
+        raise GatedPromptError(f"{path.parent} is not a folder. Save the adapter there first.")
     with locked(path.parent):
         replace_text(path, str(card))
     return path

@@ -127,7 +127,7 @@ def optimizer_groups(
             groups.setdefault(kind, []).append(parameter)
     strangers = [kind for kind, settings in own.items() if settings and kind not in groups]
     if strangers:
-        raise GatedPromptError(f"{', '.join(strangers)} have settings of their own, but none are trained here")
+        raise GatedPromptError(f"{', '.join(strangers)} have their own settings, but none are trained here")
     return [
         {"name": kind, "params": params, "lr": lr, "weight_decay": weight_decay, **own.get(kind, {})}
         for kind, params in groups.items()

@@ -119,7 +119,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "all dropped": (lambda: config(prompt_dropout=1.0), "is 1.0", r"\[0, 1\)", "Expected a number in"),
     "pooling": (lambda: config(pooling="mean"), "'mean'", "'prompts', 'patches'", "Expected None"),
-    "zero start alone": (lambda: config(zero_start=True), "zero_start=True", "prompts of its own", "needs deep=True"),
+    "zero start alone": (lambda: config(zero_start=True), "zero_start=True", "its own prompts", "needs deep=True"),
     "zero start, pooled": (
         lambda: config(zero_start=True, deep=True, pooling="prompts"),
         "pooling='prompts'",

@@ -232,7 +232,7 @@ def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
     assert find_parts(tmp_path) == ({"train": tmp_path}, {})
     shutil.rmtree(tmp_path / "car")
     (tmp_path / "plane").rename(tmp_path / "test")
-    with pytest.raises(DataError, match="holds test/, train/, but their images lie in no folder of a class"):
+    with pytest.raises(DataError, match="holds test/, train/, but their images are not in folders of a class"):
         find_parts(tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_other_parts_are_read_like_the_training_part(photos: Path) -> None:
 
 
 def test_folders_that_hold_nothing_to_train_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--train_dir 'nowhere' is no folder"):
+    with pytest.raises(DataError, match=r"--train_dir 'nowhere' is not a folder"):
         read_parts(DataArguments(train_dir="nowhere"), show=False)
     (tmp_path / "one").mkdir()
     paint((0, 0, 0), 0).save(tmp_path / "one" / "1.png")

@@ -59,7 +59,7 @@ def test_whatever_a_spreadsheet_puts_between_cells(tmp_path: Path, sign: str) ->
     ("text", "words"),
     [
         ("image,label\n1.png,red, big\n2.png,blue\n", r"line 2, has 3 cells where the header has 2. Put a cell with"),
-        ('image,label\n1.png,"red\n2.png,blue\n', "is no CSV: unexpected end of data. Perhaps a quote"),
+        ('image,label\n1.png,"red\n2.png,blue\n', "is not valid CSV: unexpected end of data. Perhaps a quote"),
         ('image,label\n1.png,"' + "x" * 140_000 + '"\n2.png,b\n', "field larger than field limit.*never closed"),
         ("image,label,label\n1.png,a,b\n", "has 2 columns named 'label'"),
         ("image,label\n1.png,a\n,b\n", "line 3, column 'image', is empty"),

@@ -70,7 +70,7 @@ def test_other_content_other_weights_and_errors_are_asked_again(tmp_path: Path, 
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
     for text in ("a,b\n1,2\n", '{"image": 3}\n', "no line end"):
         (tmp_path / name).write_text(text)
-        with pytest.raises(GatedPromptError, match="holds something else than predictions"):
+        with pytest.raises(GatedPromptError, match="holds something other than predictions"):
             PredictionFile(tmp_path / name, 1, WEIGHTS)
         assert (tmp_path / name).read_text() == text
 

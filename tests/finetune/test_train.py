@@ -186,7 +186,7 @@ def test_predictions_are_those_of_the_run_and_go_on_after_a_stop(finished: Path,
     predict.main([*arguments, *adapters, "--output", str(tmp_path / "cut.csv")])
     assert sorted((tmp_path / "cut.csv").read_bytes().splitlines()) == sorted(content.splitlines())
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(GatedPromptError, match="holds something else than predictions"):
+    with pytest.raises(GatedPromptError, match="holds something other than predictions"):
         predict.main([*arguments, *adapters, "--output", str(tmp_path / "other.csv")])
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
 

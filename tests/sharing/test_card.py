@@ -176,7 +176,7 @@ def test_refusals(tmp_path) -> None:
         with pytest.raises(GatedPromptError, match=f"{next(iter(metrics))}=.*lie between 0 and 1. Divide percentages"):
             model_card(model, dataset="birds", split="test", metrics=metrics)
     assert model_card(model, dataset="birds", split="test", metrics={"mean_absolute_error": 4.2}).data.metrics
-    with pytest.raises(GatedPromptError, match=r"no folder. Save the adapter there first"):
+    with pytest.raises(GatedPromptError, match=r"not a folder. Save the adapter there first"):
         write_card(tmp_path / "missing", model_card(model))
 
 

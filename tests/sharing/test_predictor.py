@@ -52,7 +52,7 @@ def test_thousands_of_long_names_are_read_as_they_were_written(tmp_path: Path, m
     with pytest.raises(GatedPromptError, match=r"with 4000 names would have \d+ bytes, more than 262144. Shorten"):
         Predictor(names, CROP).write(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(GatedPromptError, match="is no valid Unicode"):
+    with pytest.raises(GatedPromptError, match="is not valid Unicode"):
         Predictor(["caf\udce9", "b"], CROP).write(tmp_path)
     assert read_predictor(tmp_path).names == names  # refused before anything is written
 

@@ -124,7 +124,7 @@ def prepare(folder: Path, predictor: MaskPredictor, weights: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not about.is_file():
             raise GatedPromptError(
-                f"{folder} holds something else than label maps of an adapter. Give another --output."
+                f"{folder} holds something other than label maps of an adapter. Give another --output."
             )
         if about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("weights") != weights:
             for kind in ("*.png", "*.overlay.jpg"):
