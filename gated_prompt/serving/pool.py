@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import get_peft_model, set_peft_model_state_dict
+from peft import get_peft_model
 from torch import Tensor, nn
 
 from ..architecture.names import BASE
@@ -22,6 +22,8 @@ from ..errors import AdapterMismatchError, GatedPromptError
 from ..heads import Reads
 from ..predictor import MOST_PIXELS, Predictor
 from ..sharing.backbone import preparation, quiet_loading
+from ..tuner.bank import find_banks
+from ..tuner.frozen import add_frozen, drop_frozen
 from .backbone import Features, load_backbone
 from .cache import AdapterCache, Stamp
 from .contents import Files, read_files
@@ -66,6 +68,7 @@ class AdapterPool(AdapterCache[Resident]):
         self.features = Features(backbone)
         self.model = get_peft_model(self.features, anchor, adapter_name=ANCHOR).eval().requires_grad_(False)
         self.backbone_name, self.image_side = backbone_name, image_side
+        (self._bank,) = find_banks(self.model).values()
         self.device = next(backbone.parameters()).device
         self._count = 0
 
@@ -143,17 +146,13 @@ class AdapterPool(AdapterCache[Resident]):
             return BASE
         self._count += 1
         key = f"a{self._count}"
-        self.model.add_adapter(key, files.config)
-        try:
-            set_peft_model_state_dict(self.model, files.prompts, adapter_name=key)
-        except BaseException:
-            self.model.delete_adapter(key)
-            raise
+        tensors = {name.rpartition(".")[2]: tensor for name, tensor in files.prompts.items()}
+        add_frozen(self.features, self._bank, key, files.config, tensors)
         return key
 
     def _unload(self, adapter: Resident) -> None:
         if adapter.key != BASE:
-            self.model.delete_adapter(adapter.key)
+            drop_frozen(self._bank, adapter.key)
 
 
 def load_pool(backbone: str, memory: int, image_side: int) -> AdapterPool:
