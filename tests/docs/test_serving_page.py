@@ -13,7 +13,7 @@ COMMAND = "python examples/serving_load/measure_server.py tables"
 
 
 def test_the_page_shows_the_committed_results() -> None:
-    assert tables.PAGE.read_text() == tables.page(tables.read(RESULTS)), f"docs/appendix/serving_tables.md is old: {COMMAND}"
+    assert tables.PAGE.read_text() == tables.page(tables.read(RESULTS)), f"the page is old: {COMMAND}"
 
 
 @pytest.mark.parametrize("kind", [FullModels, LoraAdapters])
