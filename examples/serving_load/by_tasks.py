@@ -39,7 +39,9 @@ def times(backbone: str, args: Namespace) -> None:
         for number, cell in left:
             row = under_load(servers[cell.contender].url, cell.tasks, cell.clients, plan.SECONDS[backbone])
             if row["failures"] or not row["requests"]:
-                raise GatedPromptError(f"{cell.key}: requests failed ({row}); {args.output_dir} has the servers' logs")
+                raise GatedPromptError(
+                    f"{cell.key}: requests failed ({row}). See the servers' logs in {args.output_dir}."
+                )
             found.setdefault(cell.key, []).append(row)
             print(number, cell.key, row, flush=True)
             records.save(path, results)

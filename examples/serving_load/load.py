@@ -28,7 +28,7 @@ TRIES, PAUSE = 60, 0.5  # of a request that failed. Seconds between them
 @events.init_command_line_parser.add_listener
 def add_options(parser: Any) -> None:
     """Options beside Locust's own."""
-    parser.add_argument("--tasks", type=int, default=0, help="number of adapters to ask; 0: all")
+    parser.add_argument("--tasks", type=int, default=0, help="number of adapters to ask, 0 for all")
     parser.add_argument("--churn", nargs=2, default=[], help="folders of two adapters that come and go meanwhile")
 
 

@@ -35,9 +35,9 @@ def main(argv: list[str]) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("command", choices=COMMANDS, help="see above")
-    parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone; default: both")
+    parser.add_argument("--backbone", choices=("tiny", "small"), help="measure only this backbone (default: both)")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="folder of the results; default: examples/serving_load/results"
+        "--results", type=Path, default=RESULTS, help="folder of the results (default: examples/serving_load/results)"
     )
     parser.add_argument(
         "--output_dir",

@@ -80,7 +80,7 @@ def started(contender: str, log: Path, options: Mapping[str, object]) -> Iterato
         deadline = time.monotonic() + SECONDS
         while "serving on" not in log.read_text():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise GatedPromptError(f"the server did not start; {log} says why")
+                raise GatedPromptError(f"the server did not start. See {log}.")
             time.sleep(0.2)
         yield Started(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
     finally:

@@ -81,8 +81,8 @@ def times(name: str, results: Results) -> str:
     visits = [len(each) for each in results["cells"].values()]
     tasks = axis(results, "tasks")
     lines = [
-        f"Backbone: {BACKBONES[name].label}, {BACKBONES[name].prompts} prompts; {machine['cpu']}, "
-        f"torch {machine['torch']}, PEFT {machine['peft']}, Ray {machine['ray']}; medians over "
+        f"Backbone: {BACKBONES[name].label}, {BACKBONES[name].prompts} prompts. Machine: {machine['cpu']}, "
+        f"torch {machine['torch']}, PEFT {machine['peft']}, Ray {machine['ray']}. Medians over "
         f"{min(visits)} to {max(visits)} rounds of {results['seconds']:g} s. In each cell: requests per second, and "
         "p50 / p95 / p99 in ms.",
         "",

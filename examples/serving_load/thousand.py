@@ -45,7 +45,7 @@ def measured(backbone: str, args: Namespace) -> dict[str, object]:
             for key, server in servers.items():
                 row = under_load(server.url, 0, CLIENTS, SECONDS[backbone])
                 if row["failures"] or not row["requests"]:
-                    raise GatedPromptError(f"{key}: requests failed ({row}); {args.output_dir} has the logs")
+                    raise GatedPromptError(f"{key}: requests failed ({row}). See the logs in {args.output_dir}.")
                 rounds.setdefault(key, []).append(row)
                 print(backbone, number, key, row, flush=True)
         sizes = {key: round(server.megabytes(), 1) for key, server in servers.items()}

@@ -55,7 +55,7 @@ def export_engine(
     """Export a backbone as one graph that takes adapters as inputs, compare it with the model, and keep it.
 
     Args:
-        folder: where to; it must not exist.
+        folder: folder to write, which must not exist.
         backbone: Hub id or folder, as `gated-prompt serve` takes it.
         adapters: folders by task name, of adapters with a `predictor.json` or of probes. docs/export.md says which
             can share a graph.
@@ -109,10 +109,18 @@ def export_engine(
 
 
 def add_adapter(engine: str | os.PathLike[str], name: str, adapter: str | os.PathLike[str]) -> Path:
-    """Add a task to an exported engine: its file alone, the graph stays as it is.
+    """Add a task to an exported engine. Only its file is written, and the graph stays as it is.
+
+    Args:
+        engine: an exported engine.
+        name: name of the task, and of its file.
+        adapter: the adapter's folder.
+
+    Returns:
+        The path of the task's file.
 
     Raises:
-        GatedPromptError: the folder is no engine, or the adapter was trained on another backbone or is of another
+        GatedPromptError: the folder is not an engine, or the adapter was trained on another backbone or has another
             structure.
 
     Example:
@@ -143,11 +151,13 @@ def _check(target: Path, adapters: Mapping[str, Any], images: Sequence[Any], int
     if missing:
         raise GatedPromptError(f"an export needs {', '.join(missing)}: pip install {' '.join(missing)}")
     if target.exists():
-        raise GatedPromptError(f"{target} exists; give another folder, or remove it")
+        raise GatedPromptError(f"{target} exists. Give another folder, or remove it.")
     if not adapters:
-        raise GatedPromptError("no adapters; an engine is exported with at least one, which says its structure")
+        raise GatedPromptError(
+            "there are no adapters. Give at least one, which determines the structure of the engine."
+        )
     if int8 and not images:
-        raise GatedPromptError("int8 is compared with float32 on your images; give some")
+        raise GatedPromptError("int8 is compared with float32 on images. Give some.")
     for name in adapters:
         _check_name(name)
 
@@ -155,7 +165,8 @@ def _check(target: Path, adapters: Mapping[str, Any], images: Sequence[Any], int
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise AdapterNameError(
-            f"the task name {name!r} cannot be a file's; use letters, digits, '.', '_' and '-', at most 100 of them"
+            f"the task name {name!r} cannot be a file name. Use letters, digits, '.', '_' and '-', at most 100 of "
+            "them."
         )
 
 
@@ -229,7 +240,7 @@ def _compare(folder: Path, backbone: str, adapters: Mapping[str, Any], images: S
             wanted = pool.logits(pixels, [stack.enter_context(pool.hold(Path(adapters[name]))) for name in chosen])
         worst = max(worst, *map(_difference, found, wanted))
     if not worst <= TOLERANCE:
-        raise GatedPromptError(f"the graph's scores differ from the model's by {worst:.2g}; it was not kept")
+        raise GatedPromptError(f"the graph's scores differ from the model's by {worst:.2g}, so it was not kept.")
     return f"scores differ from the model's by {worst:.1e} at most, on {len(prepared)} images in mixed batches"
 
 

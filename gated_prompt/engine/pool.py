@@ -52,8 +52,8 @@ class EnginePool(AdapterCache[LoadedTask]):
         side = max(preparation.get(name, 0) for name in ("size", "resize"))
         if side > image_side:
             raise GatedPromptError(
-                f"the engine in {folder} asks for images with sides of {side} pixels; the limit is {image_side}: "
-                "raise --image_side"
+                f"the engine in {folder} asks for images with sides of {side} pixels. The limit is {image_side}. "
+                "Raise --image_side."
             )
         self._tried: set[str] = set()  # SHA-256 of tasks that have computed an image, which each does once
 

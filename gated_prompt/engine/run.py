@@ -56,7 +56,7 @@ class Engine:
     Args:
         folder: an exported engine.
         graph: name of the file with the graph.
-        threads: to compute with. 0: one for each core.
+        threads: number of threads that compute. 0 means one for each core.
 
     Raises:
         EngineError: a file is missing, damaged or of another engine.
@@ -85,34 +85,34 @@ class Engine:
         self.inputs = [one.name for one in self.session.get_inputs()]
         wanted = {"pixel_values", "rows", "weight", "bias", *self.about["shapes"]}
         if not {"pixel_values", "weight", "bias"} <= set(self.inputs) <= wanted:
-            raise EngineError(f"{path} has the inputs {', '.join(self.inputs)}; {ABOUT} belongs to another graph")
+            raise EngineError(f"{path} has the inputs {', '.join(self.inputs)}. {ABOUT} belongs to another graph.")
         self.tasks: dict[str, Adapter] = {}
 
     def available(self) -> list[str]:
-        """Names of the adapters in the folder."""
+        """Return the names of the adapters in the folder."""
         return sorted(path.name.removesuffix(SUFFIX) for path in (self.folder / FOLDER).glob(f"*{SUFFIX}"))
 
     def load(self, name: str) -> None:
-        """Read an adapter, if it was not read before."""
+        """Read an adapter, unless it was read before."""
         if name not in self.tasks:
             path = self.folder / FOLDER / f"{name}{SUFFIX}"
             if Path(name).name != name or not path.is_file():
-                raise EngineError(f"there is no adapter {name!r}; there are: {', '.join(self.available())}")
+                raise EngineError(f"there is no adapter {name!r}. Choose from: {', '.join(self.available())}.")
             self.tasks[name] = read_adapter(path, self.about)
 
     def scores(self, pixels: np.ndarray, names: list[str]) -> list[np.ndarray]:
-        """Scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter of the same place in `names`."""
+        """Return scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter at its index in `names`."""
         for name in names:
             self.load(name)
         return self.mixed(pixels, [self.tasks[name] for name in names])
 
     def mixed(self, pixels: np.ndarray, tasks: Sequence[Adapter]) -> list[np.ndarray]:
-        """Scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter of the same place in `tasks`.
+        """Return scores (C_i,) of each image of `pixels` (B, 3, H, W) from the adapter at the same index of `tasks`.
 
         Their tensors are stacked here, each once, so a batch costs the same however many adapters are in memory.
         """
         if len(pixels) != len(tasks):
-            raise EngineError(f"{len(tasks)} adapters for {len(pixels)} images; one for each is needed")
+            raise EngineError(f"{len(tasks)} adapters for {len(pixels)} images. Expected one adapter for each image.")
         distinct = list({id(task): task for task in tasks}.values())
         rows = {id(task): row for row, task in enumerate(distinct)}
         classes = max(len(task.tensors["bias"]) for task in distinct)
@@ -127,12 +127,12 @@ class Engine:
         except Exception as error:  # onnxruntime has a dozen kinds
             reason = str(error).splitlines()[0]
             raise EngineError(
-                f"{GRAPH} does not compute what {ABOUT} says ({reason}); export the engine again"
+                f"{GRAPH} does not compute what {ABOUT} says ({reason}). Export the engine again."
             ) from error
         return [row[: len(task.tensors["bias"])] for row, task in zip(found, tasks, strict=True)]
 
     def classify(self, images: list[Image.Image], names: list[str], top: int = 3) -> list[dict[str, list[Any]]]:
-        """For each image, the best classes of each adapter with their scores, (name, score) pairs by adapter.
+        """Return for each image the best classes of each adapter with their scores, (name, score) pairs by adapter.
 
         All adapters see an image in one batch.
         """
@@ -170,10 +170,10 @@ def read_adapter(path: Path, about: dict[str, Any]) -> Adapter:
         with safe_open(path, "np") as file:
             tensors = {key: file.get_tensor(key) for key in (*about["shapes"], "weight", "bias")}
     except Exception as error:  # safetensors has kinds of its own
-        raise EngineError(f"{path} is damaged ({error}); copy or export it again") from error
+        raise EngineError(f"{path} is damaged ({error}). Copy or export it again.") from error
     for key, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise EngineError(f"{path} has values in {key} that are not finite; copy or export it again")
+            raise EngineError(f"{path} has values in {key} that are not finite. Copy or export it again.")
     return Adapter(told, tensors)
 
 
@@ -195,9 +195,9 @@ def describe_adapter(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         if not told["temperature"] > 0 or not isinstance(told["problem"], str):
             raise ValueError(f"temperature {told['temperature']}, problem {told['problem']}")
     except Exception as error:  # safetensors has kinds of its own, and the header may hold anything
-        raise EngineError(f"{path} is damaged ({error}); copy or export it again") from error
+        raise EngineError(f"{path} is damaged ({error}). Copy or export it again.") from error
     if sha256 != about["backbone_sha256"]:
-        raise EngineError(f"{path} was exported for another backbone; export it for this engine")
+        raise EngineError(f"{path} was exported for another backbone. Export it again for this engine.")
     shapes = {key: tuple(shape) for key, shape in about["shapes"].items()}
     shapes |= {"weight": (len(names), about["features"]), "bias": (len(names),)}
     for key, shape in shapes.items():
@@ -217,13 +217,13 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(path.read_text())
         if about["format"] != 1:
-            raise EngineError(f"{path} is of format {about['format']}; this program reads format 1")
+            raise EngineError(f"{path} has format {about['format']}. Expected format 1.")
         if KEYS - set(about):
-            raise EngineError(f"{path} lacks {', '.join(sorted(KEYS - set(about)))}; export the engine again")
+            raise EngineError(f"{path} lacks {', '.join(sorted(KEYS - set(about)))}. Export the engine again.")
         check_preparation(about["preparation"])
         return {**about, "shapes": {str(key): [int(n) for n in shape] for key, shape in about["shapes"].items()}}
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EngineError(f"{path} is damaged ({error!r}); export the engine again") from error
+        raise EngineError(f"{path} is damaged ({error!r}). Export the engine again.") from error
 
 
 def check_preparation(preparation: dict[str, Any]) -> None:
@@ -232,14 +232,14 @@ def check_preparation(preparation: dict[str, Any]) -> None:
     """
     sides = [preparation[key] for key in ("resize", "crop", "size") if key in preparation]
     if not all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides):
-        raise EngineError(f"images are prepared with sides of {sides} pixels; expected 1 to {MOST_PIXELS}")
+        raise EngineError(f"images are prepared with sides of {sides} pixels. Expected 1 to {MOST_PIXELS}.")
     if any(len(preparation[key]) != 3 for key in ("mean", "std")):
-        raise EngineError(f"images are prepared with {preparation}; expected three values each of mean and std")
+        raise EngineError(f"images are prepared with {preparation}. Expected three values for mean and three for std.")
     if set(preparation) == CROP or (set(preparation) == SQUARE and preparation["sampling"] == "tf1"):
         return
     raise EngineError(
         f"images prepared with {', '.join(sorted(preparation))} (sampling {preparation.get('sampling')!r}) cannot be "
-        "prepared here as in training; known are resize and crop, and size with sampling 'tf1'"
+        "prepared here as in training. Supported are resize and crop, or size with sampling 'tf1'."
     )
 
 
@@ -251,7 +251,7 @@ def upright(image: Image.Image) -> Image.Image:
             is unknown.
     """
     if max(image.size) > MOST_ELONGATED * min(image.size):
-        raise EngineError(f"the image has {image.width} x {image.height} pixels, which is too narrow; crop it")
+        raise EngineError(f"the image has {image.width} x {image.height} pixels, which is too narrow. Crop it.")
     image.load()  # a PNG may have its EXIF after the pixels
     turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image = image if turn is None else image.transpose(turn)
@@ -259,7 +259,7 @@ def upright(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)
         if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
             raise EngineError(
-                f"the image has {grey.dtype} pixels from {grey.min()} to {grey.max()}; save it with 8 bits"
+                f"the image has {grey.dtype} pixels from {grey.min()} to {grey.max()}. Save it with 8 bits."
             )
         image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
@@ -324,10 +324,10 @@ def _padded(key: str, tensor: np.ndarray, classes: int) -> np.ndarray:
 
 def _bounded(path: Path, most: int) -> Path:
     if not path.is_file():
-        raise EngineError(f"{path} is missing; export the engine again")
+        raise EngineError(f"{path} is missing. Export the engine again.")
     if path.stat().st_size > most:
         raise EngineError(
-            f"{path} has {path.stat().st_size} bytes, more than {most}; it is damaged or not an engine's"
+            f"{path} has {path.stat().st_size} bytes, more than {most}. It is damaged or not part of an engine."
         )
     return path
 

@@ -73,8 +73,8 @@ class Structure:
         for key in mine | its:
             if mine.get(key) != its.get(key):
                 raise AdapterMismatchError(
-                    f"{name} has {key}={its.get(key)!r}, the engine {mine.get(key)!r}; export another engine for "
-                    "it, or all of them together, which joins the blocks that they read"
+                    f"{name} has {key}={its.get(key)!r}, but the engine has {mine.get(key)!r}. Export another engine "
+                    "for it, or all of them together, which joins the blocks that they read."
                 )
 
 

@@ -57,7 +57,7 @@ def read_task(folder: Path, backbone_name: str, depth: int) -> Task:
     tensors |= {"weight": weight, "bias": weight.new_zeros(len(weight)) if bias is None else bias}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise AdapterMismatchError(f"{name} of the adapter in {folder} is not finite; train it again")
+            raise AdapterMismatchError(f"{name} of the adapter in {folder} is not finite. Train it again.")
     return Task(files.predictor, structure_of(files.config, files.predictor, blocks, depth), tensors)
 
 
@@ -100,7 +100,7 @@ def as_row(task: Task, about: dict[str, Any]) -> dict[str, Tensor]:
         found = tuple(given[name].shape) if name in given else None
         if found != shape:
             raise AdapterMismatchError(
-                f"{name} has the shape {found}, the engine takes {shape}; it belongs to another backbone"
+                f"{name} has the shape {found}, but the engine takes {shape}. It belongs to another backbone."
             )
     return {name: given[name] for name in shapes}
 

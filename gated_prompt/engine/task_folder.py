@@ -51,7 +51,7 @@ class TaskFolder:
         """
         path = self.files / f"{name}{SUFFIX}"
         if not re.fullmatch(NAME, name) or not path.is_file():
-            raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+            raise AdapterNameError(f"no adapter is named {name!r}. GET /v1/adapters lists them.")
         return path
 
     def describe(self, name: str, path: Path) -> AdapterInfo:
@@ -136,7 +136,7 @@ def predictor_of(place: Path, told: dict[str, Any], about: dict[str, Any]) -> Pr
     try:
         return Predictor(told["names"], about["preparation"], problem=told["problem"], temperature=told["temperature"])
     except DataError as error:
-        raise DamagedAdapterError(f"{place}: {error}; export the task again") from error
+        raise DamagedAdapterError(f"{place}: {error}. Export the task again.") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -148,4 +148,4 @@ def sha256_of(path: Path) -> str:
     try:
         return fingerprint(path)
     except OSError as error:
-        raise DamagedAdapterError(f"{path} cannot be read ({error.strerror}); copy or export it again") from error
+        raise DamagedAdapterError(f"{path} cannot be read ({error.strerror}). Copy or export it again.") from error

@@ -96,6 +96,6 @@ class Features(nn.Module):
         if seen.own is None:
             raise AdapterMismatchError(
                 f"{FILE} does not say what the adapter's head reads, and {type(self.backbone).__name__} has no head "
-                "that would say it; load the backbone as a classifier"
+                "that would say it. Load the backbone as a classifier."
             )
         return seen.own

@@ -36,7 +36,7 @@ class Loaded:
 
     Attributes:
         predictor: its class names, its preprocessing and what its head reads.
-        sha256: of its weights. None: unknown.
+        sha256: of its weights. None if it is unknown.
         nbytes: memory of its tensors.
         stamp: of the files that it was read from.
         users: number of calls that hold it.
@@ -72,7 +72,7 @@ class AdapterCache(ABC, Generic[L]):
 
     @abstractmethod
     def logits(self, pixels: Tensor, adapters: Sequence[L]) -> list[Tensor]:
-        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter, in one mixed batch."""
+        """Return logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter, in one mixed batch."""
 
     def frozen(self, reads: Reads, blocks: Sequence[int]) -> L:
         """What `logits` takes for the frozen features of an image: those that a probe of these settings would read.
@@ -80,7 +80,7 @@ class AdapterCache(ABC, Generic[L]):
         Raises:
             GatedPromptError: the backbone has no such features.
         """
-        raise GatedPromptError("this server has no features of images; serve the backbone with PyTorch: --backbone")
+        raise GatedPromptError("this server has no features of images. Serve the backbone with PyTorch: --backbone.")
 
     @abstractmethod
     def _load(self, place: Path, stamp: Stamp) -> L:
@@ -167,14 +167,14 @@ class AdapterCache(ABC, Generic[L]):
             if self._stamp(place) == stamp:
                 return adapter
             self._drop(adapter)  # it may have the names of one adapter and the weights of another
-        raise DamagedAdapterError(f"the adapter in {place} kept being replaced while it was read; try again")
+        raise DamagedAdapterError(f"the adapter in {place} kept being replaced while it was read. Try again.")
 
     def _keep(self, place: Path, nbytes: int, add: Callable[[], T]) -> T:
         """What `add` returns, which puts an adapter of so many bytes where calls find it, once there is room."""
         if nbytes > self.memory:
             raise GatedPromptError(
-                f"the adapter in {place} takes {nbytes} bytes, more than the limit of {self.memory} for all; raise "
-                "the limit"
+                f"the adapter in {place} takes {nbytes} bytes, more than the limit of {self.memory} for all. Raise "
+                "the limit."
             )
         with self._changes:
             self._make_room(nbytes)
@@ -192,7 +192,7 @@ class AdapterCache(ABC, Generic[L]):
                 f"the adapter does not compute on this backbone with images prepared as its {FILE} says: {error}"
             ) from error
         if not logits.isfinite().all():
-            raise AdapterMismatchError("the adapter's scores of a grey image are not finite; train it again")
+            raise AdapterMismatchError("the adapter's scores of a grey image are not finite. Train it again.")
 
     def _make_room(self, nbytes: int) -> None:
         """Drop unused adapters, least recently used first, until `nbytes` more fit."""
@@ -208,7 +208,7 @@ class AdapterCache(ABC, Generic[L]):
                     if place is None:
                         raise PoolFullError(
                             f"{len(self._loaded)} adapters with {self.nbytes} bytes are in use, and {nbytes} more "
-                            f"exceed the limit of {self.memory}; try again, or raise the limit"
+                            f"exceed the limit of {self.memory}. Try again, or raise the limit."
                         )
                     gone = self._loaded.pop(place)
             self._drop(gone)

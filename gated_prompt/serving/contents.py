@@ -76,12 +76,14 @@ def _check_kind(folder: Path) -> str | None:
     if (folder / CONFIG_NAME).is_file():
         config = read_config(folder / CONFIG_NAME)
         if config.get("peft_type") != "GATED_PROMPT":
-            raise GatedPromptError(f"{folder} holds an adapter of another method; only gated prompts are served")
+            raise GatedPromptError(f"{folder} holds an adapter of another method. Only gated prompts are served.")
         sha256 = config.get("weights_sha256")
         return sha256 if isinstance(sha256, str) else None
     trained = read_header(folder / PROBE)
     if not set(trained) <= {f"{HEAD}.weight", f"{HEAD}.bias"}:
-        raise GatedPromptError(f"{folder} holds a backbone that was trained whole; only prompts and probes are served")
+        raise GatedPromptError(
+            f"{folder} holds a backbone that was trained whole. Only prompts and probes are served."
+        )
     return None
 
 
@@ -158,7 +160,7 @@ def _read_probe(folder: Path, predictor: Predictor, device: torch.device) -> Fil
     try:
         tensors = read_undisturbed(folder, read)
     except UNREADABLE as error:
-        raise AdapterMismatchError(f"cannot read {folder / PROBE} ({error}); train again") from error
+        raise AdapterMismatchError(f"cannot read {folder / PROBE} ({error}). Train again.") from error
     head = _head(folder, [HEAD], tensors, predictor)
     nbytes = sum(4 * tensor.numel() for tensor in tensors.values())
     return Files(predictor, None, {}, head, last_part(predictor.backbone), None, nbytes)
@@ -179,11 +181,11 @@ def _head(folder: Path, heads: list[str], tensors: dict[str, Tensor], predictor:
     others = [key for key in tensors if not key.startswith(f"{PREFIX}{BANK}.") and key not in keys]
     if not keys or keys[0] not in tensors or tensors[keys[0]].ndim != 2 or others:
         names = ", ".join(head.removeprefix(PREFIX) for head in heads)
-        raise AdapterMismatchError(f"{folder} has the head(s) {names or 'none'}; it needs a single linear layer")
+        raise AdapterMismatchError(f"{folder} has the head(s) {names or 'none'}. It needs a single linear layer.")
     weight, bias = tensors[keys[0]], tensors.get(keys[1])
     if len(weight) != len(predictor.names) or (bias is not None and bias.shape != weight.shape[:1]):
         raise AdapterMismatchError(
-            f"{folder / FILE} names {len(predictor.names)} classes, but the head has {len(weight)}; they must come "
-            "from the same training"
+            f"{folder / FILE} names {len(predictor.names)} classes, but the head has {len(weight)}. They must come "
+            "from the same training."
         )
     return weight.float(), None if bias is None else bias.float()

@@ -89,7 +89,7 @@ class Server:
         """Classify one image by several adapters, which see it in one batch."""
         most = self.settings.batch_size
         if len(adapters) > most:
-            raise HTTPException(422, f"the request names {len(adapters)} adapters; the limit is {most}")
+            raise HTTPException(422, f"the request names {len(adapters)} adapters. The limit is {most}.")
         return await self.answers(request, adapters, top_k)
 
     @app.post("/v1/embed", openapi_extra=UPLOAD, response_model=Features)
@@ -119,7 +119,7 @@ class Server:
     ) -> list[T]:
         """What these find out about the image that was sent, within the limits of the server."""
         if self.uploads + len(self.tasks) + len(works) > self.settings.queue:
-            raise HTTPException(503, "too many requests are waiting; try again", headers=BUSY)
+            raise HTTPException(503, "too many requests are waiting. Try again.", headers=BUSY)
         self.uploads += 1
         try:
             data = await read_upload(request, int(self.settings.upload_mb * 1e6), self.settings.upload_seconds)

@@ -36,8 +36,8 @@ class AdapterPool(AdapterCache[Resident]):
     """A backbone and the most recently used adapters.
 
     Args:
-        backbone: a classifier of transformers made with `num_labels=0`, or a model without a head,
-            which returns `last_hidden_state`. It is frozen, put in eval mode and changed in place.
+        backbone: a classifier of transformers made with `num_labels=0`, or a model without a head, which returns
+            `last_hidden_state`. It is frozen, put in eval mode and changed in place.
         memory: bytes that all adapters together may take.
         backbone_name: Hub id or folder. Adapters trained on another one are refused. None means that nothing is
             compared.
@@ -74,7 +74,7 @@ class AdapterPool(AdapterCache[Resident]):
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, adapters: Sequence[Resident]) -> list[Tensor]:
-        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter or probe, in one mixed batch.
+        """Return logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own adapter or probe, in one batch.
 
         Raises:
             GatedPromptError: the number of adapters is not that of the images.
@@ -94,9 +94,9 @@ class AdapterPool(AdapterCache[Resident]):
         """As `AdapterCache.frozen`, of images that are prepared as `train` prepares them for this backbone."""
         depth, has_cls = self.features.num_blocks, self.features.num_prefix_tokens > 0
         if list(blocks) != sorted({*blocks} & {*range(depth)}) or not blocks:
-            raise AdapterMismatchError(f"blocks is {list(blocks)}; ascending indices from 0 to {depth - 1} are needed")
+            raise AdapterMismatchError(f"blocks is {list(blocks)}. Expected ascending indices from 0 to {depth - 1}.")
         if reads != "mean" and not has_cls:
-            raise AdapterMismatchError(f"reads is {reads!r}, and this backbone has no CLS token; read 'mean'")
+            raise AdapterMismatchError(f"reads is {reads!r}, but this backbone has no CLS token. Use 'mean'.")
         predictor = Predictor(["feature"], self._preparation, reads=reads, blocks=list(blocks))
         return Resident(
             key=BASE,

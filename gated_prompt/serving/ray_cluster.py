@@ -27,7 +27,7 @@ def connect(ray: Any, address: str | None) -> None:
         ray.init(address, log_to_driver=False, logging_level="warning")
     except ConnectionError as error:
         raise GatedPromptError(
-            f"no Ray cluster at --address {address!r} ({error}); start one with `ray start`"
+            f"no Ray cluster at --address {address!r} ({error}). Start one with `ray start`."
         ) from error
 
 
@@ -47,8 +47,8 @@ def _start_on_loopback(ray: Any) -> None:
     if addresses != [LOOPBACK]:
         ray.shutdown()
         raise GatedPromptError(
-            f"Ray {ray.__version__} listens on {', '.join(addresses)} and cannot be kept to this machine; use "
-            "--scheduler serial, or --address with a cluster that you have secured"
+            f"Ray {ray.__version__} listens on {', '.join(addresses)} and cannot be kept to this machine. Use "
+            "--scheduler serial, or --address with a cluster that you have secured."
         )
 
 

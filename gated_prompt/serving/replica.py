@@ -70,7 +70,9 @@ class Replica:
         if logits is None:
             raise ClientGoneError
         if not logits.isfinite().all():
-            raise AdapterMismatchError(f"the scores of adapter {name!r} for this image are not finite; train it again")
+            raise AdapterMismatchError(
+                f"the scores of adapter {name!r} for this image are not finite. Train it again."
+            )
         predictor = resident.predictor
         found = [Prediction(name=one, score=score) for one, score in predictor.answer(logits, top)]
         return Answer(adapter=name, sha256=resident.sha256, problem=predictor.problem, predictions=found)
@@ -106,7 +108,7 @@ class Replica:
                 before, folder = folder, self.store.find(name)
                 if folder == before:
                     raise
-        raise GatedPromptError(f"adapter {name!r} kept being replaced while it was read; try again")
+        raise GatedPromptError(f"adapter {name!r} kept being replaced while it was read. Try again.")
 
     def logits(self, items: list[Item]) -> list[Tensor | None]:
         """Compute one mixed batch per image size. None for images that nobody waits for."""

@@ -19,11 +19,12 @@ from .contents import PROBE, Files
 
 @dataclass(eq=False, kw_only=True)
 class Resident(Loaded):
-    """An adapter on a model of PyTorch.
+    """An adapter on a model of PyTorch, as `AdapterPool.hold` returns it.
 
     Attributes:
-        key: its name on the model, that of the base for a probe, which has no prompts.
-        weight, bias: of its head, (K, F) and (K,). Without a weight, logits are what the head would read, (F,).
+        key: its name on the model, which is that of the base for a probe, since a probe has no prompts.
+        weight: of its head, (K, F). None means that logits are what the head would read, (F,).
+        bias: of its head, (K,).
         blocks: after which the head reads. None means the output of the backbone.
     """
 
@@ -58,8 +59,8 @@ def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] |
     if limits.backbone_name is not None and trained_on not in ("", last_part(limits.backbone_name)):
         raise AdapterMismatchError(
             f"the adapter in {folder} was trained on {trained_on!r}, the backbone here is "
-            f"{last_part(limits.backbone_name)!r}; if it is the same model under another name, change "
-            f"base_model_name_or_path in its {CONFIG_NAME}"
+            f"{last_part(limits.backbone_name)!r}. If it is the same model under another name, change "
+            f"base_model_name_or_path in its {CONFIG_NAME}."
         )
     blocks, depth = predictor.blocks, limits.blocks
     ends_after = predictor.base.get("num_hidden_layers", depth)
@@ -68,7 +69,7 @@ def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] |
     elif ends_after != depth:
         raise AdapterMismatchError(
             f"the adapter in {folder} was trained on a backbone with num_hidden_layers={ends_after}, as its "
-            f"{FILE} says, unlike the one here; serve it separately"
+            f"{FILE} says, unlike the one here. Serve it separately."
         )
     if blocks is not None and max(blocks) >= depth:
         raise AdapterMismatchError(
@@ -77,7 +78,7 @@ def blocks_read(folder: Path, files: Files, limits: Limits) -> tuple[int, ...] |
     side = max(predictor.preparation.get(name, 0) for name in ("size", "resize"))
     if side > limits.image_side:
         raise AdapterMismatchError(
-            f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels; the limit is "
-            f"{limits.image_side}"
+            f"{FILE} of the adapter in {folder} asks for images with sides of {side} pixels. The limit is "
+            f"{limits.image_side}."
         )
     return None if blocks is None else tuple(blocks)

@@ -39,31 +39,32 @@ class Settings:
         "folder of `gated-prompt export --engine`, which onnxruntime computes: instead of --backbone and --adapters",
         "",
     )
-    adapters: str = _help("folder with one subfolder per adapter or per output of `train`; needed", "")
+    adapters: str = _help("folder with one subfolder per adapter or per output of `train` (required)", "")
     allow: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "sources that PUT accepts: folders, with everything below them, and Hub ids; none by default"
+            "help": "sources that PUT accepts: folders, with everything below them, and Hub ids (default: none)"
         },
     )
     token_file: str | None = _help(
-        f"file with the token that PUT and DELETE require, readable by its owner only; default: the token in {TOKEN}",
+        f"file with the token that PUT and DELETE require, readable by its owner only (default: the token in {TOKEN})",
         None,
     )
     host: str = _help("address to listen on", "127.0.0.1")
     port: int = _help("port to listen on", 8000)
     address: str | None = _help(
-        "address of a Ray cluster, or auto; by default the server runs on this machine only", None
+        "address of a Ray cluster, or auto (default: the server runs on this machine only)", None
     )
     replicas: int = _help("number of replicas", 1)
     cpus: float = _help("cores per replica", 1.0)
     memory_mb: float = _help("megabytes that the adapters in a replica's memory may take", 256.0)
     prefetch: list[str] = field(
-        default_factory=list, metadata={"help": "adapters to load at the start; others are at their first request"}
+        default_factory=list,
+        metadata={"help": "adapters to load at the start. Others are loaded at their first request"},
     )
     batch_size: int = _help("largest number of images computed together", 16)
     batch_wait_ms: float = _help("milliseconds that a batch waits for more images", 5.0)
-    queue: int = _help("requests that a replica accepts at a time; it answers 503 to others", 128)
+    queue: int = _help("requests that a replica accepts at a time. It answers 503 to others", 128)
     upload_mb: float = _help("largest upload, in megabytes", 10.0)
     megapixels: float = _help("largest image, in megapixels", 12.0)
     image_side: int = _help("largest side of the images that an adapter may ask for, in pixels", 1024)
@@ -75,20 +76,20 @@ class Settings:
         positive = ("replicas", "cpus", "memory_mb", "batch_size", "queue", "upload_mb", "megapixels")
         for name in (*positive, "image_side", "upload_seconds", "seconds", "stop_seconds"):
             if not getattr(self, name) > 0:
-                raise GatedPromptError(f"--{name} is {getattr(self, name)}; it must be more than 0")
+                raise GatedPromptError(f"--{name} is {getattr(self, name)}. Expected more than 0.")
         if self.engine and (self.adapters or self.backbone != str(SHIPPED_BACKBONE)):
             raise GatedPromptError(
-                f"--engine {self.engine} has a backbone and adapters of its own; leave out --backbone and --adapters"
+                f"--engine {self.engine} has its own backbone and adapters. Leave out --backbone and --adapters."
             )
         if self.batch_wait_ms < 0 or not 0 < self.port < 2**16:
             raise GatedPromptError(
-                f"--batch_wait_ms is {self.batch_wait_ms} and --port is {self.port}; the wait must be at least 0, and "
-                "the port from 1 to 65535"
+                f"--batch_wait_ms is {self.batch_wait_ms} and --port is {self.port}. Expected a wait of at least 0, "
+                "and a port from 1 to 65535."
             )
         if self.allow and self.host not in LOOPBACK and not (self.token_file or os.environ.get(TOKEN)):
             raise GatedPromptError(
-                f"--host {self.host} with --allow lets anyone change the adapters; put a secret into the environment "
-                f"variable {TOKEN}, which clients then have to send"
+                f"--host {self.host} with --allow lets anyone change the adapters. Put a secret into the environment "
+                f"variable {TOKEN}, which clients then have to send."
             )
 
 
@@ -105,8 +106,8 @@ def token_in_file(settings: Settings) -> Iterator[Settings]:
         return
     if settings.address is not None:
         raise GatedPromptError(
-            f"{TOKEN} is set, but replicas on other machines cannot see it; put the token into a file that all of "
-            "them can read and give --token_file"
+            f"{TOKEN} is set, but replicas on other machines cannot see it. Put the token into a file that all of "
+            "them can read and give --token_file."
         )
     with tempfile.TemporaryDirectory(prefix="gated-prompt-") as folder:  # only its owner may enter it
         path = Path(folder, "token")
@@ -133,9 +134,9 @@ def read_token(path: str | None) -> bytes | None:
     except OSError as error:
         raise GatedPromptError(f"cannot read --token_file {path} ({error.strerror})") from error
     if os.name == "posix" and mode & 0o077:
-        raise GatedPromptError(f"others can read --token_file {path}; run: chmod 600 {path}")
+        raise GatedPromptError(f"others can read --token_file {path}. Make it private: chmod 600 {path}")
     if not token:
-        raise GatedPromptError(f"--token_file {path} is empty; put the secret into it")
+        raise GatedPromptError(f"--token_file {path} is empty. Put the secret into it.")
     return token
 
 

@@ -39,8 +39,8 @@ class Store:
     def __init__(self, root: str, changes: bool = False) -> None:
         if not root or not os.path.isdir(root):
             raise GatedPromptError(
-                f"--adapters {root!r} is not a folder; give one with a subfolder for each adapter, or for each run of "
-                "`gated-prompt train`"
+                f"--adapters {root!r} is not a folder. Give one with a subfolder for each adapter, or for each run of "
+                "`gated-prompt train`."
             )
         self.root, self.changes = Path(root).resolve(), changes
 
@@ -71,7 +71,7 @@ class Store:
             with self._alone():  # a folder that somebody placed by hand is missing while a link takes its place
                 found = self._find(name)
         if found is None:
-            raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+            raise AdapterNameError(f"no adapter is named {name!r}. GET /v1/adapters lists them.")
         return found
 
     def describe(self, name: str, folder: Path) -> AdapterInfo:
@@ -126,7 +126,7 @@ class Store:
         """
         with self._alone():
             if self._find(name) is None:
-                raise AdapterNameError(f"no adapter is named {name!r}; GET /v1/adapters lists them")
+                raise AdapterNameError(f"no adapter is named {name!r}. GET /v1/adapters lists them.")
             self._retire(self.root / name, keep_link=False)
             self._sweep()
 
@@ -225,6 +225,6 @@ def download(source: str, revision: str | None) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise DamagedAdapterError(
-            f"no adapter at {source!r}, revision {revision or 'main'!r}: the Hub says {str(error).splitlines()[0]!r}; "
-            "check the names and the connection"
+            f"no adapter at {source!r}, revision {revision or 'main'!r}: the Hub says {str(error).splitlines()[0]!r}. "
+            "Check the names and the connection."
         ) from error

@@ -117,7 +117,7 @@ def read_image(data: bytes, most_pixels: int, side: int | None = None) -> Image.
     image = decode(data, "that was sent", formats=FORMATS, most_pixels=most_pixels, least_side=side)
     if max(image.size) > SLENDER * min(image.size):
         raise DataError(
-            f"The image that was sent has {image.width} x {image.height} pixels; one side may be at most {SLENDER} "
+            f"The image that was sent has {image.width} x {image.height} pixels. One side may be at most {SLENDER} "
             "times as long as the other. Crop it."
         )
     return image
@@ -131,7 +131,7 @@ async def read_upload(request: Request, most: int, seconds: float) -> bytes:
     """
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or len(declared) > 20 or int(declared) > most:
-        raise HTTPException(413, f"the upload has {declared[:20]} bytes; the limit is {most}")
+        raise HTTPException(413, f"the upload has {declared[:20]} bytes. The limit is {most}.")
     left = most
 
     async def receive() -> MutableMapping[str, Any]:
@@ -149,7 +149,7 @@ async def read_upload(request: Request, most: int, seconds: float) -> bytes:
     except TimeoutError:
         raise HTTPException(408, f"the upload took more than {seconds:g} s") from None
     if not data:
-        raise HTTPException(400, "the upload is empty; send the bytes of an image, or a form with a file")
+        raise HTTPException(400, "the upload is empty. Send the bytes of an image, or a form with a file.")
     return data
 
 
@@ -159,5 +159,5 @@ async def _content(request: Request) -> bytes:
     async with request.form(max_files=1, max_fields=8) as form:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if len(files) != 1:
-            raise HTTPException(400, f"the form has {len(files)} files; exactly one image is needed")
+            raise HTTPException(400, f"the form has {len(files)} files. Expected exactly one image.")
         return await files[0].read()

@@ -317,7 +317,7 @@ def test_images_of_sides_above_the_limit_are_refused_before_one_is_made(
 ) -> None:
     Predictor(["a", "b", "c"], preparation).write(folders["pets"])
     shared = AdapterPool(vit(num_labels=0), 10**6, image_side=100)
-    with pytest.raises(AdapterMismatchError, match="sides of 200 pixels; the limit is 100"):
+    with pytest.raises(AdapterMismatchError, match=r"sides of 200 pixels. The limit is 100"):
         shared.hold(folders["pets"]).__enter__()
 
 

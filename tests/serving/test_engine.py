@@ -102,7 +102,7 @@ def test_an_adapter_of_another_structure_is_refused(root: Path, engine: Path) ->
     from gated_prompt.engine.export import add_adapter
 
     before = sorted(engine.rglob("*"))
-    with pytest.raises(AdapterMismatchError, match="export another engine"):
+    with pytest.raises(AdapterMismatchError, match="Export another engine"):
         add_adapter(engine, "cells", root / "cells")
     assert sorted(engine.rglob("*")) == before
 

@@ -149,8 +149,8 @@ def test_what_is_no_engine_is_refused_before_anything_starts(engine: Path, tmp_p
     from gated_prompt.cli.serve import main
 
     for arguments, message in (
-        (["--engine", str(tmp_path / "none")], "is missing; export the engine again"),
-        (["--engine", str(engine), "--adapters", str(tmp_path)], "leave out --backbone and --adapters"),
+        (["--engine", str(tmp_path / "none")], "is missing. Export the engine again"),
+        (["--engine", str(engine), "--adapters", str(tmp_path)], "Leave out --backbone and --adapters"),
         (["--engine", str(engine), "--prefetch", "fish"], "no adapter is named 'fish'"),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -236,7 +236,7 @@ def test_tasks_come_and_go(server: Running, engines: Path) -> None:
         assert shares(asked) == pytest.approx(expected(engines, "trees", IMAGES[1]), abs=1e-4)
         assert asked["sha256"] == answer.json()["sha256"]
     (allowed / "cut.safetensors").write_bytes((allowed / "trees.safetensors").read_bytes()[:-40])
-    refused = {"cells": "export another engine", "cut.safetensors": "is damaged", "": "lacks predictor.json"}
+    refused = {"cells": "Export another engine", "cut.safetensors": "is damaged", "": "lacks predictor.json"}
     for source, message in refused.items():
         answer = put(server, "new", allowed / source)
         assert (answer.status_code, message in answer.text) == (422, True), answer.text

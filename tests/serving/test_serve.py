@@ -278,8 +278,8 @@ def test_the_config_for_a_cluster_is_one_that_serve_takes() -> None:
     [
         (["--backbone", "no/such/place"], "cannot load --backbone 'no/such/place'"),
         (["--adapters", "no/such/place"], "--adapters 'no/such/place' is not a folder"),
-        ([], "--adapters '' is not a folder; give one with a subfolder for each adapter"),
-        (["--queue", "0"], "--queue is 0; it must be more than 0"),
+        ([], "--adapters '' is not a folder. Give one with a subfolder for each adapter"),
+        (["--queue", "0"], "--queue is 0. Expected more than 0"),
         (["--host", "0.0.0.0", "--allow", "runs"], "put a secret into the environment variable GATED_PROMPT_TOKEN"),
     ],
 )

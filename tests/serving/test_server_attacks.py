@@ -151,7 +151,7 @@ def test_settings_that_ask_for_huge_images_are_refused_at_once(server: Running) 
     (huge / "predictor.json").write_text(json.dumps(predictor))
     answer = put(server, "huge", huge)
     assert answer.status_code == 422
-    assert "sides of 4096 pixels; the limit is 1024" in answer.text
+    assert "sides of 4096 pixels. The limit is 1024" in answer.text
 
 
 def test_messages_name_no_folder_of_the_server_and_no_address(server: Running) -> None:

@@ -117,7 +117,7 @@ def test_what_cannot_be_served_is_named(root: Path, tmp_path: Path) -> None:
     words |= {"unfinished": "lacks predictor.json", "whole": "trained whole"}
     assert found.keys() == words.keys()
     assert [name for name, word in words.items() if word not in found[name]] == []
-    with pytest.raises(GatedPromptError, match="'' is not a folder; give one with a subfolder"):
+    with pytest.raises(GatedPromptError, match=r"'' is not a folder. Give one with a subfolder"):
         Store("")
 
 
@@ -178,5 +178,5 @@ def test_messages_name_no_address_and_no_folder() -> None:
     assert public("/home/me/served/.versions/ab12/adapter_model.safetensors: damaged") == (
         "adapter_model.safetensors: damaged"
     )
-    kept = "no adapter is named 'x'; GET /v1/adapters lists them; see https://example.org/a/b and 3/4"
+    kept = "no adapter is named 'x'. GET /v1/adapters lists them. See https://example.org/a/b and 3/4"
     assert public(kept) == kept
