@@ -133,5 +133,5 @@ def test_a_mixed_batch_is_each_adapter_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blocks", [[], [2, 1], [1, 1], [4], [-1]])
 def test_other_blocks_are_refused(blocks: list[int]) -> None:
-    with pytest.raises(ConfigError, match="ascending indices from 0 to 3 are needed"):
+    with pytest.raises(ConfigError, match="Expected ascending indices from 0 to 3"):
         TokenClassifier(backbone(), 2, blocks=blocks)

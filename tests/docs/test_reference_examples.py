@@ -79,7 +79,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base.load_state_dict(vit(num_labels=0).state_dict(), strict=False)
         adapter = get_peft_model(base, GatedPromptConfig(num_virtual_tokens=2))
         gated_prompt.save(adapter, folder / place)
-        Predictor(names, CROP, backbone=str(folder / "backbone")).write(folder / place)
+        Predictor(names, CROP, backbone=str(folder / "backbone"), reads="cls").write(folder / place)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "new.jpg")
     return folder

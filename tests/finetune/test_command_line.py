@@ -81,7 +81,7 @@ def test_the_options_of_prompts_are_those_of_the_config() -> None:
     ("argv", "message"),
     [
         (["--bakbone", "y"], "unknown option '--bakbone'. Did you mean --backbone?"),
-        (["--augmnt"], "did you mean --augment?"),
+        (["--augmnt"], "Did you mean --augment?"),
         (["--problem", "nouns"], "argument --problem: invalid choice: 'nouns' (choose from"),
         (["--methods", "lora", "magic"], "argument --methods: invalid choice: 'magic' (choose from"),
         (["--num_virt", "3"], "unknown option '--num_virt'. Did you mean --num_virtual_tokens?"),
@@ -115,7 +115,7 @@ def test_every_script_ends_with_the_message(name: str, monkeypatch: pytest.Monke
 
 
 def test_a_misspelt_option_of_predict() -> None:
-    with pytest.raises(GatedPromptError, match="did you mean --adapters"):
+    with pytest.raises(GatedPromptError, match="Did you mean --adapters"):
         predict.main(["--images", "x", "--adaptors", "y"])
 
 

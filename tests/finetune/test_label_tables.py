@@ -102,7 +102,7 @@ def test_names_that_look_alike_are_pointed_out(tmp_path: Path, twin: str) -> Non
 
 
 def test_a_decimal_comma(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has '1,5', which .* or write numbers with a point, as in 1\.5$"):
+    with pytest.raises(DataError, match=r"has '1,5', which .* or write numbers with a point, as in 1\.5\.$"):
         column(tmp_path, ["1,5", "2,25", "3,5", "2,5"])
     with pytest.raises(DataError, match=r"if it is the name of a class$"):
         column(tmp_path, ["red,green", "green", "red", "green,red"])
@@ -238,7 +238,7 @@ def test_columns_of_zeros_and_ones(tmp_path: Path) -> None:
             "auto",
             "line 3, column 'scab', has '0.5'. With several --label_column each cell must be 0",
         ),
-        (["1;0;0"] * 30 + ["0;1;1"], "auto", "line 32, has 2 columns with 1, nearly all others have one"),
+        (["1;0;0"] * 30 + ["0;1;1"], "auto", "line 32, has 2 columns with 1, but nearly all others have one"),
         (["1;0;0", "0;0;0"], SINGLE_LABEL, "line 3, has 0 columns with 1. Expected exactly one"),
     ],
 )

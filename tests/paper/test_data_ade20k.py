@@ -85,7 +85,7 @@ def test_unpaired_and_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"images/training has no JPEGs"):
         ade20k.load_folder(tmp_path, "training")
     write_pair(tmp_path, stems=("a", "b"))
-    with pytest.raises(DataError, match=r"2 file\(s\) of images/training and .* no counterpart; the first is a"):
+    with pytest.raises(DataError, match=r"2 file\(s\) of images/training and .* no counterpart. The first is a"):
         ade20k.load_folder(tmp_path, "training")
 
 

@@ -105,7 +105,7 @@ def test_malformed_line_is_refused_with_its_number(tmp_path, label):
 
 
 def test_missing_folder_list_and_image_are_named(copy):
-    with pytest.raises(DataError, match="kitti is a folder; expected the 'vtab-1k' layout"):
+    with pytest.raises(DataError, match=r"kitti is a folder. Expected the 'vtab-1k' layout"):
         load_folder(copy, "kitti", "test")
     (copy / "dtd" / "images" / "test" / "000007.jpg").unlink()
     with pytest.raises(DataError, match=r"lists 1 missing image\(s\). The first is .*test/000007.jpg"):

@@ -76,7 +76,7 @@ def test_wrong_class_counts_are_refused(tmp_path):
 def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path):
     for split in ("train", "test"):
         write_split(tmp_path, split, 3, label=[0, 1, 2])
-    with pytest.raises(DataError, match="no column 'img'; expected img, fine_label, found image, label"):
+    with pytest.raises(DataError, match=r"no column 'img'. Expected img, fine_label, found image, label"):
         load_hub("cifar", "train800", path=tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_missing_split_and_missing_folder_are_refused(tmp_path):
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(DataError, match="Cannot read split 'train' of"):
         load_hub("oxford_iiit_pet", "train800", path=tmp_path)
-    with pytest.raises(DataError, match="not a folder; expected a local copy of the Hub data set timm/oxford"):
+    with pytest.raises(DataError, match=r"not a folder. Expected a local copy of the Hub data set timm/oxford"):
         load_hub("oxford_iiit_pet", "train800", path=tmp_path / "absent")
 
 

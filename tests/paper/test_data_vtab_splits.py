@@ -176,8 +176,8 @@ def dtd(**changes: list[str]) -> dict[str, list[str]]:
     ("task", "keys", "fault"),
     [
         ("imagenet", {}, "'imagenet' is not a VTAB-1k task.*caltech101, cifar"),
-        ("dtd", {"train": [], "test": []}, r"'validation' is missing; expected 'train' \(1880 keys\)"),
-        ("dtd", dtd(valid=[]), "unknown split 'valid'; expected .*'validation'"),
+        ("dtd", {"train": [], "test": []}, r"'validation' is missing. Expected 'train' \(1880 keys\)"),
+        ("dtd", dtd(valid=[]), "unknown split 'valid'. Expected .*'validation'"),
         ("dtd", dtd(test=dtd()["test"][1:]), "'test' has 1879 keys, expected all 1880"),
         ("dtd", dtd(test=[*dtd()["test"][1:], "banded/banded_5000.jpg"]), "'banded/banded_5000.jpg' twice"),
         ("dtd", dtd(test=[*dtd()["test"][1:], "banded_0000.jpg"]), "'banded_0000.jpg', expected the form"),

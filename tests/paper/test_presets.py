@@ -142,14 +142,14 @@ def test_prompts_enter_half_way() -> None:
     [
         (["--preset", "best"], "unknown --preset 'best'; known: none, paper, recommended"),
         (["--preset", "recommended", "--method", "lora"], "recommended is for prompts, and --method lora has none"),
-        (["--read_block", "-1"], "--read_block is '-1'; known: best, last, numbers from 0"),
+        (["--read_block", "-1"], "--read_block is '-1'. Choose from: best, last, numbers from 0"),
         (["--schedule_by", "day"], "unknown --schedule_by 'day'; known: epoch, step"),
         (["--preset", "paper"], "no settings for task 'digits'; it has: caltech101, cifar"),
         (
             ["--preset", "paper", "--task", "dtd", "--backbone", "a/vit"],
             "say which to take with --backbone_kind mae or",
         ),
-        (["--method", "prompt"], "unknown method 'prompt'; known methods: gated, gate_only, .*full, lora"),
+        (["--method", "prompt"], "unknown method 'prompt'. Choose from: gated, gate_only, .*full, lora"),
         (["--method", "shallow", "--gates", "true"], "--gates True contradicts --method shallow"),
         (["--method", "gate_only", "--temperature", "true"], "--temperature True contradicts --method gate_only"),
         (["--method", "deep", "--deep", "false"], "--deep False contradicts --method deep"),
@@ -179,7 +179,7 @@ def test_kinds_by_name(name, kind) -> None:
 
 def test_kinds_that_are_wrong() -> None:
     assert backbone_kind("a/vit", "moco") == "moco"
-    with pytest.raises(GatedPromptError, match="unknown --backbone_kind 'dino'; known kinds: auto, mae, moco, other"):
+    with pytest.raises(GatedPromptError, match=r"unknown --backbone_kind 'dino'. Choose from: auto, mae, moco, other"):
         backbone_kind("a/vit", "dino")
     with pytest.raises(GatedPromptError, match="--backbone_kind moco contradicts --backbone: the shipped one is mae"):
         backbone_kind(str(SHIPPED_BACKBONE), "moco")
@@ -229,7 +229,7 @@ def test_lora_sits_on_queries_and_values_of_every_block() -> None:
         names = {n.split(".lora_A")[0] for n, _ in add_lora(base, 2).named_parameters() if ".lora_A." in n}
         assert len(names) == 8
         assert {n.rpartition(".")[2] for n in names} in ({"q_proj", "v_proj"}, {"query", "value"})
-    with pytest.raises(GatedPromptError, match="--lora_r is 0; at least 1"):
+    with pytest.raises(GatedPromptError, match=r"--lora_r is 0. Expected at least 1"):
         add_lora(vit(), 0)
 
 
@@ -254,7 +254,7 @@ def test_the_official_head() -> None:
     assert isinstance(model.classifier, Linear)
     assert model.classifier.weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.03)
     assert not model.classifier.bias.any()
-    with pytest.raises(GatedPromptError, match="unknown --head_init 'zeros'; known: model, kaiming, probe"):
+    with pytest.raises(GatedPromptError, match=r"unknown --head_init 'zeros'. Choose from: model, kaiming, probe"):
         initialize_heads(model, "zeros")
 
 

@@ -326,7 +326,7 @@ def test_faults_are_found_before_anything_runs(tmp_path, argv, words) -> None:
     ("argv", "words"),
     [
         (["--vtab_dir", "no/such/folder"], "--vtab_dir 'no/such/folder' is not a folder"),
-        (["--backbone", "no/such-mae"], "cannot load --backbone 'no/such-mae'; give a folder"),
+        (["--backbone", "no/such-mae"], "cannot load --backbone 'no/such-mae'. Give a folder"),
     ],
 )
 def test_places_are_looked_for_before_anything_runs(tmp_path, monkeypatch, argv, words) -> None:

@@ -220,9 +220,9 @@ def test_digits_are_split_like_vtab() -> None:
     ("arguments", "error", "words"),
     [
         (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
-        (["--method", "adapter"], GatedPromptError, "unknown method 'adapter'; known methods: gated, gate_only"),
+        (["--method", "adapter"], GatedPromptError, "unknown method 'adapter'. Choose from: gated, gate_only"),
         (["--optimizer", "lion"], GatedPromptError, "unknown --optimizer 'lion'; known: sgd, adamw"),
-        (["--checkpointing_steps", "0"], GatedPromptError, "--checkpointing_steps is '0'; give 'epoch' or a number"),
+        (["--checkpointing_steps", "0"], GatedPromptError, "--checkpointing_steps is '0'. Give 'epoch' or a number"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--num_virtual_tokens", "0"], ConfigError, r"2 fault\(s\)"),
         (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
