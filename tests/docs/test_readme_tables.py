@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+import race_page
 from gated_prompt import GatedPromptError
 from paper.generated import fill
-from readme_tables import FIGURES, README, ROOT, new_pages
+from readme_tables import DOCS, FIGURES, README, ROOT, new_pages
 from serving_load import tables
 
 
@@ -24,8 +25,25 @@ def test_the_picture_of_the_readme_says_what_was_measured() -> None:
     assert one and many and full
     text = README.read_text()
     assert f"needs {100 * (many / one - 1):.0f} % more memory" in text
+    assert f"needs **{100 * (many / one - 1):.0f} % more memory**" in words("index")
     assert f"takes {many / 1000:.0f} GB, one of full models {full / 1000:.1f} GB" in text
     assert abs((tables.ratio(results, "gated", 8) or 0) - 1) < 0.05
+
+
+def words(page: str) -> str:
+    """The text of a page on one line."""
+    return " ".join((DOCS / f"{page}.md").read_text().split())
+
+
+def test_the_pages_repeat_the_probes_that_were_measured() -> None:
+    rows = race_page.read()
+    last, best, chosen = (
+        race_page.percent(race_page.of_task(rows[f"probe of the {name}"], "eurosat")).split()[0]
+        for name in ("last block", "best block", "block set")
+    )
+    assert f"from {last} % to **{chosen} %**" in words("index")
+    assert f"has {chosen} % on EuroSAT, that of the best block {best} %" in words("benchmark")
+    assert f"{chosen} % instead of {best} % on EuroSAT" in words("which_method")
 
 
 @pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
