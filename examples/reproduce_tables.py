@@ -23,7 +23,6 @@ checkpoints. `--scheduler none` only writes the table.
 In `--output_dir`: `<table>-<kind>.md` and `.json`, `results/` with one file per run, `runs/` with logs and adapters.
 """
 
-import importlib
 import os
 import shlex
 import sys
@@ -40,18 +39,19 @@ from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.errors import DataError
 from gated_prompt.finetune.methods import backbone_kind
 from gated_prompt.finetune.report import write_json
+from gated_prompt.finetune.shared_arguments import option
 from gated_prompt.sharing.backbone import check_backbone
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
-from paper.arguments import parse_arguments
+from paper.cost import arguments_of
 from paper.dry_run import dry_run
 from paper.grids import SEEDS, TABLES, Common, choose, choose_rows, final_run, search_runs
 from paper.jobs import Run
 from paper.markdown import to_markdown
-from paper.presets import Choice, Row, Search
+from paper.presets import KINDS, Choice, Row, Search, Searched, best_of
 from paper.records import fingerprint, identity_of, read_records
 from paper.schedulers import SCHEDULERS, Resources, run_all
-from paper.summary import Records, Searched, best_of, summarize
+from paper.summary import Records, summarize
 from paper.tasks import load_split, splits_of
 
 STAGES = ("all", "paper", "search", "final")
@@ -61,52 +61,41 @@ STAGES = ("all", "paper", "search", "final")
 class Arguments:
     """What to run. Folders and --backbone may hold environment variables, which are expanded when a run starts."""
 
-    table: str = field(default="vtab", metadata={"help": f"one of: {', '.join(TABLES)}"})
+    table: str = option("which table", "vtab", tuple(TABLES))
     tasks: list[str] | None = field(default=None, metadata={"help": "tasks to run (default: all of the table)"})
     methods: list[str] | None = field(
         default=None, metadata={"help": "methods to run (default: those of the paper's table)"}
     )
-    stage: str = field(
-        default="all",
-        metadata={
-            "help": "paper (gated prompts with the settings that the paper lists for each task), search (choose "
-            "learning rates), final (train with the chosen ones), or all (search, then final)"
-        },
+    stage: str = option(
+        "paper (gated prompts with the settings that the paper lists for each task), search (choose learning rates), "
+        "final (train with the chosen ones), or all (search, then final)",
+        "all",
+        STAGES,
     )
-    dry_run: bool = field(default=False, metadata={"help": "check data and weights, and say what the table costs"})
+    dry_run: bool = option("check data and weights, and say what the table costs", False)
     seeds: list[int] = field(default_factory=lambda: list(SEEDS), metadata={"help": "random seeds for the final runs"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
-    backbone_kind: str = field(
-        default="auto", metadata={"help": "mae or moco, or auto, which takes it from the name of --backbone"}
-    )
-    vtab_dir: str | None = field(default=None, metadata={"help": "folder in the vtab-1k layout (default: the Hub)"})
-    fgvc_dir: str | None = field(
-        default=None, metadata={"help": "folder with cub/, nabirds/, flowers/, dogs/, cars/ (default: the Hub)"}
-    )
-    ade20k_dir: str | None = field(default=None, metadata={"help": "ADEChallengeData2016 (default: the Hub)"})
+    backbone: str = option(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    backbone_kind: str = option("auto takes it from the name of --backbone", "auto", ("auto", *KINDS))
+    vtab_dir: str | None = option("folder in the vtab-1k layout (default: the Hub)", None)
+    fgvc_dir: str | None = option("folder with cub/, nabirds/, flowers/, dogs/, cars/ (default: the Hub)", None)
+    ade20k_dir: str | None = option("ADEChallengeData2016 (default: the Hub)", None)
     learning_rates: list[float] | None = field(
         default=None,
         metadata={
             "help": "learning rates to search. A single one is not searched (default: those published for each row)"
         },
     )
-    search: bool = field(
-        default=True, metadata={"help": "search learning rates. With false, the paper's choice is used"}
+    search: bool = option("search learning rates. With false, the paper's choice is used", True)
+    curve: bool = option("score every epoch of the final runs, and report the best one as well", False)
+    output_dir: str = option("folder for all results", "runs/tables")
+    scheduler: str = option(
+        "ray (this machine or a cluster), serial (one by one), or none (only write the table)", "ray", SCHEDULERS
     )
-    curve: bool = field(
-        default=False, metadata={"help": "score every epoch of the final runs, and report the best one as well"}
-    )
-    output_dir: str = field(default="runs/tables", metadata={"help": "folder for all results"})
-    scheduler: str = field(default="ray", metadata={"help": f"one of: {', '.join(SCHEDULERS)}"})
-    address: str | None = field(
-        default=None, metadata={"help": "address of a Ray cluster, or auto (default: this machine)"}
-    )
-    cpus_per_run: float = field(default=1, metadata={"help": "CPUs per run"})
-    gpus_per_run: float | None = field(
-        default=None, metadata={"help": "GPUs per run, a fraction to share one (default: 1 if available)"}
-    )
-    retries: int = field(default=2, metadata={"help": "how often to retry a failed run"})
-    mixed_precision: str = field(default="no", metadata={"help": "no (float32, as published), bf16 or fp16"})
+    address: str | None = option("address of a Ray cluster, or auto (default: this machine)", None)
+    cpus_per_run: float = option("CPUs per run", 1)
+    gpus_per_run: float | None = option("GPUs per run, a fraction to share one (default: 1 if available)", None)
+    retries: int = option("how often to retry a failed run", 2)
+    mixed_precision: str = option("no is float32, as published", "no", ("no", "bf16", "fp16"))
 
 
 def check_extra(runs: Sequence[Run]) -> None:
@@ -119,10 +108,8 @@ def check_extra(runs: Sequence[Run]) -> None:
         names = {*run.arguments, "learning_rate", "output_dir", "resume_from_checkpoint"}
         own = [text for text in run.extra if text[:2] == "--" and text[2:].split("=")[0].replace("-", "_") in names]
         if own:
-            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run. Leave it out.")
-        if run.script != "train_ade20k.py":
-            script = importlib.import_module(run.script.removesuffix(".py"))
-            parse_arguments(script.Arguments, run.argv(), lambda args: str(args.task))
+            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run; leave it out")
+        arguments_of(run)
 
 
 def check_sources(args: Arguments) -> None:
@@ -186,8 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     (args,) = CommandLine([Arguments], __doc__).parse(own)
 
     # Choose the runs.
-    table = TABLES[choose("table", [args.table], tuple(TABLES))[0]]
-    choose("stage", [args.stage], STAGES)
+    table = TABLES[args.table]
     tasks = choose("task", args.tasks, table.tasks)
     kind = backbone_kind(args.backbone, args.backbone_kind)
     rows = choose_rows(args.table, kind, args.methods)

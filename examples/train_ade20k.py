@@ -29,9 +29,10 @@ from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.data.ade20k import IGNORE
 from gated_prompt.finetune.methods import prompt_config
+from gated_prompt.finetune.recipe import PROMPT_METHODS
 from gated_prompt.finetune.report import environment, push, read_out, write_results
 from gated_prompt.finetune.segmentation.scores import majority_score, score
-from gated_prompt.finetune.shared_arguments import PromptArguments
+from gated_prompt.finetune.shared_arguments import PromptArguments, option
 from gated_prompt.segmentation.sliding_window import MULTI_SCALE, predict
 from gated_prompt.sharing.backbone import image_settings, quiet_loading
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
@@ -40,8 +41,7 @@ from gated_prompt.training.checkpoints import check_interval, prepare_output_dir
 from gated_prompt.training.optim import optimizer_groups
 from paper.records import failure_is_noted
 from paper.segmentation.data import KNOWN, TrainingCrops, WholeImages, load_task
-from paper.segmentation.pictures import draw_predictions
-from paper.segmentation.scores import confusion_matrix
+from paper.segmentation.evaluation import confusion_matrix, draw_predictions
 from paper.segmentation.setr import SetrPupForSemanticSegmentation, poly_schedule, setr_loss
 
 POSITIVE = ["short_side", "crop_size", "stride", "max_train_steps", "head_channels"]
@@ -52,58 +52,38 @@ POSITIVE += ["per_device_train_batch_size", "per_device_eval_batch_size"]
 class Arguments:
     """What to train on what. The settings of the prompts are those of `GatedPromptConfig`."""
 
-    task: str = field(default="ade20k", metadata={"help": f"{', '.join(KNOWN)}, or a name for your own data"})
-    data_dir: str | None = field(default=None, metadata={"help": "folder in ADE20K's layout (default: the Hub)"})
-    num_classes: int | None = field(
-        default=None, metadata={"help": "for your own data: number of classes, which it needs"}
-    )
-    reduce_labels: bool = field(
-        default=False, metadata={"help": "for your own data: 0 is ignored, 1 is the first class"}
-    )
-    ignore_label: int = field(default=IGNORE, metadata={"help": "for your own data: value of ignored pixels"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
-    method: str = field(default="gated", metadata={"help": "gated, shallow, deep, linear (heads only) or full"})
-    output_dir: str = field(default="runs/ade20k", metadata={"help": "folder for all results"})
-    seed: int = field(default=42, metadata={"help": "random seed for heads, prompts, order, crops and dropout"})
+    task: str = option(f"{', '.join(KNOWN)}, or a name for your own data", "ade20k")
+    data_dir: str | None = option("folder in ADE20K's layout (default: the Hub)", None)
+    num_classes: int | None = option("for your own data: number of classes, which it needs", None)
+    reduce_labels: bool = option("for your own data: 0 is ignored, 1 is the first class", False)
+    ignore_label: int = option("for your own data: value of ignored pixels", IGNORE)
+    backbone: str = option(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    method: str = option("what is trained, with linear the heads alone", "gated", (*PROMPT_METHODS, "linear", "full"))
+    output_dir: str = option("folder for all results", "runs/ade20k")
+    seed: int = option("random seed for heads, prompts, order, crops and dropout", 42)
     auxiliary_blocks: list[int] = field(
         default_factory=lambda: [5, 9], metadata={"help": "blocks followed by an auxiliary head, counted from 1"}
     )
-    head_channels: int = field(default=256, metadata={"help": "channels of the heads"})
-    short_side: int | None = field(default=None, metadata={"help": "pixels at scale 1 (default: --crop_size)"})
-    crop_size: int = field(default=512, metadata={"help": "side of crops and test windows in pixels"})
-    stride: int | None = field(default=None, metadata={"help": "stride of test windows (default: 2/3 of --crop_size)"})
-    multi_scale: bool = field(default=True, metadata={"help": "also evaluate at six scales with mirror images"})
-    max_train_steps: int = field(default=160_000, metadata={"help": "optimizer steps"})
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "crops per process and step (16 in the paper)"}
-    )
-    per_device_eval_batch_size: int = field(
-        default=16, metadata={"help": "test windows at once, which does not affect scores"}
-    )
-    learning_rate: float = field(default=0.001, metadata={"help": "initial learning rate of SGD"})
-    min_learning_rate: float = field(default=0.0001, metadata={"help": "final learning rate, heads included"})
-    head_learning_rate_factor: float = field(
-        default=10.0, metadata={"help": "initial learning rate of the heads / of the rest"}
-    )
-    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of SGD, on all trained parameters"})
-    dataloader_num_workers: int = field(
-        default=4, metadata={"help": "processes that load images, which does not affect results"}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "train on at most this many images, for quick trials (default: all)"}
-    )
-    checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "checkpoint folder, or 'latest' (default: start from step 0)"}
-    )
-    report_to: str | None = field(
-        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ... (default: none)"}
-    )
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "repository to push to, user/name (default: the name of --output_dir)"}
-    )
+    head_channels: int = option("channels of the heads", 256)
+    short_side: int | None = option("pixels at scale 1 (default: --crop_size)", None)
+    crop_size: int = option("side of crops and test windows in pixels", 512)
+    stride: int | None = option("stride of test windows (default: 2/3 of --crop_size)", None)
+    multi_scale: bool = option("also evaluate at six scales with mirror images", True)
+    max_train_steps: int = option("optimizer steps", 160_000)
+    per_device_train_batch_size: int = option("crops per process and step (16 in the paper)", 16)
+    per_device_eval_batch_size: int = option("test windows at once, which does not affect scores", 16)
+    learning_rate: float = option("initial learning rate of SGD", 0.001)
+    min_learning_rate: float = option("final learning rate, heads included", 0.0001)
+    head_learning_rate_factor: float = option("initial learning rate of the heads / of the rest", 10.0)
+    momentum: float = option("momentum of SGD", 0.9)
+    weight_decay: float = option("weight decay of SGD, on all trained parameters", 0.0)
+    dataloader_num_workers: int = option("processes that load images, which does not affect results", 4)
+    max_train_samples: int | None = option("train on at most this many images, for quick trials (default: all)", None)
+    checkpointing_steps: str = option("'epoch', or a number of steps", "epoch")
+    resume_from_checkpoint: str | None = option("checkpoint folder, or 'latest' (default: start anew)", None)
+    report_to: str | None = option("tracker: tensorboard, wandb, trackio, ... (default: none)", None)
+    push_to_hub: bool = option("upload the adapter folder when done", False)
+    hub_model_id: str | None = option("repository to push to, user/name (default: the name of --output_dir)", None)
 
 
 def fill_in(args: Arguments) -> None:
@@ -132,13 +112,11 @@ def build_model(args: Arguments, prompts: Any, num_classes: int) -> torch.nn.Mod
     """Build SETR-PUP on the frozen backbone with prompts, or for the baselines `linear` and `full`.
 
     Raises:
-        GatedPromptError: the method is unknown or does not support segmentation, or a setting is invalid.
+        GatedPromptError: the method is unknown, or a setting is invalid.
     """
     if prompts.pooling not in ("auto", "none"):
         raise GatedPromptError(f"--pooling {prompts.pooling} has no effect: the heads read patch tokens, not token 0")
     config = prompt_config(args.method, prompts, mae_backbone=False)
-    if config is None and args.method not in ("linear", "full"):
-        raise GatedPromptError(f"--method {args.method} does not support segmentation")
     model = SetrPupForSemanticSegmentation(args.backbone, num_classes, args.auxiliary_blocks, args.head_channels)
     if config is not None:
         return get_peft_model(model, config)

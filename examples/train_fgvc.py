@@ -11,7 +11,7 @@ recipe are those of train_vtab.py. With `--data_dir` and VPT's JSON lists in it 
 numbers. Else docs/data.md says how they differ.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,14 @@ from torch.utils.data import Dataset
 
 from gated_prompt.command_line import mistakes_in_one_line
 from gated_prompt.data.fgvc import FGVC
+from gated_prompt.finetune.shared_arguments import option
 from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.loop import make_accelerator
 from gated_prompt.transforms import TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score
-from paper.read_block import settle_blocks
+from paper.probe import settle_blocks
 from paper.records import failure_is_noted, raise_if_diverged
 from paper.tasks import fgvc_transform_for, load_fgvc_task
 
@@ -35,11 +36,11 @@ from paper.tasks import fgvc_transform_for, load_fgvc_task
 class Arguments(RunArguments):
     """What to train on what. `--data_dir` is the folder of the data set."""
 
-    task: str = field(default="cub", metadata={"help": f"one of: {', '.join(FGVC)}"})
-    eval_split: str = field(default="test", metadata={"help": "test, or val to choose settings"})
-    output_dir: str = field(default="runs/fgvc", metadata={"help": "where everything is written"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "images per process and step"})
-    linear_probe: bool = field(default=False, metadata={"help": "score a linear probe on the same images as well"})
+    task: str = option(f"one of: {', '.join(FGVC)}", "cub")
+    eval_split: str = option("test, or val to choose settings", "test")
+    output_dir: str = option("where everything is written", "runs/fgvc")
+    per_device_train_batch_size: int = option("images per process and step", 64)
+    linear_probe: bool = option("score a linear probe on the same images as well", False)
 
 
 class AugmentedImages(Dataset[tuple[torch.Tensor, int]]):

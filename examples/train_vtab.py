@@ -12,16 +12,17 @@ leaves in `--output_dir`: `adapter/` (weights, config, model card), `results.jso
 
 VTAB's protocol chooses settings with `--train_split train800 --eval_split val200`. `--read_block best` chooses the
 block on these 200 images, also where the final run trains on all 1000. Images are resized straight to the
-model's size, without augmentation. In recipe/: arguments.py has recipe and arguments, methods.py the methods,
-presets.py the named settings. reproduce_tables.py runs whole tables.
+model's size, without augmentation. In paper/: arguments.py has the recipe and its arguments, presets.py the named
+settings. reproduce_tables.py runs whole tables.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from gated_prompt.command_line import mistakes_in_one_line
+from gated_prompt.finetune.shared_arguments import option
 from gated_prompt.sharing.backbone import quiet_loading
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.training.loop import make_accelerator
@@ -29,7 +30,7 @@ from gated_prompt.training.token_cache import cache_prefix
 from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score
-from paper.read_block import settle_blocks
+from paper.probe import settle_blocks
 from paper.records import failure_is_noted, raise_if_diverged
 from paper.tasks import KNOWN, load_task, transform_for
 
@@ -38,12 +39,10 @@ from paper.tasks import KNOWN, load_task, transform_for
 class Arguments(RunArguments):
     """What to train on what. `--data_dir` is a folder in the vtab-1k layout."""
 
-    task: str = field(default="digits", metadata={"help": f"one of: {', '.join(KNOWN)}"})
-    train_split: str = field(default="train800val200", metadata={"help": "train800val200, or train800 to choose"})
-    eval_split: str = field(default="test", metadata={"help": "test, or val200 to choose"})
-    cache_prefix: bool = field(
-        default=False, metadata={"help": "keep what reaches block --insert_at in a file, once for each training image"}
-    )
+    task: str = option(f"one of: {', '.join(KNOWN)}", "digits")
+    train_split: str = option("train800val200, or train800 to choose", "train800val200")
+    eval_split: str = option("test, or val200 to choose", "test")
+    cache_prefix: bool = option("keep what reaches block --insert_at in a file, once for each training image", False)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("examples
 from helpers.families import CASES, Case
 from helpers.families_more import MORE
 from helpers.refused import REFUSED, TIMM
-from paper.generated import fill
+from paper.markdown import fill
 
 REFUSALS = Path(__file__).parents[1] / "docs" / "families.md"
 PAGE = Path(__file__).parents[1] / "docs" / "appendix" / "families_tested.md"

@@ -9,8 +9,8 @@ Accuracies are those on the test images, in percent, of the runs with the chosen
 from collections.abc import Callable
 from statistics import mean, stdev
 
-from paper.averages import Cell
-from paper.generated import fill
+from paper.markdown import fill
+from paper.summary import Cell
 from study.miniature import BACKBONES, BLOCKS, RECIPE, SEEDS, VARIANTS, chosen_rate, final_runs
 from study.tasks import MINI_SIZES
 from study.tasks import MINIATURE as TASKS

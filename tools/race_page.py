@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from paper.generated import fill
-from study import methods, promise, records
+from paper.markdown import fill
+from study import claims, methods, records
 from study.draws import DRAWS
 from study_results import DOCS, EXAMPLES, TASKS, markdown
 
@@ -105,7 +105,7 @@ def estimates(found: Rows) -> str:
 
 def promises() -> str:
     """How often the interval of small tasks holds the test accuracy, by data set and in all."""
-    runs = records.read(promise.RESULTS)
+    runs = records.read(claims.PROMISE)
     rows = [["", "tasks", "interval holds", "out of fold", "test", "labelled images"]]
     for name in (*TASKS, "all"):
         own = [run for run in runs if name in (run["task"], "all")]

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import measured_tables
 import race_page
 from gated_prompt import GatedPromptConfig
-from paper.generated import fill
+from paper.markdown import fill
 from speed.tables import summary, tables
 from study_results import read
 

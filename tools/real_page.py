@@ -9,7 +9,7 @@ from statistics import mean
 
 import real_endings
 import real_miniature
-from paper.generated import fill
+from paper.markdown import fill
 from real_decisions import differences
 from study_results import (
     DOCS,

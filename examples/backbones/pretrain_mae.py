@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Pre-train a small masked autoencoder, as done for the backbone that comes with the examples.
 
-    accelerate launch examples/backbones/pretrain.py mae --dataset uoft-cs/cifar10 --output_dir runs/mae
+    accelerate launch examples/backbones/pretrain_mae.py --dataset uoft-cs/cifar10 --output_dir runs/mae
 
 `transformers.ViTMAEForPreTraining` sees a quarter of each image's patches and predicts the normalised
 pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The script writes to
@@ -14,9 +14,13 @@ pixels of the rest (He et al., 2022, https://arxiv.org/abs/2111.06377). The scri
 The images are decoded once and stay in memory as bytes (CIFAR-10: 150 MB), which is practical only for small images.
 """
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, where the packages are
 
 import torch
 from accelerate import Accelerator
@@ -31,33 +35,33 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from gated_prompt.command_line import CommandLine
+from backbones.pretraining import augment, load_images, plot_loss, train_epochs
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
+from gated_prompt.finetune.shared_arguments import option
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
-
-from .pretraining import augment, load_images, plot_loss, train_epochs
 
 
 @dataclass
 class Arguments:
     """The defaults are the recipe of the shipped backbone."""
 
-    dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    output_dir: str = field(default="runs/mae", metadata={"help": "folder for all results"})
-    image_size: int = field(default=32, metadata={"help": "side in pixels to which images are resized"})
-    patch_size: int = field(default=4, metadata={"help": "side of a patch in pixels"})
-    hidden_size: int = field(default=128, metadata={"help": "width of the encoder"})
-    num_hidden_layers: int = field(default=12, metadata={"help": "blocks of the encoder"})
-    num_attention_heads: int = field(default=4, metadata={"help": "heads of the encoder"})
-    decoder_hidden_size: int = field(default=96, metadata={"help": "width of the two-block decoder"})
-    mask_ratio: float = field(default=0.75, metadata={"help": "share of patches to mask"})
-    num_train_epochs: int = field(default=20, metadata={"help": "passes over the training images"})
-    warmup_epochs: int = field(default=2, metadata={"help": "epochs of linear warm-up; a cosine follows"})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "images per process and step"})
-    learning_rate: float = field(default=1.5e-3, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
-    min_crop: float = field(default=0.4, metadata={"help": "smallest share of the area in a random crop"})
-    seed: int = field(default=0, metadata={"help": "random seed for weights, order, crops and masks"})
+    dataset: str = option("Hub id, or a folder that `load_dataset` reads", "uoft-cs/cifar10")
+    output_dir: str = option("folder for all results", "runs/mae")
+    image_size: int = option("side in pixels to which images are resized", 32)
+    patch_size: int = option("side of a patch in pixels", 4)
+    hidden_size: int = option("width of the encoder", 128)
+    num_hidden_layers: int = option("blocks of the encoder", 12)
+    num_attention_heads: int = option("heads of the encoder", 4)
+    decoder_hidden_size: int = option("width of the two-block decoder", 96)
+    mask_ratio: float = option("share of patches to mask", 0.75)
+    num_train_epochs: int = option("passes over the training images", 20)
+    warmup_epochs: int = option("epochs of linear warm-up; a cosine follows", 2)
+    per_device_train_batch_size: int = option("images per process and step", 128)
+    learning_rate: float = option("peak learning rate of AdamW", 1.5e-3)
+    weight_decay: float = option("on matrices, not on biases and norms", 0.05)
+    min_crop: float = option("smallest share of the area in a random crop", 0.4)
+    seed: int = option("random seed for weights, order, crops and masks", 0)
 
 
 def sine_positions(hidden_size: int, side: int) -> torch.Tensor:
@@ -144,3 +148,8 @@ def main(argv: list[str] | None = None) -> None:
         export_encoder(accelerator.unwrap_model(model), output / "encoder")
         plot_loss(log, output / "loss.png")
         print(f"encoder: {output / 'encoder'}")
+
+
+if __name__ == "__main__":
+    with mistakes_in_one_line():
+        main()

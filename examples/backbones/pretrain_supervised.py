@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Train a small ViT on labels: the supervised backbone that the miniature compares with the MAE one.
 
-    accelerate launch examples/backbones/pretrain.py supervised --dataset uoft-cs/cifar10 --output_dir runs/supervised
+    accelerate launch examples/backbones/pretrain_supervised.py --dataset uoft-cs/cifar10 --output_dir runs/supervised
 
 Trains all weights, starting from those of `--start_from`, with cross-entropy on the mean of the patch tokens. The
 script writes to `output_dir`:
@@ -11,8 +11,13 @@ script writes to `output_dir`:
     checkpoints/           the newest training state. Run the same command again to resume
 """
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # examples/, where the packages are
 
 import torch
 import torch.nn.functional as F
@@ -25,37 +30,33 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from gated_prompt.command_line import CommandLine
+from backbones.pretraining import augment, load_images, plot_loss, train_epochs
+from gated_prompt.command_line import CommandLine, mistakes_in_one_line
 from gated_prompt.finetune.methods import build_model
-from gated_prompt.finetune.shared_arguments import PromptArguments
+from gated_prompt.finetune.shared_arguments import PromptArguments, option
 from gated_prompt.sharing.backbone import image_settings, quiet_loading
 from gated_prompt.shipped import SHIPPED_BACKBONE
 from gated_prompt.training.checkpoints import prepare_output_dir
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD
-
-from .pretraining import augment, load_images, plot_loss, train_epochs
 
 
 @dataclass
 class Arguments:
     """The defaults are the recipe of the shipped backbone."""
 
-    dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub id, or a folder that `load_dataset` reads"})
-    start_from: str = field(
-        default=str(SHIPPED_BACKBONE),
-        metadata={"help": "folder of the ViT to start from; default: the small ViT that the package ships"},
+    dataset: str = option("Hub id, or a folder that `load_dataset` reads", "uoft-cs/cifar10")
+    start_from: str = option(
+        "folder of the ViT to start from (default: the small ViT that the package ships)", str(SHIPPED_BACKBONE)
     )
-    output_dir: str = field(default="runs/supervised", metadata={"help": "folder for all results"})
-    num_train_epochs: int = field(default=3, metadata={"help": "passes over the training images"})
-    warmup_steps: int = field(default=30, metadata={"help": "steps of linear warm-up; a cosine follows"})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "images per process and step"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
-    weight_decay: float = field(default=0.05, metadata={"help": "on matrices, not on biases and norms"})
-    min_crop: float = field(default=0.6, metadata={"help": "smallest share of the area in a random crop"})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "train on at most this many images, for quick trials; default: all"}
-    )
-    seed: int = field(default=0, metadata={"help": "random seed for head, order and crops"})
+    output_dir: str = option("folder for all results", "runs/supervised")
+    num_train_epochs: int = option("passes over the training images", 3)
+    warmup_steps: int = option("steps of linear warm-up; a cosine follows", 30)
+    per_device_train_batch_size: int = option("images per process and step", 64)
+    learning_rate: float = option("peak learning rate of AdamW", 1e-3)
+    weight_decay: float = option("on matrices, not on biases and norms", 0.05)
+    min_crop: float = option("smallest share of the area in a random crop", 0.6)
+    max_train_samples: int | None = option("train on at most this many images, for quick trials (default: all)", None)
+    seed: int = option("random seed for head, order and crops", 0)
 
 
 def load_labels(dataset: str) -> tuple[torch.Tensor, list[str]]:
@@ -104,3 +105,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         plot_loss(log, output / "loss.png", "supervised training", "cross-entropy")
         print(f"encoder: {output / 'encoder'}")
+
+
+if __name__ == "__main__":
+    with mistakes_in_one_line():
+        main()

@@ -20,7 +20,7 @@ from gated_prompt.training.loop import make_accelerator
 from gated_prompt.transforms import CachedImages, TransformedImages
 from paper.arguments import RunArguments, parse_arguments
 from paper.classification import build, train_and_score
-from paper.read_block import settle_blocks
+from paper.probe import settle_blocks
 from paper.tasks import Task, transform_for
 
 

@@ -9,31 +9,22 @@ an epoch. Prompt dropout 0.1. The inside of the frozen blocks in eval mode.
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from accelerate import PartialState
 
 from gated_prompt import GatedPromptError
 from gated_prompt.command_line import CommandLine
-from gated_prompt.finetune.methods import backbone_kind
-from gated_prompt.finetune.recipe import (
-    BEST_METHOD,
-    METHODS,
-    PROMPT_METHODS,
-    check_method,
-    check_read_block,
-    recommended,
-)
-from gated_prompt.finetune.shared_arguments import PromptArguments
+from gated_prompt.finetune.methods import BACKBONE_KINDS, HEAD_INITS, backbone_kind
+from gated_prompt.finetune.recipe import BEST_METHOD, METHODS, PROMPT_METHODS, check_read_block, recommended
+from gated_prompt.finetune.shared_arguments import PromptArguments, option
 from gated_prompt.shipped import BACKBONE_HELP, SHIPPED_BACKBONE
 from gated_prompt.starts.initialize import METHODS as STARTS
 from gated_prompt.training.checkpoints import check_interval
 
 from .presets import PRESETS, paper_preset
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("epoch", "step")
 WORKERS = 4  # processes that decode, as in the official code. Results do not depend on it
 
 
@@ -41,100 +32,62 @@ WORKERS = 4  # processes that decode, as in the official code. Results do not de
 class RunArguments:
     """One training run. The settings of the prompts are those of `GatedPromptConfig`."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "folder with the data; default: the Hub"})
-    backbone: str = field(default=str(SHIPPED_BACKBONE), metadata={"help": BACKBONE_HELP})
-    backbone_kind: str = field(
-        default="auto", metadata={"help": "mae or moco, for --preset and --pooling auto; auto: by the name; or other"}
+    data_dir: str | None = option("folder with the data (default: the Hub)", None)
+    backbone: str = option(BACKBONE_HELP, str(SHIPPED_BACKBONE))
+    backbone_kind: str = option("for --preset and --pooling auto. auto takes it from the name", "auto", BACKBONE_KINDS)
+    method: str = option("what is trained", "gated", METHODS)
+    preset: str = option(
+        "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the official code's "
+        "head; recommended: the recipe that docs/benchmark.md led to, for few images and epochs; arguments that are "
+        "given win",
+        "none",
+        PRESETS,
     )
-    method: str = field(default="gated", metadata={"help": f"one of: {', '.join(METHODS)}"})
-    preset: str = field(
-        default="none",
-        metadata={
-            "help": "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the "
-            "official code's head; recommended: the recipe that docs/benchmark.md led to, for few images and epochs; "
-            "arguments that are given win"
-        },
+    read_block: str = option(
+        "block whose output the head reads, from 0; best: that with the best linear probe on validation images; or "
+        "last",
+        "last",
     )
-    read_block: str = field(
-        default="last",
-        metadata={
-            "help": "block whose output the head reads, from 0; best: that with the best linear probe on validation "
-            "images; or last"
-        },
+    output_dir: str = option("where everything is written", "runs/vtab")
+    seed: int = option("random seed of head, prompts, order, crops and dropout", 42)
+    num_train_epochs: int = option("passes over the training images", 100)
+    warmup_epochs: int = option("epochs of linear warm-up. The first runs at rate 0", 10)
+    per_device_train_batch_size: int = option("images per process and step", 128)
+    per_device_eval_batch_size: int = option("images per process and step, to score", 256)
+    dataloader_num_workers: int = option("processes that decode images", 0)
+    optimizer: str = option(
+        "sgd: the paper's; or adamw, which gets further in few epochs, at rates near 0.03", "sgd", ("sgd", "adamw")
     )
-    output_dir: str = field(default="runs/vtab", metadata={"help": "where everything is written"})
-    seed: int = field(default=42, metadata={"help": "random seed of head, prompts, order, crops and dropout"})
-    num_train_epochs: int = field(default=100, metadata={"help": "passes over the training images"})
-    warmup_epochs: int = field(default=10, metadata={"help": "epochs of linear warm-up; the first runs at rate 0"})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "images per process and step"})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "images per process and step, to score"})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "processes that decode images"})
-    optimizer: str = field(
-        default="sgd",
-        metadata={"help": "sgd: the paper's; or adamw, which gets further in few epochs, at rates near 0.03"},
+    learning_rate: float = option("peak learning rate. With SGD the paper tries 0.05 to 5", 0.03)
+    prompt_learning_rate: float | None = option("learning rate of the prompts (default: --learning_rate)", None)
+    gate_learning_rate: float | None = option("learning rate of the gates (default: --learning_rate)", None)
+    temperature_learning_rate: float | None = option(
+        "learning rate of the temperatures (default: --learning_rate)", None
     )
-    learning_rate: float = field(
-        default=0.03, metadata={"help": "peak learning rate; with SGD the paper tries 0.05 to 5"}
+    head_learning_rate: float | None = option("learning rate of the head (default: --learning_rate)", None)
+    momentum: float = option("momentum of SGD", 0.9)
+    weight_decay: float = option("weight decay of everything that is trained", 0.0)
+    schedule_by: str = option(
+        "after what learning rates change: epoch, as in the paper, or step", "epoch", ("epoch", "step")
     )
-    prompt_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of the prompts; default: --learning_rate"}
+    prompt_start: str = option(
+        "how prompts are initialized: random, or from the training images", "random", ("random", *STARTS)
     )
-    gate_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of the gates; default: --learning_rate"}
+    head_init: str = option(
+        "model: transformers' initial head; kaiming: the official code's; probe: a linear probe of what the head "
+        "will see of the training images",
+        "model",
+        HEAD_INITS,
     )
-    temperature_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of the temperatures; default: --learning_rate"}
-    )
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "learning rate of the head; default: --learning_rate"}
-    )
-    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of everything that is trained"})
-    prompt_weight_decay: float | None = field(
-        default=None, metadata={"help": "weight decay of the prompts; default: --weight_decay"}
-    )
-    gate_weight_decay: float | None = field(
-        default=None, metadata={"help": "weight decay of the gates; default: --weight_decay"}
-    )
-    temperature_weight_decay: float | None = field(
-        default=None, metadata={"help": "weight decay of the temperatures; default: --weight_decay"}
-    )
-    head_weight_decay: float | None = field(
-        default=None, metadata={"help": "weight decay of the head; default: --weight_decay"}
-    )
-    schedule_by: str = field(
-        default="epoch", metadata={"help": "after what learning rates change: epoch, as in the paper, or step"}
-    )
-    prompt_start: str = field(
-        default="random",
-        metadata={"help": f"how prompts are initialized: random; or from the training images, by {', '.join(STARTS)}"},
-    )
-    head_init: str = field(
-        default="model",
-        metadata={
-            "help": "model: transformers' initial head; kaiming: the official code's; probe: a linear probe of what "
-            "the head will see of the training images"
-        },
-    )
-    lora_r: int = field(default=8, metadata={"help": "rank of --method lora"})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "train on at most this many images, to try things; default: all"}
-    )
-    curve: bool = field(
-        default=False, metadata={"help": "score after every epoch too, and report the best epoch on validation"}
-    )
-    linear_probe: bool = field(default=True, metadata={"help": "score a linear probe on the same images as well"})
-    checkpointing_steps: str = field(default="epoch", metadata={"help": "'epoch', or a number of steps"})
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "checkpoint folder, or 'latest'; default: start anew"}
-    )
-    report_to: str | None = field(
-        default=None, metadata={"help": "tracker: tensorboard, wandb, trackio, ...; default: none"}
-    )
-    push_to_hub: bool = field(default=False, metadata={"help": "upload the adapter folder when done"})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "repository to push to, user/name; default: the name of --output_dir"}
-    )
+    lora_r: int = option("rank of --method lora", 8)
+    max_train_samples: int | None = option("train on at most this many images, to try things (default: all)", None)
+    curve: bool = option("score after every epoch too, and report the best epoch on validation", False)
+    linear_probe: bool = option("score a linear probe on the same images as well", True)
+    checkpointing_steps: str = option("'epoch', or a number of steps", "epoch")
+    resume_from_checkpoint: str | None = option("checkpoint folder, or 'latest' (default: start anew)", None)
+    report_to: str | None = option("tracker: tensorboard, wandb, trackio, ... (default: none)", None)
+    push_to_hub: bool = option("upload the adapter folder when done", False)
+    hub_model_id: str | None = option("repository to push to, user/name (default: the name of --output_dir)", None)
 
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
@@ -148,19 +101,14 @@ def parse_arguments(
     The help shows the docstring of the script that has `kind`.
 
     Raises:
-        GatedPromptError: an option, method, optimizer, preset, start, schedule or kind of backbone is unknown.
-            `--read_block` is no block. `--checkpointing_steps` is no interval. The preset has no settings for the task
-            or the method, or an argument that was given contradicts the method.
+        GatedPromptError: an option or a value is unknown. `--read_block` is no block. `--checkpointing_steps` is no
+            interval. The preset has no settings for the task or the method, or an argument that was given contradicts
+            the method.
     """
     parser = CommandLine((kind, PromptArguments), sys.modules[kind.__module__].__doc__)
     args, prompts = parser.parse(argv)
-    check_method(args.method)
     check_interval(args.checkpointing_steps)
     check_read_block(args.read_block)
-    known = {"optimizer": OPTIMIZERS, "schedule_by": SCHEDULES, "prompt_start": ("random", *STARTS), "preset": PRESETS}
-    for name, values in known.items():
-        if getattr(args, name) not in values:
-            raise GatedPromptError(f"unknown --{name} {getattr(args, name)!r}; known: {', '.join(values)}")
     # Parsed once more over marks, which the parser leaves where nothing was given.
     marks = argparse.Namespace(**dict.fromkeys((*vars(args), *vars(prompts)), argparse.SUPPRESS))
     given = {k: v for k, v in vars(parser.parse_args(argv, marks)).items() if v is not argparse.SUPPRESS}

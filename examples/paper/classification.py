@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 from transformers import AutoConfig, get_cosine_schedule_with_warmup
 
@@ -32,7 +31,7 @@ from gated_prompt.transforms import CachedImages, TransformedImages
 
 from .arguments import RunArguments
 from .curve import Curve
-from .probe import patch_features, probe
+from .probe import probe_accuracy
 from .records import fingerprint, identity_of, machine
 from .tasks import Task
 
@@ -60,14 +59,14 @@ def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
     return model
 
 
-def evaluate(model: torch.nn.Module, loader: DataLoader[Any], num_classes: int, accelerator: Accelerator) -> float:
+def evaluate(model: torch.nn.Module, loader: DataLoader[Any], accelerator: Accelerator) -> float:
     """Top-1 accuracy in [0, 1]."""
-    metric = MulticlassAccuracy(num_classes, average="micro").to(accelerator.device)
     model.eval()
+    right: list[torch.Tensor] = []
     with torch.inference_mode():
         for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
-            metric.update(*accelerator.gather_for_metrics((model(pixels).logits, labels)))
-    return float(metric.compute())
+            right.append(accelerator.gather_for_metrics(model(pixels).logits.argmax(1) == labels))
+    return float(torch.cat(right).float().mean())
 
 
 def train_and_score(
@@ -111,12 +110,13 @@ def train_and_score(
         for data in (scored, validation or scored)
     )
 
-    own = {
-        "prompts": _given(lr=args.prompt_learning_rate, weight_decay=args.prompt_weight_decay),
-        "gates": _given(lr=args.gate_learning_rate, weight_decay=args.gate_weight_decay),
-        "temperatures": _given(lr=args.temperature_learning_rate, weight_decay=args.temperature_weight_decay),
-        "head": _given(lr=args.head_learning_rate, weight_decay=args.head_weight_decay),
+    rates = {
+        "prompts": args.prompt_learning_rate,
+        "gates": args.gate_learning_rate,
+        "temperatures": args.temperature_learning_rate,
+        "head": args.head_learning_rate,
     }
+    own = {name: {"lr": rate} for name, rate in rates.items() if rate is not None}
     groups = optimizer_groups(model, args.learning_rate, args.weight_decay, own)
     trained = sum(parameter.numel() for group in groups for parameter in group["params"])
     accelerator.print(f"{args.method}: {trained} trained parameters")
@@ -137,14 +137,13 @@ def train_and_score(
     shortcut = StartAtBlock(accelerator.unwrap_model(model)) if isinstance(train, CachedPrefix) else None
     if shortcut is not None:
         shortcut.open()
-    classes = len(task.class_names)
 
     def scores() -> dict[str, float]:
         if shortcut is not None:
             shortcut.close()
-        found = {"validation": evaluate(model, validation_loader, classes, accelerator)}
+        found = {"validation": evaluate(model, validation_loader, accelerator)}
         if validation is not None:
-            found["test"] = evaluate(model, eval_loader, classes, accelerator)
+            found["test"] = evaluate(model, eval_loader, accelerator)
         if shortcut is not None:
             shortcut.open()
         return found
@@ -164,7 +163,7 @@ def train_and_score(
     if shortcut is not None:
         shortcut.close()
 
-    accuracy = None if curve.diverged else evaluate(model, eval_loader, classes, accelerator)
+    accuracy = None if curve.diverged else evaluate(model, eval_loader, accelerator)
     results: dict[str, Any] = {}
     if accelerator.is_main_process:
         results = {
@@ -194,8 +193,8 @@ def train_and_score(
             return results
         if args.linear_probe:
             backbone = load_backbone(args.backbone).to(accelerator.device)
-            results["linear_probe_accuracy"] = probe(
-                patch_features(backbone, Subset(probed, range(count))), patch_features(backbone, scored)
+            results["linear_probe_accuracy"] = probe_accuracy(
+                backbone, Subset(probed, range(count)), scored, len(task.class_names)
             )
         metrics, notes = {"accuracy": float(accuracy or 0)}, _notes(results)
         write_results(output, accelerator.unwrap_model(model), before, results, metrics, notes)
@@ -217,10 +216,6 @@ def train_and_score(
 
 def _data(images: LabelledImages) -> dict[str, Any]:
     return {**images.provenance.to_dict(), "fingerprint": fingerprint(images)}
-
-
-def _given(**settings: float | None) -> dict[str, float]:
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _notes(results: dict[str, Any]) -> str:

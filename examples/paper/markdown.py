@@ -1,10 +1,15 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""A table's summary as Markdown: numbers, verdicts, best epochs, searches, and the notes needed to read them."""
+"""A table's summary as Markdown with the notes needed to read it, and pages whose generated parts scripts write.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .averages import AVERAGES, MEAN_OF_GROUPS
+from gated_prompt import GatedPromptError
+
+from .summary import AVERAGES, MEAN_OF_GROUPS
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -50,6 +55,24 @@ def lines(*cells: Sequence[str]) -> str:
     """A Markdown table; the first line is its head."""
     head, *rest = cells
     return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *rest))
+
+
+def fill(page: str, parts: Mapping[str, str]) -> str:
+    """The page with these parts replaced, and everything else unchanged.
+
+    Raises:
+        GatedPromptError: a part has not exactly one place in the page.
+    """
+    for name, text in parts.items():
+        start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        if page.count(start) != 1:
+            raise GatedPromptError(
+                f"{page.count(start)} places for the generated part {name!r}; the page must have one"
+            )
+        before, _, rest = page.partition(start)
+        _, _, after = rest.partition(end)
+        page = f"{before}{start}\n{text.strip()}\n\n{end}{after}"
+    return page
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ gives no such table for VPT-shallow, VPT-deep and the other baselines: they get 
 Numbers of others are facts from their papers and configuration files. Each search says whose it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gated_prompt import GatedPromptError
@@ -67,6 +67,32 @@ class Search:
         factor = batch_size / 256 if self.scaled else 1
         rates, decays = sorted(self.learning_rates), sorted(self.weight_decays)
         return [{"learning_rate": factor * rate, "weight_decay": decay} for rate in rates for decay in decays]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """One setting of a search: its validation accuracy in percent, None where it diverged or was not run."""
+
+    choice: Choice
+    validation: float | None
+    diverged: bool = False
+
+
+def best_of(tried: Sequence[Searched]) -> Choice | None:
+    """The best choice of a complete search, of equals the first (the smaller rate). None where all diverged.
+
+    A choice that was not run is missing from a complete search: then there is no best one.
+    """
+    if any(one.validation is None and not one.diverged for one in tried):
+        return None
+    ended = [one for one in tried if one.validation is not None]
+    return max(ended, key=lambda one: one.validation or 0.0).choice if ended else None
+
+
+def at_edge(tried: Sequence[Searched], best: Choice) -> bool:
+    """Whether the best learning rate is the smallest or largest of several that were tried."""
+    rates = sorted({one.choice["learning_rate"] for one in tried})
+    return len(rates) > 1 and best["learning_rate"] in (rates[0], rates[-1])
 
 
 LEARNING_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gated_prompt.data import fgvc
+from gated_prompt.data.ade20k import ADE20K
 from gated_prompt.data.vtab import TASKS, load_folder, load_hub, load_original
 from gated_prompt.data.vtab_original import UNREADABLE
 from gated_prompt.errors import DataError
@@ -87,7 +88,22 @@ def load_split(name: str, data_dir: str | None, split: str) -> LabelledImages:
 
 def splits_of(task: str) -> tuple[str, ...]:
     """The splits that the runs of a task's table use."""
+    if task == "ade20k":
+        return "training", "validation"
     return (*TRAIN_SPLITS, *EVAL_SPLITS) if task in TASKS or task == "digits" else ("train", *FGVC_EVAL_SPLITS)
+
+
+def published_sizes(task: str) -> dict[str, int]:
+    """How many images the benchmark has in each of `splits_of`."""
+    if task == "ade20k":
+        return dict(ADE20K.sizes)
+    size_of = TASKS[task].size_of if task in TASKS else fgvc.FGVC[task].size_of
+    return {split: size_of(split) for split in splits_of(task)}
+
+
+def num_classes_of(task: str) -> int:
+    """How many classes the benchmark has."""
+    return ADE20K.num_classes if task == "ade20k" else ({**TASKS, **fgvc.FGVC})[task].num_classes
 
 
 def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from paper.generated import fill
+from paper.markdown import fill
 
 from . import records
 from .plan import BACKBONES, COUNTS, ONE, RUNTIMES, Cell

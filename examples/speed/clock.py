@@ -1,20 +1,26 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Measure time and memory of one contender: a training step and a forward pass."""
+"""Measure one contender: seconds of a training step and of a forward, memory, and what its adapter file costs."""
 
 import multiprocessing
 import resource
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel, get_peft_model
 
-from .contenders import CLASSES, CONTENDERS, logits_of
+import gated_prompt
+from gated_prompt import GatedPromptConfig
+
+from .contenders import CLASSES, CONTENDERS, logits_of, plain
 
 
 @dataclass(frozen=True)
@@ -98,3 +104,30 @@ def _peak_of_this_process() -> float:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def adapter_times(size: str, prompts: int, count: int = 6) -> dict[str, float]:
+    """Measure adapters without a head: kB of the weights file. Median ms to load one more, and to switch."""
+    settings = GatedPromptConfig(num_virtual_tokens=prompts, modules_to_save=[])
+    with tempfile.TemporaryDirectory() as folder:
+        gated_prompt.save(get_peft_model(plain(size, prompts).requires_grad_(False), settings), folder)
+        kilobytes = Path(folder, "adapter_model.safetensors").stat().st_size / 1000
+        model = PeftModel.from_pretrained(
+            plain(size, prompts).requires_grad_(False), folder
+        )  # the first load also installs the hooks
+        loads, switches = [], []
+        for index in range(count):
+            start = time.perf_counter()
+            model.load_adapter(folder, f"adapter{index}")
+            loads.append(time.perf_counter() - start)
+        for _ in range(5):
+            for index in range(count):
+                start = time.perf_counter()
+                model.set_adapter(f"adapter{index}")
+                switches.append(time.perf_counter() - start)
+    return {
+        "prompts": prompts,
+        "file_kB": round(kilobytes, 1),
+        "load_ms": round(1000 * median(loads), 2),
+        "switch_ms": round(1000 * median(switches), 3),
+    }

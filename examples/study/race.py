@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import peft
@@ -28,7 +29,6 @@ from torch import Tensor, nn
 from gated_prompt import initialize_prompts
 
 from . import frozen_rows, records
-from .cost import kept_megabytes, milliseconds_per_image
 from .draws import Pool, folds
 from .methods import Experiment, build, first_trained_block
 from .training import Kept, accuracy, fit, groups, start_head
@@ -36,6 +36,7 @@ from .training import Kept, accuracy, fit, groups, start_head
 RACED_ON = "dtd10"
 FROZEN = "frozen--probes.jsonl"
 START_IMAGES = 200  # that prompts start from, if they start from images
+REPEATS = 5  # of a timed forward
 
 
 class Racer:
@@ -124,6 +125,37 @@ class Racer:
             "peft_config": experiment.adapter,
             "meta_info": packages(),
         }
+
+
+def kept_megabytes(model: nn.Module, inputs: Tensor) -> float:
+    """Megabytes of all tensors that one forward keeps for its backward pass, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    held: list[Tensor] = []  # a storage that is freed could be given to the next tensor
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(inputs)
+    return round(sum(kept.values()) / 1e6, 1)
+
+
+@torch.no_grad()
+def milliseconds_per_image(model: nn.Module, inputs: Tensor) -> float:
+    """Median processor time of a forward, divided by the images in it."""
+    model.eval()
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begin = time.process_time()
+        model(inputs)
+        seconds.append(time.process_time() - begin)
+    return round(1000 * median(seconds[1:]) / len(inputs), 2)
 
 
 def packages() -> dict[str, Any]:

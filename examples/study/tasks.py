@@ -11,7 +11,7 @@ Real images at 98 x 98 pixels (7 x 7 patches of 14):
 In miniature, 200 training, 200 validation and 500 test images at 32 x 32 pixels:
 
     digits                scikit-learn's scanned digits                     10 classes
-    sprite_position       where a drawn sprite is (sprites.py)               8
+    sprite_position       where a drawn sprite is                            8
     cifar10               CIFAR-10's test split, unseen by the backbones    10
     dtd10                 ten textures of DTD                               10
     sprite_orientation    which way a drawn sprite points                    8
@@ -34,13 +34,15 @@ from gated_prompt.images import decode
 from gated_prompt.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, resize_square
 from paper.tasks import load_task
 
-from . import sprites
-
 SIDE = 98
 LISTS = {"train": "train800", "val": "val200", "test": "test"}
 FOLDERS = {"eurosat": "eurosat", "caltech101": "caltech101_like", "flowers": "flowers_like"}
 DTD_SIZES = {"train": 600, "val": 200, "test": 400}
 MINI_SIZES = {"train": 200, "val": 200, "test": 500}
+SPRITE_SIDE = 32  # pixels
+BINS = 8  # classes of each task
+SAMPLES = 4  # per pixel and axis
+MARGIN = 7.0  # pixels between the border and the nearest centre
 Pictures = tuple[Sequence[Image.Image], Sequence[int]]
 
 
@@ -117,10 +119,38 @@ def _digits(_data_dir: Path | None) -> dict[str, Pictures]:
     }
 
 
+def sprite_label(index: int, kind: str) -> int:
+    """Return the class of image `index`: its orientation in steps of 45 degrees, or its column from the left."""
+    return index % BINS if kind == "orientation" else index // BINS % BINS
+
+
+def draw_sprite(index: int) -> np.ndarray:
+    """Draw image `index`, uint8 (32, 32, 3).
+
+    A slim triangle points in the direction of the orientation, with a jitter of up to 10 degrees. Its centre lies in
+    the column of the position, at any height. Size and both colours vary.
+    """
+    rng = np.random.default_rng((index, 2023))
+    angle = np.deg2rad(45 * sprite_label(index, "orientation") + rng.uniform(-10, 10))
+    width = (SPRITE_SIDE - 2 * MARGIN) / BINS
+    x = MARGIN + width * (sprite_label(index, "position") + rng.uniform(0.1, 0.9))
+    y = rng.uniform(MARGIN, SPRITE_SIDE - MARGIN)
+    length = rng.uniform(5.0, 6.5)
+    ground, ink = rng.uniform(0, 100, 3), rng.uniform(150, 255, 3)
+
+    grid = (np.arange(SPRITE_SIDE * SAMPLES) + 0.5) / SAMPLES
+    across, down = grid[None, :] - x, grid[:, None] - y
+    along = np.cos(angle) * across - np.sin(angle) * down  # rows are counted downwards
+    aside = np.sin(angle) * across + np.cos(angle) * down
+    inside = (along > -0.7 * length) & (np.abs(aside) < 0.35 * (length - along))
+    cover = inside.reshape(SPRITE_SIDE, SAMPLES, SPRITE_SIDE, SAMPLES).mean((1, 3))[:, :, None]
+    return np.rint(ground + (ink - ground) * cover).astype(np.uint8)
+
+
 def _sprites(_data_dir: Path | None, *, kind: str) -> dict[str, Pictures]:
     order = np.random.default_rng(0).permutation(sum(MINI_SIZES.values())).tolist()
-    images = [Image.fromarray(sprites.draw(index)) for index in order]
-    return _cut(images, [sprites.label(index, kind) for index in order], MINI_SIZES)
+    images = [Image.fromarray(draw_sprite(index)) for index in order]
+    return _cut(images, [sprite_label(index, kind) for index in order], MINI_SIZES)
 
 
 def _cifar10(data_dir: Path | None) -> dict[str, Pictures]:
@@ -153,11 +183,11 @@ def _subfolder(data_dir: Path | None, below: str) -> Path:
 LOADERS: dict[str, tuple[Callable[[Path | None], dict[str, Pictures]], int]] = {
     **{name: (partial(_listed, folder=folder), SIDE) for name, folder in FOLDERS.items()},
     "dtd10": (partial(_dtd, sizes=DTD_SIZES), SIDE),
-    "mini_digits": (_digits, sprites.SIDE),
-    "mini_sprite_position": (partial(_sprites, kind="position"), sprites.SIDE),
-    "mini_cifar10": (_cifar10, sprites.SIDE),
-    "mini_dtd10": (partial(_dtd, sizes=MINI_SIZES), sprites.SIDE),
-    "mini_sprite_orientation": (partial(_sprites, kind="orientation"), sprites.SIDE),
+    "mini_digits": (_digits, SPRITE_SIDE),
+    "mini_sprite_position": (partial(_sprites, kind="position"), SPRITE_SIDE),
+    "mini_cifar10": (_cifar10, SPRITE_SIDE),
+    "mini_dtd10": (partial(_dtd, sizes=MINI_SIZES), SPRITE_SIDE),
+    "mini_sprite_orientation": (partial(_sprites, kind="orientation"), SPRITE_SIDE),
 }
 REAL = (*FOLDERS, "dtd10")
 MINIATURE = ("digits", "sprite_position", "cifar10", "dtd10", "sprite_orientation")

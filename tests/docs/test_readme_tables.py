@@ -8,7 +8,7 @@ import pytest
 
 import race_page
 from gated_prompt import GatedPromptError
-from paper.generated import fill
+from paper.markdown import fill
 from readme_tables import DOCS, FIGURES, README, ROOT, new_pages
 from serving_load import tables
 

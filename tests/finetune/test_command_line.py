@@ -27,7 +27,7 @@ KINDS = {
     "train_images": (DataArguments, RunArguments, PromptArguments),
     "train_vtab": (train_vtab.Arguments, PromptArguments),
     **{name: (importlib.import_module(name).Arguments, PromptArguments) for name in ("train_fgvc", "train_ade20k")},
-    **{name: (importlib.import_module(name).Arguments,) for name in ("probe", "reproduce_tables", "speed.comparison")},
+    **{name: (importlib.import_module(name).Arguments,) for name in ("reproduce_tables", "speed.compare")},
     **{kind: (importlib.import_module(f"backbones.pretrain_{kind}").Arguments,) for kind in ("mae", "supervised")},
     "predict": (PredictArguments,),
     "serve": (importlib.import_module("gated_prompt.serving.settings").Settings,),
@@ -102,8 +102,8 @@ def test_problems_may_have_their_older_names(old: str) -> None:
     assert arguments.OLD_PROBLEMS == OLD_PROBLEMS  # of predictor.json
 
 
-SCRIPTS = ("probe", "reproduce_tables", "train_ade20k", "train_fgvc")
-SCRIPTS += ("train_vtab", "demo/app", "demo/train_adapter", "speed/compare")
+SCRIPTS = ("reproduce_tables", "train_ade20k", "train_fgvc", "train_vtab", "demo/app", "demo/train_adapter")
+SCRIPTS += ("speed/compare", "backbones/pretrain_mae", "backbones/pretrain_supervised")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

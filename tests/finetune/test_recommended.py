@@ -16,7 +16,7 @@ from gated_prompt.finetune.features import block_features
 from gated_prompt.starts.linear_probe import STRENGTHS
 from helpers.accelerate_state import fresh
 from helpers.interrupted import stopped_after_steps
-from paper.read_block import best_block
+from paper.probe import best_block
 from paper.tasks import load_task, transform_for
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

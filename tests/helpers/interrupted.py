@@ -1,12 +1,17 @@
-"""Training runs that are stopped, as by Ctrl+C; the next run in the same process starts with a fresh Accelerator."""
+"""Training runs in this process, also such that are stopped as by Ctrl+C; each starts with a fresh Accelerator."""
 
+import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from backbones import pretraining
+from gated_prompt.errors import DataError, GatedPromptError
+from paper.records import FAILURE, failure_is_noted
 
 from .accelerate_state import fresh
 
@@ -43,3 +48,22 @@ def _stopped(owner: Any, name: str, instead: Callable[..., Any], train: Callable
         with pytest.raises(KeyboardInterrupt):
             train()
     fresh()
+
+
+def train_here(run, output, log, threads, cwd) -> None:
+    """What `jobs._train` does, without processes."""
+    words = run.command(output, threads)
+    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    failure = output / "failure.json"
+    failure.unlink(missing_ok=True)
+    fresh()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FAILURE, str(failure))
+        try:
+            with failure_is_noted():
+                importlib.import_module(Path(words[script]).stem).main(words[script + 1 :])
+        except GatedPromptError as error:
+            kind = json.loads(failure.read_text())["kind"]
+            raise (DataError if kind == "DataError" else GatedPromptError)(str(error)) from error
+        finally:
+            fresh()

@@ -140,16 +140,16 @@ def test_prompts_enter_half_way() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--preset", "best"], "unknown --preset 'best'; known: none, paper, recommended"),
+        (["--preset", "best"], "--preset: invalid choice: 'best' .*none.*, .*paper.*, .*recommended"),
         (["--preset", "recommended", "--method", "lora"], "recommended is for prompts, and --method lora has none"),
         (["--read_block", "-1"], "--read_block is '-1'. Choose from: best, last, numbers from 0"),
-        (["--schedule_by", "day"], "unknown --schedule_by 'day'; known: epoch, step"),
+        (["--schedule_by", "day"], "--schedule_by: invalid choice: 'day' .*epoch.*, .*step"),
         (["--preset", "paper"], "no settings for task 'digits'; it has: caltech101, cifar"),
         (
             ["--preset", "paper", "--task", "dtd", "--backbone", "a/vit"],
             "say which to take with --backbone_kind mae or",
         ),
-        (["--method", "prompt"], "unknown method 'prompt'. Choose from: gated, gate_only, .*full, lora"),
+        (["--method", "prompt"], "--method: invalid choice: 'prompt' .*gated.*, .*gate_only.*, .*full.*, .*lora"),
         (["--method", "shallow", "--gates", "true"], "--gates True contradicts --method shallow"),
         (["--method", "gate_only", "--temperature", "true"], "--temperature True contradicts --method gate_only"),
         (["--method", "deep", "--deep", "false"], "--deep False contradicts --method deep"),

@@ -14,8 +14,11 @@ import psutil
 import pytest
 from PIL import Image
 
+import reproduce_tables
 from gated_prompt import GatedPromptError
 from gated_prompt.serving.ray_cluster import connect
+from helpers.interrupted import train_here
+from paper import jobs
 from paper.jobs import Run, execute
 from paper.records import read_records
 from paper.schedulers import Resources, Sweep, run_all, run_ray
@@ -167,18 +170,23 @@ def test_ray_survives_workers_that_are_killed(stub, tmp_path, monkeypatch) -> No
     init = ray.init
     monkeypatch.setattr(ray, "init", lambda *args, **kwargs: init(*args, num_cpus=2, **kwargs))
     folder = tmp_path / "out"
-    alone, whole, later = (Run(stub, {"seconds": seconds}) for seconds in (5, 6, 0))
-    killed = []
+    go = tmp_path / "go"
+    alone, whole = (Run(stub, {"seconds": seconds, "until": str(go)}) for seconds in (0, 0.1))
+    later, killed = Run(stub, {"seconds": 0}), []
 
     def kill() -> None:
-        wait_for(lambda: starts(folder, alone) and starts(folder, whole))
-        for run, scripts_too in ((alone, False), (whole, True)):
-            script = psutil.Process(starts(folder, run)[0])
-            launcher = script.parent()
-            worker = launcher.parent()
-            killed.append(worker.name())
-            for process in (worker, launcher, script) if scripts_too else (worker,):
-                process.kill()
+        try:
+            wait_for(lambda: starts(folder, alone) and starts(folder, whole), 300)
+            for run, scripts_too in ((alone, False), (whole, True)):
+                script = psutil.Process(starts(folder, run)[0])
+                launcher = script.parent()
+                worker = launcher.parent()
+                killed.append(worker.name())
+                for process in (worker, launcher, script) if scripts_too else (worker,):
+                    process.kill()
+            time.sleep(2)  # a script that lives on does so until the next attempt waits for it
+        finally:
+            go.touch()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -207,23 +215,34 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path) -> None:
-    """The whole sweep is killed in its last run; the same command then writes the table without repeating a run."""
-    command = [sys.executable, str(EXAMPLES / "reproduce_tables.py"), "--scheduler", "serial", "--tasks", "dtd"]
-    command += ["--methods", "gated", "--seeds", "42", "--learning_rates", "0.05", "0.5", "--vtab_dir", "$LAYOUT"]
-    command += ["--backbone", str(backbone), "--backbone_kind", "mae", "--output_dir", str(tmp_path), "--"]
-    command += ["--num_train_epochs", "20", "--warmup_epochs", "1", "--per_device_train_batch_size", "8"]
-    environment = {**os.environ, "LAYOUT": str(layout), "OMP_NUM_THREADS": "1"}
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path, monkeypatch, capsys) -> None:
+    """The whole sweep is killed in its last run; the same command then writes the table without repeating a run.
+
+    The search is done before, in this process, and so is all of the repeated command but its run.
+    """
+    argv = ["--scheduler", "serial", "--tasks", "dtd", "--backbone", str(backbone), "--backbone_kind", "mae"]
+    argv += ["--methods", "gated", "--seeds", "42", "--learning_rates", "0.05", "0.5", "--vtab_dir", "$LAYOUT"]
+    argv += ["--output_dir", str(tmp_path), "--", "--num_train_epochs", "20", "--warmup_epochs", "1"]
+    argv += ["--per_device_train_batch_size", "8", "--dataloader_num_workers", "0"]
+    monkeypatch.setenv("LAYOUT", str(layout))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_train", train_here)
+        assert reproduce_tables.main(["--stage", "search", *argv]) == 0
     first = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, str(EXAMPLES / "reproduce_tables.py"), *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     wait_for(lambda: list(tmp_path.glob("runs/*test-lr*/checkpoints/step_????????")), 300)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
     assert len(before) == 2  # the search is done, the final run is not
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    capsys.readouterr()
+    assert reproduce_tables.main(argv) == 0
     after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
     assert len(after) == 3 and before.items() < after.items()
     log = next(tmp_path.glob("runs/*test-lr*/log.txt")).read_text(errors="replace")
@@ -233,5 +252,5 @@ def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path)
     best = min(searched, key=lambda r: (-r["accuracy"], r["settings"]["learning_rate"]))
     assert made["rows"]["gated"]["learning_rates"] == {"dtd": best["settings"]["learning_rate"]}
     assert [(r["num_train"], r["num_eval"]) for r in searched] == [(24, 6), (24, 6)]
-    assert made["complete"] is True and "| dtd | " in done.stdout
+    assert made["complete"] is True and "| dtd | " in capsys.readouterr().out
     assert not list(tmp_path.glob("runs/*/checkpoints"))

@@ -9,15 +9,14 @@ import pytest
 import reproduce_tables
 from gated_prompt import GatedPromptError
 from gated_prompt.data.vtab import TASKS
-from paper import averages, grids, presets, summary
+from paper import grids, presets, summary
 from paper import jobs as training_runs
-from paper.averages import Cell, judge
 from paper.grids import Common, final_run, search_runs
 from paper.jobs import Run
 from paper.markdown import to_markdown
-from paper.presets import PAPER, Row, Search
+from paper.presets import PAPER, Row, Search, Searched, at_edge, best_of
 from paper.records import RECIPE, read_records
-from paper.summary import Searched, at_edge, best_of
+from paper.summary import Cell, judge
 
 MAE = Common("backbones/mae-vit-b", "mae", vtab_dir="$DATA/vtab-1k", fgvc_dir="data/fgvc")
 GATED = Row("gated", "gated")
@@ -29,7 +28,7 @@ def test_averages_of_published_rows_are_those_printed() -> None:
         for row in grids.published()["tables"][table]:
             values = row["values"]
             columns = [name for name in values if not name.startswith("mean")]
-            weights = [len(averages.GROUPS[name]) if table == "vtab" else 1 for name in columns]
+            weights = [len(summary.GROUPS[name]) if table == "vtab" else 1 for name in columns]
             mean = sum(w * values[name] for w, name in zip(weights, columns, strict=True)) / sum(weights)
             if "mean_of_tasks" in values:
                 assert mean == pytest.approx(values["mean_of_tasks"], abs=0.011), row
@@ -41,7 +40,7 @@ def test_published_numbers_stand_beside_the_rows_of_each_table() -> None:
         for entry in grids.published()["tables"][name]:
             if not table.any_method:
                 assert entry["row"] in [row.name for row in table.rows[entry["backbone"]]]
-            assert set(entry["values"]) <= columns | set(averages.GROUPS) | {"mean_of_tasks"}
+            assert set(entry["values"]) <= columns | set(summary.GROUPS) | {"mean_of_tasks"}
     assert grids.published_row("fgvc", "mae", "gated")[0]["cub"] == 70.56
     assert grids.published_row("backbones", "moco", "deep, 48 prompts in all")[0] == {"cub": 73.18, "flowers": 89.53}
     assert grids.published_row("ade20k", "mae", "gated, 24 prompts")[0]["ade20k multi_scale"] == 39.23
@@ -229,12 +228,12 @@ def every_task(**values: float) -> dict[str, dict[int, float]]:
 
 
 def test_both_averages_of_vtab() -> None:
-    cells = averages.vtab_averages(every_task(natural=10, specialized=40, structured=70), (1, 2))
+    cells = summary.vtab_averages(every_task(natural=10, specialized=40, structured=70), (1, 2))
     assert cells["natural"].values == {1: 10, 2: 11}
     assert cells["mean_of_groups"].values == {1: 40, 2: 41}
     assert cells["mean_of_tasks"].values[1] == pytest.approx((7 * 10 + 4 * 40 + 8 * 70) / 19)
     assert cells["mean_of_groups"].text() == "40.50 ± 0.71"  # sample deviation of 40 and 41
-    paper = averages.with_mean_of_groups(grids.published_row("vtab", "mae", "gated")[0])
+    paper = summary.with_mean_of_groups(grids.published_row("vtab", "mae", "gated")[0])
     assert paper["mean_of_groups"] == pytest.approx((47.61 + 76.86 + 36.80) / 3)
 
 
@@ -242,14 +241,14 @@ def test_averages_say_what_is_missing() -> None:
     scores = every_task(natural=10, specialized=40, structured=70)
     scores["dtd"] = {}
     del scores["kitti"][2]
-    cells = averages.vtab_averages(scores, (1, 2))
+    cells = summary.vtab_averages(scores, (1, 2))
     assert cells["natural"].text() == "incomplete (6 of 7 tasks)"
     assert cells["specialized"].text() == "40.50 ± 0.71"
     assert cells["structured"].text() == "70.00 (1 of 2 seeds)"
     assert cells["mean_of_tasks"].text() == cells["mean_of_groups"].text() == "incomplete (18 of 19 tasks)"
-    assert averages.plain(scores, "dtd", (1, 2)).text() == "not run"
-    assert averages.plain(scores, "kitti", (1, 2)).text() == "70.00 (1 of 2 seeds)"
-    assert averages.plain(scores, "cifar", (1,)).text() == "10.00"
+    assert summary.plain(scores, "dtd", (1, 2)).text() == "not run"
+    assert summary.plain(scores, "kitti", (1, 2)).text() == "70.00 (1 of 2 seeds)"
+    assert summary.plain(scores, "cifar", (1,)).text() == "10.00"
 
 
 def result(accuracy: float, exact: bool = True) -> dict[str, object]:
@@ -303,13 +302,13 @@ def test_tables_with_more_methods_than_tasks_are_turned() -> None:
     [
         (
             ["--table", "cifar"],
-            "unknown table 'cifar'; known: vtab, fgvc, fgvc_prompts, backbones, first_figure, ade20k",
+            "--table: invalid choice: 'cifar' .*vtab.*, .*fgvc.*, .*fgvc_prompts.*, .*backbones.*, .*ade20k",
         ),
         (["--tasks", "dtd", "cub"], "unknown task 'cub'; known: caltech101, cifar, dtd"),
         (["--methods", "vpt"], "unknown method 'vpt'; known: gated, gate_only, .*lora"),
         (["--table", "ade20k", "--methods", "lora"], "unknown method 'lora'; known: shallow, deep, gated"),
         (["--backbone", "some/vit"], "say which with --backbone_kind mae or moco"),
-        (["--scheduler", "slurm"], "unknown scheduler 'slurm'; known: ray, serial, none"),
+        (["--scheduler", "slurm"], "--scheduler: invalid choice: 'slurm' .*ray.*, .*serial.*, .*none"),
         (["--", "--seed", "3"], "--seed after -- is set by the table"),
         (["--", "--learning_rate=3"], "--learning_rate=3 after -- is set by the table"),
         (["--", "--learning-rate", "3"], "--learning-rate after -- is set by the table"),

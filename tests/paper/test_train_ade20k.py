@@ -26,7 +26,7 @@ from helpers.accelerate_state import fresh
 from helpers.data_files import real_data
 from helpers.interrupted import stopped_after_steps
 from paper.segmentation.data import WholeImages
-from paper.segmentation.scores import confusion_matrix
+from paper.segmentation.evaluation import confusion_matrix
 from paper.segmentation.setr import SetrPupForSemanticSegmentation, poly_schedule
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -244,7 +244,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
         (["--task", "cats", "--data_dir", "x"], DataError, "has no JPEGs"),
         (["--task", "camvid"], DataError, "the labels of camvid are built in"),
         (["--data_dir", "no/such/folder"], DataError, "has no JPEGs"),
-        (["--method", "magic"], GatedPromptError, "unknown method 'magic'. Choose from: gated, gate_only"),
+        (["--method", "magic"], GatedPromptError, "--method: invalid choice: 'magic' .*gated.*, .*gate_only"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--pooling", "patches"], GatedPromptError, "--pooling patches has no effect: the heads read patch tokens"),
         (["--gate_init", "nan"], ConfigError, "gate_init"),

@@ -3,7 +3,6 @@
 The training scripts run in this process, for starting one takes longer than these runs do.
 """
 
-import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,35 +17,17 @@ from PIL import Image
 
 import reproduce_tables
 from gated_prompt.convert import convert_backbone
-from gated_prompt.errors import GatedPromptError
 from helpers.accelerate_state import fresh
-from helpers.interrupted import stopped_after_steps
+from helpers.interrupted import stopped_after_steps, train_here
 from helpers.timm_reference import random_state
 from paper import jobs, records
-from paper.records import FAILURE, failure_is_noted, read_records
+from paper.cost import Speed, cost_of
+from paper.jobs import Run
+from paper.records import read_records
 
 pytestmark = pytest.mark.filterwarnings("ignore::gated_prompt.images.InexactDataWarning")
 QUICK = ["--num_train_epochs", "2", "--warmup_epochs", "0", "--per_device_train_batch_size", "16"]
 QUICK += ["--num_virtual_tokens", "2", "--dataloader_num_workers", "0"]
-
-
-def train_here(run, output, log, threads, cwd) -> None:
-    """What `jobs._train` does, without processes."""
-    words = run.command(output, threads)
-    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    failure = output / "failure.json"
-    failure.unlink(missing_ok=True)
-    fresh()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FAILURE, str(failure))
-        try:
-            with failure_is_noted():
-                importlib.import_module(Path(words[script]).stem).main(words[script + 1 :])
-        except GatedPromptError as error:
-            kind = json.loads(failure.read_text())["kind"]
-            raise (jobs.DataError if kind == "DataError" else GatedPromptError)(str(error)) from error
-        finally:
-            fresh()
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +102,7 @@ def table(*argv: object) -> tuple[int, str]:
 
 def test_the_dry_run_finds_what_is_missing(mae, moco, vtab, fgvc, tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
-    common = ["--dry_run", "--output_dir", out, "--tasks", "dtd", "svhn", "--vtab_dir", vtab]
+    common = ["--dry_run", "--output_dir", out, "--tasks", "dtd", "svhn", "dmlab", "--vtab_dir", vtab]
     (vtab / "svhn" / "images" / "test" / "000003.jpg").unlink()
     status, said = table(*common, "--backbone", mae, "--", *QUICK)
     report = json.loads((out / "vtab-mae-dry_run.json").read_text())
@@ -129,11 +110,16 @@ def test_the_dry_run_finds_what_is_missing(mae, moco, vtab, fgvc, tmp_path, monk
     assert any("svhn: test: " in fault and "000003.jpg" in fault for fault in report["missing"])
     assert report["tasks"]["dtd"]["counts"] == {"train800val200": 30, "train800": 24, "test": 9, "val200": 6}
     assert report["tasks"]["dtd"]["states"]["test"] == "inexact"
-    assert report["runs"] == 2 * 3 * (7 + 5)
+    assert report["runs"] == 3 * 3 * (7 + 5)
+    (dmlab,) = [fault for fault in report["missing"] if "dmlab" in fault]
+    assert dmlab.startswith("dmlab: all of it. ")
+    speed = report["speed"]["gated"]
+    assert f"| dmlab | missing |  |  |  | 36 | {hours_of_dmlab(report['speed']):.2f} |" in said
+    assert speed["train_operations"] > 1.9 * speed["eval_operations"] > 0
     assert report["weights"]["checkpoint"] is None and len(report["weights"]["md5"]) == 32
     assert all(speed["train"] > 0 and speed["eval"] > 0 for speed in report["speed"].values())
     assert set(report["speed"]) == {"shallow", "deep", "gated"}
-    assert "| dtd |" in said and "Missing: " in said
+    assert "| dtd |" in said and "Missing:\n\n- " in said
     assert not list(out.glob("runs/*"))
 
     monkeypatch.setitem(records.KNOWN, report["weights"]["md5"][:6], "the published file")
@@ -141,6 +127,34 @@ def test_the_dry_run_finds_what_is_missing(mae, moco, vtab, fgvc, tmp_path, monk
     table(*other, "--backbone", moco, "--methods", "gated", "--", *QUICK)
     report = json.loads((out / "fgvc-moco-dry_run.json").read_text())
     assert report["tasks"]["flowers"]["turned"] == [1, 107]
+
+
+def hours_of_dmlab(speeds: dict) -> float:
+    """Of two epochs: seven rates on 800 and 200 images, five seeds on 1000 and 22,735."""
+    seconds = [(7 * 1600 + 5 * 2000) * one["train"] + (7 * 200 + 5 * 22735) * one["eval"] for one in speeds.values()]
+    return sum(seconds) / 3600
+
+
+def test_the_dry_run_of_ade20k(mae, tmp_path) -> None:
+    for split, count in {"training": 2, "validation": 1}.items():
+        for kind in ("images", "annotations"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (48, 40)).save(tmp_path / "images" / split / f"{i}.jpg")
+            Image.new("L", (48, 40), 1).save(tmp_path / "annotations" / split / f"{i}.png")
+    argv = ["--dry_run", "--table", "ade20k", "--output_dir", tmp_path / "out", "--ade20k_dir", tmp_path]
+    small = ["--crop_size", "32", "--head_channels", "4", "--auxiliary_blocks", "1", "2", "--max_train_steps", "2"]
+    status, said = table(*argv, "--backbone", mae, "--methods", "gated", "--seeds", 1, "--", *small)
+    report = json.loads((tmp_path / "out" / "ade20k-mae-dry_run.json").read_text())
+    assert status == 1 and "- ade20k: training: 2 of 20210 images" in said
+    assert report["tasks"]["ade20k"]["counts"] == {"training": 2, "validation": 1}
+    assert report["runs"] == 2
+
+    args = ["--crop_size", "32", "--max_train_steps", "2"]
+    run = Run("train_ade20k.py", {"per_device_train_batch_size": 8}, extra=tuple(args), processes=2)
+    seconds = 3600 * cost_of([run], {"validation": 3}, Speed(10.0, 1.0, 0, 0, 0, 0)).hours
+    # An image of 32 x 43 pixels takes two windows. At six scales, it takes 1 + 1 + 2 + 4 + 6 + 12, and mirrored again.
+    assert seconds == pytest.approx(2 * 16 * 10.0 + 3 * (2 + 2 * 26))
 
 
 def test_weights_that_are_not_finite_or_not_those_converted_are_reported(mae, tmp_path) -> None:

@@ -11,7 +11,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 import race_page
 from gated_prompt import GatedPromptError
-from study import draws, frozen_rows, methods, promise, race, records, tasks
+from study import claims, draws, frozen_rows, methods, race, records, tasks
 
 DEPTH = 12
 EXPERIMENTS = methods.experiments()
@@ -154,9 +154,9 @@ def test_tables_of_made_up_records() -> None:
 def test_a_small_task_keeps_labelled_and_test_images_apart() -> None:
     labels = torch.arange(400) % 7
     for seed in range(5):
-        labelled, test, classes = promise.draw(labels, seed)
+        labelled, test, classes = claims.draw_task(labels, seed)
         assert not set(labelled.tolist()) & set(test.tolist())
         assert sorted(torch.cat((labelled, test)).tolist()) == torch.isin(labels, classes).nonzero()[:, 0].tolist()
         counts = labels[labelled].bincount(minlength=7)[classes]
-        assert counts.unique().numel() == 1 and promise.SHOTS[0] <= int(counts[0]) <= promise.SHOTS[1]
-        assert promise.CLASS_COUNTS[0] <= len(classes) <= promise.CLASS_COUNTS[1]
+        assert counts.unique().numel() == 1 and claims.SHOTS[0] <= int(counts[0]) <= claims.SHOTS[1]
+        assert claims.CLASS_COUNTS[0] <= len(classes) <= claims.CLASS_COUNTS[1]

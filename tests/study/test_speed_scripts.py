@@ -9,7 +9,7 @@ import torch
 from gated_prompt import find_vision_transformer
 from helpers.models import bank_of
 from speed.clock import Run, Setting, peak_memory
-from speed.comparison import main
+from speed.compare import main
 from speed.contenders import CONTENDERS, Research, deep, extra_tokens, logits_of, plain, prompted
 from speed.tables import ratio
 

@@ -12,8 +12,9 @@ import miniature_page
 import real_page
 import study_results
 from gated_prompt import GatedPromptError
-from study import check, command, miniature, real, records, tasks
+from study import check, miniature, records, tasks
 from study.miniature import Run
+from study.run import main
 from study.training import accuracy, predict, reader, start_head
 
 DEPTH = 3
@@ -68,10 +69,10 @@ def row_record(row: str, read_from: int = DEPTH - 1, rate: float = 0.01) -> dict
 
 @pytest.mark.parametrize("row", ["shallow", "full", "zero_start_best", "lora8_start_best", "gated_start_sample_best"])
 def test_a_row_trains(backbone: Path, task: tasks.Task, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(real, "START_IMAGES", 12)
-    result = real.execute(row_record(row), 0.1, task, backbone, seed=0)
+    monkeypatch.setattr(check, "START_IMAGES", 12)
+    result = check.train_again(row_record(row), 0.1, task, backbone, seed=0)
     assert result["losses"][-1] < result["losses"][0]
-    assert len(result["curve"]) == 10 + real.ROWS[row].fitted
+    assert len(result["curve"]) == 10 + check.ROWS[row].fitted
     assert 0 <= result["test"] <= 1
 
 
@@ -160,15 +161,15 @@ def test_a_stopped_miniature_continues(short: None, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(miniature, "execute", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
-        command.main(argv)
+        main(argv)
     first = (tmp_path / "mae-digits.jsonl").read_text()
     assert len(first.splitlines()) == 3
-    assert command.main(argv) == 0
+    assert main(argv) == 0
     whole = (tmp_path / "mae-digits.jsonl").read_text()
     assert whole.startswith(first)
     assert len(whole.splitlines()) == 8  # two rates and two more seeds, for each of two rows
     assert len(calls) == 4 + 5
-    command.main(argv)
+    main(argv)
     assert len(calls) == 9
 
 
@@ -204,7 +205,7 @@ def test_starting_late_changes_nothing(short: None, row: str) -> None:
 )
 def test_names_are_checked(argv: list[str], message: str) -> None:
     with pytest.raises(GatedPromptError, match=message):
-        command.main(argv)
+        main(argv)
 
 
 # Pages and check.
@@ -261,7 +262,7 @@ def test_check_runs_a_new_seed_and_compares(short: None, tmp_path: Path, monkeyp
     for rate, seed, share in ((0.03, 0, 0.9), (0.03, 1, 0.91), (0.03, 2, 0.89), (0.1, 0, 0.1)):
         record = made(Run("mae", "digits", "linear", rate, seed), share, share)
         records.append(tmp_path / "miniature" / "mae-digits.jsonl", json.loads(json.dumps(record)))
-    assert command.main(["check-miniature", "--backbones", "mae", "--tasks", "digits"]) == 1
+    assert main(["check-miniature", "--backbones", "mae", "--tasks", "digits"]) == 1
     assert "OUT  mae digits linear" in capsys.readouterr().out  # two steps cannot reach 90 %
 
 
@@ -277,7 +278,7 @@ def test_check_of_the_real_backbone(
     for seed in (0, 1):
         records.append(file, {"kind": "run", **row_record("zero_start_best"), "seed": seed, "test": 1.0})
     argv = ["check-real", "--data_dir", str(tmp_path), "--backbone", str(backbone), "--tasks", "dtd10"]
-    assert command.main(argv) == 1
+    assert main(argv) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("OUT")] == [
         "OUT  made, probe of block 1, test: 100.0, committed 50.0 ± 1.1"

@@ -8,20 +8,20 @@ import torch
 
 from gated_prompt import GatedPromptError
 from helpers.data_files import real_data
-from study import sprites, tasks
+from study import tasks
 
 
 @pytest.mark.parametrize(
     ("index", "position", "orientation"), [(0, 0, 0), (2, 0, 2), (9, 1, 1), (63, 7, 7), (64, 0, 0), (70, 0, 6)]
 )
 def test_labels_by_hand(index: int, position: int, orientation: int) -> None:
-    assert sprites.label(index, "position") == position
-    assert sprites.label(index, "orientation") == orientation
+    assert tasks.sprite_label(index, "position") == position
+    assert tasks.sprite_label(index, "orientation") == orientation
 
 
 def ink(index: int) -> np.ndarray:
     """How much of each pixel the sprite covers, (32, 32), measured in the image alone."""
-    picture = sprites.draw(index).astype(float)
+    picture = tasks.draw_sprite(index).astype(float)
     ground = np.median(picture, (0, 1))
     off = np.abs(picture - ground).sum(2)
     return off / off.max()
@@ -32,7 +32,7 @@ def test_pictures_show_their_position() -> None:
     columns = np.arange(32) + 0.5
     for index in range(128):
         seen = (ink(index).sum(0) * columns).sum() / ink(index).sum()
-        low = 7 + 18 / 8 * sprites.label(index, "position")
+        low = 7 + 18 / 8 * tasks.sprite_label(index, "position")
         assert low - 1.5 < seen < low + 18 / 8 + 1.5, index
 
 
@@ -44,15 +44,15 @@ def test_pictures_show_their_orientation() -> None:
         x, y = ((cover * axis).sum() / cover.sum() for axis in (across, down))
         arm = np.where(cover > 0.15, (across - x) + 1j * (y - down), 0)
         tip = arm.flat[np.abs(arm).argmax()]
-        off = np.abs(np.angle(tip * np.exp(-0.25j * np.pi * sprites.label(index, "orientation"))))
+        off = np.abs(np.angle(tip * np.exp(-0.25j * np.pi * tasks.sprite_label(index, "orientation"))))
         assert off < np.deg2rad(22.5), index
 
 
 def test_pictures_are_the_same_everywhere() -> None:
-    np.testing.assert_array_equal(sprites.draw(5), sprites.draw(5))
-    assert not np.array_equal(sprites.draw(5), sprites.draw(69))  # same labels, another image
-    assert sprites.draw(0).shape == (32, 32, 3)
-    assert [int(sprites.draw(i).astype(int).sum()) for i in (0, 1, 63)] == SUMS
+    np.testing.assert_array_equal(tasks.draw_sprite(5), tasks.draw_sprite(5))
+    assert not np.array_equal(tasks.draw_sprite(5), tasks.draw_sprite(69))  # same labels, another image
+    assert tasks.draw_sprite(0).shape == (32, 32, 3)
+    assert [int(tasks.draw_sprite(i).astype(int).sum()) for i in (0, 1, 63)] == SUMS
 
 
 SUMS = [157177, 205340, 249681]

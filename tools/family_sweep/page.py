@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from paper.generated import fill
+from paper.markdown import fill
 
 PAGE, RESULTS = ROOT / "docs" / "families.md", Path(__file__).with_name("results.json")
 REASONS = {  # a part of the message, and what it is about

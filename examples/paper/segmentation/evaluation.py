@@ -1,30 +1,39 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Plot predicted label maps next to the images and the ground truth."""
+"""The confusion matrix of a whole data set, distributed over all processes, and a picture of some predictions."""
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from gated_prompt.data.ade20k import IGNORE
+from gated_prompt.finetune.segmentation.scores import confusion_of
+from gated_prompt.segmentation.colours import palette
 from gated_prompt.segmentation.sliding_window import Predict
 
 from .data import SegmentationTask, WholeImages
 
 PICTURES = 4
-GOLDEN = 0.618034  # steps of this size keep neighbouring hues apart for any number of classes
 Row = tuple[Image.Image, np.ndarray, np.ndarray]
 
 
-def palette(num_classes: int) -> np.ndarray:
-    """Return colours (256, 3) uint8 for labels 0 to `num_classes` - 1. Other labels and ignored pixels are white."""
-    colours = np.full((256, 3), 255, dtype=np.uint8)
-    for label in range(num_classes):
-        value = (0.9, 0.65)[label % 2]
-        colours[label] = [round(255 * part) for part in colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.75, value)]
-    return colours
+def confusion_matrix(
+    model: nn.Module, data: WholeImages, predict: Predict, num_classes: int, accelerator: Accelerator
+) -> Tensor:
+    """Compute the confusion matrix (K, K) over all images of `data`, distributed over all processes."""
+    model = accelerator.unwrap_model(model).eval()
+    mine = range(accelerator.process_index, len(data), accelerator.num_processes)  # each image once
+    loader = DataLoader(Subset(data, mine), batch_size=None)
+    found = torch.zeros(num_classes, num_classes, dtype=torch.long, device=accelerator.device)
+    for pixels, labels in tqdm(loader, desc="evaluate", disable=not accelerator.is_main_process, leave=False):
+        predicted = predict(model, pixels.to(accelerator.device)).argmax(0)
+        found += confusion_of(predicted, labels.to(accelerator.device), num_classes)
+    return accelerator.reduce(found).cpu()
 
 
 def plot_predictions(path: Path, rows: list[Row], class_names: list[str]) -> None:
