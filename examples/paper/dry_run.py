@@ -4,7 +4,7 @@
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,10 @@ PIXELS = 3 * 4  # bytes of a pixel that is kept in memory
 
 @dataclass
 class TaskReport:
-    """What was found of one task: by split counts and state, what is wrong, and seconds to decode an image."""
+    """What was found of one task: by split counts and state, what is wrong, and seconds to decode an image.
+
+    `absent`: there is no folder of this task at all.
+    """
 
     task: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -43,6 +46,17 @@ class TaskReport:
     turned: tuple[int, int] = (0, 0)
     decode_seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
+    small: dict[str, str] = field(default_factory=dict)
+    absent: bool = False
+
+    @property
+    def faults(self) -> list[str]:
+        """One line for each fault, and one for all splits that are too small. Without any data, the first fault."""
+        if self.absent:
+            return []
+        small = ", ".join(f"{split} {counts}" for split, counts in self.small.items())
+        lines = [f"{self.task}: fewer images than the benchmark has ({small})"] if small else []
+        return lines + [f"{self.task}: {fault}" for fault in self.missing[: None if self.counts else 1]]
 
     @property
     def cells(self) -> list[str]:
@@ -74,7 +88,8 @@ def dry_run(
             runs_here += len(runs)
         total, count = total + own, count + runs_here
         cells.append([task, *report.cells, str(runs_here), f"{own.hours:.2f}"])
-    missing = [fault for report in reports.values() for fault in faults_of(report)] + weights.faults
+    missing = [*_absent(common, reports), *(fault for report in reports.values() for fault in report.faults)]
+    missing += weights.faults
     head = ["task", "images", "state", "EXIF turns", "decode, ms", "runs", "hours"]
     text = lines(head, *cells, ["all", *[""] * 4, str(count), f"{total.hours:.2f}"])
     notes = [weights.text(), *_notes(common, reports.values(), speeds, total)]
@@ -140,9 +155,10 @@ def check_data(task: str, common: Common) -> TaskReport:
             turned, looked = count_turned(data.images)
             report.turned = report.turned[0] + turned, report.turned[1] + looked
             if data.provenance.expected_count not in (None, len(data)):
-                report.missing.append(f"{split}: {len(data)} of {data.provenance.expected_count} images")
+                report.small[split] = f"{len(data)} of {data.provenance.expected_count}"
         except (DataError, ImportError) as error:
             report.missing.append(f"{split}: {error}")
+    report.absent = bool(place) and not report.counts and not _has_folder(task, Path(str(place)))
     return report
 
 
@@ -173,8 +189,14 @@ def count_turned(images: Any) -> tuple[int, int]:
     return turned, len(paths)
 
 
-def faults_of(report: TaskReport) -> list[str]:
-    """One line for each fault. A task without any data is one fault, told by its first split."""
-    if report.counts:
-        return [f"{report.task}: {fault}" for fault in report.missing]
-    return [f"{report.task}: all of it. {report.missing[0].partition(': ')[2]}"]
+def _has_folder(task: str, place: Path) -> bool:
+    return any((place / part / task).is_dir() for part in ("", "vtab-1k")) if task in VTAB else place.is_dir()
+
+
+def _absent(common: Common, reports: Mapping[str, TaskReport]) -> list[str]:
+    """One line for all tasks that have no folder."""
+    names = [task for task, report in reports.items() if report.absent]
+    if not names:
+        return []
+    place = common.vtab_dir if names[0] in VTAB else common.fgvc_dir
+    return [f"{', '.join(names)}: no folders of these names in {place}. docs/data.md says what belongs there."]

@@ -103,7 +103,9 @@ def published_sizes(task: str) -> dict[str, int]:
 
 def num_classes_of(task: str) -> int:
     """How many classes the benchmark has."""
-    return ADE20K.num_classes if task == "ade20k" else ({**TASKS, **fgvc.FGVC})[task].num_classes
+    if task == "ade20k":
+        return ADE20K.num_classes
+    return TASKS[task].num_classes if task in TASKS else fgvc.FGVC[task].num_classes
 
 
 def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:

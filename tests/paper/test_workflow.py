@@ -112,7 +112,7 @@ def test_the_dry_run_finds_what_is_missing(mae, moco, vtab, fgvc, tmp_path, monk
     assert report["tasks"]["dtd"]["states"]["test"] == "inexact"
     assert report["runs"] == 3 * 3 * (7 + 5)
     (dmlab,) = [fault for fault in report["missing"] if "dmlab" in fault]
-    assert dmlab.startswith("dmlab: all of it. ")
+    assert dmlab.startswith("dmlab: no folders of these names in ")
     speed = report["speed"]["gated"]
     assert f"| dmlab | missing |  |  |  | 36 | {hours_of_dmlab(report['speed']):.2f} |" in said
     assert speed["train_operations"] > 1.9 * speed["eval_operations"] > 0
@@ -146,7 +146,10 @@ def test_the_dry_run_of_ade20k(mae, tmp_path) -> None:
     small = ["--crop_size", "32", "--head_channels", "4", "--auxiliary_blocks", "1", "2", "--max_train_steps", "2"]
     status, said = table(*argv, "--backbone", mae, "--methods", "gated", "--seeds", 1, "--", *small)
     report = json.loads((tmp_path / "out" / "ade20k-mae-dry_run.json").read_text())
-    assert status == 1 and "- ade20k: training: 2 of 20210 images" in said
+    assert (
+        status == 1
+        and "- ade20k: fewer images than the benchmark has (training 2 of 20210, validation 1 of 2000)" in said
+    )
     assert report["tasks"]["ade20k"]["counts"] == {"training": 2, "validation": 1}
     assert report["runs"] == 2
 
