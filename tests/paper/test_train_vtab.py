@@ -225,7 +225,7 @@ def test_digits_are_split_like_vtab() -> None:
         (["--checkpointing_steps", "0"], GatedPromptError, "--checkpointing_steps is '0'. Give 'epoch' or a number"),
         (["--backbone", "no/such-model"], GatedPromptError, "cannot load --backbone 'no/such-model'"),
         (["--gate_init", "nan", "--num_virtual_tokens", "0"], ConfigError, r"2 fault\(s\)"),
-        (["--insert_at", "9"], ConfigError, "insert_at is 9; the last block"),
+        (["--insert_at", "9"], ConfigError, "insert_at is 9. The last block"),
         (["--resume_from_checkpoint", "no/such"], GatedPromptError, "no checkpoint to resume from"),
     ],
 )
