@@ -219,7 +219,10 @@ def test_groups_hold_everything_that_is_trained_once(backbone, method) -> None:
 
 
 def test_settings_for_what_is_not_trained_are_refused(backbone) -> None:
-    for method, words in (("shallow", "the group has no trainable parameters"), ("lora", "gates have their own settings")):
+    for method, words in (
+        ("shallow", "the group has no trainable parameters"),
+        ("lora", "gates have their own settings"),
+    ):
         with pytest.raises(GatedPromptError, match=words):
             optimizer_groups(build(backbone, method), 0.1, 0.0, {"gates": {"lr": 1.0}})
 
