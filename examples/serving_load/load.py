@@ -48,7 +48,7 @@ class Client(FastHttpUser):
     def ask(self) -> None:
         """Send a random image to a random adapter."""
         name, place = random.choice(self.names), random.randrange(len(IMAGES))
-        response = repeated(self.client, "post", f"/v1/classify/{name}?top_k=1000", "classify", data=IMAGES[place])
+        response = repeated(self.client, "POST", f"/v1/classify/{name}?top_k=1000", "classify", data=IMAGES[place])
         if response.status_code == 200:
             self.compare(name, place, response)
 
@@ -78,12 +78,12 @@ class Churner(FastHttpUser):
         headers = {"Authorization": f"Bearer {os.environ.get('GATED_PROMPT_TOKEN', '')}"}
         url = f"/v1/adapters/{self.NAME}"
         for name, source in zip(("add", "replace"), sources, strict=True):
-            put = repeated(self.client, "put", url, name, json={"source": source}, headers=headers)
-            answer = repeated(self.client, "post", f"/v1/classify/{self.NAME}", f"ask after {name}", data=IMAGES[0])
+            put = repeated(self.client, "PUT", url, name, json={"source": source}, headers=headers)
+            answer = repeated(self.client, "POST", f"/v1/classify/{self.NAME}", f"ask after {name}", data=IMAGES[0])
             if put.status_code == answer.status_code == 200 and put.json()["sha256"] != answer.json()["sha256"]:
                 report(self.environment, f"after {name}, the answer was that of another version")
-        repeated(self.client, "delete", url, "delete", right=(204, 404), headers=headers)
-        gone = repeated(self.client, "post", f"/v1/classify/{self.NAME}", "ask after delete", (404,), data=IMAGES[0])
+        repeated(self.client, "DELETE", url, "delete", right=(204, 404), headers=headers)
+        gone = repeated(self.client, "POST", f"/v1/classify/{self.NAME}", "ask after delete", (404,), data=IMAGES[0])
         if gone.status_code == 200:
             report(self.environment, "a deleted adapter answered")
 

@@ -28,7 +28,7 @@ from gated_prompt.sharing.classifier import used_folder
 
 from . import plan, records
 
-BATCH, ROUNDS, SECONDS, MEMORY = 16, 9, {"tiny": 2.0, "small": 6.0}, 2**30
+BATCH, ROUNDS, SECONDS, MEMORY = 16, 9, {"tiny": 1.5, "small": 4.0}, 2**30
 INT8 = "int8.onnx"
 
 

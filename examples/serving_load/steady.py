@@ -26,7 +26,7 @@ from . import load, plan, records
 from .started import Started, started, users_of
 
 TASKS, CLIENTS = 16, 8
-SECONDS = 240.0  # of each run
+SECONDS = 180.0  # of each run
 MEMORY = 0.12  # megabytes, for about 11 adapters: the others are loaded again at every request
 RUNS: dict[str, dict[str, object]] = {"torch": {}, "engine": {}, "killed": {"replicas": 2, "cpus": 0.5}}
 

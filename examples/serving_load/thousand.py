@@ -10,8 +10,8 @@ from . import plan, records
 from .started import Row, started, under_load
 
 COUNTS, CLIENTS = (1, 1000), 8
-ROUNDS = {"tiny": 7, "small": 4}  # each visits the four servers once, so a slow minute hits all alike
-SECONDS = {"tiny": 8.0, "small": 20.0}  # of each visit
+ROUNDS = {"tiny": 7, "small": 3}  # each visits the four servers once, so a slow minute hits all alike
+SECONDS = {"tiny": 8.0, "small": 16.0}  # of each visit
 
 
 def main(args: Namespace) -> None:
