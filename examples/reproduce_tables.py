@@ -108,7 +108,7 @@ def check_extra(runs: Sequence[Run]) -> None:
         names = {*run.arguments, "learning_rate", "output_dir", "resume_from_checkpoint"}
         own = [text for text in run.extra if text[:2] == "--" and text[2:].split("=")[0].replace("-", "_") in names]
         if own:
-            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run; leave it out")
+            raise GatedPromptError(f"{own[0]} after -- is set by the table for each run. Leave it out.")
         arguments_of(run)
 
 

@@ -141,6 +141,7 @@ def too_many_semicolons() -> list[str]:
         "pages": (file.read_text(encoding="utf-8") for file in PAGES),
         "docstrings": (text for source in sources for text in docstrings(source)),
         "comments": (text for source in sources for text in comments(source)),
+        "messages": (text for source in sources for text in messages(source)),
     }
     rates = {kind: semicolons(texts) for kind, texts in kinds.items()}
     return [

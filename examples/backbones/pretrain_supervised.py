@@ -50,7 +50,7 @@ class Arguments:
     )
     output_dir: str = option("folder for all results", "runs/supervised")
     num_train_epochs: int = option("passes over the training images", 3)
-    warmup_steps: int = option("steps of linear warm-up; a cosine follows", 30)
+    warmup_steps: int = option("steps of linear warm-up, before a cosine", 30)
     per_device_train_batch_size: int = option("images per process and step", 64)
     learning_rate: float = option("peak learning rate of AdamW", 1e-3)
     weight_decay: float = option("on matrices, not on biases and norms", 0.05)

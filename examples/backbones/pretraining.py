@@ -91,7 +91,7 @@ def train_epochs(
             total += loss.detach()
         mean = accelerator.gather(total / len(loader)).mean().item()
         if not math.isfinite(mean):
-            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}; lower --learning_rate and start again")
+            raise SystemExit(f"the loss of epoch {epoch + 1} is {mean}. Lower --learning_rate and start again.")
         if accelerator.is_main_process:
             seconds = round(time.perf_counter() - start, 1)
             with log.open("a") as file:

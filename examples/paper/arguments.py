@@ -37,26 +37,26 @@ class RunArguments:
     backbone_kind: str = option("for --preset and --pooling auto. auto takes it from the name", "auto", BACKBONE_KINDS)
     method: str = option("what is trained", "gated", METHODS)
     preset: str = option(
-        "paper: batch size, prompts, learning rate and gate_init of the paper's Table 5, with the official code's "
-        "head; recommended: the recipe that docs/benchmark.md led to, for few images and epochs; arguments that are "
-        "given win",
+        "paper (batch size, prompts, learning rate and gate_init of the paper's Table 5, with the official code's "
+        "head), or recommended (the recipe that docs/benchmark.md led to, for few images and epochs). Arguments that "
+        "are given override it",
         "none",
         PRESETS,
     )
     read_block: str = option(
-        "block whose output the head reads, from 0; best: that with the best linear probe on validation images; or "
-        "last",
+        "block whose output the head reads, counted from 0, or last, or best for the one with the best linear probe "
+        "on validation images",
         "last",
     )
     output_dir: str = option("where everything is written", "runs/vtab")
     seed: int = option("random seed of head, prompts, order, crops and dropout", 42)
     num_train_epochs: int = option("passes over the training images", 100)
-    warmup_epochs: int = option("epochs of linear warm-up. The first runs at rate 0", 10)
+    warmup_epochs: int = option("epochs of linear warm-up. The first epoch runs at rate 0", 10)
     per_device_train_batch_size: int = option("images per process and step", 128)
     per_device_eval_batch_size: int = option("images per process and step, to score", 256)
     dataloader_num_workers: int = option("processes that decode images", 0)
     optimizer: str = option(
-        "sgd: the paper's; or adamw, which gets further in few epochs, at rates near 0.03", "sgd", ("sgd", "adamw")
+        "sgd, as in the paper, or adamw, which gets further in few epochs, at rates near 0.03", "sgd", ("sgd", "adamw")
     )
     learning_rate: float = option("peak learning rate. With SGD the paper tries 0.05 to 5", 0.03)
     prompt_learning_rate: float | None = option("learning rate of the prompts (default: --learning_rate)", None)
@@ -74,8 +74,8 @@ class RunArguments:
         "how prompts are initialized: random, or from the training images", "random", ("random", *STARTS)
     )
     head_init: str = option(
-        "model: transformers' initial head; kaiming: the official code's; probe: a linear probe of what the head "
-        "will see of the training images",
+        "model (transformers' initial head), kaiming (the official code's), or probe (a linear probe of what the head "
+        "will see of the training images)",
         "model",
         HEAD_INITS,
     )
@@ -116,7 +116,9 @@ def parse_arguments(
         args.method = BEST_METHOD
     for name, value in PROMPT_METHODS.get(args.method, {}).items():
         if given.get(name, value) != value:
-            raise GatedPromptError(f"--{name} {given[name]} contradicts --method {args.method}; leave one of them out")
+            raise GatedPromptError(
+                f"--{name} {given[name]} contradicts --method {args.method}. Leave one of them out."
+            )
     chosen = _preset(args, task_of)
     if "batch_size" in chosen and "per_device_train_batch_size" not in given:
         args.per_device_train_batch_size = _share(args.preset, chosen["batch_size"])
@@ -162,7 +164,7 @@ def _share(preset: str, batch_size: int) -> int:
     processes = PartialState().num_processes
     if batch_size % processes:
         raise GatedPromptError(
-            f"--preset {preset} has batches of {batch_size} images, which {processes} processes cannot share equally; "
-            "give --per_device_train_batch_size, or start another number of processes"
+            f"--preset {preset} has batches of {batch_size} images, which {processes} processes cannot share equally. "
+            "Give --per_device_train_batch_size, or start another number of processes."
         )
     return batch_size // processes

@@ -53,8 +53,8 @@ def build(args: RunArguments, prompts: Any, task: Task) -> torch.nn.Module:
     config = AutoConfig.from_pretrained(args.backbone)
     if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
         PartialState().print(
-            f"the head of {args.backbone} for {config.num_labels} classes is left out; a new one for "
-            f"{len(task.class_names)} classes is trained"
+            f"the head of {args.backbone} for {config.num_labels} classes is left out. A new one for "
+            f"{len(task.class_names)} classes is trained."
         )
     return model
 
@@ -209,7 +209,7 @@ def train_and_score(
             print(f"accuracy of the best epoch on validation, {best['epoch']}: {best['test']:.4f}")
         if args.linear_probe:
             print(f"accuracy of a linear probe: {results['linear_probe_accuracy']:.4f}")
-        print(f"trained for {done.seconds:.0f} s; results.json and the trained weights are in {output}")
+        print(f"trained for {done.seconds:.0f} s. See results.json and the trained weights in {output}")
     accelerator.end_training()
     return results
 

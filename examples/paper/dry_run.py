@@ -123,7 +123,7 @@ def _notes(common: Common, reports: Iterable[TaskReport], speeds: dict[str, Spee
     side = transform_for(os.path.expandvars(common.backbone), "dtd").size
     kept = max((report.counts.get("train800val200", 0) for report in reports), default=0) * PIXELS * side**2 / 2**20
     device = environment()["device"]
-    hours = f"Hours: extrapolated from {STEPS} steps of each method in {precision} on {device}; not run."
+    hours = f"Hours: extrapolated from {STEPS} steps of each method in {precision} on {device}, not run."
     if not on_gpu:
         hours += (
             f" An A100 in bf16 would take about {total.a100_hours:.1f} hours if it reached {REACHED:.0%} of its "

@@ -121,7 +121,7 @@ def choose(what: str, asked: Sequence[str] | None, known: Sequence[str]) -> list
     """
     unknown = [name for name in asked or () if name not in known]
     if unknown:
-        raise GatedPromptError(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+        raise GatedPromptError(f"unknown {what} {unknown[0]!r}. Choose from: {', '.join(known)}.")
     return [name for name in known if asked is None or name in asked]
 
 
@@ -134,8 +134,8 @@ def choose_rows(name: str, kind: str, methods: Sequence[str] | None) -> list[Row
     table = TABLES[name]
     if kind not in table.rows:
         raise GatedPromptError(
-            f"the paper's tables are for MAE and MoCo v3, and the name of --backbone tells neither; say which with "
-            f"--backbone_kind {' or '.join(table.rows)}"
+            f"the paper's tables are for MAE and MoCo v3, but the name of --backbone contains neither. Choose with "
+            f"--backbone_kind {' or '.join(table.rows)}."
         )
     rows = table.rows[kind]
     own = list(dict.fromkeys(row.method for row in rows))

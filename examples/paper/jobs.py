@@ -181,7 +181,7 @@ def _train(run: Run, output: Path, log: IO[bytes], threads: int, cwd: str | None
     end = "\n".join((output / "log.txt").read_text(errors="replace").splitlines()[-8:])
     kind = json.loads(failure.read_text())["kind"] if failure.is_file() else ""
     error = DataError if kind == DataError.__name__ else GatedPromptError
-    raise error(f"{run.name} ended with status {done.returncode}; {output / 'log.txt'}:\n{end}")
+    raise error(f"{run.name} ended with status {done.returncode}. See {output / 'log.txt'}:\n{end}")
 
 
 def _check(run: Run, results: Mapping[str, Any], file: Path) -> None:
@@ -191,5 +191,5 @@ def _check(run: Run, results: Mapping[str, Any], file: Path) -> None:
         if what in run.identity and what in used and used[what] != run.identity[what]:
             file.unlink()
             raise GatedPromptError(
-                f"the {what} of {run.name} changed after the table was begun; start the command again"
+                f"the {what} of {run.name} changed after the table was begun. Start the command again."
             )

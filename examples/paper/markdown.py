@@ -22,7 +22,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     for row, content in rows.items():
         if content["mean_of_those_there"] is not None and content["missing"]:
             notes.append(
-                f"Missing in {row}: {', '.join(content['missing'])}; the mean of the others is "
+                f"Missing in {row}: {', '.join(content['missing'])}. The mean of the others is "
                 f"{content['mean_of_those_there']:.2f} and compares with no published mean."
             )
     notes += [f"Diverged, and not counted: {name}." for name in summary["diverged"]]
@@ -66,9 +66,7 @@ def fill(page: str, parts: Mapping[str, str]) -> str:
     for name, text in parts.items():
         start, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         if page.count(start) != 1:
-            raise GatedPromptError(
-                f"{page.count(start)} places for the generated part {name!r}; the page must have one"
-            )
+            raise GatedPromptError(f"{page.count(start)} places for the generated part {name!r}. Expected one.")
         before, _, rest = page.partition(start)
         _, _, after = rest.partition(end)
         page = f"{before}{start}\n{text.strip()}\n\n{end}{after}"

@@ -140,11 +140,11 @@ def paper_preset(task: str, kind: str, method: str) -> Preset:
         GatedPromptError: the paper has none for this task or this kind of backbone.
     """
     if task not in TABLE_5:
-        raise GatedPromptError(f"--preset paper has no settings for task {task!r}; it has: {', '.join(TABLE_5)}")
+        raise GatedPromptError(f"--preset paper has no settings for task {task!r}. It has: {', '.join(TABLE_5)}.")
     if kind not in KINDS:
         raise GatedPromptError(
-            "--preset paper has settings for MAE and MoCo v3 only, and the name of --backbone tells neither; say "
-            f"which to take with --backbone_kind {' or '.join(KINDS)}"
+            "--preset paper has settings for MAE and MoCo v3 only, but the name of --backbone contains neither. "
+            f"Choose with --backbone_kind {' or '.join(KINDS)}."
         )
     batch_size, prompts, learning_rate, gate_prior = TABLE_5[task][KINDS.index(kind)]
     if method in ("deep", "zero_start") and prompts == 100:

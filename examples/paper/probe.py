@@ -48,7 +48,9 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
     check_read_block(args.read_block, blocks)
     if args.read_block == "best":
         if parts is None:
-            raise GatedPromptError("--read_block best needs validation images, and there are none here; give a number")
+            raise GatedPromptError(
+                "--read_block best needs validation images, but there are none here. Give a number."
+            )
         data = parts()
         size, workers = args.per_device_eval_batch_size, args.dataloader_num_workers
         train, held = (block_features(backbone, part, accelerator, size, workers) for part in data)
@@ -58,7 +60,7 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
         broadcast_object_list(found)
         read, l2 = found[0]
         set_seed(args.seed)  # the passes have drawn from the generators
-        accelerator.print(f"block {read} has the best linear probe on validation; the head reads it")
+        accelerator.print(f"block {read} has the best linear probe on validation, so the head reads it")
     elif args.read_block == "last":
         read = blocks - 1 if prompts.read_from is None else prompts.read_from
     else:

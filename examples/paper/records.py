@@ -103,7 +103,7 @@ class WeightsReport:
 
     def text(self) -> str:
         origin = self.checkpoint or "no published file of the paper"
-        return f"Weights: {self.backbone}, SHA-256 {self.sha256}; from {origin} (MD5 {self.md5 or 'not recorded'})."
+        return f"Weights: {self.backbone}, SHA-256 {self.sha256}, from {origin} (MD5 {self.md5 or 'not recorded'})."
 
 
 def check_weights(backbone: str) -> WeightsReport:
@@ -197,7 +197,7 @@ def raise_if_diverged(results: Mapping[str, Any]) -> None:
     if results.get("diverged"):
         raise GatedPromptError(
             f"the run diverged: loss or parameters are not finite after epoch {results['diverged']}, so there is no "
-            "accuracy; lower --learning_rate"
+            "accuracy. Lower --learning_rate."
         )
 
 
@@ -209,5 +209,5 @@ def read_records(folder: Path, name: str = "*.json") -> dict[str, dict[str, Any]
             record = json.loads(file.read_text())
             found[json.dumps(record["key"], sort_keys=True)] = dict(record["results"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            tqdm.write(f"{file} is no record of a run of this version ({error}); its run is done again")
+            tqdm.write(f"{file} is not a record of a run of this version ({error}), so the run is repeated.")
     return found

@@ -48,11 +48,11 @@ def load_task(
             on, or the data are not what they should be.
     """
     if name not in KNOWN:
-        raise DataError(f"unknown task {name!r}; known tasks: {', '.join(KNOWN)}")
+        raise DataError(f"unknown task {name!r}. Choose from: {', '.join(KNOWN)}.")
     _check_split("--train_split", train_split, TRAIN_SPLITS)
     _check_split("--eval_split", eval_split, EVAL_SPLITS)
     if (train_split, eval_split) == ("train800val200", "val200"):
-        raise DataError("--train_split train800val200 holds the images of --eval_split val200; train on train800")
+        raise DataError("--train_split train800val200 holds the images of --eval_split val200. Train on train800.")
     train, scored = (load_split(name, data_dir, split) for split in (train_split, eval_split))
     return _task(name, train, scored)
 
@@ -64,7 +64,7 @@ def load_fgvc_task(name: str, data_dir: str | None = None, eval_split: str = "te
         DataError: data set or split are unknown (the known ones are listed), or the data are not what they should be.
     """
     if name not in fgvc.FGVC:
-        raise DataError(f"unknown task {name!r}; known tasks: {', '.join(fgvc.FGVC)}")
+        raise DataError(f"unknown task {name!r}. Choose from: {', '.join(fgvc.FGVC)}.")
     _check_split("--eval_split", eval_split, FGVC_EVAL_SPLITS)
     train, scored = (load_split(name, data_dir, split) for split in ("train", eval_split))
     return _task(name, train, scored)
@@ -124,7 +124,7 @@ def _vtab_part(root: Path, name: str, split: str) -> LabelledImages:
 
 def _check_split(argument: str, split: str, known: tuple[str, ...]) -> None:
     if split not in known:
-        raise DataError(f"unknown {argument} {split!r}; known splits: {', '.join(known)}")
+        raise DataError(f"unknown {argument} {split!r}. Choose from: {', '.join(known)}.")
 
 
 def _task(name: str, train: LabelledImages, scored: LabelledImages) -> Task:
@@ -180,7 +180,7 @@ def _digits(split: str) -> LabelledImages:
         source="scikit-learn load_digits (UCI optical recognition of handwritten digits)",
         revision=None,
         exact=True,
-        note="All 1797 scans, shuffled; 800 + 200 to train on, the rest to test.",
+        note="All 1797 scans, shuffled: 800 + 200 to train on, the rest to test.",
         count=len(order),
         expected_count=len(order),
     )

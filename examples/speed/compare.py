@@ -63,14 +63,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     (args,) = CommandLine([Arguments], __doc__).parse(argv)
     unknown = [name for name in args.contenders if name not in CONTENDERS]
     if unknown:
-        sys.exit(f"error: unknown contenders {', '.join(unknown)}; known: {', '.join(CONTENDERS)}")
+        sys.exit(f"error: unknown contenders {', '.join(unknown)}. Choose from: {', '.join(CONTENDERS)}.")
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
     settings = {name: getattr(args, name) for name in ("batch", "device", "bf16", "compiled")}
     results = json.loads(path.read_text()) if path.exists() else {"tables": {}, "settings": settings}
     if results["settings"] != settings:
-        sys.exit(f"error: {path} was measured with {results['settings']}, not {settings}; give another --output_dir")
+        sys.exit(f"error: {path} was measured with {results['settings']}, not {settings}. Give another --output_dir.")
     results["machine"] = machine(args.device)
     for size in args.sizes:
         setting = Setting(size, args.batch, args.device, args.bf16, args.compiled)

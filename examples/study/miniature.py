@@ -124,8 +124,8 @@ def missing(backbone: str, task: str, row: str, found: list[Record]) -> Iterator
     for one in found:
         if one["recipe"] != dict(RECIPE):
             raise GatedPromptError(
-                f"{backbone}-{task}.jsonl was made with the recipe {one['recipe']}, expected {dict(RECIPE)}; use "
-                "another --output_dir"
+                f"{backbone}-{task}.jsonl was made with the recipe {one['recipe']}, expected {dict(RECIPE)}. Use "
+                "another --output_dir."
             )
     rate = chosen_rate(row, found)
     if rate is not None:

@@ -28,7 +28,7 @@ def read(file: Path) -> list[Record]:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise GatedPromptError(f"{file}, line {number} is not a JSON object; remove the line")
+            raise GatedPromptError(f"{file}, line {number} is not a JSON object. Remove the line.")
         found.append(record)
     return found
 

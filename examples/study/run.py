@@ -50,7 +50,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/study"), help="for features and new records")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all whose data are there")
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="experiments or rows; default: all, or a few for check"
+        "--rows", nargs="+", metavar="ROW", help="experiments or rows (default: all, or a few for check)"
     )
     parser.add_argument("--draws", nargs="+", type=int, default=list(DRAWS), choices=DRAWS, help="of the race")
     parser.add_argument(
@@ -71,7 +71,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     for what, given, there in (("tasks", args.tasks, names), ("rows", args.rows, known)):
         unknown = [name for name in given or () if name not in there]
         if unknown:
-            parser.error(f"unknown --{what} {', '.join(unknown)}; known: {', '.join(there)}")
+            parser.error(f"unknown --{what} {', '.join(unknown)}. Choose from: {', '.join(there)}.")
     args.tasks = args.tasks or names
     return args
 

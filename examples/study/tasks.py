@@ -94,7 +94,7 @@ def _listed(data_dir: Path | None, *, folder: str) -> dict[str, Pictures]:
     for part, name in LISTS.items():
         file = where / f"{name}.txt"
         if not file.is_file():
-            raise DataError(f"{file} is missing; each task folder holds {name}.txt beside images/{name}/")
+            raise DataError(f"{file} is missing. Each task folder must have {name}.txt beside images/{name}/.")
         lines = [line.rpartition(" ") for line in file.read_text(encoding="utf-8").splitlines()]
         found[part] = ([decode(where / image, image) for image, _, _ in lines], [int(label) for *_, label in lines])
     return found
@@ -176,7 +176,7 @@ def _cut(images: Sequence[Image.Image], labels: Sequence[int], sizes: Mapping[st
 def _subfolder(data_dir: Path | None, below: str) -> Path:
     folder = None if data_dir is None else data_dir / below
     if folder is None or not folder.is_dir():
-        raise DataError(f"{below} is missing in {data_dir}; give the right --data_dir, or leave the task out")
+        raise DataError(f"{below} is missing in {data_dir}. Give the right --data_dir, or leave the task out.")
     return folder
 
 

@@ -35,11 +35,22 @@ class EnginePool(AdapterCache[LoadedTask]):
         folder: what `gated-prompt export --engine` wrote.
         memory: bytes that all tasks together may take.
         image_side: the largest side of images that the engine may ask for, in pixels.
-        threads: to compute with. 0: one for each core.
+        threads: number of threads that compute. 0 means one for each core.
         graph: name of the file with the graph.
 
     Raises:
-        GatedPromptError: the folder is no engine, or onnxruntime refuses its graph.
+        GatedPromptError: the folder is not an engine, or onnxruntime refuses its graph.
+
+    Example:
+        ```python
+        from pathlib import Path
+        from gated_prompt.engine.pool import EnginePool
+
+        gated_prompt.export_engine("engine", "backbone", {"birds": "me/birds", "cars": "me/cars"})
+        pool = EnginePool(Path("engine"), memory=2**30)
+        with pool.hold(Path("engine/adapters/birds.safetensors")) as birds:
+            logits = pool.logits(pixel_values[:1], [birds])
+        ```
     """
 
     def __init__(
@@ -58,7 +69,7 @@ class EnginePool(AdapterCache[LoadedTask]):
         self._tried: set[str] = set()  # SHA-256 of tasks that have computed an image, which each does once
 
     def logits(self, pixels: Tensor, adapters: Sequence[LoadedTask]) -> list[Tensor]:
-        """Logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own task, in one mixed batch.
+        """Return logits (K_i,) of each image of `pixels` (B, 3, H, W) from its own task, in one mixed batch.
 
         Raises:
             GatedPromptError: the graph does not compute.

@@ -24,6 +24,7 @@ from PIL import Image
 import gated_prompt
 import gated_prompt.convert
 import gated_prompt.engine.export
+import gated_prompt.engine.pool
 import gated_prompt.engine.run
 import gated_prompt.finetune
 from gated_prompt import GatedPromptConfig
@@ -49,6 +50,7 @@ STAND_INS = [
     (gated_prompt, "export_engine"),  # docs/export.md runs it
     (gated_prompt.engine.export, "add_adapter"),
     (gated_prompt.engine.run, "Engine"),
+    (gated_prompt.engine.pool, "EnginePool"),
     (gated_prompt.convert, "convert_backbone"),
     (gated_prompt.convert, "convert_adapter"),
     (gated_prompt.finetune, "train"),

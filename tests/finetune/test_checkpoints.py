@@ -102,7 +102,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(saved, capsy
     assert resume(run.accelerator, "latest", folder) == 2
     assert torch.equal(run.prompts(), before)
     said = capsys.readouterr().out
-    assert f"step_00000004 is damaged: {file} is" in said and "resuming from" in said
+    assert f"step_00000004 is damaged: {file} is" in said and "Resuming from" in said
     with pytest.raises(GatedPromptError, match=f"step_00000004 is damaged: {file} is"):
         resume(Run().accelerator, str(folder / "step_00000004"), folder)
 

@@ -205,7 +205,7 @@ def test_what_lies_beside_parts_is_named_and_left_out(tmp_path: Path, capsys) ->
     assert found.train.names == tuple(COLOURS) and found.test is not None
     assert [len(part) for part in (found.train, found.validation, found.test)] == [12, 12, 12]
     assert set(found.left_out) == {"labels/", "unlabeled/"}
-    assert "left out: labels/: lies beside the parts" in capsys.readouterr().out
+    assert "left out: labels/: is not one of the parts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_names_that_look_alike_are_pointed_out(tmp_path: Path, twin: str) -> Non
 def test_a_decimal_comma(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has '1,5', which .* or write numbers with a point, as in 1\.5\.$"):
         column(tmp_path, ["1,5", "2,25", "3,5", "2,5"])
-    with pytest.raises(DataError, match=r"if it is the name of a class$"):
+    with pytest.raises(DataError, match=r"if it is the name of a class\.$"):
         column(tmp_path, ["red,green", "green", "red", "green,red"])
 
 

@@ -144,10 +144,10 @@ def test_prompts_enter_half_way() -> None:
         (["--preset", "recommended", "--method", "lora"], "recommended is for prompts, and --method lora has none"),
         (["--read_block", "-1"], "--read_block is '-1'. Choose from: best, last, numbers from 0"),
         (["--schedule_by", "day"], "--schedule_by: invalid choice: 'day' .*epoch.*, .*step"),
-        (["--preset", "paper"], "no settings for task 'digits'; it has: caltech101, cifar"),
+        (["--preset", "paper"], "no settings for task 'digits'. It has: caltech101, cifar"),
         (
             ["--preset", "paper", "--task", "dtd", "--backbone", "a/vit"],
-            "say which to take with --backbone_kind mae or",
+            "Choose with --backbone_kind mae or",
         ),
         (["--method", "prompt"], "--method: invalid choice: 'prompt' .*gated.*, .*gate_only.*, .*full.*, .*lora"),
         (["--method", "shallow", "--gates", "true"], "--gates True contradicts --method shallow"),
@@ -274,9 +274,9 @@ def test_the_search_trains_on_800_and_scores_the_200() -> None:
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        (("train800val200", "val200"), "train800val200 holds the images of --eval_split val200; train on train800"),
-        (("train1000", "test"), "unknown --train_split 'train1000'; known splits: train800val200, train800"),
-        (("train800", "val"), "unknown --eval_split 'val'; known splits: test, val200"),
+        (("train800val200", "val200"), "train800val200 holds the images of --eval_split val200. Train on train800"),
+        (("train1000", "test"), "unknown --train_split 'train1000'. Choose from: train800val200, train800"),
+        (("train800", "val"), "unknown --eval_split 'val'. Choose from: test, val200"),
     ],
 )
 def test_splits_that_are_refused(splits, words) -> None:

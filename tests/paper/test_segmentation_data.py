@@ -159,12 +159,12 @@ def test_ade20k(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("rooms",), "unknown task 'rooms'; known tasks: ade20k, camvid. For your own data, give --num_classes"),
-        (("camvid", "x", 11), "the labels of camvid are built in; leave out --num_classes"),
-        (("camvid",), "camvid has no source on the Hub; give --data_dir"),
-        (("rooms", "x", 1), "--num_classes is 1; expected 2 to 255"),
-        (("rooms", "x", 256), "--num_classes is 256; expected 2 to 255"),
-        (("rooms", "x", 255, True), "--num_classes is 255; expected 2 to 254"),
+        (("rooms",), "unknown task 'rooms'. Choose from: ade20k, camvid. For your own data, give --num_classes"),
+        (("camvid", "x", 11), "the labels of camvid are built in. Leave out --num_classes"),
+        (("camvid",), "camvid has no source on the Hub. Give --data_dir"),
+        (("rooms", "x", 1), "--num_classes is 1. Expected 2 to 255"),
+        (("rooms", "x", 256), "--num_classes is 256. Expected 2 to 255"),
+        (("rooms", "x", 255, True), "--num_classes is 255. Expected 2 to 254"),
         (
             ("rooms", "x", 3, False, 2),
             "--ignore_label is 2, expected 0 to 255 outside the classes, which are 0 to 2",

@@ -213,7 +213,7 @@ def test_loss_needs_the_output_of_train_mode() -> None:
 
 @pytest.mark.parametrize("blocks", [[], [0], [4], [5, 9]])
 def test_auxiliary_blocks_must_be_there(backbone, blocks) -> None:
-    with pytest.raises(GatedPromptError, match=r"auxiliary_blocks are \[.*\]; give one or more of 1 to 3"):
+    with pytest.raises(GatedPromptError, match=r"auxiliary_blocks are \[.*\]. Give one or more of 1 to 3"):
         SetrPupForSemanticSegmentation(str(backbone), 7, blocks)
 
 

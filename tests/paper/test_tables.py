@@ -289,7 +289,7 @@ def test_the_text_of_an_incomplete_table_says_so() -> None:
     assert "| mean of tasks | incomplete (1 of 5 tasks) [73.39] |" in text
     assert "Not the benchmark's own images (inexact): cub test: Drawn anew." in text
     assert made["rows"]["gated"]["missing"] == ["flowers", "cars", "dogs", "nabirds"]
-    assert "Missing in gated: flowers, cars, dogs, nabirds; the mean of the others is 50.00" in text
+    assert "Missing in gated: flowers, cars, dogs, nabirds. The mean of the others is 50.00" in text
 
 
 def test_tables_with_more_methods_than_tasks_are_turned() -> None:
@@ -304,10 +304,10 @@ def test_tables_with_more_methods_than_tasks_are_turned() -> None:
             ["--table", "cifar"],
             "--table: invalid choice: 'cifar' .*vtab.*, .*fgvc.*, .*fgvc_prompts.*, .*backbones.*, .*ade20k",
         ),
-        (["--tasks", "dtd", "cub"], "unknown task 'cub'; known: caltech101, cifar, dtd"),
-        (["--methods", "vpt"], "unknown method 'vpt'; known: gated, gate_only, .*lora"),
-        (["--table", "ade20k", "--methods", "lora"], "unknown method 'lora'; known: shallow, deep, gated"),
-        (["--backbone", "some/vit"], "say which with --backbone_kind mae or moco"),
+        (["--tasks", "dtd", "cub"], "unknown task 'cub'. Choose from: caltech101, cifar, dtd"),
+        (["--methods", "vpt"], "unknown method 'vpt'. Choose from: gated, gate_only, .*lora"),
+        (["--table", "ade20k", "--methods", "lora"], "unknown method 'lora'. Choose from: shallow, deep, gated"),
+        (["--backbone", "some/vit"], "Choose with --backbone_kind mae or moco"),
         (["--scheduler", "slurm"], "--scheduler: invalid choice: 'slurm' .*ray.*, .*serial.*, .*none"),
         (["--", "--seed", "3"], "--seed after -- is set by the table"),
         (["--", "--learning_rate=3"], "--learning_rate=3 after -- is set by the table"),
@@ -350,6 +350,6 @@ def test_nothing_run_gives_a_table_that_says_so(tmp_path, capsys) -> None:
 
 def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path) -> None:
     (tmp_path / "fails.py").write_text("raise SystemExit('no such bird')")
-    with pytest.raises(GatedPromptError, match=r"ended with status 1; .*log.txt:\n.*no such bird"):
+    with pytest.raises(GatedPromptError, match=r"ended with status 1. .*log.txt:\n.*no such bird"):
         training_runs.execute(Run(str(tmp_path / "fails.py"), {"task": "a"}), tmp_path / "out")
     assert not list((tmp_path / "out" / "results").iterdir())

@@ -251,7 +251,7 @@ def test_two_processes_score_every_image_once(backbone, rooms, tmp_path) -> None
         (
             ["--auxiliary_blocks", "5", "9"],
             GatedPromptError,
-            r"auxiliary_blocks are \[5, 9\]; give one or more",
+            r"auxiliary_blocks are \[5, 9\]. Give one or more",
         ),
         (["--checkpointing_steps", "all"], GatedPromptError, "--checkpointing_steps is 'all'. Give 'epoch' or a"),
         (["--stride", "33"], GatedPromptError, "--stride 33 would leave gaps between windows of 32 pixels"),

@@ -120,8 +120,8 @@ def test_the_papers_sizes(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--task", "cats"], "unknown task 'cats'; known tasks: cub, nabirds, flowers, dogs, cars"),
-        (["--eval_split", "val200"], "unknown --eval_split 'val200'; known splits: test, val"),
+        (["--task", "cats"], "unknown task 'cats'. Choose from: cub, nabirds, flowers, dogs, cars"),
+        (["--eval_split", "val200"], "unknown --eval_split 'val200'. Choose from: test, val"),
     ],
 )
 def test_faults(backbone, flowers, tmp_path, arguments, words) -> None:

@@ -219,7 +219,7 @@ def test_digits_are_split_like_vtab() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--task", "cats"], DataError, "unknown task 'cats'; known tasks: digits, caltech101"),
+        (["--task", "cats"], DataError, "unknown task 'cats'. Choose from: digits, caltech101"),
         (["--method", "adapter"], GatedPromptError, "--method: invalid choice: 'adapter' .*gated.*, .*gate_only"),
         (["--optimizer", "lion"], GatedPromptError, "--optimizer: invalid choice: 'lion' .*sgd.*, .*adamw"),
         (["--checkpointing_steps", "0"], GatedPromptError, "--checkpointing_steps is '0'. Give 'epoch' or a number"),

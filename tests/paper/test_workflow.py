@@ -248,4 +248,4 @@ def test_the_papers_settings_first_and_both_readings(moco, fgvc, tmp_path, capsy
     assert record["accuracy"] == record["curve"][-1]["test"]
     assert "| gated | flowers |" in said and "settings changed by --num_train_epochs" in said
     assert made["rows"]["gated"]["verdicts"]["flowers"]["verdict"].startswith("not comparable")
-    assert "for 1000 classes is left out; a new one for 102 classes is trained" in capsys.readouterr().out + said
+    assert "for 1000 classes is left out. A new one for 102 classes is trained" in capsys.readouterr().out + said

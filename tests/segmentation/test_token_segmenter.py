@@ -195,7 +195,7 @@ def test_other_methods_and_copies() -> None:
 
 def test_what_cannot_be_read_is_refused() -> None:
     for blocks in ([], [2, 0], [0, 0], [9], [-1]):
-        with pytest.raises(ConfigError, match="list blocks of 0 to 3 once each"):
+        with pytest.raises(ConfigError, match="List blocks of 0 to 3 once each"):
             build(DINOV2, blocks)
     with pytest.raises(ConfigError, match="head is 'mlp'"):
         build(DINOV2, [0], "mlp")

@@ -155,7 +155,7 @@ def test_what_is_no_engine_is_refused_before_anything_starts(engine: Path, tmp_p
     ):
         with pytest.raises(SystemExit, match=message):
             main(arguments)
-    with pytest.raises(GatedPromptError, match="the limit is 30: raise --image_side"):
+    with pytest.raises(GatedPromptError, match=r"The limit is 30. Raise --image_side"):
         load_engine(Settings(engine=str(engine), image_side=30))
     (engine / "engine.onnx").write_bytes(b"\x08")
     with pytest.raises(GatedPromptError, match="no graph that onnxruntime takes"):

@@ -280,7 +280,7 @@ def test_the_config_for_a_cluster_is_one_that_serve_takes() -> None:
         (["--adapters", "no/such/place"], "--adapters 'no/such/place' is not a folder"),
         ([], "--adapters '' is not a folder. Give one with a subfolder for each adapter"),
         (["--queue", "0"], "--queue is 0. Expected more than 0"),
-        (["--host", "0.0.0.0", "--allow", "runs"], "put a secret into the environment variable GATED_PROMPT_TOKEN"),
+        (["--host", "0.0.0.0", "--allow", "runs"], "Put a secret into the environment variable GATED_PROMPT_TOKEN"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(options: list[str], message: str) -> None:

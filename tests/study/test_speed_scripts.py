@@ -95,5 +95,5 @@ def test_the_table_is_written_and_not_measured_twice(tmp_path: Path, capsys) -> 
     assert main(argv)["tables"] == first["tables"]
     with pytest.raises(SystemExit, match=r"measured with.*'batch': 1.*not.*'batch': 2.*another --output_dir"):
         main([*argv, "--batch", "2"])
-    with pytest.raises(SystemExit, match="unknown contenders lola; known: plain"):
+    with pytest.raises(SystemExit, match=r"unknown contenders lola. Choose from: plain"):
         main(["--contenders", "lola"])

@@ -197,10 +197,10 @@ def test_starting_late_changes_nothing(short: None, row: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["miniature", "--rows", "gatedd"], r"unknown --rows gatedd; known: linear"),
-        (["miniature", "--tasks", "cifar10"], r"unknown --tasks cifar10; known: digits"),
+        (["miniature", "--rows", "gatedd"], r"unknown --rows gatedd. Choose from: linear"),
+        (["miniature", "--tasks", "cifar10"], r"unknown --tasks cifar10. Choose from: digits"),
         (["race"], r"race needs --data_dir"),
-        (["race", "--outputdir", "x"], r"did you mean --output_dir"),
+        (["race", "--outputdir", "x"], r"Did you mean --output_dir"),
     ],
 )
 def test_names_are_checked(argv: list[str], message: str) -> None:

@@ -60,12 +60,12 @@ def load_task(
     """
     if (name in KNOWN) is (num_classes is not None):
         raise DataError(
-            f"the labels of {name} are built in; leave out --num_classes, or give the task another name"
+            f"the labels of {name} are built in. Leave out --num_classes, or give the task another name."
             if name in KNOWN
-            else f"unknown task {name!r}; known tasks: {', '.join(KNOWN)}. For your own data, give --num_classes"
+            else f"unknown task {name!r}. Choose from: {', '.join(KNOWN)}. For your own data, give --num_classes."
         )
     if data_dir is None and name != "ade20k":
-        raise DataError(f"{name} has no source on the Hub; give --data_dir, a folder with images/ and annotations/")
+        raise DataError(f"{name} has no source on the Hub. Give --data_dir, a folder with images/ and annotations/.")
     spec = KNOWN.get(name) or _describe(name, num_classes or 0, reduce_labels, ignore_label)
     splits = SPLITS.get(name, ("training", "validation"))
     train, test = (load_hub(split) if data_dir is None else load_folder(data_dir, split, spec) for split in splits)
@@ -78,7 +78,7 @@ def _describe(name: str, num_classes: int, reduce_labels: bool, ignore_label: in
     last = first + num_classes - 1
     if num_classes < 2 or last >= IGNORE:
         raise DataError(
-            f"--num_classes is {num_classes}; expected 2 to {IGNORE - first}, to fit in one byte per pixel"
+            f"--num_classes is {num_classes}. Expected 2 to {IGNORE - first}, to fit in one byte per pixel."
         )
     if first <= ignore_label <= last or not 0 <= ignore_label <= 255:
         raise DataError(

@@ -109,14 +109,14 @@ class SetrPupForSemanticSegmentation(nn.Module, PyTorchModelHubMixin):
         depth = len(vit.blocks)
         if not auxiliary_blocks or not all(1 <= block < depth for block in auxiliary_blocks):
             raise GatedPromptError(
-                f"auxiliary_blocks are {auxiliary_blocks}; give one or more of 1 to {depth - 1}, since the backbone "
-                f"has {depth} blocks and the decode head follows the last"
+                f"auxiliary_blocks are {auxiliary_blocks}. Give one or more of 1 to {depth - 1}, since the backbone "
+                f"has {depth} blocks and the decode head follows the last."
             )
         size = getattr(self.backbone.config, "patch_size", None)
         if not isinstance(size, int):
             raise GatedPromptError(
-                f"{type(self.backbone).__name__} of {backbone} has patch_size {size}; give a transformers ViT with "
-                "square patches that returns the hidden states of each block"
+                f"{type(self.backbone).__name__} of {backbone} has patch_size {size}. Give a transformers ViT with "
+                "square patches that returns the hidden states of each block."
             )
         self.patch_size, self.num_prefix_tokens = size, vit.num_prefix_tokens
         self.auxiliary_blocks = list(auxiliary_blocks)
@@ -158,7 +158,7 @@ def setr_loss(output: SegmentationOutput, labels: Tensor, ignore_index: int, aux
     The mean is over all pixels, including ignored ones, so that the loss of a crop without labels is 0 and not NaN.
     """
     if output.logits is None or output.auxiliary_logits is None:
-        raise GatedPromptError("auxiliary logits are missing; the loss needs the output of a model in train mode")
+        raise GatedPromptError("auxiliary logits are missing. Give the output of a model in train mode.")
 
     def loss(logits: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / labels.numel()
