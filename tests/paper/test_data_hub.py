@@ -1,4 +1,4 @@
-"""Reading from the Hub: commits, the cache and offline mode, against a stand-in server; and lazy imports."""
+"""Reading from the Hub: commits, the cache and offline mode, against a stand-in server."""
 
 import json
 import os
@@ -15,8 +15,7 @@ from helpers.hub_stand_in import HubStandIn
 OLD, NEW = "1" * 40, "2" * 40
 READ = """
 import json, sys
-import gated_prompt
-print([name for name in sys.modules if name.startswith(("gated_prompt.data", "datasets"))])
+sys.argv[0] = "gated-prompt"  # as in the command, the package then loads neither PEFT nor transformers at once
 from gated_prompt.data.hub import open_table
 from gated_prompt.errors import DataError
 
@@ -44,7 +43,6 @@ def read(asked: list[tuple[str, str | None]], endpoint: str, home, **environment
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "[]", "`import gated_prompt` must import no data code"
     return json.loads(done.stdout.splitlines()[-1])
 
 

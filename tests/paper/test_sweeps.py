@@ -1,12 +1,15 @@
 """Sweeps that are killed: no run is lost or repeated."""
 
+import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +56,33 @@ def starts(folder: Path, run: Run) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.is_file() else []
 
 
+def is_unlocked(file: Path) -> bool:
+    with open(file, "ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def wait_for(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             pytest.fail("it took too long")
         time.sleep(0.05)
+
+
+def forked(function: Callable[..., object], *arguments: object) -> ForkProcess:
+    """A process with a session of its own. What is imported here need not be imported there, which takes seconds."""
+
+    def child() -> None:
+        os.setsid()
+        function(*arguments)
+
+    process = get_context("fork").Process(target=child)
+    process.start()
+    return process
 
 
 def test_serial_tries_again_and_goes_on_without_a_run_that_keeps_failing(stub, tmp_path, capsys) -> None:
@@ -87,11 +111,10 @@ def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
 
 def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> None:
     folder, run = tmp_path / "out", Run(stub, {"seconds": 4})
-    code = f"from paper.jobs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
-    scheduler = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(EXAMPLES)})
+    scheduler = forked(execute, run, folder)
     wait_for(lambda: starts(folder, run))
     scheduler.kill()
-    scheduler.wait()
+    scheduler.join()
     assert not read_records(folder)
     execute(run, folder)
     assert len(starts(folder, run)) == 1
@@ -216,6 +239,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.filterwarnings("ignore::gated_prompt.images.InexactDataWarning")
 def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path, monkeypatch, capsys) -> None:
     """The whole sweep is killed in its last run; the same command then writes the table without repeating a run.
 
@@ -230,15 +254,11 @@ def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_train", train_here)
         assert reproduce_tables.main(["--stage", "search", *argv]) == 0
-    first = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "reproduce_tables.py"), *argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    first = forked(reproduce_tables.main, argv)
     wait_for(lambda: list(tmp_path.glob("runs/*test-lr*/checkpoints/step_????????")), 300)
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.join()
+    wait_for(lambda: is_unlocked(next(tmp_path.glob("runs/*test-lr*/log.txt"))))  # its script is gone as well
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
     assert len(before) == 2  # the search is done, the final run is not
     capsys.readouterr()
