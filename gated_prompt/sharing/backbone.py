@@ -121,19 +121,22 @@ def preparation(backbone: str, side: int | None = None) -> dict[str, Any]:
     return {"mean": list(wanted.mean), "std": list(wanted.std), "resize": round(side * 256 / 224), "crop": side}
 
 
+NO_NEWS = ("torchvision is not installed", "consider to run pre-processing before quantization")
+
+
 def quiet_loading() -> None:
     """Drop reports on weights that are expected to differ, the bar of loading, and a warning that PEFT causes.
 
-    And what torch's exporter says about torchvision, which nothing here needs.
+    And what torch's exporter says about torchvision, which nothing here needs, and onnxruntime about quantisation.
     """
-    for name in ("transformers.modeling_utils", "torch.onnx._internal.exporter._registration"):
+    for name in ("transformers.modeling_utils", "torch.onnx._internal.exporter._registration", "root"):
         logging.getLogger(name).addFilter(is_news)
     disable_progress_bar()
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a message is anything but a report in which every weight is as expected, or one about torchvision."""
+    """Whether a message is anything but a report in which every weight is as expected, or one of NO_NEWS."""
     text = record.getMessage()
     if "LOAD REPORT" in text:
         found = ROW.findall(text)
@@ -142,7 +145,7 @@ def is_news(record: logging.LogRecord) -> bool:
     elif "were not used when initializing" in text:
         found = [(key, "UNEXPECTED") for key in LISTED.findall(text)]
     else:
-        return "torchvision is not installed" not in text
+        return not any(words in text for words in NO_NEWS)
     return not found or not all(_expected(key, status) for key, status in found)
 
 
