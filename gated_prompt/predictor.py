@@ -47,7 +47,7 @@ class Predictor:
         preparation: of images, the settings of a transform: mean, std, and either resize and crop
             (`ResizeCenterCrop`) or size, sampling and round_to_bytes (`ResizeSquare`). Sides are in pixels. Older
             files have antialias instead of the last two.
-        problem: "single_label" (one class is right), "multi_label" (any number of them) or "regression" (numbers).
+        problem: "single_label" (one class is correct), "multi_label" (any number of them) or "regression" (numbers).
         backbone: Hub id or name of the model that the adapter was trained on.
         base: settings of the backbone's config that differ from those published: num_hidden_layers, or none.
         reads: what the head reads, as `heads.TokenClassifier` calls it. None means what the head of the backbone's own

@@ -81,12 +81,12 @@ def _tokens(reads: tuple[str, ...]) -> str:
 
 
 def new_page(page: str) -> str:
-    """docs/appendix/families_tested.md with its tables made anew."""
+    """docs/appendix/families_tested.md with its tables regenerated."""
     return fill(page, {"families": table(), "more families": more()})
 
 
 def new_refusals(page: str) -> str:
-    """docs/families.md with its table made anew."""
+    """docs/families.md with its table regenerated."""
     return fill(page, {"refused": refusals()})
 
 

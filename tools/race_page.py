@@ -142,7 +142,7 @@ def cost(found: Rows) -> str:
 
 
 def new_page(page: str, found: Rows) -> str:
-    """docs/appendix/race.md with its generated parts made anew."""
+    """docs/appendix/race.md with its generated parts renewed."""
     parts = {
         "accuracies": accuracies(found),
         "refit": refit(found),

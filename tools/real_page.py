@@ -189,7 +189,7 @@ def cost(found: Found) -> str:
 
 
 def new_page(page: str, found: Found) -> str:
-    """docs/appendix/real_tables.md with its generated parts made anew."""
+    """docs/appendix/real_tables.md with its generated parts renewed."""
     return fill(
         page,
         {

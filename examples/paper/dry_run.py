@@ -112,7 +112,7 @@ def dry_run(
 
 
 def runs_of(common: Common, row: Row, task: str, seeds: Sequence[int], searched: bool) -> list[Run]:
-    """The runs of a row on a task: those of its search, where there is one, and those that are reported."""
+    """The runs of a row on a task: those of its search, if it has one, and those that are reported."""
     search = search_runs(common, row, task, row.search) if searched else []
     return [*(search if len(search) > 1 else []), *(final_run(common, row, task, seed, None) for seed in seeds)]
 

@@ -98,7 +98,7 @@ class Run:
         return [*argv, *self.extra]
 
     def command(self, output: Path, threads: int) -> list[str]:
-        """The whole command. Resumes from a checkpoint in `output` where there is one."""
+        """The whole command. Resumes from a checkpoint in `output` if there is one."""
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_machines", "1"]
         launch += ["--num_processes", str(self.processes), "--mixed_precision", self.mixed_precision]
         launch += ["--dynamo_backend", "no"]

@@ -151,7 +151,7 @@ def fingerprint(data: LabelledImages) -> str:
 
 
 def stored_bytes(images: Any, index: int) -> bytes:
-    """The content of an image's file, or its pixels where there is no file."""
+    """The content of an image's file, or its pixels if it has no file."""
     if isinstance(images, ImageFiles):
         return images.paths[index].read_bytes()
     if isinstance(images, HubImages):

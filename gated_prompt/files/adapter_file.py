@@ -179,7 +179,7 @@ def fingerprint(path: Path) -> str:
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
-    """Return values that change when another file replaces this one, its size last. None if there is no file."""
+    """Return values that change when another file replaces this one, its size last. None without a file."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
 """Features of all images after every block of a backbone, in one pass, kept on disk.
 
-The features of a block are its CLS token, where there is one, and the mean of its patch tokens, both after the final
+The features of a block are its CLS token, if it has one, and the mean of its patch tokens, both after the final
 norm: what a model that ends after this block would give to its head.
 """
 

@@ -212,7 +212,7 @@ def number_targets(column: Column) -> Tensor:
     """Numbers, float32 (N,).
 
     Raises:
-        DataError: a value is no number, or none that float32 holds.
+        DataError: a value is not a number, or does not fit into float32.
     """
     numbers = []
     for index, value in enumerate(column.values):

@@ -76,7 +76,7 @@ def find_attention_parts(block: nn.Module) -> AttentionParts:
     """Key and value projection of a block, and the output projection: its one square Linear beside q, k and v.
 
     Raises:
-        ArchitectureError: they cannot be told apart.
+        ArchitectureError: they cannot be distinguished.
     """
     named = {name.rpartition(".")[2]: module for name, module in block.named_modules()}
     fused = named.get(FUSED)

@@ -23,7 +23,7 @@ SAMPLE = ["ASTModel", "Dinov2WithRegistersModel", "Siglip2VisionModel", "SwinMod
 
 def test_the_page_shows_the_results() -> None:
     wanted = new_page(PAGE.read_text(), RECORDS)
-    assert PAGE.read_text() == wanted, "docs/families.md is old; write it anew: python tools/sweep_families.py --page"
+    assert PAGE.read_text() == wanted, "docs/families.md is old. Regenerate it: python tools/sweep_families.py --page"
 
 
 @pytest.mark.parametrize("name", SAMPLE)

@@ -22,7 +22,7 @@ def test_the_page_shows_the_cases_that_are_tested(path: Path, new: Callable[[str
     if page != wanted:
         name = path.name
         changes = difflib.unified_diff(page.splitlines(), wanted.splitlines(), name, "the cases", n=0)
-        pytest.fail("\n".join([f"{name} is old; write it anew: python tools/family_table.py", *changes]))
+        pytest.fail("\n".join([f"{name} is old. Regenerate it: python tools/family_table.py", *changes]))
 
 
 def test_every_case_is_told_apart() -> None:

@@ -15,7 +15,7 @@ from serving_load import tables
 
 def test_the_pages_show_what_is_committed() -> None:
     for page, text in new_pages().items():
-        assert page.read_text() == text, f"{page.name} is old; write it anew: python tools/readme_tables.py"
+        assert page.read_text() == text, f"{page.name} is old. Regenerate it: python tools/readme_tables.py"
 
 
 def test_the_picture_of_the_readme_says_what_was_measured() -> None:

@@ -12,7 +12,7 @@ from paper.presets import TABLE_5
 @pytest.mark.parametrize("table", TABLES)
 def test_committed_manifests_are_current(table) -> None:
     text = (manifests.FOLDER / f"{table}.json").read_text()
-    assert text == manifests.text(table), f"{table}.json is old; write it anew: python tools/manifests.py"
+    assert text == manifests.text(table), f"{table}.json is old. Regenerate it: python tools/manifests.py"
     assert json.loads(text) == json.loads(json.dumps(manifests.manifest(table)))
 
 

@@ -34,7 +34,7 @@ Records = dict[str, dict[str, Any]]
 
 
 def new_page(page: str, results: dict[str, Any]) -> str:
-    """docs/families.md with its tables made anew."""
+    """docs/families.md with its tables regenerated."""
     records: Records = results["records"]
     tables = {"sweep": _summary(results), "works": works(records), "reasons": reasons(records)}
     return fill(page, tables)
