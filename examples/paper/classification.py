@@ -86,7 +86,7 @@ def train_and_score(
 
     `train`, `scored`: (pixels, class) of `task.train` and `task.eval`. `probed`: of `task.train` without augmentation,
     from which prompts and head start and a linear probe is made. `l2`: strength of the penalty of a head that starts
-    as a probe. `validation`: scored after each epoch with `--curve`, None where `scored` has the validation images.
+    as a probe. `validation`: scored after each epoch with `--curve`, None if `scored` has the validation images.
     """
     if args.preset == "paper":
         torch.backends.cudnn.allow_tf32 = False  # float32 as on the GPUs of the published runs

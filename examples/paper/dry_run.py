@@ -71,7 +71,7 @@ class TaskReport:
 def dry_run(
     common: Common, rows: Sequence[Row], tasks: Sequence[str], seeds: Sequence[int], searched: bool, file: Path
 ) -> int:
-    """Check everything, write and print one table (.md and .json). Return 1 where something is missing."""
+    """Check everything, write and print one table (.md and .json). Return 1 if something is missing."""
     quiet_loading()
     weights = check_weights(os.path.expandvars(common.backbone))
     speeds: dict[str, Speed] = {}

@@ -150,8 +150,8 @@ class Common:
     """What all runs of a sweep share. Folders are None for the Hub, and may hold environment variables.
 
     Attributes:
-        weights: What `records.identity_of` says of the backbone. Empty where it cannot be read.
-        data: Fingerprint of each split, by task. Empty where the data cannot be read.
+        weights: What `records.identity_of` says of the backbone. Empty if it cannot be read.
+        data: Fingerprint of each split, by task. Empty if the data cannot be read.
         curve: Score after every epoch of the final runs.
     """
 
@@ -238,7 +238,7 @@ def published() -> dict[str, Any]:
 
 
 def published_row(table: str, kind: str, row: str) -> tuple[dict[str, float], str | None]:
-    """The published numbers of a row by column, and their source. Empty and None where there are none."""
+    """The published numbers of a row by column, and their source. Empty and None if there are none."""
     for entry in published()["tables"][table]:
         if (entry["backbone"], entry["row"]) == (kind, row):
             return dict(entry["values"]), str(entry["source"])

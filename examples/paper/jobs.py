@@ -123,13 +123,13 @@ def without(extra: Sequence[str], names: set[str]) -> list[str]:
 def execute(
     run: Run, folder: Path, *, sweep: str = "", wait: bool = True, threads: int = 1, cwd: str | None = None
 ) -> bool:
-    """Train and write the record. Does nothing where the record is there.
+    """Train and write the record. Does nothing if the record is there.
 
     The script and all its children hold a lock on log.txt. So where a worker was killed and its script lives on, the
     next attempt of the same `sweep` waits for that script and takes its result.
 
     Returns:
-        False where another sweep is at this run and `wait` is False: it is left to the other.
+        False if another sweep is at this run and `wait` is False: it is left to the other.
 
     Raises:
         DataError: the script failed over its data. The message has the end of its log.

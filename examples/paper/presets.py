@@ -71,7 +71,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Searched:
-    """One setting of a search: its validation accuracy in percent, None where it diverged or was not run."""
+    """One setting of a search: its validation accuracy in percent, None if it diverged or was not run."""
 
     choice: Choice
     validation: float | None
@@ -79,7 +79,7 @@ class Searched:
 
 
 def best_of(tried: Sequence[Searched]) -> Choice | None:
-    """The best choice of a complete search, of equals the first (the smaller rate). None where all diverged.
+    """The best choice of a complete search, of equals the first (the smaller rate). None if all diverged.
 
     A choice that was not run is missing from a complete search: then there is no best one.
     """
@@ -113,7 +113,7 @@ class Row:
 
     Attributes:
         search: Where its learning rates come from.
-        unlike: Why its numbers do not compare with the published ones. None where they do.
+        unlike: Why its numbers do not compare with the published ones. None if they do.
     """
 
     name: str

@@ -29,7 +29,7 @@ def settle_blocks(args: Any, prompts: Any, parts: Parts | None, accelerator: Acc
     script has no validation images.
 
     Returns:
-        The strength of the L2 penalty of the best probe, with which a head should start; 1 where none was fitted.
+        The strength of the L2 penalty of the best probe, with which a head should start; 1 if none was fitted.
 
     Raises:
         GatedPromptError: the method has no prompts, there are no validation images, or both `--read_block` and

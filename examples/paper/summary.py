@@ -209,7 +209,7 @@ def _mean_of_some(cells: Mapping[str, Cell], whole: Sequence[str]) -> float | No
 
 
 def _doubts(row: Row, own: Mapping[tuple[str, int], Mapping[str, Any]], runs: Sequence[Run]) -> list[str]:
-    """Why the numbers of a row do not compare with the published ones. Empty where they do."""
+    """Why the numbers of a row do not compare with the published ones. Empty if they do."""
     parts = [part for result in own.values() for part in result["data"]]
     changed = sorted({word for run in runs for word in without(run.extra, NEUTRAL) if word.startswith("--")})
     precision = sorted({run.mixed_precision for run in runs} - {"no"})

@@ -105,7 +105,7 @@ def count(tasks: int) -> str:
 
 
 def cell(visits: list[dict[str, float]]) -> str:
-    """'81.0, 98 / 120 / 130', or nothing where nothing was measured."""
+    """'81.0, 98 / 120 / 130', or nothing if nothing was measured."""
     if not visits:
         return ""
     spread = " / ".join(f"{middle(visits, f'p{share}_ms'):.0f}" for share in (50, 95, 99))

@@ -60,7 +60,7 @@ def tolerance(committed: Sequence[float], pooled: float) -> float:
 
 
 def is_outside(name: str, new: float, committed: float, allowed: float) -> bool:
-    """Print the comparison, in percent. True where it is too far off."""
+    """Print the comparison, in percent. True if it is too far off."""
     far = abs(new - committed) > allowed
     print(f"{'OUT ' if far else 'ok  '} {name}: {new:.1f}, committed {committed:.1f} ± {allowed:.1f}", flush=True)
     return far

@@ -56,7 +56,7 @@ class HubTable:
         return (table if rows is None else table.select(rows)).with_format("arrow")[:][column].to_pylist()
 
     def stored_paths(self, column: str) -> list[str | None]:
-        """Return the file name stored with each image of a column. None where there is none."""
+        """Return the file name stored with each image of a column. None if there is none."""
         images = self.rows.select_columns([column]).with_format("arrow")[:][column]
         return images.flatten()[images.type.get_field_index("path")].to_pylist()
 

@@ -100,7 +100,7 @@ class ImageExperiment(Experiment):
     def keep_tokens(self, method: str, folder: Path) -> KeptTokens | None:
         """Write what reaches the first block with prompts to `folder`, once per image.
 
-        None where blocks have to run in every epoch: they have prompts or weights to train, the head reads them,
+        None if blocks have to run in every epoch: they have prompts or weights to train, the head reads them,
         images are augmented, or training cannot start at a later block, which is printed.
         """
         first = self.prompts_of(method).insert_at

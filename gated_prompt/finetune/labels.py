@@ -51,7 +51,7 @@ class Column:
 
     Attributes:
         name: of the column.
-        values: text, None where there is none, or a list of texts.
+        values: text, None if there is none, or a list of texts.
         place: of the i-th value, for messages, such as "line 3".
         source: where they come from, for messages.
     """

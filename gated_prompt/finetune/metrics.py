@@ -141,7 +141,7 @@ def brief(measures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def balanced_weights(data: ImageSet) -> list[float]:
-    """Of classes N / (K n_k), as in scikit-learn. Of labels the negatives for each positive, 1 where there are none.
+    """Of classes N / (K n_k), as in scikit-learn. Of labels the negatives for each positive, 1 if there are none.
 
     Raises:
         GatedPromptError: the images have numbers.

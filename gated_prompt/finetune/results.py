@@ -34,7 +34,7 @@ NOUNS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """`run` is the best seed of the chosen method, None where the probe is kept. `sentence` says why."""
+    """`run` is the best seed of the chosen method, None if the probe is kept. `sentence` says why."""
 
     method: str | None
     run: Run | None

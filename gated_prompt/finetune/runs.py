@@ -44,7 +44,7 @@ def _prompt_grid(method: str) -> Grid:
 def budgets(runs: int, steps: int) -> list[tuple[int, int]]:
     """Return rounds as (runs, steps of each). Each has half the runs at twice the length. Together they cost one run.
 
-    Empty where that is less than one step.
+    Empty if that is less than one step.
     """
     counts = [runs]
     while counts[-1] > 2:

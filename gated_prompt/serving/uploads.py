@@ -88,7 +88,7 @@ async def run(executor: ThreadPoolExecutor, client: Client, function: Callable[[
 
 
 def number_of_pixels(data: bytes) -> int:
-    """What the head of an image says; 0 where it cannot be read, which `read_image` then explains."""
+    """What the head of an image says; 0 if it cannot be read, which `read_image` then explains."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height

@@ -176,7 +176,7 @@ def find_checkpoint(asked: str, folder: Path) -> tuple[Path | None, str]:
 
 
 def resume(accelerator: Accelerator, asked: str | None, folder: Path, made_with: Mapping[str, Fact] = {}) -> int:
-    """Load what `--resume_from_checkpoint` asks for. Return the step that it was saved after, 0 where a run starts.
+    """Load what `--resume_from_checkpoint` asks for. Return the step that it was saved after, 0 if a run starts.
 
     All processes take the one that the main process has chosen.
 

@@ -41,7 +41,7 @@ CLASSES = "classes.json"  # names, colours, and the weights that the label maps 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run with these arguments. None means those of the command line. Return 1 where an image could not be read."""
+    """Run with these arguments. None means those of the command line. Return 1 if an image could not be read."""
     (args,) = CommandLine([MaskPredictArguments], __doc__).parse(argv)
     if not args.adapters or not args.images:
         raise GatedPromptError("give --adapters and --images")
