@@ -62,5 +62,5 @@ def test_a_part_is_replaced_and_the_rest_kept() -> None:
 
 @pytest.mark.parametrize("page", ["no place", "<!-- generated: x -->\n<!-- end -->\n" * 2])
 def test_a_part_without_its_place_is_refused(page: str) -> None:
-    with pytest.raises(GatedPromptError, match="must have one"):
+    with pytest.raises(GatedPromptError, match="Expected one"):
         fill(page, {"x": "text"})

@@ -142,7 +142,7 @@ def test_damaged_records_are_left_out_and_named(tmp_path, capsys, content) -> No
     file = record(tmp_path, bad)
     file.write_text(content)
     assert list(read_records(tmp_path)) == [good.key]
-    assert f"{file} is no record of a run" in capsys.readouterr().out
+    assert f"{file} is not a record of a run" in capsys.readouterr().out
 
 
 def searched(*found: tuple[float, float | None]) -> list[Searched]:

@@ -65,7 +65,7 @@ def test_zero_start_heads_on_several_blocks_and_probes_share_an_engine(root: Pat
     """Also where they read other blocks, and where their prompts begin or end at others."""
     export(root, tmp_path / "zero", ["cells", "leaves", "probe", "early"])
     check(root, tmp_path / "zero", ["probe", "cells", "early", "leaves", "early", "cells", "probe"])
-    with pytest.raises(AdapterMismatchError, match="early has num_virtual_tokens=2, the engine 3"):
+    with pytest.raises(AdapterMismatchError, match="early has num_virtual_tokens=2, but the engine has 3"):
         export(root, tmp_path / "mixed", ["birds", "early"])
 
 

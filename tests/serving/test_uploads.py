@@ -57,7 +57,7 @@ def test_the_limit_holds_the_photos_of_phones() -> None:
     assert most >= 4032 * 3024
     with pytest.raises(DataError, match="has 5000 x 5000 pixels"):
         read_image(black(5000, 5000), most)
-    with pytest.raises(DataError, match="one side may be at most 20 times"):
+    with pytest.raises(DataError, match="One side may be at most 20 times"):
         read_image(black(2100, 100), most)
 
 
