@@ -30,13 +30,10 @@ runs/dinov2-small-saliency/config.json: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt onnx
 	$(BIN)/python examples/backbones/fetch_dinov2_small.py --output_dir $(@D)
 
-# The demo page on http://127.0.0.1:7860, see docs/demo.md; it uses no network once installed.
-web: $(VENV)/.installed-demo
+# Build the demo page into runs/web, serve it to this machine and open it, see docs/demo.md. The first time it fetches
+# onnxruntime-web from the npm registry.
+web: $(VENV)/.installed
 	$(BIN)/python examples/demo/app.py $(WEB_ARGS)
-
-$(VENV)/.installed-demo: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
-	touch $@
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(TEST_ARGS)
@@ -45,9 +42,11 @@ test: $(VENV)/.installed
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not slow" $(TEST_ARGS)
 
-# The tests of the demo page, in a real browser where Chromium is on the PATH; without it they skip and say so.
-test-web: $(VENV)/.installed-demo
+# The tests of the demo page, in a real browser where Chromium is on the PATH and onnxruntime-web can be fetched; without
+# them they skip and say so.
+test-web: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo-test]"
+	-cd examples && ../$(BIN)/python -m demo.onnxruntime_web
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_demo_page.py -rs $(TEST_ARGS)
 
 # The tests of the server, with a real Ray Serve on loopback; without the extra they skip and say so.

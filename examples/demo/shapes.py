@@ -1,13 +1,8 @@
 # Copyright 2026 The gated_prompt authors. Licensed under the Apache License, Version 2.0.
-"""Images of shapes, the third task of the demo page, as a folder that train_adapter.py reads.
+"""Drawn shapes, the third task of the demo page."""
 
-python examples/demo/shapes.py --output_dir runs/shapes/images
-"""
-
-import argparse
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -45,20 +40,3 @@ def draw_part(part: str) -> Iterator[tuple[str, Image.Image]]:
     for index in range(PARTS[part]):
         name = list(SHAPES)[index % len(SHAPES)]
         yield name, draw_shape(name, rng)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="gets subfolders such as train/star")
-    args = parser.parse_args(argv)
-    for part in PARTS:
-        for index, (name, image) in enumerate(draw_part(part)):
-            path = args.output_dir / part / name / f"{index:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = {path.stem for path in EXAMPLES.glob("*.py")}
 PACKAGES = {path.parent.name for path in EXAMPLES.glob("*/__init__.py")}
 LAUNCHERS = {  # start what is launched inside a package; a script cannot import relatively
-    *("demo/app.py", "demo/train_adapter.py", "serving_load/measure_server.py", "speed/compare.py"),
+    *("demo/app.py", "demo/task_images.py", "serving_load/measure_server.py", "speed/compare.py"),
     *("study/run.py", "backbones/pretrain_mae.py", "backbones/pretrain_supervised.py"),
 }
 MODULES = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))

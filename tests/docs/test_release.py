@@ -25,7 +25,7 @@ LOADER = "import torch\ntrain_loader = [(torch.randn(8, 3, 224, 224), torch.aran
 
 
 HIDE = """import sys
-sys.modules.update(dict.fromkeys(("fastapi", "gradio", "locust", "onnx", "pycocotools", "pydantic", "ray", "timm")))
+sys.modules.update(dict.fromkeys(("fastapi", "locust", "onnx", "pycocotools", "pydantic", "ray", "timm")))
 """  # what no part of the extra [train] may need, though it is installed here
 
 

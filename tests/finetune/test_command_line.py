@@ -102,7 +102,7 @@ def test_problems_may_have_their_older_names(old: str) -> None:
     assert arguments.OLD_PROBLEMS == OLD_PROBLEMS  # of predictor.json
 
 
-SCRIPTS = ("reproduce_tables", "train_ade20k", "train_fgvc", "train_vtab", "demo/app", "demo/train_adapter")
+SCRIPTS = ("reproduce_tables", "train_ade20k", "train_fgvc", "train_vtab", "demo/app")
 SCRIPTS += ("speed/compare", "backbones/pretrain_mae", "backbones/pretrain_supervised")
 
 

@@ -34,7 +34,7 @@ import requests
 from helpers.running_server import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-BACKBONE, ADAPTERS = SHIPPED_BACKBONE, EXAMPLES / "demo" / "adapters"
+BACKBONE, ADAPTERS = SHIPPED_BACKBONE, Path(__file__).parent / "adapters"
 NAMES = ("digits", "objects", "shapes")
 BLOCKS = ("early", "late")  # further adapters, which enter and leave in between
 TOKEN = {"Authorization": "Bearer open sesame"}

@@ -21,8 +21,8 @@ import requests
 
 from helpers.running_server import Running, running_server
 
-ADAPTERS = Path(__file__).parents[2] / "examples" / "demo" / "adapters"
-SAMPLE = min((ADAPTERS.parent / "samples").iterdir()).read_bytes()
+ADAPTERS = Path(__file__).parent / "adapters"
+SAMPLE = (Path(__file__).parents[2] / "examples" / "demo" / "samples" / "cross.png").read_bytes()
 SECRET = "open sesame"
 TOKEN = {"Authorization": f"Bearer {SECRET}"}
 

@@ -13,11 +13,11 @@ from statistics import mean, median, stdev
 
 sys.path.append(str(Path(__file__).parent))
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
+from safetensors.torch import load_file
+
 import study_results
-from demo.adapters import load_collection
 from drawing import IMAGES
-from gated_prompt import gates, temperatures
-from gated_prompt.inspect.readouts import find_adapter
+from gated_prompt.files.layout import GATE_LOGITS, TEMPERATURES
 from miniature_page import sweep
 from plotting import Panel, bars, lines
 from serving_load.plan import BACKBONES
@@ -27,21 +27,21 @@ from study.miniature import BLOCKS
 from study.tasks import MINIATURE, REAL
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+ADAPTERS = Path(__file__).parents[2] / "tests" / "serving" / "adapters"
 
 
 def adapters_by_block() -> str:
-    """What the demo page's adapters have learned."""
-    collection = load_collection()
-    opened, sharpened, gate, temperature = {}, {}, 0.0, 0.0
-    for name in collection.adapters:
-        key = collection.residents[name].key
-        adapter = find_adapter(collection.model, key)[1]
-        opened[name] = dict(zip(adapter.gate_rows, gates(collection.model, key).tolist(), strict=True))
-        sharpened[name] = dict(zip(adapter.blocks, temperatures(collection.model, key).tolist(), strict=True))
-        gate, temperature = 1 / (1 + exp(-adapter.config.gate_init)), adapter.config.temperature_init
+    """What three small adapters with gated prompts have learned: digits, objects and shapes."""
+    opened, sharpened, config = {}, {}, {}
+    for folder in sorted(ADAPTERS.iterdir()):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+        found = {key.rpartition(".")[2]: tensor for key, tensor in tensors.items()}
+        opened[folder.name] = dict(enumerate(found[GATE_LOGITS].sigmoid().tolist(), config["insert_at"]))
+        sharpened[folder.name] = dict(enumerate(found[TEMPERATURES].tolist(), config["insert_at"]))
     panels = [
-        Panel(opened, 0.05, "gate", level=("start", gate)),
-        Panel(sharpened, 1, "temperature", level=("start", temperature)),
+        Panel(opened, 0.05, "gate", level=("start", 1 / (1 + exp(-config["gate_init"])))),
+        Panel(sharpened, 1, "temperature", level=("start", config["temperature_init"])),
     ]
     return lines("Gates and temperatures of trained adapters by block", "block", "", panels)
 
