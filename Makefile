@@ -46,7 +46,7 @@ test-fast: $(VENV)/.installed
 # them they skip and say so.
 test-web: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo-test]"
-	-cd examples && ../$(BIN)/python -m demo.onnxruntime_web
+	-PYTHONPATH=examples $(BIN)/python -m demo.onnxruntime_web
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving/test_demo_page.py -rs $(TEST_ARGS)
 
 # The tests of the server, with a real Ray Serve on loopback; without the extra they skip and say so.

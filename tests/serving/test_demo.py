@@ -79,7 +79,7 @@ def test_committed_adapters_are_small_and_name_no_machine() -> None:
 
 
 def test_what_cards_say_of_the_accuracy(tmp_path: Path) -> None:
-    assert re.fullmatch(r"\d+\.\d % on its validation part", page.measured(page.ADAPTERS / "shapes" / "README.md"))
+    assert re.fullmatch(r"\d+\.\d % on its validation part", page.measured(page.ADAPTERS / "objects" / "README.md"))
     assert page.measured(tmp_path / "README.md") is None
     (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\n\n- Classes: cat, dog\n")
     assert page.measured(tmp_path / "README.md") is None
