@@ -110,11 +110,11 @@ def test_shapes_are_the_same_every_time_and_of_no_other_part(tmp_path: Path, mon
 def test_folders_that_cannot_be_shown(tmp_path: Path) -> None:
     with pytest.raises(GatedPromptError, match="holds no adapters"):
         page.load_collection(tmp_path)
-    shutil.copytree(page.ADAPTERS / "digits", tmp_path / "digits")
-    (tmp_path / "digits" / "adapter_model.safetensors").write_bytes(b"nothing")
+    shutil.copytree(page.ADAPTERS / "objects", tmp_path / "objects")
+    (tmp_path / "objects" / "adapter_model.safetensors").write_bytes(b"nothing")
     if not onnxruntime_web.is_fetched():
         pytest.skip("onnxruntime-web is not there; make web fetches it")
-    with pytest.raises(GatedPromptError, match=r"digits.* not a readable safetensors file"):
+    with pytest.raises(GatedPromptError, match=r"objects.* not a readable safetensors file"):
         page.build_page(page.load_collection(tmp_path), tmp_path / "web")
     assert not (tmp_path / "web").exists() and not (tmp_path / ".web.partial").exists()
 
