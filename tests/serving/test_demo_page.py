@@ -155,8 +155,9 @@ def expected(run: ModuleType, site: Path, image: Image.Image, strength: float = 
     pixels = run.prepare(run.upright(image), engine.about["preparation"])
     for name in CLASSES:
         engine.load(name)
-        gates = engine.tasks[name][1]["head_gates"]
-        engine.tasks[name][1]["head_gates"] = np.arctanh(strength * np.tanh(gates)) if strength < 1 else gates
+        tensors = engine.tasks[name].tensors
+        if strength < 1:
+            tensors["head_gates"] = np.arctanh(strength * np.tanh(tensors["head_gates"]))
     return dict(zip(CLASSES, engine.scores(np.stack([pixels] * 3), list(CLASSES)), strict=True))
 
 
