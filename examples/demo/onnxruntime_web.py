@@ -41,13 +41,13 @@ def fetch(folder: Path = KEPT, address: str = ADDRESS) -> Path:
             archive = answer.read(MOST_BYTES)
     except OSError as error:
         raise GatedPromptError(
-            f"onnxruntime-web {VERSION} cannot be fetched ({error}); connect to the network once, or put "
-            f"{' and '.join(FILES)} of the npm package into {folder}"
+            f"onnxruntime-web {VERSION} cannot be fetched ({error}). Connect to the network once, or put "
+            f"{' and '.join(FILES)} of the npm package into {folder}."
         ) from error
     found = base64.b64encode(hashlib.sha512(archive).digest()).decode()
     if found != SHA512:
         raise GatedPromptError(
-            f"the archive of onnxruntime-web has the SHA-512 {found}, expected {SHA512}; it was not kept"
+            f"the archive of onnxruntime-web has the SHA-512 {found}, expected {SHA512}, so it was not kept."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:

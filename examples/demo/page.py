@@ -38,7 +38,7 @@ def load_collection(folder: Path = ADAPTERS) -> dict[str, Path]:
     """
     found = {path.name: used_folder(path) for path in sorted(folder.glob("*")) if path.is_dir()}
     if not found:
-        raise DataError(f"{folder} holds no adapters; each needs a subfolder of its own")
+        raise DataError(f"{folder} holds no adapters. Give one with a subfolder for each adapter.")
     return found
 
 
@@ -50,7 +50,7 @@ def build_page(adapters: Mapping[str, Path], target: Path = PAGE, backbone: Path
             onnxruntime-web cannot be fetched.
     """
     if target.exists() and not (target / CONTENT).is_file():
-        raise GatedPromptError(f"{target} exists and is not a page of an earlier build; give another folder")
+        raise GatedPromptError(f"{target} exists and is not a page of an earlier build. Give another folder.")
     libraries = onnxruntime_web.fetch()
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -49,10 +49,10 @@ def launch(page: Path, port: int | None = None) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandLine(description=__doc__)
-    parser.add_argument("--backbone", type=Path, default=SHIPPED_BACKBONE, help="folder; default: the shipped ViT")
+    parser.add_argument("--backbone", type=Path, default=SHIPPED_BACKBONE, help="folder (default: the shipped ViT)")
     parser.add_argument("--adapters", type=Path, default=ADAPTERS, help="folder with a subfolder for each adapter")
     parser.add_argument("--output_dir", type=Path, default=PAGE, help="folder of the page, which any server can serve")
-    parser.add_argument("--port", type=int, help="port on 127.0.0.1; default: a free one")
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--build_only", action="store_true", help="neither serve the page nor open it")
     try:
         args = parser.parse_args(argv)

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--cifar10", type=Path, help="folder of the data set; default: no images of objects")
+    parser.add_argument("--cifar10", type=Path, help="folder of the data set (default: no images of objects)")
     parser.add_argument("--output_dir", type=Path, required=True, help="gets subfolders such as shapes/train/star")
     args = parser.parse_args(argv)
     for part in PARTS:
