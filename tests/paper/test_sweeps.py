@@ -4,12 +4,10 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing import get_context
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +71,15 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def forked(function: Callable[..., object], *arguments: object) -> ForkProcess:
-    """A process with a session of its own. What is imported here need not be imported there, which takes seconds."""
-
-    def child() -> None:
-        os.setsid()
-        function(*arguments)
-
-    process = get_context("fork").Process(target=child)
-    process.start()
-    return process
+def started(*command: str) -> subprocess.Popen[bytes]:
+    """A Python process with a session of its own. Not a fork: this process has threads, whose locks a fork keeps."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def test_serial_tries_again_and_goes_on_without_a_run_that_keeps_failing(stub, tmp_path, capsys) -> None:
@@ -111,10 +108,11 @@ def test_what_has_a_record_is_not_run(stub, tmp_path) -> None:
 
 def test_a_script_that_outlives_its_scheduler_is_waited_for(stub, tmp_path) -> None:
     folder, run = tmp_path / "out", Run(stub, {"seconds": 4})
-    scheduler = forked(execute, run, folder)
+    code = f"from paper.jobs import *; execute(Run({stub!r}, {{'seconds': 4}}), Path({str(folder)!r}))"
+    scheduler = started("-c", code)
     wait_for(lambda: starts(folder, run))
     scheduler.kill()
-    scheduler.join()
+    scheduler.wait()
     assert not read_records(folder)
     execute(run, folder)
     assert len(starts(folder, run)) == 1
@@ -254,10 +252,10 @@ def test_a_table_that_is_killed_goes_on_where_it_was(backbone, layout, tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_train", train_here)
         assert reproduce_tables.main(["--stage", "search", *argv]) == 0
-    first = forked(reproduce_tables.main, argv)
+    first = started(str(EXAMPLES / "reproduce_tables.py"), *argv)
     wait_for(lambda: list(tmp_path.glob("runs/*test-lr*/checkpoints/step_????????")), 300)
     os.killpg(first.pid, signal.SIGKILL)
-    first.join()
+    first.wait()
     wait_for(lambda: is_unlocked(next(tmp_path.glob("runs/*test-lr*/log.txt"))))  # its script is gone as well
     before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "results").iterdir()}
     assert len(before) == 2  # the search is done, the final run is not
