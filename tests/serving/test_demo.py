@@ -131,7 +131,7 @@ def test_only_the_pinned_archive_is_kept(tmp_path: Path) -> None:
         archive.add(__file__, "package/dist/ort.wasm.bundle.min.mjs")
     with pytest.raises(GatedPromptError, match=r"SHA-512 .* expected .* not kept"):
         onnxruntime_web.fetch(tmp_path / "kept", (tmp_path / "other.tgz").as_uri())
-    with pytest.raises(GatedPromptError, match=r"cannot be fetched .* connect to the network once"):
+    with pytest.raises(GatedPromptError, match=r"cannot be fetched .* Connect to the network once"):
         onnxruntime_web.fetch(tmp_path / "kept", (tmp_path / "missing.tgz").as_uri())
     assert not (tmp_path / "kept").exists()
 
