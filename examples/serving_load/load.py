@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import requests
 from locust import FastHttpUser, constant, events, task
 
 IMAGES = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "demo" / "samples").iterdir())]
@@ -39,9 +40,8 @@ class Client(FastHttpUser):
 
     def on_start(self) -> None:
         options = self.environment.parsed_options
-        if not hasattr(options, "names"):  # once: to list a thousand is work for the server
-            listed = [one["name"] for one in self.client.get("/v1/adapters", name="list").json() if not one["error"]]
-            options.names = [name for name in listed if name != Churner.NAME]
+        if not hasattr(options, "names"):
+            options.names = names_at(str(self.host))
         self.names = options.names[: options.tasks or None]
 
     @task
@@ -86,6 +86,12 @@ class Churner(FastHttpUser):
         gone = repeated(self.client, "POST", f"/v1/classify/{self.NAME}", "ask after delete", (404,), data=IMAGES[0])
         if gone.status_code == 200:
             report(self.environment, "a deleted adapter answered")
+
+
+def names_at(url: str) -> list[str]:
+    """Adapters that a server can answer with, without the one that comes and goes."""
+    listed = requests.get(f"{url}/v1/adapters", timeout=600).json()
+    return [one["name"] for one in listed if not one["error"] and one["name"] != Churner.NAME]
 
 
 def repeated(client: Any, method: str, url: str, name: str, right: tuple[int, ...] = (200,), **options: Any) -> Any:

@@ -104,6 +104,9 @@ def under_load(url: str, tasks: int, clients: int, seconds: float) -> Row:
     The clients ask the first `tasks` adapters.
     """
     environment = users_of(url, tasks=tasks)
+    environment.parsed_options.names = load.names_at(
+        url
+    )  # once, and before: to list a thousand is work for the server
     runner = environment.create_local_runner()
     runner.start(clients, spawn_rate=clients)
     gevent.sleep(SETTLE)

@@ -135,8 +135,10 @@ def where(results: Results) -> str:
 
 def thousand(results: Results) -> str:
     """A thousand tasks against one: medians over the rounds, and ratios within a round."""
+    measured = [results[name] for name in BACKBONES if name in results]
+    counts = sorted({len(rounds) for one in measured for rounds in one["rounds"].values()})
     lines = [
-        where(results),
+        f"{where(results)} {' or '.join(map(str, counts))} rounds. {results.get('note', '')}".strip(),
         "",
         "| backbone | runtime | requests per second, 1 / 1000 tasks | ratio | p99, ms | ratio | memory, MB | ratio |",
         "|---|---|---|---|---|---|---|---|",
