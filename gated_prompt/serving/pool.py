@@ -23,10 +23,10 @@ from ..heads import Reads
 from ..predictor import MOST_PIXELS, Predictor
 from ..sharing.backbone import preparation, quiet_loading
 from ..tuner.bank import find_banks
-from ..tuner.frozen import add_frozen, drop_frozen
 from .backbone import Features, load_backbone
 from .cache import AdapterCache, Stamp
 from .contents import Files, read_files
+from .frozen import add_frozen, drop_frozen
 from .resident import Limits, Resident, blocks_read, stamp_of_folder
 
 ANCHOR = "anchor"  # an adapter of one prompt that nobody calls: PEFT needs one on the model at all times

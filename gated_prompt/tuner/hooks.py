@@ -77,8 +77,7 @@ class KeepBiasSize:
         self.bank = bank
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-        forward = running(self.bank)
-        if forward is None or kwargs.get("dim_size") is None:
+        if (forward := running(self.bank)) is None or kwargs.get("dim_size") is None:
             return None
         height, width = args[0] if args else kwargs["window_size"]
         return args, {**kwargs, "dim_size": forward.adapters[0].prompts.start + height * width}
@@ -91,9 +90,8 @@ class WidenBias:
         self.bank, self.index = bank, index
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-        forward = running(self.bank)
         if (
-            forward is None
+            (forward := running(self.bank)) is None
             or not forward.adapters[0].first <= self.index <= forward.adapters[0].last
             or forward.roles[self.index - forward.adapters[0].first].passive
         ):

@@ -42,12 +42,6 @@ class GatedPromptModel(BaseTuner):
             this adapter (see `load_adapter.py`).
         ArchitectureError, AdapterMismatchError, ConfigError: base, adapter and settings do not match.
         AdapterNameError: PEFT could not save or load an adapter of this name.
-
-    Example:
-        ```python
-        model = get_peft_model(vit, GatedPromptConfig(num_virtual_tokens=10))
-        type(model.base_model)  # GatedPromptModel
-        ```
     """
 
     prefix: str = "gated_prompt_"

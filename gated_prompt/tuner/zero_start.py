@@ -25,8 +25,7 @@ def add_prompts(
 ) -> torch.Tensor:
     """Add what the queries (B, H, N, d) read from the prompts of this block to `output` (B, N, H, d).
 
-    `keys_and_values` (B or 1, H, P, d) are those of the prompts. `scaling` multiplies the logits, None means 1 /
-    sqrt(d).
+    `keys_and_values` (B or 1, H, P, d) are those of the prompts. `scaling` (None: 1 / sqrt(d)) multiplies the logits.
     If `eager`, every step is an operation of its own, as in an eager model: these can be differentiated twice.
 
     Raises:

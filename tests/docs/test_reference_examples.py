@@ -38,6 +38,7 @@ from matplotlib import pyplot as plt
 # Results of other entries, whose examples show them, and what only describes an interface.
 SHOWN_ELSEWHERE = {
     "gated_prompt.Classifier",
+    "gated_prompt.GatedPromptModel",
     "gated_prompt.Pruning",
     "gated_prompt.finetune.BlockProbes",
     "gated_prompt.finetune.TrainResult",

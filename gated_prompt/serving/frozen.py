@@ -13,7 +13,7 @@ from ..architecture.prepare_config import prepare_config
 from ..config import GatedPromptConfig
 from ..errors import AdapterMismatchError
 from ..files.layout import PARAMETERS
-from .bank import PromptBank
+from ..tuner.bank import PromptBank
 
 
 def add_frozen(
