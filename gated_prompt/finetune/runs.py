@@ -127,9 +127,10 @@ def run_seeds(experiment: Experiment, method: str, output: Path) -> Iterator[Run
 def estimate(experiment: Experiment, begin: InitialState, batches: int, first: bool) -> str:
     """How long a run will take, from the seconds of a few batches. Their model is thrown away."""
     method = begin.method
-    few = min(TIMED_BATCHES, batches)
-    seconds = time_batches(experiment, begin, grid(method)[0], few, f"{method}, a few batches for the clock")
-    searches = first and experiment.rates(method) is None
+    few, given = min(TIMED_BATCHES, batches), experiment.rates(method)
+    rates = grid(method)[0] if given is None else given
+    seconds = time_batches(experiment, begin, rates, few, f"{method}, a few batches for the clock")
+    searches = first and given is None
     refits = len(experiment.all_images) / len(experiment.train_images) if experiment.refits else 0.0
     minutes = seconds / few * batches * (1 + searches + refits) / 60
     steps = "search for rates, training" if searches else "training"

@@ -108,7 +108,7 @@ def rewrite(folder: Path, change) -> None:
     [
         (lambda t: t.pop(f"{KEY}_b"), rf"lacks {KEY}_b, expected with shape \(1, 2, 32\)"),
         (lambda t: t.update({f"{KEY}_a": torch.zeros(1, 6, 3)}), r"_a .* has shape \(1, 6, 3\), but .* \(1, 6, 2\)"),
-        (lambda t: t.update({KEY: torch.zeros(1, 6, 32)}), rf"do not belong to this adapter: {KEY};"),
+        (lambda t: t.update({KEY: torch.zeros(1, 6, 32)}), rf"do not belong to this adapter: {KEY}\."),
         (lambda t: t.update({f"{KEY}_a": torch.full((1, 6, 2), torch.nan)}), "_a in .* holds NaN"),
     ],
     ids=["missing", "shape", "surplus", "nan"],

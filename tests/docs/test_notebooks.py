@@ -13,7 +13,7 @@ from helpers.pages import ROOT
 
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 PRINTED = {  # the last lines
-    "many_tasks": ["digit-2.png digits 2", "digit-5.png digits 5", "unchanged"],
+    "many_tasks": ["digit-2.png digits 2", "star.png shapes star", "unchanged"],
     "own_images": ["Use ", "report.html", "digit 2 "],
     "peft_five_lines": ["trainable params: ", "before training", "after 8 steps: 0."],
 }

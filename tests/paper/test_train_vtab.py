@@ -237,7 +237,7 @@ def test_faults(backbone, tmp_path, monkeypatch, arguments, error, words) -> Non
 
 def test_output_that_cannot_be_written(backbone, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(GatedPromptError, match=r"cannot write into --output_dir .* give a folder"):
+    with pytest.raises(GatedPromptError, match=r"cannot write into --output_dir .* Give a folder"):
         run(backbone, tmp_path / "file")
 
 
