@@ -88,13 +88,9 @@ class EnginePool(AdapterCache[LoadedTask]):
         predictor, sha256 = predictor_of(place, task.about, self.engine.about), sha256_of(place)
         self._keep(place, nbytes, lambda: None)
         found = LoadedTask(task=task, predictor=predictor, sha256=sha256, nbytes=nbytes, stamp=stamp)
-        try:
-            if sha256 not in self._tried:
-                self._try(found)
-        except BaseException:
-            self._drop(found)
-            raise
-        self._tried.add(sha256)
+        if sha256 not in self._tried:
+            self._try(found)
+            self._tried.add(sha256)
         return found
 
 

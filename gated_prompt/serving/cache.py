@@ -183,7 +183,14 @@ class AdapterCache(ABC, Generic[L]):
         return found
 
     def _try(self, adapter: L) -> None:
-        """Compute one image before anyone else calls the adapter."""
+        """Compute one image before anyone else calls the adapter, and drop the adapter if that fails."""
+        try:
+            self._compute_grey(adapter)
+        except BaseException:
+            self._drop(adapter)
+            raise
+
+    def _compute_grey(self, adapter: L) -> None:
         pixels = adapter.predictor.transform()(Image.new("RGB", (64, 64), "grey"))[None]
         try:
             (logits,) = self.logits(pixels, [adapter])

@@ -133,11 +133,7 @@ class AdapterPool(AdapterCache[Resident]):
             nbytes=files.nbytes,
             stamp=stamp,
         )
-        try:
-            self._try(resident)  # without a lock: other adapters are loaded meanwhile
-        except BaseException:
-            self._drop(resident)
-            raise
+        self._try(resident)  # without a lock: other adapters are loaded meanwhile
         return resident
 
     def _add(self, files: Files) -> str:
